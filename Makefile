@@ -1,0 +1,54 @@
+# Every target does its own set-up: a virtual environment in .venv with the versions of
+# constraints.txt, installed by uv, which is fetched first where it is not on the path.
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null || echo $(VENV)/bin/uv)
+
+# Workers run in this environment itself rather than in one that Ray would build for each.
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help install study test test-core lint format benchmarks constraints clean
+
+help: ## Show what there is to do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Install raydrop and what it needs into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(UV) --version >/dev/null 2>&1 || $(VENV)/bin/python -m pip install --quiet uv
+	$(UV) pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+study: $(STAMP) ## Run the digits study: all four stages, about four minutes on two cores
+	$(VENV)/bin/python sweeps/digits.py
+
+test: $(STAMP) ## Run the whole test suite
+	$(VENV)/bin/python -m pytest
+
+test-core: $(STAMP) ## Run the tests that need no Ray
+	$(VENV)/bin/python -m pytest -m "not ray"
+
+lint: $(STAMP) ## Check style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(STAMP) ## Format the code
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+benchmarks: $(STAMP) ## Measure what training costs beside a bare loop
+	$(VENV)/bin/python benchmarks/training.py
+
+constraints: $(STAMP) ## Resolve every version anew into constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; \
+	  $(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	    --no-header --no-annotate --no-emit-index-url --quiet; } > .constraints.new
+	@mv .constraints.new constraints.txt
+
+clean: ## Remove the environment and the caches, not the results
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,13 @@
+"""raydrop: which pruning of data keeps the worst class safe, and what does that cost on average?
+
+Describe a sweep with :class:`Study` and :class:`Training`, and end its script with
+:func:`sweep_main`. The numeric parts are importable by themselves: :mod:`raydrop.selection`
+(quotas), :mod:`raydrop.scores` (per-sample scores), :mod:`raydrop.training` (loop and losses) and
+:mod:`raydrop.frontier` (results). Importing this package imports neither Ray nor torch.
+"""
+
+from raydrop.cli import sweep_main
+from raydrop.errors import RaydropError
+from raydrop.study import Study, Training, TrialConfig
+
+__all__ = ["RaydropError", "Study", "Training", "TrialConfig", "sweep_main"]

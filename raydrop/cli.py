@@ -1,0 +1,303 @@
+"""The command line: parse, call, print. Imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import logging
+import runpy
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from raydrop.errors import ConfigError, IncompleteStudyError, RaydropError
+
+if TYPE_CHECKING:
+    from raydrop.frontier import Frontier
+    from raydrop.study import Study
+
+app = typer.Typer(
+    help="Which pruning of data keeps the worst class safe, and what does that cost on average?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+console = Console()
+errors = Console(stderr=True)
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of results.")]
+DataRootOption = Annotated[
+    str | None, typer.Option("--data-root", help="Folder of data sets; downloads go there too.")
+]
+
+
+@app.callback()
+def main_options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options of every command."""
+    context.obj = {"debug": debug}
+
+
+@app.command(
+    epilog="Example: `raydrop run sweeps/digits.py --out results/digits`; "
+    "run it again to do only what is missing."
+)
+def run(
+    sweep: Annotated[Path, typer.Argument(help="Script that defines `study`, or a study.json.")],
+    out: OutOption = None,
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
+    data_root: DataRootOption = None,
+    data: Annotated[str | None, typer.Option(help="Use this data set instead.")] = None,
+    model: Annotated[str | None, typer.Option(help="Use this model instead.")] = None,
+    num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a local Ray.")] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, help="Share of a GPU for each worker; 0 uses none.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Run all four stages of a sweep: query runs, scores, trials, frontier."""
+    from raydrop.cluster.driver import Options, run_study
+    from raydrop.plan import replace_dataset
+
+    study = replace_dataset(load_sweep(sweep), data, model)
+    options = Options(
+        out=out or Path("results") / study.name,
+        address=address,
+        data_root=data_root,
+        num_cpus=num_cpus,
+        gpus_per_worker=gpus_per_worker,
+        dry_run=dry_run,
+    )
+    try:
+        outcome = run_study(study, options, console)
+    except KeyboardInterrupt:
+        console.print("Interrupted: what is finished stays; the same command does the rest.")
+        raise
+    if dry_run:
+        return
+    _show(options.out)
+    if outcome.failed:
+        raise IncompleteStudyError(
+            f"Expected {outcome.planned} trials, found {outcome.failed} without a record; the "
+            "report says which and why, and the same command tries them again."
+        )
+
+
+@app.command(
+    epilog="Example: `raydrop score --data 'digits+long_tail(10)' --model small_cnn "
+    "--method el2n --out scores.parquet`"
+)
+def score(
+    data: Annotated[str, typer.Option(help="Data set and variants.")],
+    model: Annotated[str, typer.Option(help="Architecture of the query model.")],
+    method: Annotated[str, typer.Option(help="Score; see `raydrop methods`.")],
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("scores.parquet"),
+    data_root: DataRootOption = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the query run.")] = 30,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Of SGD with momentum, cosine.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the query run.")] = 0,
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
+    num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a local Ray.")] = None,
+    cache: Annotated[Path, typer.Option(help="Keeps query runs and scores.")] = Path(
+        "results/scores"
+    ),
+) -> None:
+    """Score every training sample by one method, without a sweep."""
+    from raydrop.cluster.driver import Options, score_dataset
+    from raydrop.study import Study, Training
+
+    study = Study(
+        name="scores",
+        dataset=data,
+        model=model,
+        param_space={"method": method, "keep_fraction": 0.5},
+        seeds=(seed,),
+        training=Training(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),
+    )
+    options = Options(out=cache, address=address, data_root=data_root, num_cpus=num_cpus)
+    score_dataset(study, method, seed, options, out, console)
+    console.print(f"Scores: {out}", highlight=False)
+
+
+@app.command(
+    epilog="Example: `raydrop select scores.parquet --keep-fraction 0.3 --quotas drop "
+    "--out kept.csv`"
+)
+def select(
+    scores: Annotated[Path, typer.Argument(help="From `raydrop score`.")],
+    keep_fraction: Annotated[float, typer.Option(help="Share of the samples to keep, in (0, 1].")],
+    quotas: Annotated[str, typer.Option(help="Quota rule; see `raydrop methods`.")] = "none",
+    recalls: Annotated[
+        Path | None, typer.Option(help="csv with class,recall instead of the query model's.")
+    ] = None,
+    minimum_per_class: Annotated[int, typer.Option(min=0, help="Kept of every class.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Settles ties among equal scores.")] = 0,
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("kept.csv"),
+) -> None:
+    """Turn scores and quotas into the samples that are kept."""
+    import numpy as np
+
+    from raydrop.selection import budget_for, quota_rule
+    from raydrop.selection import select as choose
+    from raydrop.tables import read_recalls, read_scores, write_kept
+
+    if not 0 < keep_fraction <= 1:
+        raise ConfigError(
+            f"Expected --keep-fraction in (0, 1], found {keep_fraction}; "
+            "it is the share of the samples that remains."
+        )
+    rule = quota_rule(quotas)
+    frame, facts = read_scores(scores)
+    labels = frame["label"].to_numpy()
+    sizes = np.bincount(labels, minlength=len(facts.class_names))
+    by_class = np.asarray(facts.validation_recalls)
+    if recalls is not None:
+        by_class = read_recalls(recalls, facts.class_names)
+    budget = budget_for(len(frame), keep_fraction)
+    kept = choose(
+        frame["score"].to_numpy(),
+        labels,
+        budget,
+        rule.allocate(sizes, by_class, budget, minimum_per_class),
+        higher_is_kept=facts.higher_is_kept,
+        minimum_per_class=minimum_per_class,
+        tie_seed=seed,
+    )
+    write_kept(out, frame["sample_id"].to_numpy()[kept], labels[kept])
+    table = Table("class", "of", "kept")
+    for name, size, count in zip(
+        facts.class_names, sizes, np.bincount(labels[kept], minlength=len(sizes)), strict=True
+    ):
+        table.add_row(name, str(size), str(count))
+    console.print(table)
+    console.print(f"Kept {len(kept)} of {len(frame)}: {out}", highlight=False)
+
+
+@app.command(epilog="Example: `raydrop frontier results/digits`")
+def frontier(
+    directory: Annotated[Path, typer.Argument(help="Output folder of `raydrop run`.")],
+) -> None:
+    """Make tables, figures and report anew from the records, without Ray or torch."""
+    _show(directory)
+
+
+@app.command(epilog="Example: `raydrop methods`")
+def methods() -> None:
+    """List scores, quotas, losses, data sets and models: one line and citation each."""
+    from raydrop.data import DATASETS
+    from raydrop.models import MODELS
+    from raydrop.scores import METHODS
+    from raydrop.selection import QUOTAS
+    from raydrop.training.losses import LOSSES
+
+    for title, entries in (("scores", METHODS), ("quotas", QUOTAS), ("losses", LOSSES)):
+        table = Table("name", "what it does", "source", title=title, title_justify="left")
+        for name, entry in entries.items():  # type: ignore[attr-defined]
+            table.add_row(name, entry.summary, entry.citation)
+        console.print(table)
+    for title, described in (("data sets", DATASETS), ("models", MODELS)):
+        table = Table("name", "what it is", title=title, title_justify="left")
+        for name, text in described.items():
+            table.add_row(name, text)
+        console.print(table)
+
+
+def load_sweep(path: Path) -> Study:
+    """Return the study of a sweep script, or of the ``study.json`` that a run left.
+
+    Raises:
+        ConfigError: If the file is not there or holds no study.
+    """
+    from raydrop.study import Study
+
+    if not path.is_file():
+        raise ConfigError(
+            f"Expected a sweep script or study.json at {path}, found no such file; "
+            "check the path, or start from sweeps/digits.py."
+        )
+    if path.suffix == ".json":
+        import json
+
+        try:
+            return Study.from_dict(json.loads(path.read_text())["study"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"Expected a study.json that raydrop wrote at {path}, found a problem ({error}); "
+                "use the one in an output folder."
+            ) from error
+    study = runpy.run_path(str(path), run_name="raydrop_sweep").get("study")
+    if not isinstance(study, Study):
+        raise ConfigError(
+            f"Expected {path} to define 'study', a raydrop.Study, found "
+            f"{'none' if study is None else type(study).__name__}; add study = Study(...)."
+        )
+    return study
+
+
+def sweep_main() -> None:
+    """Run the calling sweep script as ``raydrop run SCRIPT`` does, with the same options."""
+    sys.argv[1:1] = ["run", sys.argv[0]]
+    main()
+
+
+def main() -> None:
+    """Run the command line, and say mistakes in one sentence."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=errors, show_time=False, show_path=False)],
+    )
+    debug = "--debug" in sys.argv
+    if debug:
+        # Accepted anywhere, since it is most wanted when a long command has just failed.
+        sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        status: Any = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except RaydropError as error:
+        if debug:
+            raise
+        errors.print(f"[bold red]Error:[/bold red] {_plain(error)}", highlight=False)
+        sys.exit(1)
+    except typer.Exit as request:
+        sys.exit(request.exit_code)
+    except Exception as error:
+        if debug or not hasattr(error, "show"):
+            raise
+        error.show()
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _show(directory: Path) -> None:
+    """Write stage 4 and show its short table and where the report is."""
+    from raydrop.frontier import write_frontier
+
+    print_summary(write_frontier(directory), console)
+
+
+def print_summary(result: Frontier, console: Console) -> None:
+    """Show the short table of a frontier."""
+    from raydrop.frontier import summary_rows
+
+    table = Table("method", "quotas", "loss", "keep", "average", "worst class", "front")
+    for row in summary_rows(result):
+        table.add_row(*(str(value) for value in row))
+    console.print(table)
+    console.print(f"Report: {result.report}", highlight=False)
+
+
+def _plain(error: RaydropError) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

@@ -1,0 +1,303 @@
+"""A whole study, from its specification to its frontier, doing only what is missing."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from raydrop.cluster.resources import make_layout
+from raydrop.cluster.session import ray_session
+from raydrop.cluster.space import expand
+from raydrop.cluster.sweep import Context, run_missing
+from raydrop.data import load_dataset
+from raydrop.data.batches import prepare
+from raydrop.data.dataset import ArrayImages, ImageDataset
+from raydrop.errors import ScoringError, StoreError, StudyMismatchError
+from raydrop.plan import (
+    Plan,
+    estimated_samples,
+    make_plan,
+    query_run,
+    score_run,
+    trial_configs,
+)
+from raydrop.stages import save_data_card
+from raydrop.store import Store, required
+from raydrop.study import Study, config_hash
+from raydrop.tables import ScoreFacts, write_scores
+
+PACKAGES = ("raydrop", "torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn")
+"""Packages whose versions a study records."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how a study is run; none of it changes a result."""
+
+    out: Path
+    """Output folder."""
+    address: str | None = None
+    """Address of a Ray cluster, or None for this machine."""
+    data_root: str | None = None
+    """Folder of data sets."""
+    num_cpus: int | None = None
+    """CPUs of a local Ray."""
+    gpus_per_worker: float | None = None
+    """Share of a GPU for each worker, or None for the default."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of a study ended."""
+
+    planned: int
+    """Trials that the study asks for."""
+    failed: int
+    """Trials of the study that have no record."""
+
+
+def run_study(study: Study, options: Options, console: Console) -> Outcome:
+    """Do what a study lacks, and leave its records in the output folder.
+
+    Args:
+        study: What is to be studied.
+        options: Where and how.
+        console: For progress.
+
+    Returns:
+        How many trials there are, and how many have no record at the end.
+
+    Raises:
+        RaydropError: On a user's mistake, before anything is run.
+    """
+    points = expand(study)
+    dataset = load_dataset(study.dataset, options.data_root)
+    plan = make_plan(study, trial_configs(study, points), dataset)
+    check_folder(options.out, study, dataset)
+    store = Store(options.out / "store")
+    missing = plan.missing(store)
+    print_plan(study, plan, missing, dataset, store, console)
+    if options.dry_run:
+        return Outcome(len(plan.trials), 0)
+    write_study_file(options.out, study, points, plan, dataset)
+    save_data_card(dataset, store)
+    if missing.trials:
+        _run(study, missing, dataset, store, options, console)
+    return Outcome(len(plan.trials), len(plan.missing(store).trials))
+
+
+def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
+    """Refuse an output folder whose results could not stand beside this study's.
+
+    A larger search space or more seeds belong to the same study; other data, another model or
+    other training settings do not.
+
+    Raises:
+        StudyMismatchError: If the folder belongs to a different study; the message says how.
+    """
+    path = out / "study.json"
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text())["base"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StudyMismatchError(
+            f"Expected {path} to describe a study, found that it cannot be read ({error}); "
+            "choose another folder with --out, or remove that file to start anew there."
+        ) from error
+    expected = study.base(dataset.fingerprint)
+    if found != expected:
+        ours, theirs = _flat(expected), _flat(found)
+        names = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        differences = ", ".join(f"{k} {theirs.get(k)} instead of {ours.get(k)}" for k in names)
+        raise StudyMismatchError(
+            f"Expected {out} to belong to this study, found another one's results "
+            f"({differences}); choose another folder with --out."
+        )
+
+
+def write_study_file(
+    out: Path,
+    study: Study,
+    points: Iterable[Mapping[str, Any]],
+    plan: Plan,
+    dataset: ImageDataset,
+) -> None:
+    """Write ``study.json``: the study, replayable, with the trials it asks for and the versions.
+
+    Raises:
+        StoreError: If the folder cannot be written.
+    """
+    base = study.base(dataset.fingerprint)
+    body = {
+        "schema": base["schema"],
+        "study": study.to_dict(points),
+        "study_id": config_hash({"trials": sorted(run.key for run in plan.trials)}),
+        "base_id": config_hash(base),
+        "base": base,
+        "data_fingerprint": dataset.fingerprint,
+        "trials": [{"trial_id": run.key, **run.trial.as_dict()} for run in plan.trials],
+        "versions": versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = out / ".study.json"
+        temporary.write_text(json.dumps(body, indent=1))
+        temporary.replace(out / "study.json")
+    except OSError as error:
+        raise StoreError(
+            f"Expected to write results to {out}, found: {error.strerror or error}; "
+            "free space there, allow writing, or choose another folder with --out."
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes results."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def print_plan(
+    study: Study,
+    plan: Plan,
+    missing: Plan,
+    dataset: ImageDataset,
+    store: Store,
+    console: Console,
+) -> None:
+    """Say what a study takes, what of it is done, and how much work is left."""
+    sizes = dataset.class_sizes()
+    console.print(
+        f"Study [bold]{study.name}[/bold]: {dataset.name}, {len(dataset.train)} training images in "
+        f"{dataset.num_classes} classes of {sizes.min()} to {sizes.max()}, "
+        f"{len(dataset.validation)} for validation, {len(dataset.test)} for testing; {study.model}",
+        highlight=False,
+    )
+    for name, whole, left in (
+        ("query runs", plan.queries, missing.queries),
+        ("scores", plan.scores, missing.scores),
+        ("trials", plan.trials, missing.trials),
+    ):
+        needed = "" if name == "trials" or missing.trials else " (none needed any more)"
+        console.print(
+            f"  {name:<11} {len(whole):>5}, of which to do {len(left):>5}{needed}", highlight=False
+        )
+    work = estimated_samples(study, missing, dataset)
+    total = sum(work.values())
+    full = total / (study.training.epochs * len(dataset.train))
+    shares = ", ".join(f"{name} {count / max(total, 1):.0%}" for name, count in work.items())
+    pace = _seconds_per_sample(plan, store, study)
+    time = (
+        "" if pace is None else f"; about {total * pace:.0f} s on one worker, as trials went so far"
+    )
+    console.print(
+        f"  work left   {total:,} sample passes, as much as {full:.0f} full trainings "
+        f"({shares}){time}",
+        highlight=False,
+    )
+
+
+def _seconds_per_sample(plan: Plan, store: Store, study: Study) -> float | None:
+    """Return how long one sample pass took in the finished trials, or None."""
+    seconds = samples = 0.0
+    for run in plan.trials:
+        entry = store.read("trial", run.key)
+        if entry is not None:
+            seconds += entry.info["seconds"]
+            batch = min(study.training.batch_size, entry.info["n_kept"])
+            samples += entry.info["steps"] * batch
+    return seconds / samples if samples else None
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def score_dataset(
+    study: Study, method: str, seed: int, options: Options, out: Path, console: Console
+) -> None:
+    """Score every training sample by one method and write ``scores.parquet``.
+
+    The query run and the scores stay in the cache, so another method of the same query run costs
+    its own work alone. A query run is made for ``random`` too, because quotas read its recalls.
+
+    Args:
+        study: Gives data, model and training.
+        method: Name of the score.
+        seed: Seed of the query run.
+        options: Where the cache is, and Ray.
+        out: File to write.
+        console: For progress.
+
+    Raises:
+        RaydropError: On a user's mistake, or if the query run or the scores failed.
+    """
+    dataset = load_dataset(study.dataset, options.data_root)
+    make_plan(study, trial_configs(study, expand(study)), dataset)
+    query = query_run(study, dataset.fingerprint, seed)
+    wanted = score_run(study, dataset.fingerprint, method, seed)
+    store = Store(options.out / "store")
+    missing = Plan(
+        queries=() if store.read("query", query.key) else (query,),
+        scores=() if store.read("scores", wanted.key) else (wanted,),
+        trials=(),
+    )
+    if missing.queries or missing.scores:
+        failed = _run(study, missing, dataset, store, options, console)
+        if failed:
+            raise ScoringError(next(iter(failed.values())))
+    recalls = required(store, "query", query.key).info["validation_recalls"]
+    entry = required(store, "scores", wanted.key)
+    facts = ScoreFacts(
+        method=method,
+        higher_is_kept=entry.info["higher_is_kept"],
+        dataset=dataset.name,
+        model=study.model,
+        seed=seed,
+        class_names=list(dataset.class_names),
+        validation_recalls=recalls,
+    )
+    write_scores(out, dataset.train.ids, dataset.train.labels, entry.array("scores"), facts)
+
+
+def _run(
+    study: Study,
+    missing: Plan,
+    dataset: ImageDataset,
+    store: Store,
+    options: Options,
+    console: Console,
+) -> dict[str, str]:
+    """Start Ray, put the images where all workers see them, and run what is missing."""
+    with ray_session(options.address, options.num_cpus):
+        data = prepare(dataset)
+        layout = make_layout(
+            ray.cluster_resources(),
+            in_memory=isinstance(data.dataset.train.images, ArrayImages),
+            gpus_per_worker=options.gpus_per_worker,
+        )
+        context = Context(study, store, ray.put(data), len(dataset.train), layout, console)
+        return run_missing(context, missing, options.out / "tune")

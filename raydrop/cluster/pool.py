@@ -1,0 +1,98 @@
+"""Sharded gradient scoring on a pool of Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from raydrop.cluster.resources import Layout
+from raydrop.data.batches import PreparedData
+from raydrop.errors import ScoringError
+from raydrop.scores.sharding import GradientWorker, Shard, Task
+
+IN_FLIGHT = 2
+"""Shards that each actor has at hand: one at work and one waiting hides the time of a call."""
+
+RESTARTS = 4
+"""Times that an actor is started again, and a shard tried again, before giving up."""
+
+
+class PoolWorker(GradientWorker):
+    """A gradient worker with a process of its own."""
+
+    def __init__(self, data: PreparedData, model: str, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        super().__init__(data, model, device)
+
+
+class RayExecutor:
+    """Runs shards on a pool of actors; results come in order of completion."""
+
+    def __init__(self, data: Any, model: str, layout: Layout, workers: int | None = None) -> None:
+        """Start the actors.
+
+        Args:
+            data: Object reference of the :class:`PreparedData`.
+            model: Name of the architecture.
+            layout: What each actor gets, and how many there are.
+            workers: Overrides how many there are.
+        """
+        actor = ray.remote(PoolWorker).options(
+            **layout.ray_options(), max_restarts=RESTARTS, max_task_retries=RESTARTS
+        )
+        self._actors = [
+            actor.remote(data, model, layout.device, layout.cpus)
+            for _ in range(workers or layout.workers)
+        ]
+
+    def close(self) -> None:
+        """End the actors and give back what they hold."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+
+    def share(self, array: NDArray[np.float32]) -> Any:
+        """Put an array into the object store once, for all shards."""
+        return ray.put(np.ascontiguousarray(array))
+
+    def map(
+        self, task: Task, shards: Iterable[Shard], state: Any, direction: Any = None
+    ) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
+        """Hand out shards as actors become free; see :class:`raydrop.scores.sharding.Executor`.
+
+        Raises:
+            ScoringError: If a shard fails, or its actor dies, too often; the message names it.
+        """
+        waiting = iter(shards)
+        owners: dict[Any, tuple[Any, Shard]] = {}
+
+        def feed(actor: Any) -> None:
+            shard = next(waiting, None)
+            if shard is not None:
+                owners[actor.run.remote(task, shard, state, direction)] = (actor, shard)
+
+        for _ in range(IN_FLIGHT):
+            for actor in self._actors:
+                feed(actor)
+        while owners:
+            (done,), _ = ray.wait(list(owners), num_returns=1)
+            actor, shard = owners.pop(done)
+            yield shard, self._result(done, task, shard)
+            feed(actor)
+
+    @staticmethod
+    def _result(reference: Any, task: Task, shard: Shard) -> NDArray[np.float32]:
+        try:
+            return cast("NDArray[np.float32]", ray.get(reference))
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            raise ScoringError(
+                f"Expected shard {shard.index} (samples {shard.start} to {shard.stop - 1}) to give "
+                f"its {task}, found {type(cause).__name__}: {str(cause).splitlines()[0]}; what was "
+                "scored before is kept, so run the same command again once that is mended."
+            ) from error

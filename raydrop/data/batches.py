@@ -1,0 +1,244 @@
+"""From stored images to batches on a device: gathered, augmented, normalised.
+
+Small data sets lie in memory as one uint8 tensor, so a batch is one gather and augmentation is a
+few tensor operations on the whole batch. Larger ones stream from files through a ``DataLoader``.
+Both ways give the same kind of batch, and the same seed gives the same batches whatever the number
+of worker processes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raydrop.data.dataset import ArrayImages, FileImages, ImageDataset, Split
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Channel means that torchvision's ImageNet models use, for data that stream from files."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Channel standard deviations, likewise."""
+
+
+class Batch(NamedTuple):
+    """A batch on its device."""
+
+    images: Tensor
+    """Normalised float images, (B, C, H, W)."""
+    labels: Tensor
+    """Class labels, (B,) int64."""
+
+
+class Batches(Protocol):
+    """Gives batches of one split, in any order of its positions."""
+
+    def __call__(
+        self, positions: Tensor, batch_size: int, augment_seed: int | None = None
+    ) -> Iterator[Batch]:
+        """Yield batches.
+
+        Args:
+            positions: Positions in the split, (M,) int64, in the order they are wanted.
+            batch_size: Samples per batch; the last one may be smaller.
+            augment_seed: Seed of the augmentation; None gives the deterministic transform.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedData:
+    """A data set with what every worker would otherwise compute anew; travels once per node."""
+
+    dataset: ImageDataset
+    """Images decoded, where they fit."""
+    mean: tuple[float, ...]
+    """Channel means of the training images, in [0, 1]."""
+    std: tuple[float, ...]
+    """Channel standard deviations of the training images, in [0, 1]."""
+
+
+def prepare(dataset: ImageDataset) -> PreparedData:
+    """Decode a data set's images where they fit in memory, and measure its channels."""
+    decoded = dataset.decoded()
+    images = decoded.train.images
+    if isinstance(images, ArrayImages):
+        return PreparedData(decoded, *channel_statistics(images.pixels))
+    channels = decoded.image_shape[0]
+    return PreparedData(decoded, IMAGENET_MEAN[:channels], IMAGENET_STD[:channels])
+
+
+def channel_statistics(
+    pixels: NDArray[np.uint8],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel, in [0, 1], of uint8 images (N, C, H, W).
+
+    A channel that never varies gets the deviation 1, so that normalising leaves it finite.
+    """
+    values = np.arange(256) / 255.0
+    means, deviations = [], []
+    for channel in range(pixels.shape[1]):
+        counts = np.bincount(pixels[:, channel].ravel(), minlength=256)
+        share = counts / counts.sum()
+        mean = float(share @ values)
+        deviation = float(np.sqrt(share @ (values - mean) ** 2))
+        means.append(mean)
+        deviations.append(deviation if deviation > 0 else 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def make_batches(
+    data: PreparedData, split: Split, device: torch.device, loader_workers: int = 0
+) -> Batches:
+    """Return what gives batches of one split on a device."""
+    if isinstance(split.images, ArrayImages):
+        return TensorBatches(data, split, device)
+    return StreamBatches(data, split, device, loader_workers)
+
+
+class TensorBatches:
+    """Batches of images that lie in memory as one uint8 tensor on the device."""
+
+    def __init__(self, data: PreparedData, split: Split, device: torch.device) -> None:
+        assert isinstance(split.images, ArrayImages)
+        self._pixels = _tensor(split.images.pixels).to(device)
+        self._labels = _tensor(split.labels).to(device)
+        self._scale = _scale(data, device)
+        self._padding = data.dataset.crop_padding
+        self._flip = data.dataset.horizontal_flip
+        self._device = device
+
+    def __call__(
+        self, positions: Tensor, batch_size: int, augment_seed: int | None = None
+    ) -> Iterator[Batch]:
+        """Yield batches; see :class:`Batches`."""
+        generator = None
+        if augment_seed is not None:
+            generator = torch.Generator(self._device).manual_seed(augment_seed)
+        scale, shift = self._scale
+        for chosen in positions.to(self._device).split(batch_size):
+            pixels = self._pixels[chosen]
+            if generator is not None:
+                pixels = augment(pixels, self._padding, self._flip, generator)
+            images = torch.addcmul(shift, pixels, scale)
+            yield Batch(_channels_last(images), self._labels[chosen])
+
+
+def augment(pixels: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Shift and mirror each image of a batch at random.
+
+    Each image is padded with ``padding`` black pixels on every side, a window of its own size is
+    cut out at a uniformly random place, and, where ``flip``, it is mirrored with probability 1/2.
+
+    Args:
+        pixels: Images (B, C, H, W) of any dtype.
+        padding: Largest shift, in pixels.
+        flip: Whether to mirror left and right.
+        generator: Source of randomness, on the images' device.
+
+    Returns:
+        Images of the same shape and dtype.
+    """
+    count, _, height, width = pixels.shape
+    device = pixels.device
+    if padding:
+        padded = torch.nn.functional.pad(pixels, (padding,) * 4)
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+        offsets = torch.randint(2 * padding + 1, (2, count), generator=generator, device=device)
+        pixels = windows[torch.arange(count, device=device), :, offsets[0], offsets[1]]
+    if flip:
+        mirrored = torch.rand(count, generator=generator, device=device) < 0.5
+        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+    return pixels
+
+
+class StreamBatches:
+    """Batches of images that are read from files as they are needed."""
+
+    def __init__(
+        self, data: PreparedData, split: Split, device: torch.device, workers: int
+    ) -> None:
+        assert isinstance(split.images, FileImages)
+        self._data, self._split, self._device, self._workers = data, split, device, workers
+
+    def __call__(
+        self, positions: Tensor, batch_size: int, augment_seed: int | None = None
+    ) -> Iterator[Batch]:
+        """Yield batches; see :class:`Batches`."""
+        files = _FileDataset(self._data, self._split, positions, augment_seed)
+        loader: torch.utils.data.DataLoader[tuple[Tensor, int]] = torch.utils.data.DataLoader(
+            files,
+            batch_size=batch_size,
+            num_workers=self._workers,
+            pin_memory=self._device.type == "cuda",
+        )
+        scale, shift = _scale(self._data, self._device)
+        for pixels, labels in loader:
+            moved = pixels.to(self._device, non_blocking=True)
+            images = torch.addcmul(shift, moved, scale)
+            yield Batch(_channels_last(images), labels.to(self._device, non_blocking=True))
+
+
+class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Decoded and transformed images of a split, in a given order."""
+
+    def __init__(
+        self, data: PreparedData, split: Split, positions: Tensor, augment_seed: int | None
+    ) -> None:
+        from torchvision.transforms import v2
+
+        assert isinstance(split.images, FileImages)
+        self._images, self._labels = split.images, split.labels
+        self._positions = positions.tolist()
+        self._seed = augment_seed
+        side = data.dataset.image_shape[1]
+        if augment_seed is None:
+            # 256 to 224 is the usual evaluation transform of ImageNet models, kept for any size.
+            crop = [v2.Resize(round(side * 256 / 224)), v2.CenterCrop(side)]
+        else:
+            crop = [v2.RandomResizedCrop(side)]
+            crop += [v2.RandomHorizontalFlip()] if data.dataset.horizontal_flip else []
+        self._transform = v2.Compose([*crop, v2.PILToTensor()])
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        position = self._positions[index]
+        image = self._images.open(position)
+        label = int(self._labels[position])
+        if self._seed is None:
+            return self._transform(image), label
+        # A seed per sample, because a seed per worker would make results depend on their number.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((self._seed + index * 0x9E3779B97F4A7C15) % 2**63)
+            return self._transform(image), label
+
+
+def _scale(data: PreparedData, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return factor and offset that turn pixels 0...255 into normalised floats, (1, C, 1, 1)."""
+    mean = torch.tensor(data.mean, dtype=torch.float64)
+    std = torch.tensor(data.std, dtype=torch.float64)
+    factor, offset = 1 / (255 * std), -mean / std
+    return tuple(t.float().view(1, -1, 1, 1).to(device) for t in (factor, offset))  # type: ignore[return-value]
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """Lay images out as a GPU's convolutions want them."""
+    if images.device.type == "cuda":
+        return images.to(memory_format=torch.channels_last)
+    return images
+
+
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    """Return a tensor on the array's own memory."""
+    with warnings.catch_warnings():
+        # Ray gives workers read-only views of shared memory, and nothing here writes to them; a
+        # copy would cost every worker the whole data set.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

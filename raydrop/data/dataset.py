@@ -1,0 +1,387 @@
+"""What a labelled image data set is: images, labels and sample ids in three disjoint splits.
+
+A sample id never changes: variants that drop samples or falsify labels keep the ids of the data
+set that they start from, so scores and kept samples can be traced back to the original. Everything
+is NumPy or plain values, so data sets pickle and travel between processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from raydrop.errors import DataError, unknown_name
+from raydrop.study import canonical_json
+
+SMALL_SIDE = 64
+"""Images whose longer side has at most this many pixels are kept decoded in memory."""
+
+Indices = NDArray[np.integer[Any]]
+"""Positions in a split, (m,)."""
+
+
+class ImageSource(Protocol):
+    """Images of a split, in memory or in files."""
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        ...
+
+    def take(self, positions: Indices) -> Self:
+        """Return the images at some positions, in that order."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImages:
+    """Images in memory."""
+
+    pixels: NDArray[np.uint8]
+    """Grey or RGB values 0...255, (n, C, H, W)."""
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4:
+            raise DataError(
+                "Expected images as a uint8 array (n, C, H, W), found "
+                f"{self.pixels.dtype} {self.pixels.shape}; convert or reshape it."
+            )
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, positions: Indices) -> ArrayImages:
+        """Return a copy of the images at ``positions``, in that order."""
+        return ArrayImages(self.pixels[positions])
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images in files, opened when they are needed."""
+
+    paths: tuple[str, ...]
+    """File names relative to :attr:`root`, with ``/`` between folders."""
+    root: str
+    """Folder that the paths start from."""
+    mode: Literal["RGB", "L"] = "RGB"
+    """What images are converted to on opening: colour or grey."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, positions: Indices) -> FileImages:
+        """Return the images at ``positions``, in that order."""
+        chosen = tuple(self.paths[position] for position in positions.tolist())
+        return dataclasses.replace(self, paths=chosen)
+
+    def open(self, position: int) -> PIL.Image.Image:
+        """Decode one image, in its own size, without applying any EXIF orientation.
+
+        Raises:
+            DataError: If the file is absent or no readable image; the message names it.
+        """
+        path = f"{self.root}/{self.paths[position]}"
+        try:
+            with PIL.Image.open(path) as image:
+                return _convert(image, self.mode)
+        # Broken files make PIL's decoders raise nearly anything: OSError, SyntaxError, EOFError...
+        except Exception as error:
+            raise unreadable_image(path, error) from error
+
+    def decode(self, height: int, width: int) -> ArrayImages:
+        """Decode every image; those of another size are resized (bilinear).
+
+        Threads are of no use: Pillow holds the interpreter lock while it decodes images this small,
+        and two threads took twice as long as one.
+
+        Raises:
+            DataError: If a file is absent or no readable image; the message names it.
+        """
+        pixels = np.empty((len(self), len(self.mode), height, width), np.uint8)
+        for position in range(len(self)):
+            pixels[position] = _pixels(self.open(position), height, width)
+        return ArrayImages(pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Samples that serve one purpose: training, validation or test."""
+
+    ids: NDArray[np.int64]
+    """Stable sample ids, (n,)."""
+    labels: NDArray[np.int64]
+    """Classes 0...K-1, (n,)."""
+    images: ArrayImages | FileImages
+    """Images, n of them."""
+
+    def __post_init__(self) -> None:
+        if not len(self.ids) == len(self.labels) == len(self.images):
+            raise DataError(
+                f"Expected one label and one image per sample id, found {len(self.ids)} ids, "
+                f"{len(self.labels)} labels and {len(self.images)} images; give each sample all."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, positions: Indices) -> Split:
+        """Return the samples at ``positions``, in that order; ids and labels stay as they are."""
+        return Split(self.ids[positions], self.labels[positions], self.images.take(positions))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """A classification data set: what is pruned, what guides the pruning, and what judges it.
+
+    Raises:
+        DataError: On construction, if labels are out of range, a class is missing from validation
+            or test, an id occurs twice, or lengths or shapes disagree.
+    """
+
+    name: str
+    """Canonical specification, such as ``digits+long_tail(10)``."""
+    class_names: tuple[str, ...]
+    """Names of the K classes, in the order of their labels."""
+    train: Split
+    """What is pruned and trained on."""
+    validation: Split
+    """What quotas, weights and choices of a checkpoint may look at."""
+    test: Split
+    """What is reported, and nothing else."""
+    image_shape: tuple[int, int, int]
+    """Channels, height and width as the model sees them."""
+    horizontal_flip: bool
+    """Whether an image and its mirror image have the same label."""
+    crop_padding: int
+    """Pixels that random crops add on every side."""
+    fingerprint: str
+    """Hash of content, splits and variants; the same data have the same one on any machine."""
+    noisy: NDArray[np.bool_] | None = None
+    """Which training labels were falsified, (n_train,); None where none ever were."""
+
+    def __post_init__(self) -> None:
+        for name, split in self.splits().items():
+            _check_labels(name, split.labels, self.num_classes)
+            _check_shape(name, split.images, self.image_shape)
+        for name in ("validation", "test"):
+            _check_no_class_missing(name, self.class_sizes(name), self.class_names)
+        _check_ids_unique(np.concatenate([split.ids for split in self.splits().values()]))
+        if self.noisy is not None and len(self.noisy) != len(self.train):
+            raise DataError(
+                f"Expected a noise flag for each of the {len(self.train)} training samples, found "
+                f"{len(self.noisy)}; give one per sample."
+            )
+
+    @classmethod
+    def from_content(
+        cls,
+        content: str,
+        *,
+        name: str,
+        class_names: tuple[str, ...],
+        splits: tuple[Split, Split, Split],
+        image_shape: tuple[int, int, int],
+        horizontal_flip: bool,
+        crop_padding: int,
+    ) -> ImageDataset:
+        """Build a data set and its fingerprint.
+
+        Args:
+            content: Hash of what the ids stand for: pixels, or a listing of files.
+            name: Canonical specification; it does not enter the fingerprint.
+            class_names: Names of the classes.
+            splits: Train, validation and test.
+            image_shape: Channels, height and width.
+            horizontal_flip: Whether mirroring keeps the label.
+            crop_padding: Padding of random crops, in pixels.
+
+        Raises:
+            DataError: If the parts do not fit together.
+        """
+        facts = [content, list(class_names), list(image_shape), horizontal_flip, crop_padding]
+        fingerprint = _combine(canonical_json(facts), _splits_digest(splits))
+        return cls(
+            name, class_names, *splits, image_shape, horizontal_flip, crop_padding, fingerprint
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, K."""
+        return len(self.class_names)
+
+    def splits(self) -> Mapping[str, Split]:
+        """Return the three splits by name: ``train``, ``validation``, ``test``."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def class_sizes(self, split: str = "train") -> NDArray[np.int64]:
+        """Return the number of samples of each class in a split, (K,).
+
+        Raises:
+            ConfigError: If there is no such split.
+        """
+        splits = self.splits()
+        if split not in splits:
+            raise unknown_name("split", split, splits)
+        return np.bincount(splits[split].labels, minlength=self.num_classes).astype(np.int64)
+
+    def derive(
+        self,
+        name: str,
+        *,
+        train: Split,
+        validation: Split | None = None,
+        test: Split | None = None,
+        noisy: NDArray[np.bool_] | None = None,
+    ) -> ImageDataset:
+        """Return a variant of this data set with other splits and a matching fingerprint.
+
+        Args:
+            name: Canonical specification of the variant.
+            train: Its training samples.
+            validation: Its validation samples; those of this data set by default.
+            test: Its test samples; those of this data set by default.
+            noisy: Which of its training labels are false, (n_train,).
+
+        Returns:
+            The variant. One that changes nothing keeps the fingerprint.
+        """
+        validation = self.validation if validation is None else validation
+        test = self.test if test is None else test
+        before = _splits_digest((self.train, self.validation, self.test))
+        after = _splits_digest((train, validation, test))
+        fingerprint = self.fingerprint if before == after else _combine(self.fingerprint, after)
+        return dataclasses.replace(
+            self,
+            name=name,
+            train=train,
+            validation=validation,
+            test=test,
+            noisy=noisy,
+            fingerprint=fingerprint,
+        )
+
+    def decoded(self, limit_bytes: int = 2 * 1024**3) -> ImageDataset:
+        """Return the same data set with its images in memory, where they are small and fit.
+
+        Args:
+            limit_bytes: Largest size of all splits' uint8 pixels together.
+
+        Returns:
+            A data set of :class:`ArrayImages` with the same fingerprint, or this one, where it has
+            nothing to decode, a side is longer than 64 pixels, or the limit is too low.
+
+        Raises:
+            DataError: If an image cannot be read; the message names the file.
+        """
+        channels, height, width = self.image_shape
+        total = sum(map(len, self.splits().values())) * channels * height * width
+        if max(height, width) > SMALL_SIDE or total > limit_bytes:
+            return self
+        if all(isinstance(split.images, ArrayImages) for split in self.splits().values()):
+            return self
+        return dataclasses.replace(
+            self,
+            train=_decoded(self.train, height, width),
+            validation=_decoded(self.validation, height, width),
+            test=_decoded(self.test, height, width),
+        )
+
+
+def unreadable_image(path: str | Path, error: Exception) -> DataError:
+    """Build the error for a file that should be an image."""
+    if isinstance(error, PIL.UnidentifiedImageError):
+        reason = "no image format that Pillow knows"
+    else:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return DataError(
+        f"Expected a readable image in {path}, found: {reason}; replace or remove that file."
+    )
+
+
+def pixel_digest(*arrays: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of some uint8 arrays and their shapes, in their order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(canonical_json(list(array.shape)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _convert(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    if "transparency" in image.info and image.mode == "P":
+        # Straight from palette to RGB, Pillow warns that it loses the transparency.
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+def _pixels(image: PIL.Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """Return an image as (C, H, W), or (1, H, W) where it is grey."""
+    if image.size != (width, height):
+        image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1)
+
+
+def _decoded(split: Split, height: int, width: int) -> Split:
+    if isinstance(split.images, ArrayImages):
+        return split
+    return dataclasses.replace(split, images=split.images.decode(height, width))
+
+
+def _combine(first: str, second: str) -> str:
+    return hashlib.sha256(f"{first}/{second}".encode()).hexdigest()[:32]
+
+
+def _splits_digest(splits: tuple[Split, ...]) -> str:
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(len(split).to_bytes(8, "little"))
+        for array in (split.ids, split.labels):
+            # Byte order is fixed, so that every machine hashes the same bytes.
+            digest.update(np.ascontiguousarray(array, dtype="<i8").data)
+    return digest.hexdigest()
+
+
+def _check_labels(name: str, labels: NDArray[np.int64], num_classes: int) -> None:
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
+        raise DataError(
+            f"Expected labels from 0 to {num_classes - 1} in {name}, found {wrong[0]}; "
+            "correct it or name its class."
+        )
+
+
+def _check_shape(
+    name: str, images: ArrayImages | FileImages, image_shape: tuple[int, int, int]
+) -> None:
+    if isinstance(images, ArrayImages) and images.pixels.shape[1:] != image_shape:
+        raise DataError(
+            f"Expected images of shape {image_shape} in {name}, found {images.pixels.shape[1:]}; "
+            "make them equal."
+        )
+
+
+def _check_no_class_missing(
+    name: str, sizes: NDArray[np.int64], class_names: tuple[str, ...]
+) -> None:
+    for class_name, size in zip(class_names, sizes, strict=True):
+        if size == 0:
+            raise DataError(
+                f"Expected every class in {name}, found a class missing from {name}: "
+                f"{class_name!r}; add images of it there."
+            )
+
+
+def _check_ids_unique(ids: NDArray[np.int64]) -> None:
+    values, counts = np.unique(ids, return_counts=True)
+    if np.any(counts > 1):
+        raise DataError(
+            "Expected every sample id once in all three splits together, found "
+            f"{values[counts > 1][0]} twice or more; give each sample its own."
+        )

@@ -1,0 +1,93 @@
+"""Random choices that every machine and every NumPy release makes alike.
+
+NumPy may change what ``Generator.permutation`` draws between releases, but never the raw stream of
+a bit generator. Permutations are therefore the order of raw 64-bit draws, so that splits and
+variants stay what they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydrop.errors import DataError
+from raydrop.study import derive_seed
+
+
+def raw_draws(count: int, seed: int, purpose: str) -> NDArray[np.uint64]:
+    """Return ``count`` independent uniform 64-bit numbers, (count,), for one seed and purpose.
+
+    Example:
+        >>> raw_draws(2, seed=0, purpose="doctest")
+        array([17426834624969975105,  8528814535082494631], dtype=uint64)
+    """
+    return np.random.PCG64(derive_seed(seed, purpose)).random_raw(count)
+
+
+def shuffled(count: int, seed: int, purpose: str) -> NDArray[np.int64]:
+    """Return a uniformly random permutation of 0...count-1, (count,), as int64."""
+    return np.argsort(raw_draws(count, seed, purpose), kind="stable").astype(np.int64)
+
+
+def class_members(labels: NDArray[np.int64], num_classes: int) -> list[NDArray[np.int64]]:
+    """Return the positions of each class in ascending order: K arrays.
+
+    Args:
+        labels: Classes 0...K-1, (n,).
+        num_classes: K.
+    """
+    order = np.argsort(labels, kind="stable")
+    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
+    return np.split(order, ends[:-1])
+
+
+def shuffled_members(
+    labels: NDArray[np.int64], num_classes: int, seed: int, purpose: str
+) -> list[NDArray[np.int64]]:
+    """Return the positions of each class in random order: K arrays.
+
+    The order within a class depends on its size, the seed and the purpose alone, so that the first
+    m of a class are among its first m + 1: smaller choices are nested in larger ones.
+    """
+    members = class_members(labels, num_classes)
+    return [m[shuffled(len(m), seed, f"{purpose}/{k}")] for k, m in enumerate(members)]
+
+
+def choose_per_class(
+    labels: NDArray[np.int64], counts: NDArray[np.int64], seed: int, purpose: str
+) -> NDArray[np.int64]:
+    """Return the positions of a random choice of ``counts[k]`` samples of each class k.
+
+    Args:
+        labels: Classes 0...K-1, (n,).
+        counts: How many of each class, (K,); of a smaller class, all.
+        seed: Choices with the same seed and purpose are nested.
+        purpose: What the choice is for.
+
+    Returns:
+        Ascending positions, (at most sum of counts,).
+    """
+    members = shuffled_members(labels, len(counts), seed, purpose)
+    return np.sort(np.concatenate([m[:count] for m, count in zip(members, counts, strict=True)]))
+
+
+def halves(
+    labels: NDArray[np.int64], class_names: tuple[str, ...], seed: int, purpose: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return positions of two random halves of a test set: validation and what stays test.
+
+    Each class is halved by itself; of an odd number, the test half gets one more. DRoP validates
+    on half of the test set in the same way (Vysogorets et al. 2024, arXiv 2404.05579).
+
+    Raises:
+        DataError: If a class has fewer than two samples.
+    """
+    sizes = np.bincount(labels, minlength=len(class_names))
+    for name, size in zip(class_names, sizes, strict=True):
+        if size < 2:
+            raise DataError(
+                "Expected at least two test images of every class, one of which becomes validation,"
+                f" found {size} of class {name!r}; add test images or separate validation images."
+            )
+    validation = choose_per_class(labels, sizes // 2, seed, purpose)
+    return validation, np.setdiff1d(np.arange(len(labels)), validation)

@@ -1,0 +1,243 @@
+"""Harder versions of a data set: long-tailed, with false labels, or small.
+
+Each variant is a frozen value with the arguments that a specification writes, such as
+``long_tail(10)``, and an ``apply`` from data set to data set. Sample ids never change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydrop.data.dataset import ImageDataset, Split
+from raydrop.data.sampling import choose_per_class, raw_draws, shuffled
+from raydrop.errors import ConfigError, DataError
+
+CHOICE_SEED = 0
+"""Seed of ``long_tail`` and ``subset``: fixed, so that all studies of a variant share its data."""
+
+
+class Variant(Protocol):
+    """Turns a data set into another one with the same ids."""
+
+    example: ClassVar[str]
+    """How a specification writes it."""
+
+    def apply(self, dataset: ImageDataset) -> ImageDataset:
+        """Return the variant of a data set."""
+        ...
+
+
+@dataclass(frozen=True)
+class LongTail:
+    """Class sizes that fall exponentially, from the first class to the last."""
+
+    example: ClassVar[str] = "long_tail(10)"
+
+    factor: float
+    """Size of the first class over the size of the last, at least 1."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= _number("factor", self.factor, self.example) < math.inf:
+            raise ConfigError(
+                f"Expected a factor of at least 1 in long_tail, found {self.factor}; "
+                "it is the size of the first class over that of the last."
+            )
+
+    def __str__(self) -> str:
+        return f"long_tail({number_text(self.factor)})"
+
+    def apply(self, dataset: ImageDataset) -> ImageDataset:
+        """Drop training images so that class sizes follow :func:`long_tail_sizes`.
+
+        Validation and test keep all of theirs. Choices for a larger factor are nested in those for
+        a smaller one.
+
+        Raises:
+            DataError: If a class has no training image to start with.
+        """
+        sizes = dataset.class_sizes()
+        if sizes.min() == 0:
+            raise DataError(
+                "Expected training images of every class before long_tail, found none of class "
+                f"{dataset.class_names[int(sizes.argmin())]!r}; apply long_tail first."
+            )
+        kept = choose_per_class(
+            dataset.train.labels,
+            long_tail_sizes(int(sizes.min()), self.factor, dataset.num_classes),
+            CHOICE_SEED,
+            "long_tail",
+        )
+        return _with_train(dataset, self, kept)
+
+
+def long_tail_sizes(largest: int, factor: float, num_classes: int) -> NDArray[np.int64]:
+    """Return the class sizes of a long-tailed training set, (K,).
+
+    Class k gets round(n · factor^(-k / (K - 1))) samples, and at least one, where n is the size of
+    the first and largest class (the profile of Cui et al. 2019, arXiv 1901.05555).
+
+    Args:
+        largest: n, at least 1.
+        factor: Size of the first class over the size of the last, at least 1.
+        num_classes: K; a single class keeps n.
+
+    Example:
+        >>> long_tail_sizes(1000, 100, 3)
+        array([1000,  100,   10])
+    """
+    exponents = np.arange(num_classes) / max(num_classes - 1, 1)
+    return np.maximum(np.rint(largest * float(factor) ** -exponents), 1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """False labels, uniformly among the other classes."""
+
+    example: ClassVar[str] = "label_noise(0.2)"
+
+    rate: float
+    """Share of the training labels that become false, in [0, 1]."""
+    seed: int = 0
+    """Seed of which labels, and what they become."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= _number("rate", self.rate, self.example) <= 1:
+            raise ConfigError(
+                f"Expected a rate from 0 to 1 in label_noise, found {self.rate}; "
+                "it is the share of training labels that become false."
+            )
+        _check_whole("seed", self.seed, least=0, example="label_noise(0.2, seed=1)")
+
+    def __str__(self) -> str:
+        seed = f", seed={number_text(self.seed)}" if self.seed else ""
+        return f"label_noise({number_text(self.rate)}{seed})"
+
+    def apply(self, dataset: ImageDataset) -> ImageDataset:
+        """Falsify exactly round(rate · N) training labels and mark them in ``noisy``.
+
+        Labels that an earlier ``label_noise`` changed stay marked. Validation and test keep theirs.
+
+        Raises:
+            ConfigError: If there is no other class to choose.
+        """
+        train, classes = dataset.train, dataset.num_classes
+        if classes < 2:
+            raise ConfigError(
+                f"Expected two classes or more for label_noise, found {classes}; leave it out."
+            )
+        labels, changed = falsify(train.labels, self.rate, classes, int(self.seed))
+        if dataset.noisy is not None:
+            changed = changed | dataset.noisy
+        falsified = dataclasses.replace(train, labels=labels)
+        return dataset.derive(f"{dataset.name}+{self}", train=falsified, noisy=changed)
+
+
+def falsify(
+    labels: NDArray[np.int64], rate: float, num_classes: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Replace exactly round(rate · N) labels by another class, drawn uniformly.
+
+    Args:
+        labels: Classes 0...K-1, (N,).
+        rate: Share of labels to replace, in [0, 1].
+        num_classes: K, at least 2.
+        seed: With the same seed, labels changed at a lower rate are changed alike at a higher one.
+
+    Returns:
+        The new labels, (N,), and which of them changed, (N,) bool.
+    """
+    chosen = shuffled(len(labels), seed, "label_noise/which")[: round(rate * len(labels))]
+    # A step of 1...K-1 around the circle of classes never ends where it began.
+    steps = 1 + raw_draws(len(labels), seed, "label_noise/class") % np.uint64(num_classes - 1)
+    changed = np.zeros(len(labels), bool)
+    changed[chosen] = True
+    moved = (labels + steps.astype(np.int64)) % num_classes
+    return np.where(changed, moved, labels), changed
+
+
+@dataclass(frozen=True)
+class Subset:
+    """At most so many images of each class."""
+
+    example: ClassVar[str] = "subset(500, test=100)"
+
+    n: int
+    """Training images per class, at most."""
+    test: int | None = None
+    """Images per class in validation and in test each, at most; :attr:`n` by default."""
+
+    def __post_init__(self) -> None:
+        _check_whole("n", self.n, least=1, example=self.example)
+        if self.test is not None:
+            _check_whole("test", self.test, least=1, example=self.example)
+
+    def __str__(self) -> str:
+        same = self.test is None or self.test == self.n
+        test = "" if same or self.test is None else f", test={number_text(self.test)}"
+        return f"subset({number_text(self.n)}{test})"
+
+    def apply(self, dataset: ImageDataset) -> ImageDataset:
+        """Keep a random choice of each class in each split; smaller choices nest in larger ones."""
+        held_out = self.n if self.test is None else self.test
+        return _with_train(
+            dataset,
+            self,
+            _at_most(dataset, "train", int(self.n)),
+            validation=dataset.validation.take(_at_most(dataset, "validation", int(held_out))),
+            test=dataset.test.take(_at_most(dataset, "test", int(held_out))),
+        )
+
+
+VARIANTS: dict[str, type[LongTail] | type[LabelNoise] | type[Subset]] = {
+    "long_tail": LongTail,
+    "label_noise": LabelNoise,
+    "subset": Subset,
+}
+"""Every variant by the name that specifications use."""
+
+
+def number_text(value: float) -> str:
+    """Return the shortest text of a number: ``10`` for 10.0, ``0.2`` for 0.20."""
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def _at_most(dataset: ImageDataset, split: str, count: int) -> NDArray[np.int64]:
+    counts = np.full(dataset.num_classes, count)
+    return choose_per_class(dataset.splits()[split].labels, counts, CHOICE_SEED, f"subset/{split}")
+
+
+def _with_train(
+    dataset: ImageDataset,
+    variant: Variant,
+    kept: NDArray[np.int64],
+    validation: Split | None = None,
+    test: Split | None = None,
+) -> ImageDataset:
+    return dataset.derive(
+        f"{dataset.name}+{variant}",
+        train=dataset.train.take(kept),
+        validation=validation,
+        test=test,
+        noisy=None if dataset.noisy is None else dataset.noisy[kept],
+    )
+
+
+def _number(name: str, value: object, example: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"Expected a number for {name}, found {value!r}; write +{example}.")
+    return value
+
+
+def _check_whole(name: str, value: object, least: int, example: str) -> None:
+    number = _number(name, value, example)
+    if not math.isfinite(number) or number != int(number) or number < least:
+        raise ConfigError(
+            f"Expected a whole number of at least {least} for {name}, found {value}; "
+            f"write for example +{example}."
+        )

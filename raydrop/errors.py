@@ -1,0 +1,60 @@
+"""What a caller may want to catch.
+
+Every error that a user can mend derives from :class:`RaydropError` and carries one sentence:
+what was expected, what was found, what to do. All of them survive pickling, because they travel
+from Ray workers to the driver.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RaydropError(Exception):
+    """Base of every error that the user can mend; the command line shows its sentence alone."""
+
+
+class ConfigError(RaydropError, ValueError):
+    """A study, a trial or a command names something that does not exist or does not fit."""
+
+
+class DataError(RaydropError, ValueError):
+    """A data set is absent, unreadable or inconsistent."""
+
+
+class StoreError(RaydropError, OSError):
+    """The output folder cannot be read or written."""
+
+
+class StudyMismatchError(RaydropError):
+    """The output folder belongs to a different study."""
+
+
+class TrainingDivergedError(RaydropError):
+    """A training loss became NaN or infinite."""
+
+
+class ScoringError(RaydropError):
+    """A score could not be computed; what was scored before is kept."""
+
+
+class IncompleteStudyError(RaydropError):
+    """A study ended with trials that failed; everything else is finished and reported."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
+    """Build the error for a name that is not registered, with the nearest registered ones.
+
+    Args:
+        kind: What the name stands for, such as ``"method"``.
+        name: What was found.
+        known: Every name that would have been accepted.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name).lower(), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(names)}."
+    return ConfigError(f"Unknown {kind} {name!r}: {hint}")

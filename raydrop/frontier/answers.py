@@ -1,0 +1,139 @@
+"""What the table says, in sentences.
+
+The question is whether less data will do without sacrificing the worst class. The answers compare
+means over seeds and state the range of the seeds beside them; they never claim more than that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+WORST = "worst_class_accuracy"
+AVERAGE = "average_accuracy"
+
+Row = dict[str, Any]
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Answer the study's question in one or two sentences.
+
+    The worst class *held* at a point if its mean worst-class accuracy is at least that of training
+    on all the data with the same loss. The answer names the smallest keep fraction with such a
+    point, and there the one with the best worst class; or, if there is none, the nearest miss.
+
+    Args:
+        table: As from :func:`~raydrop.frontier.table.frontier_table`.
+    """
+    full = _unpruned(table)
+    pruned = _rows(table[table["method"] != "none"])
+    if not pruned:
+        return f"Every finished trial keeps all the data: {_each(list(full.values()))}."
+    compared = [(row, full[row["loss"]]) for row in pruned if row["loss"] in full]
+    if not compared:
+        best = max(pruned, key=_by_worst)
+        return (
+            "No finished trial keeps all the data with the same loss, so there is nothing to "
+            f"compare with; the best worst class is {_point(best)}, at {_value(best)}."
+        )
+    held = [pair for pair in compared if pair[0][WORST] >= pair[1][WORST]]
+    if held:
+        smallest = min(row["keep_fraction"] for row, _ in held)
+        row, reference = max(
+            (pair for pair in held if pair[0]["keep_fraction"] == smallest),
+            key=lambda pair: _by_worst(pair[0]),
+        )
+        opening = f"The smallest keep fraction at which the worst class held is {smallest:g}"
+    else:
+        row, reference = max(compared, key=lambda pair: pair[0][WORST] - pair[1][WORST])
+        opening = "At no keep fraction did the worst class hold; the nearest"
+    return f"{opening}: {_comparison(row, reference)}"
+
+
+def answers(table: pd.DataFrame) -> list[str]:
+    """Return one sentence for each loss and keep fraction below 1, large fractions first.
+
+    Each names the method and quotas with the best worst class, then random pruning without quotas
+    (or, without such a point, the best method without quotas), then all the data.
+
+    Args:
+        table: As from :func:`~raydrop.frontier.table.frontier_table`.
+    """
+    full = _unpruned(table)
+    pruned = _rows(table[table["method"] != "none"])
+    cells = sorted({(row["loss"], -row["keep_fraction"]) for row in pruned})
+    return [
+        _answer([row for row in pruned if _cell(row) == cell], full.get(cell[0])) for cell in cells
+    ]
+
+
+def _answer(rows: list[Row], full: Row | None) -> str:
+    best, baseline = max(rows, key=_by_worst), _baseline(rows)
+    sentence = (
+        f"At keep fraction {best['keep_fraction']:g} with {best['loss']}, {_method(best)} keeps "
+        f"the worst class at {_value(best)}"
+    )
+    if baseline is not None and baseline is not best:
+        sentence += f", {_method(baseline)} at {baseline[WORST]:.2f}"
+    if full is not None:
+        sentence += f"; all the data give {full[WORST]:.2f}"
+    return sentence + "."
+
+
+def _comparison(row: Row, reference: Row) -> str:
+    text = (
+        f"{_method(row)} with {row['loss']} at keep fraction {row['keep_fraction']:g} has it at "
+        f"{_value(row)}, all the data at {_value(reference)}, while average accuracy goes from "
+        f"{reference[AVERAGE]:.2f} to {row[AVERAGE]:.2f}."
+    )
+    if _overlap(row, reference):
+        text += " The seed ranges overlap, so this difference may be chance."
+    return text
+
+
+def _baseline(rows: list[Row]) -> Row | None:
+    """Return random pruning without quotas or, where that is absent, the best without quotas."""
+    free = [row for row in rows if row["quotas"] == "none"]
+    random = [row for row in free if row["method"] == "random"]
+    return max(random or free, key=_by_worst, default=None)
+
+
+def _cell(row: Row) -> tuple[str, float]:
+    return row["loss"], -row["keep_fraction"]
+
+
+def _by_worst(row: Row) -> tuple[float, float]:
+    return row[WORST], row[AVERAGE]
+
+
+def _overlap(row: Row, other: Row) -> bool:
+    low, high = f"{WORST}_min", f"{WORST}_max"
+    return bool(row[low] <= other[high] and other[low] <= row[high])
+
+
+def _unpruned(table: pd.DataFrame) -> dict[str, Row]:
+    return {row["loss"]: row for row in _rows(table[table["method"] == "none"])}
+
+
+def _rows(table: pd.DataFrame) -> list[Row]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _method(row: Row) -> str:
+    return f"{row['method']} + {row['quotas']}"
+
+
+def _point(row: Row) -> str:
+    return f"{_method(row)} with {row['loss']} at keep fraction {row['keep_fraction']:g}"
+
+
+def _each(rows: list[Row]) -> str:
+    return ", ".join(f"the worst class is at {_value(row)} with {row['loss']}" for row in rows)
+
+
+def _value(row: Row) -> str:
+    if row["n_seeds"] == 1:
+        return f"{row[WORST]:.2f} (one seed)"
+    low, high = row[f"{WORST}_min"], row[f"{WORST}_max"]
+    return f"{row[WORST]:.2f} (seed range {low:.2f}\N{EN DASH}{high:.2f})"

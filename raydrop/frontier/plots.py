@@ -1,0 +1,323 @@
+"""Drawings of a frontier table: nothing is computed here that is not in the table.
+
+Colour and marker shape stand for the method, line style and marker filling for the quotas, and
+marker size for the keep fraction, so a print in grey still tells the series apart. Functions that
+draw take and return ``Axes``; those that compose return a ``Figure``, without pyplot's global
+state. The same table gives the same SVG, byte for byte.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.style
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+Look = dict[str, Any]
+"""Keyword arguments of a line."""
+
+AVERAGE = "average_accuracy"
+WORST = "worst_class_accuracy"
+LABELS = {AVERAGE: "average accuracy", WORST: "worst-class accuracy"}
+
+# Okabe and Ito's colour-blind-safe set without its yellow, which vanishes on white; black first,
+# so that random pruning, the method to beat, stands out.
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "h", ">", "d")
+LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+FILLS = ("none", "full", "left", "bottom", "right", "top")
+FULL_DATA = "#333333"
+FRONT_COLOUR = "#B8860B"
+FRONTS = {"on_front_at_keep_fraction": 0.8, "on_front": 2.2}
+"""Widths of the rings that mark points of each Pareto front."""
+
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "raydrop",
+    "svg.fonttype": "path",
+}
+
+
+@dataclass(frozen=True)
+class SeriesStyle:
+    """How methods and quotas look; the same in every panel and figure of a table."""
+
+    methods: tuple[str, ...]
+    """In the order of :data:`COLOURS` and :data:`MARKERS`."""
+    quotas: tuple[str, ...]
+    """In the order of :data:`LINES` and :data:`FILLS`."""
+
+    @classmethod
+    def of(cls, points: pd.DataFrame) -> SeriesStyle:
+        """Give every pruning method and quota rule of a table its look."""
+        pruned = points[points["method"] != "none"]
+        return cls(
+            tuple(_ordered(pruned["method"], first="random")),
+            tuple(_ordered(pruned["quotas"], first="none")),
+        )
+
+    def colour(self, method: str) -> str:
+        """Return the method's colour."""
+        return COLOURS[self.methods.index(method) % len(COLOURS)]
+
+    def marker(self, method: str) -> str:
+        """Return the method's marker."""
+        return MARKERS[self.methods.index(method) % len(MARKERS)]
+
+    def line(self, quotas: str) -> str | tuple[int, tuple[int, ...]]:
+        """Return the line style of a quota rule."""
+        return LINES[self.quotas.index(quotas) % len(LINES)]
+
+    def fill(self, quotas: str) -> str:
+        """Return how a quota rule's markers are filled."""
+        return FILLS[self.quotas.index(quotas) % len(FILLS)]
+
+
+def plot_frontier(points: pd.DataFrame, ax: Axes, style: SeriesStyle | None = None) -> Axes:
+    """Draw worst-class against average accuracy, a line per method, quotas and loss.
+
+    Args:
+        points: Rows of :func:`~raydrop.frontier.table.frontier_table`.
+        ax: Where to draw.
+        style: Looks shared with other panels; from ``points`` where None.
+
+    Returns:
+        ``ax``.
+    """
+    style = style or SeriesStyle.of(points)
+    ax.axline((0.5, 0.5), slope=1, color="#999999", linewidth=0.8, linestyle=(0, (1, 3)))
+    for (method, quotas), series in _series(points):
+        ax.plot(series[AVERAGE], series[WORST], **_line_look(style, method, quotas))
+        for row in series.to_dict("records"):
+            look = _marker_look(style, method, quotas, _marker_size(row["keep_fraction"]))
+            ax.plot([row[AVERAGE]], [row[WORST]], **look)
+    for column, width in FRONTS.items():
+        front = points[points[column]]
+        ax.plot(front[AVERAGE], front[WORST], **_ring(width))
+    full = points[points["method"] == "none"]
+    ax.plot(full[AVERAGE], full[WORST], **_star())
+    ax.set_xlabel(LABELS[AVERAGE])
+    ax.set_ylabel(LABELS[WORST])
+    return ax
+
+
+def plot_by_keep_fraction(
+    points: pd.DataFrame, axes: Sequence[Axes], style: SeriesStyle | None = None
+) -> Sequence[Axes]:
+    """Draw average (left) and worst-class accuracy (right) against the keep fraction.
+
+    Bands are the lowest and highest value over seeds. A dashed line and a star at 1 show training
+    on all the data.
+
+    Args:
+        points: Rows of :func:`~raydrop.frontier.table.frontier_table`.
+        axes: The two panels.
+        style: Looks shared with other panels; from ``points`` where None.
+
+    Returns:
+        ``axes``.
+    """
+    style = style or SeriesStyle.of(points)
+    full = points[points["method"] == "none"]
+    for ax, name in zip(axes, (AVERAGE, WORST), strict=True):
+        for (method, quotas), series in _series(points):
+            keep = series["keep_fraction"]
+            low, high = series[f"{name}_min"], series[f"{name}_max"]
+            ax.fill_between(keep, low, high, color=style.colour(method), alpha=0.1, linewidth=0)
+            look = _marker_look(style, method, quotas, 5.5)
+            ax.plot(keep, series[name], **{**look, **_line_look(style, method, quotas)})
+        for row in full.to_dict("records"):
+            ax.axhline(row[name], color=FULL_DATA, linewidth=0.8, linestyle=(0, (1, 3)))
+        ax.plot(full["keep_fraction"], full[name], **_star())
+        ax.set_xticks(sorted(points["keep_fraction"].unique()))
+        ax.set_xlabel("keep fraction")
+        ax.set_ylabel(LABELS[name])
+    return axes
+
+
+def frontier_figure(points: pd.DataFrame) -> Figure:
+    """Compose the frontier: a panel per loss on shared axes, one legend outside."""
+    losses = sorted(points["loss"].unique())
+    columns = min(len(losses), 3)
+    rows = math.ceil(len(losses) / columns)
+    style = SeriesStyle.of(points)
+    handles = _legend_handles(points, style, sizes=True)
+    with _style():
+        figure = _figure(4.6 * columns + 2.2, 4.4 * rows, handles)
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for loss, ax in zip(losses, panels, strict=False):
+            plot_frontier(points[points["loss"] == loss], ax, style).set_title(f"loss: {loss}")
+            ax.label_outer()
+        for ax in panels[len(losses) :]:
+            ax.remove()
+        _draw_legend(figure, handles)
+    return figure
+
+
+def keep_fraction_figure(points: pd.DataFrame) -> Figure:
+    """Compose accuracies against the keep fraction: a row of two panels per loss."""
+    losses = sorted(points["loss"].unique())
+    style = SeriesStyle.of(points)
+    handles = _legend_handles(points, style, sizes=False)
+    with _style():
+        figure = _figure(11.4, 3.9 * len(losses), handles)
+        panels = figure.subplots(len(losses), 2, sharex=True, sharey="col", squeeze=False)
+        for loss, pair in zip(losses, panels, strict=True):
+            for ax in plot_by_keep_fraction(points[points["loss"] == loss], pair, style):
+                ax.set_title(f"loss: {loss}")
+                ax.set_xlabel("keep fraction" if loss == losses[-1] else "")
+        _draw_legend(figure, handles)
+    return figure
+
+
+def to_svg(figure: Figure) -> bytes:
+    """Return a figure as SVG without date or other metadata."""
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    return _saved(figure, "svg", nothing)
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as PNG at 150 dots per inch."""
+    return _saved(figure, "png", {"Software": None})
+
+
+def _saved(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+    buffer = io.BytesIO()
+    with _style():
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _style() -> AbstractContextManager[None]:
+    """Return our look on top of Matplotlib's own, whatever the user's settings are."""
+    return matplotlib.style.context(["default", STYLE])
+
+
+def _figure(width: float, height: float, handles: Sequence[Line2D]) -> Figure:
+    """Return a figure of some width and height in inches, or higher if the legend takes more."""
+    height = max(height, 0.3 + 0.23 * len(handles))
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _series(points: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """Return the pruned points by method, quotas and loss, small keep fractions first."""
+    pruned = points[points["method"] != "none"].sort_values("keep_fraction", kind="stable")
+    groups = pruned.groupby(["method", "quotas", "loss"], sort=True)
+    return [((str(method), str(quotas)), rows) for (method, quotas, _), rows in groups]
+
+
+def _line_look(style: SeriesStyle, method: str, quotas: str) -> Look:
+    return {
+        "color": style.colour(method),
+        "linestyle": style.line(quotas),
+        "linewidth": 1.3,
+    }
+
+
+def _marker_look(style: SeriesStyle, method: str, quotas: str, size: float) -> Look:
+    return {
+        "color": style.colour(method),
+        "marker": style.marker(method),
+        "fillstyle": style.fill(quotas),
+        "markerfacecoloralt": "white",
+        "markersize": size,
+        "markeredgewidth": 1.1,
+        "linestyle": "none",
+    }
+
+
+def _star() -> Look:
+    return {
+        "color": FULL_DATA,
+        "marker": "*",
+        "markersize": 15,
+        "markeredgecolor": "white",
+        "linestyle": "none",
+        "zorder": 3,
+    }
+
+
+def _ring(width: float) -> Look:
+    return {
+        "color": FRONT_COLOUR,
+        "marker": "o",
+        "markersize": 17,
+        "fillstyle": "none",
+        "markeredgewidth": width,
+        "linestyle": "none",
+    }
+
+
+def _marker_size(keep_fraction: float) -> float:
+    """Return a diameter in points, so that areas grow with the keep fraction."""
+    return 3.5 + 7.0 * math.sqrt(keep_fraction)
+
+
+def _legend_handles(points: pd.DataFrame, style: SeriesStyle, *, sizes: bool) -> list[Line2D]:
+    """Return the entries of the legend; what marker sizes mean, only where they mean something."""
+    handles = [_heading("method")]
+    for method in style.methods:
+        look = _marker_look(style, method, style.quotas[0], 7) | {"fillstyle": "full"}
+        handles.append(_entry(method, look | {"linestyle": "-"}))
+    handles.append(_heading("quotas"))
+    for quotas in style.quotas:
+        look = _marker_look(style, style.methods[0], quotas, 7) | {"color": "#555555"}
+        handles.append(_entry(quotas, look | {"linestyle": style.line(quotas), "marker": "o"}))
+    if sizes:
+        handles.append(_heading("keep fraction"))
+        for keep in sorted(points.loc[points["method"] != "none", "keep_fraction"].unique()):
+            look = {"color": "#555555", "marker": "o", "linestyle": "none"}
+            handles.append(_entry(f"{keep:g}", look | {"markersize": _marker_size(keep)}))
+    return handles + _reference_entries(points, sizes=sizes)
+
+
+def _draw_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Put the one legend to the right of all panels."""
+    legend = figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
+    for handle, text in zip(handles, legend.get_texts(), strict=True):
+        text.set_parse_math(False)
+        text.set_fontweight("bold" if handle.get_gid() == "heading" else "normal")
+
+
+def _reference_entries(points: pd.DataFrame, *, sizes: bool) -> list[Line2D]:
+    handles = [_heading("reference")]
+    if (points["method"] == "none").any():
+        handles.append(_entry("all the data", _star()))
+    if sizes:
+        wide, narrow = _ring(FRONTS["on_front"]), _ring(FRONTS["on_front_at_keep_fraction"])
+        handles.append(_entry("Pareto front", wide | {"markersize": 11}))
+        handles.append(_entry("… at its keep fraction", narrow | {"markersize": 11}))
+        handles.append(_entry("worst = average", {"color": "#999999", "linestyle": (0, (1, 3))}))
+    else:
+        band = {"color": "#555555", "alpha": 0.25, "linewidth": 8, "solid_capstyle": "butt"}
+        handles.append(_entry("lowest to highest seed", band))
+    return handles
+
+
+def _heading(text: str) -> Line2D:
+    return Line2D([], [], linestyle="none", label=text, gid="heading")
+
+
+def _entry(label: str, look: Look) -> Line2D:
+    return Line2D([], [], label=label, **look)
+
+
+def _ordered(names: Iterable[str], first: str) -> list[str]:
+    return sorted(set(names), key=lambda name: (name != first, name))

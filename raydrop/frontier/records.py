@@ -1,0 +1,263 @@
+"""From an output folder to one table with a row per finished trial.
+
+Reads what earlier stages left: ``study.json`` and the store. Every metric is computed here from the
+recorded predictions. What is not there is as much a result as what is, so missing, failed and
+damaged trials are returned beside the finished ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from raydrop.errors import DataError, IncompleteStudyError, StoreError
+from raydrop.frontier.metrics import class_metrics
+from raydrop.store import META, Entry, Store
+from raydrop.study import SCHEMA
+
+IDENTITY = (
+    "dataset",
+    "model",
+    "method",
+    "quotas",
+    "keep_fraction",
+    "n_kept",
+    "n_train",
+    "loss",
+    "network_method",
+    "network_sparsity",
+    "budget",
+    "seed",
+)
+"""What a trial's record says it is."""
+
+TRAINING = ("epochs", "steps", "kept_by_class", "train_seconds", "seconds", "device", "precision")
+"""What a trial's record says about its training."""
+
+TRIAL_COLUMNS = (
+    "trial_id",
+    *IDENTITY,
+    "average_accuracy",
+    "worst_class_accuracy",
+    "worst_class",
+    "accuracy_gap",
+    "accuracy_std",
+    "by_class",
+    "correct_by_class",
+    "test_by_class",
+    *TRAINING,
+)
+"""Columns of ``trials.parquet``. ``worst_class`` is an index, ``*_by_class`` are lists over
+classes; intervals are computed from the counts among them."""
+
+ROW_ORDER = ["method", "quotas", "loss", "keep_fraction", "seed", "trial_id"]
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """What is known about a study, finished or not."""
+
+    directory: Path
+    """The output folder."""
+    trials: pd.DataFrame
+    """A row per finished trial that the study asks for, with :data:`TRIAL_COLUMNS`, ordered by
+    method, quotas, loss, keep fraction and seed."""
+    class_names: tuple[str, ...]
+    """K names."""
+    class_sizes: tuple[int, ...]
+    """(K,) samples in the full training set."""
+    missing: tuple[dict[str, Any], ...]
+    """Trials that were asked for and neither finished nor failed: id and configuration."""
+    failures: tuple[dict[str, Any], ...]
+    """Trials that failed: id, configuration and ``message``."""
+    damaged: tuple[str, ...]
+    """``KIND/KEY`` of entries found altered or truncated; they count as missing."""
+    provenance: dict[str, Any]
+    """Where the numbers come from: identities, versions, seeds, split sizes, devices, costs."""
+
+
+def load_records(directory: str | Path) -> Records:
+    """Read every record of the study in a folder.
+
+    Args:
+        directory: An output folder with ``study.json`` and ``store``.
+
+    Raises:
+        StoreError: If ``study.json`` or the facts about the data are absent or unreadable.
+        DataError: If a trial's predictions do not fit the test set.
+        IncompleteStudyError: If no trial is finished.
+    """
+    folder = Path(directory)
+    study = _read_study(folder)
+    store = Store(folder / "store")
+    data = _read_data(store, study)
+    asked = study["trials"]
+    finished = [(trial, store.read("trial", trial["trial_id"])) for trial in asked]
+    rows = list(_rows((entry for _, entry in finished if entry is not None), data))
+    absent = [trial for trial, entry in finished if entry is None]
+    failures, missing = _split_absent(store, absent)
+    if not rows:
+        raise _nothing_finished(folder, len(asked), failures)
+    trials = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
+    trials = trials.sort_values(ROW_ORDER, kind="stable", ignore_index=True)
+    return Records(
+        directory=folder,
+        trials=trials,
+        class_names=tuple(str(name) for name in data.info["class_names"]),
+        class_sizes=tuple(int(size) for size in data.info["class_sizes"]),
+        missing=tuple(missing),
+        failures=tuple(failures),
+        damaged=tuple(store.damaged),
+        provenance=_provenance(study, store, data, trials),
+    )
+
+
+def _read_study(folder: Path) -> dict[str, Any]:
+    path = folder / "study.json"
+    if not path.is_file():
+        raise StoreError(
+            f"Expected a study.json in {folder}, found none; "
+            "name the output folder of a sweep, or start one with `raydrop run`."
+        )
+    try:
+        study = json.loads(path.read_text(encoding="utf-8"))
+        problem = _study_problem(study)
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    if problem:
+        raise StoreError(
+            f"Expected a readable study of schema {SCHEMA} in {path}, found: {problem}; "
+            "run the sweep again with this folder to have it rewritten."
+        )
+    return study  # type: ignore[no-any-return]
+
+
+def _study_problem(study: Any) -> str | None:
+    if not isinstance(study, dict):
+        return "no JSON object"
+    absent = {"schema", "study", "study_id", "data_fingerprint", "trials"} - set(study)
+    if absent:
+        return f"no {', '.join(sorted(absent))}"
+    if study["schema"] != SCHEMA:
+        return f"schema {study['schema']}"
+    return None
+
+
+def _read_data(store: Store, study: Mapping[str, Any]) -> Entry:
+    fingerprint = study["data_fingerprint"]
+    for entry in store.entries("data"):
+        if entry.config.get("fingerprint") == fingerprint:
+            return entry
+    raise StoreError(
+        f"Expected the facts about the data in {store.root / 'data'}, found none for fingerprint "
+        f"{fingerprint[:12]}; run the sweep again with this folder."
+    )
+
+
+def _rows(entries: Iterator[Entry], data: Entry) -> Iterator[dict[str, Any]]:
+    labels = data.array("test_labels")
+    num_classes = len(data.info["class_names"])
+    for entry in entries:
+        identity = {name: entry.info[name] for name in IDENTITY}
+        training = {name: entry.info.get(name) for name in TRAINING}
+        yield {
+            "trial_id": entry.key,
+            **identity,
+            **training,
+            **_measured(entry, labels, num_classes),
+        }
+
+
+def _measured(entry: Entry, labels: NDArray[Any], num_classes: int) -> dict[str, Any]:
+    try:
+        metrics = class_metrics(entry.array("predictions"), labels, num_classes)
+    except DataError as error:
+        raise DataError(
+            f"Expected predictions for this test set in trial {entry.key}, found a problem: {error}"
+        ) from error
+    return {
+        "average_accuracy": metrics.average_accuracy,
+        "worst_class_accuracy": metrics.worst_class_accuracy,
+        "worst_class": metrics.worst_class,
+        "accuracy_gap": metrics.accuracy_gap,
+        "accuracy_std": metrics.accuracy_std,
+        "by_class": metrics.by_class.tolist(),
+        "correct_by_class": metrics.correct.tolist(),
+        "test_by_class": metrics.totals.tolist(),
+    }
+
+
+def _split_absent(
+    store: Store, absent: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the failed and the missing ones among the trials without a record."""
+    failures, missing = [], []
+    for trial in absent:
+        failure = store.read("failure", trial["trial_id"])
+        if failure is None:
+            missing.append(dict(trial))
+        else:
+            failures.append({**trial, "message": str(failure.info.get("message", ""))})
+    return failures, missing
+
+
+def _nothing_finished(
+    folder: Path, asked: int, failures: Sequence[Mapping[str, Any]]
+) -> IncompleteStudyError:
+    reason = f" ({len(failures)} failed, the first with: {failures[0]['message']})"
+    return IncompleteStudyError(
+        f"Expected at least one finished trial in {folder}, found none of {asked}"
+        f"{reason if failures else ''}; finish the sweep with `raydrop run`."
+    )
+
+
+def _provenance(
+    study: Mapping[str, Any], store: Store, data: Entry, trials: pd.DataFrame
+) -> dict[str, Any]:
+    stored = {entry.name for entry in _folders(store.root / "trial")}
+    return {
+        "name": study["study"].get("name", ""),
+        "study_id": study["study_id"],
+        "base_id": study.get("base_id", ""),
+        "data_fingerprint": study["data_fingerprint"],
+        "created": study.get("created", ""),
+        "versions": dict(study.get("versions", {})),
+        "dataset": data.info["dataset"],
+        "seeds": sorted(int(seed) for seed in trials["seed"].unique()),
+        **{name: int(data.info[name]) for name in ("n_train", "n_validation", "n_test")},
+        "devices": sorted(trials["device"].dropna().unique()),
+        "precisions": sorted(trials["precision"].dropna().unique()),
+        "costs": {
+            "query": _cost(store, "query", "train_seconds"),
+            "scores": _cost(store, "scores", "seconds"),
+            "trial": (len(trials), float(trials["seconds"].sum())),
+        },
+        "trials_asked": len(study["trials"]),
+        "trials_of_other_studies": len(stored - {trial["trial_id"] for trial in study["trials"]}),
+    }
+
+
+def _cost(store: Store, kind: str, key: str) -> tuple[int, float]:
+    """Return how many entries of a kind there are, and their seconds.
+
+    Reads what entries say about themselves and leaves their arrays, which may be large, alone.
+    """
+    seconds = []
+    for place in _folders(store.root / kind):
+        try:
+            body = json.loads((place / META).read_text(encoding="utf-8"))
+            seconds.append(float(body["info"].get(key, 0.0)))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # provenance only: a later reading of the entry itself will complain
+    return len(seconds), float(np.sum(seconds))
+
+
+def _folders(place: Path) -> list[Path]:
+    return sorted(place.iterdir()) if place.is_dir() else []

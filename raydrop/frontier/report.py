@@ -1,0 +1,248 @@
+"""One offline HTML file: the answer, the figures, every number, and what is missing.
+
+The page loads nothing: figures are inline SVG, style and script are its own, and a content security
+policy forbids the rest. All names and messages are escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from raydrop.frontier.answers import answers, verdict
+from raydrop.frontier.plots import frontier_figure, keep_fraction_figure, to_svg
+from raydrop.frontier.records import Records
+from raydrop.frontier.table import front_mark, mean_recalls
+
+SHOWN_ANSWERS = 6
+SHOWN_CLASSES = 100
+
+Cell = dict[str, Any]
+
+_templates = jinja2.Environment(
+    loader=jinja2.PackageLoader("raydrop.frontier"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
+)
+
+
+def render_report(records: Records, table: pd.DataFrame, frontier_svg: bytes | None = None) -> str:
+    """Return the report as HTML.
+
+    Args:
+        records: What is known about the study.
+        table: Its points, from :func:`~raydrop.frontier.table.frontier_table`.
+        frontier_svg: The frontier figure, where it has been drawn already.
+    """
+    if frontier_svg is None:
+        frontier_svg = to_svg(frontier_figure(table))
+    recalls = mean_recalls(records.trials)
+    classes = _shown_classes(recalls)
+    return _templates.get_template("report.html").render(
+        title=f"{records.provenance['name']}: average against worst-class accuracy",
+        verdict=verdict(table),
+        answers=answers(table),
+        shown_answers=SHOWN_ANSWERS,
+        warnings=_warnings(records, table),
+        frontier_svg=inline_svg(frontier_svg, "frontier", "Worst-class against average accuracy"),
+        keep_svg=inline_svg(
+            to_svg(keep_fraction_figure(table)), "keep", "Accuracies against the keep fraction"
+        ),
+        columns=POINT_COLUMNS,
+        points=[_point_cells(row) for row in table.to_dict("records")],
+        classes=[{"name": records.class_names[k], "size": records.class_sizes[k]} for k in classes],
+        hidden_classes=len(records.class_names) - len(classes),
+        by_class=_class_rows(table, recalls, classes),
+        n_classes=len(records.class_names),
+        test_sizes=_span(records.trials["test_by_class"].iloc[0]),
+        provenance=_provenance(records),
+    )
+
+
+def inline_svg(svg: bytes, prefix: str, description: str) -> Markup:
+    """Return an SVG file as an element for an HTML page that holds several.
+
+    Args:
+        svg: A file that Matplotlib wrote.
+        prefix: Put before every id, since ids must differ between the figures of a page.
+        description: What a screen reader says.
+    """
+    text = svg.decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = re.sub(r'href="#', f'href="#{prefix}-', text)
+    text = re.sub(r"url\(#", f"url(#{prefix}-", text)
+    head, rest = text.split(">", 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    label = Markup.escape(description)
+    return Markup(f'{head} role="img" aria-label="{label}">{rest}')
+
+
+POINT_COLUMNS = (
+    {"name": "front", "text": True},
+    {"name": "method", "text": True},
+    {"name": "quotas", "text": True},
+    {"name": "loss", "text": True},
+    {"name": "keep fraction", "text": False},
+    {"name": "kept", "text": False},
+    {"name": "seeds", "text": False},
+    {"name": "worst class", "text": False},
+    {"name": "95 % interval", "text": False},
+    {"name": "worst is", "text": True},
+    {"name": "average", "text": False},
+    {"name": "gap", "text": False},
+    {"name": "std over classes", "text": False},
+)
+
+
+def _point_cells(row: Mapping[Any, Any]) -> list[Cell]:
+    mark = front_mark(row)
+    low, high = row["worst_class_low"], row["worst_class_high"]
+    return [
+        {**_cell(" ○●".index(mark or " "), mark, left=True), "best": True},
+        *(_cell(row[name], row[name], left=True) for name in ("method", "quotas", "loss")),
+        _cell(row["keep_fraction"], f"{row['keep_fraction']:g}"),
+        _cell(row["n_kept"], f"{row['n_kept']:.0f}"),
+        _cell(row["n_seeds"], row["n_seeds"]),
+        _with_range(row, "worst_class_accuracy"),
+        _cell(low, f"{low:.3f} to {high:.3f}"),
+        _cell(row["worst_class"], row["worst_class"], left=True),
+        _with_range(row, "average_accuracy"),
+        _cell(row["accuracy_gap"], f"{row['accuracy_gap']:.3f}"),
+        _cell(row["accuracy_std"], f"{row['accuracy_std']:.3f}"),
+    ]
+
+
+def _with_range(row: Mapping[Any, Any], name: str) -> Cell:
+    low, high = row[f"{name}_min"], row[f"{name}_max"]
+    return _cell(row[name], f"{row[name]:.3f}", f"[{low:.3f}, {high:.3f}]")
+
+
+def _cell(value: Any, text: Any, range_: str = "", *, left: bool = False) -> Cell:
+    return {"value": value, "text": text, "range": range_, "text_align": left, "best": False}
+
+
+def _shown_classes(recalls: NDArray[np.float64]) -> list[int]:
+    """Return the classes with columns of their own: all, or those that fall lowest anywhere."""
+    lowest = np.where(np.isnan(recalls), np.inf, recalls).min(axis=0)
+    shown = np.argsort(lowest, kind="stable")[:SHOWN_CLASSES]
+    return sorted(int(k) for k in shown)
+
+
+def _class_rows(
+    table: pd.DataFrame, recalls: NDArray[np.float64], classes: Sequence[int]
+) -> list[dict[str, Any]]:
+    return [
+        {"name": _point_name(point), "cells": [_recall(values, k) for k in classes]}
+        for point, values in zip(table.to_dict("records"), recalls, strict=True)
+    ]
+
+
+def _recall(values: NDArray[np.float64], k: int) -> Cell:
+    if np.isnan(values[k]):
+        return {"text": "none", "share": 0, "lowest": False}
+    share = f"{100 * values[k]:.0f}"
+    lowest = bool(values[k] == np.nanmin(values))
+    return {"text": f"{values[k]:.3f}", "share": share, "lowest": lowest}
+
+
+def _point_name(row: Mapping[Any, Any]) -> str:
+    if row["method"] == "none":
+        return f"all the data, {row['loss']}"
+    return f"{row['method']} + {row['quotas']}, {row['loss']}, keep {row['keep_fraction']:g}"
+
+
+def _warnings(records: Records, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return what is not there: a sentence each, and the lines behind it."""
+    asked = records.provenance["trials_asked"]
+    failed, missing = _trial_lines(records.failures), _trial_lines(records.missing)
+    thin = table[table["n_seeds"] < table["n_seeds"].max()].to_dict("records")
+    sentences = (
+        ("failed trials", f"of {asked} trials failed; running the sweep again retries.", failed),
+        ("missing trials", f"of {asked} trials are not finished.", missing),
+        (
+            "damaged entries",
+            "damaged entries were set aside; running the sweep again replaces them.",
+            _damaged_lines(records),
+        ),
+        (
+            "points with fewer seeds",
+            "points have fewer seeds than others, so their means are noisier.",
+            [{"trial": f"{_point_name(row)}: {row['n_seeds']}", "message": ""} for row in thin],
+        ),
+    )
+    return [
+        {"text": f"{len(lines)} {text}", "summary": summary, "lines": lines}
+        for summary, text, lines in sentences
+        if lines
+    ]
+
+
+def _damaged_lines(records: Records) -> list[dict[str, str]]:
+    trials = {f"trial/{trial['trial_id']}": trial for trial in records.missing}
+    return [
+        {"trial": name, "message": _trial_name(trials[name]) if name in trials else ""}
+        for name in records.damaged
+    ]
+
+
+def _trial_name(trial: Mapping[str, Any]) -> str:
+    return f"{_point_name(trial)}, seed {trial['seed']}"
+
+
+def _trial_lines(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {"trial": _trial_name(trial), "message": str(trial.get("message", ""))} for trial in trials
+    ]
+
+
+def _provenance(records: Records) -> list[tuple[str, str]]:
+    facts = records.provenance
+    sizes = ", ".join(f"{facts[f'n_{split}']} {split}" for split in SPLITS)
+    rows = [
+        ("study", f"{facts['name']}, id {facts['study_id']}"),
+        ("base id", facts["base_id"]),
+        ("data", f"{facts['dataset']}, fingerprint {facts['data_fingerprint']}"),
+        ("model", ", ".join(sorted(records.trials["model"].unique()))),
+        ("split sizes", sizes),
+        ("seeds", ", ".join(str(seed) for seed in facts["seeds"])),
+        ("training budget", ", ".join(sorted(records.trials["budget"].unique()))),
+        *((name, _cost(*facts["costs"][kind])) for name, kind in STAGES),
+        ("device", ", ".join(facts["devices"])),
+        ("precision", ", ".join(facts["precisions"])),
+        ("versions", ", ".join(f"{name} {v}" for name, v in sorted(facts["versions"].items()))),
+        ("started", facts["created"]),
+    ]
+    others = facts["trials_of_other_studies"]
+    if others:
+        rows.append(("not shown", f"{others} trials in the store that this study does not ask for"))
+    return [(name, str(value)) for name, value in rows if value]
+
+
+SPLITS = ("train", "validation", "test")
+STAGES = (("query runs", "query"), ("scores", "scores"), ("trials", "trial"))
+
+
+def _cost(count: int, seconds: float) -> str:
+    """Return a count with its time, in the unit that suits."""
+    for unit, length in (("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{count} in {seconds / length:.1f} {unit}"
+    return f"{count} in {seconds:.1f} seconds"
+
+
+def _span(values: Sequence[int]) -> str:
+    sizes = [size for size in values if size]
+    if min(sizes) == max(sizes):
+        return str(sizes[0])
+    return f"{min(sizes)} to {max(sizes)}"

@@ -1,0 +1,50 @@
+"""Scores: one method per file; :data:`METHODS` lists them all."""
+
+from __future__ import annotations
+
+from raydrop.errors import unknown_name
+from raydrop.scores.aum import Aum
+from raydrop.scores.base import GradientMethod, QueryResult, RandomMethod, ScoreMethod, TraceMethod
+from raydrop.scores.dynamic_uncertainty import DynamicUncertainty
+from raydrop.scores.el2n import El2n
+from raydrop.scores.entropy import Entropy
+from raydrop.scores.forgetting import Forgetting
+from raydrop.scores.grand import Grand
+from raydrop.scores.moso import Moso
+from raydrop.scores.random import Random
+
+METHODS: dict[str, ScoreMethod] = {
+    method.name: method
+    for method in (
+        Random(),
+        El2n(),
+        Forgetting(),
+        DynamicUncertainty(),
+        Entropy(),
+        Aum(),
+        Grand(),
+        Moso(),
+    )
+}
+
+
+def score_method(name: str) -> ScoreMethod:
+    """Return the method called ``name``.
+
+    Raises:
+        ConfigError: If there is none; the message lists the nearest names.
+    """
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    return METHODS[name]
+
+
+__all__ = [
+    "METHODS",
+    "GradientMethod",
+    "QueryResult",
+    "RandomMethod",
+    "ScoreMethod",
+    "TraceMethod",
+    "score_method",
+]

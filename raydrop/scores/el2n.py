@@ -1,0 +1,25 @@
+"""EL2N: how wrong the network is about a sample early in training."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydrop.scores.base import TraceMethod
+from raydrop.training.trace import Trace
+
+
+class El2n(TraceMethod):
+    """|| softmax(f(x)) - onehot(y) ||_2 at one early epoch, of one query run.
+
+    The paper averages over several initialisations; here each seed of a study has its own query
+    run, so the spread over seeds includes that of the scores.
+    """
+
+    name = "el2n"
+    summary = "norm of the error vector early in training; hardest kept"
+    citation = "Paul et al. 2021, arXiv 2107.07075"
+
+    def from_trace(self, trace: Trace, score_epoch: int) -> NDArray[np.floating]:
+        """Return the error norms (N,) after ``score_epoch``."""
+        return np.asarray(trace.error_norm[score_epoch - 1])

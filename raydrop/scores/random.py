@@ -1,0 +1,19 @@
+"""Random scores: uniform pruning, the baseline that everything has to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydrop.scores.base import RandomMethod
+
+
+class Random(RandomMethod):
+    """Independent uniform scores; the highest of them are a uniform draw without replacement."""
+
+    name = "random"
+    summary = "uniform draw without replacement"
+
+    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.floating]:
+        """Return ``n`` uniform numbers in [0, 1)."""
+        return rng.random(n)

@@ -1,0 +1,24 @@
+"""How many samples each class keeps, and which ones. Pure NumPy."""
+
+from raydrop.selection.quotas import (
+    QUOTAS,
+    QuotaRule,
+    balanced_quotas,
+    drop_densities,
+    drop_quotas,
+    proportional_quotas,
+    quota_rule,
+)
+from raydrop.selection.select import budget_for, select
+
+__all__ = [
+    "QUOTAS",
+    "QuotaRule",
+    "balanced_quotas",
+    "budget_for",
+    "drop_densities",
+    "drop_quotas",
+    "proportional_quotas",
+    "quota_rule",
+    "select",
+]

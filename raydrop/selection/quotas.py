@@ -1,0 +1,329 @@
+r"""How many samples each class keeps: integers that sum exactly to the budget.
+
+Every rule here is one water-filling. Class k has N_k samples, a floor m_k = min(minimum, N_k) and a
+rate a_k >= 0 at which the rule would fill it. Its fractional size at the water level λ is
+
+    x_k(λ) = clip(λ a_k, m_k, N_k),    with λ such that Σ_k x_k = budget,
+
+and the rules differ in the rate alone:
+
+=============  =================  ==========================================================
+rule           a_k                what comes out without floors
+=============  =================  ==========================================================
+proportional   N_k                the same density in every class
+balanced       1                  the same number in every class; a smaller class whole
+drop           N_k (1 - r_k)      density min(1, λ (1 - r_k)): more where recall r_k is worse
+=============  =================  ==========================================================
+
+Σ x_k is piecewise linear in λ and bends where a class leaves its floor (λ = m_k/a_k) or becomes
+full (λ = N_k/a_k), so the right piece is looked up among the sorted bends and λ solved there in
+closed form: no tolerance, no iteration limit. Largest remainders then make integers of the sizes.
+Groups (label and attribute, say) work the same with groups for classes.
+
+Shapes: ``K`` classes.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from raydrop.errors import unknown_name
+from raydrop.selection.checks import (
+    FloatArray,
+    IntArray,
+    checked_budget,
+    checked_counts,
+    checked_floors,
+    checked_recalls,
+)
+
+ROUNDING = 1e-6
+"""Fractions of a sample closer than this count as equal. It is far above the rounding error of
+sizes in the millions (about 1e-9) and far below any difference that could matter."""
+
+
+def drop_quotas(
+    class_sizes: ArrayLike, recalls: ArrayLike, budget: int, minimum: int = 0
+) -> IntArray:
+    """Return how many samples each class keeps under DRoP.
+
+    The fractional sizes are N_k·min(1, λ(1 - r_k)) with λ such that they sum to the budget: a class
+    is kept at a density proportional to its error rate, classes that would exceed their size are
+    kept whole, and their excess goes to the others in the same proportion. Classes that were
+    recalled perfectly receive nothing until all others are whole; what is left then goes to them in
+    proportion to N_k (the paper leaves this case open).
+
+    With a minimum, sizes are max(m_k, N_k·min(1, λ(1 - r_k))), m_k = min(minimum, N_k), again with
+    λ such that they sum to the budget: a class whose share lies below its floor gets its floor, and
+    the others share what remains; floors are not added on top.
+
+    Integers come from largest remainders: sizes are rounded down, and the samples still missing go,
+    one each, to the classes with the largest fractions. Equal fractions (within :data:`ROUNDING`)
+    are settled in favour of the larger class, then of the lower recall, and only then of the lower
+    index, so the order of classes matters for identical classes alone.
+
+    Source: Vysogorets, Ahuja, Kempe, "DRoP: Distributionally Robust Data Pruning", ICLR 2025,
+    arXiv 2404.05579.
+
+    Args:
+        class_sizes: Samples N_k of each class, shape (K,), whole numbers.
+        recalls: Recall r_k of the query model on validation data, shape (K,), in [0, 1].
+        budget: Samples to keep in all, from 0 to Σ N_k.
+        minimum: Samples that each class keeps at least (all of a smaller class).
+
+    Returns:
+        Samples to keep of each class, shape (K,), at most N_k each, summing to ``budget``.
+
+    Raises:
+        ConfigError: If a recall is NaN or outside [0, 1], the budget does not fit the data, or the
+            minimum does not fit the budget.
+
+    Example:
+        >>> drop_quotas([100, 100, 100], [0.9, 0.8, 0.5], budget=240).tolist()
+        [47, 93, 100]
+    """
+    sizes = checked_counts("class_sizes", class_sizes)
+    errors = 1.0 - checked_recalls(recalls, sizes.size)
+    return _quotas(sizes, sizes * errors, budget, minimum, errors)
+
+
+def drop_densities(
+    class_sizes: ArrayLike, recalls: ArrayLike, budget: int, minimum: int = 0
+) -> FloatArray:
+    """Return the share of each class that DRoP keeps, before rounding to whole samples.
+
+    This is min(1, λ(1 - r_k)) as described at :func:`drop_quotas` (arXiv 2404.05579), so
+    ``class_sizes * densities`` sums to ``budget``.
+
+    Args:
+        class_sizes: Samples N_k of each class, shape (K,), whole numbers.
+        recalls: Recall r_k of the query model on validation data, shape (K,), in [0, 1].
+        budget: Samples to keep in all, from 0 to Σ N_k.
+        minimum: Samples that each class keeps at least (all of a smaller class).
+
+    Returns:
+        Densities in [0, 1], shape (K,); NaN for a class without samples.
+
+    Raises:
+        ConfigError: As :func:`drop_quotas`.
+
+    Example:
+        >>> drop_densities([100, 100, 100], [0.9, 0.8, 0.5], budget=90).round(4).tolist()
+        [0.1125, 0.225, 0.5625]
+    """
+    sizes = checked_counts("class_sizes", class_sizes)
+    errors = 1.0 - checked_recalls(recalls, sizes.size)
+    budget = checked_budget(budget, int(sizes.sum()))
+    kept = _water_fill(sizes * errors, checked_floors(minimum, sizes, budget), sizes, budget)
+    densities: FloatArray = np.full(sizes.size, np.nan)
+    return np.divide(kept, sizes, out=densities, where=sizes > 0)
+
+
+def proportional_quotas(class_sizes: ArrayLike, budget: int, minimum: int = 0) -> IntArray:
+    """Return quotas with which every class keeps the same share of its samples.
+
+    Sizes are max(m_k, λ N_k) with m_k = min(minimum, N_k) and λ such that they sum to the budget;
+    whole numbers as in :func:`drop_quotas`.
+
+    Args:
+        class_sizes: Samples N_k of each class, shape (K,), whole numbers.
+        budget: Samples to keep in all, from 0 to Σ N_k.
+        minimum: Samples that each class keeps at least (all of a smaller class).
+
+    Returns:
+        Samples to keep of each class, shape (K,), at most N_k each, summing to ``budget``.
+
+    Raises:
+        ConfigError: If the budget does not fit the data or the minimum does not fit the budget.
+
+    Example:
+        >>> proportional_quotas([800, 150, 50], budget=100).tolist()
+        [80, 15, 5]
+    """
+    sizes = checked_counts("class_sizes", class_sizes)
+    return _quotas(sizes, sizes.astype(np.float64), budget, minimum)
+
+
+def balanced_quotas(class_sizes: ArrayLike, budget: int, minimum: int = 0) -> IntArray:
+    """Return quotas with which every class keeps equally many samples, as far as it has them.
+
+    Sizes are min(N_k, λ) with λ such that they sum to the budget: a class smaller than its share is
+    kept whole and the others share its excess equally. Whole numbers as in :func:`drop_quotas`.
+
+    Args:
+        class_sizes: Samples N_k of each class, shape (K,), whole numbers.
+        budget: Samples to keep in all, from 0 to Σ N_k.
+        minimum: Samples that each class keeps at least (all of a smaller class).
+
+    Returns:
+        Samples to keep of each class, shape (K,), at most N_k each, summing to ``budget``.
+
+    Raises:
+        ConfigError: If the budget does not fit the data or the minimum does not fit the budget.
+
+    Example:
+        >>> balanced_quotas([800, 150, 20], budget=100).tolist()
+        [40, 40, 20]
+    """
+    sizes = checked_counts("class_sizes", class_sizes)
+    return _quotas(sizes, (sizes > 0).astype(np.float64), budget, minimum)
+
+
+Allocate = Callable[[ArrayLike, ArrayLike | None, int, int], IntArray | None]
+"""(class_sizes, recalls, budget, minimum) -> quotas, or None for one ranking over all classes."""
+
+
+@dataclass(frozen=True)
+class QuotaRule:
+    """A way to share the budget among classes, and the facts that a pipeline asks about it."""
+
+    summary: str
+    """What it does, in one line."""
+    citation: str
+    """Where it comes from."""
+    needs_recalls: bool
+    """Whether it needs validation recalls of a query model; without, they may be None."""
+    allocate: Allocate
+    """(class_sizes (K,), recalls (K,) or None, budget, minimum) -> quotas (K,), or None where there
+    are no quotas and samples of all classes are ranked together."""
+
+
+def quota_rule(name: str) -> QuotaRule:
+    """Return the quota rule of a name.
+
+    Raises:
+        ConfigError: If no rule has this name; the message lists near ones.
+    """
+    if name not in QUOTAS:
+        raise unknown_name("quotas", name, QUOTAS)
+    return QUOTAS[name]
+
+
+def _none(_sizes: ArrayLike, _recalls: ArrayLike | None, _budget: int, _minimum: int) -> None:
+    """Leave the budget to one ranking; :func:`~raydrop.selection.select` honours the minimum."""
+
+
+def _proportional(
+    sizes: ArrayLike, _recalls: ArrayLike | None, budget: int, minimum: int
+) -> IntArray:
+    return proportional_quotas(sizes, budget, minimum)
+
+
+def _balanced(sizes: ArrayLike, _recalls: ArrayLike | None, budget: int, minimum: int) -> IntArray:
+    return balanced_quotas(sizes, budget, minimum)
+
+
+def _drop(sizes: ArrayLike, recalls: ArrayLike | None, budget: int, minimum: int) -> IntArray:
+    counts = checked_counts("class_sizes", sizes)
+    return drop_quotas(counts, checked_recalls(recalls, counts.size), budget, minimum)
+
+
+QUOTAS: dict[str, QuotaRule] = {
+    "none": QuotaRule(
+        summary="no quotas: the best samples over all classes",
+        citation="the usual form of score-based pruning",
+        needs_recalls=False,
+        allocate=_none,
+    ),
+    "proportional": QuotaRule(
+        summary="the same share of every class",
+        citation="stratified sampling with proportional allocation (Neyman, 1934)",
+        needs_recalls=False,
+        allocate=_proportional,
+    ),
+    "balanced": QuotaRule(
+        summary="equally many samples of every class, smaller classes whole",
+        citation="class-balanced subsampling (Idrissi et al., 2022, arXiv 2110.14503)",
+        needs_recalls=False,
+        allocate=_balanced,
+    ),
+    "drop": QuotaRule(
+        summary="a share of every class in proportion to its validation error",
+        citation="DRoP (Vysogorets, Ahuja, Kempe, 2025, arXiv 2404.05579)",
+        needs_recalls=True,
+        allocate=_drop,
+    ),
+}
+"""Every quota rule by name."""
+
+
+def _quotas(
+    sizes: IntArray,
+    rates: FloatArray,
+    budget: int,
+    minimum: int,
+    urgency: FloatArray | None = None,
+) -> IntArray:
+    """Check the budget, water-fill at ``rates`` and round; see the module's docstring."""
+    budget = checked_budget(budget, int(sizes.sum()))
+    filled = _water_fill(rates, checked_floors(minimum, sizes, budget), sizes, budget)
+    return _whole(filled, sizes, np.zeros(sizes.size) if urgency is None else urgency, budget)
+
+
+def _water_fill(rates: FloatArray, floors: IntArray, caps: IntArray, budget: int) -> FloatArray:
+    """Return fractional sizes clip(λ·rates, floors, caps) that sum to the budget, shape (K,).
+
+    Classes of rate 0 stay at their floors until all others are full; they then share the rest in
+    proportion to their caps.
+    """
+    still = rates <= 0
+    if still.any() and budget > caps[~still].sum() + floors[still].sum():
+        sizes = caps.astype(np.float64)
+        rest = int(budget - caps[~still].sum())
+        sizes[still] = _solve(sizes[still], floors[still], caps[still], rest)
+        return sizes
+    sizes = floors.astype(np.float64)
+    rest = int(budget - floors[still].sum())
+    sizes[~still] = _solve(rates[~still], floors[~still], caps[~still], rest)
+    return sizes
+
+
+def _solve(rates: FloatArray, floors: IntArray, caps: IntArray, budget: int) -> FloatArray:
+    """Return clip(λ·rates, floors, caps) summing to the budget, where all non-empty rates are > 0.
+
+    The sum is taken anew at each bend that the search looks at, rather than accumulated over the
+    bends: error rates may span sixteen orders of magnitude, and running sums would lose the small.
+    """
+    safe = np.where(rates > 0, rates, 1.0)  # an empty class has rate 0, floor 0 and cap 0
+    starts, stops = floors / safe, caps / safe
+    bends = np.unique(np.concatenate([starts, stops]))
+
+    def total(level: float) -> float:
+        return float(np.clip(level * rates, floors, caps).sum())
+
+    upper = bisect.bisect_left(bends.tolist(), float(budget), key=total)
+    low = bends[upper - 1] if upper > 0 else 0.0
+    high = bends[upper] if upper < bends.size else np.inf
+    full, rising = stops <= low, (starts < high) & (stops > low)
+    if not rising.any():
+        return np.where(full, caps, floors).astype(np.float64)
+    settled = np.where(full, caps, floors)[~rising].sum()
+    level = (budget - settled) / rates[rising].sum()
+    return np.where(rising, np.clip(level * rates, floors, caps), np.where(full, caps, floors))
+
+
+def _whole(filled: FloatArray, sizes: IntArray, urgency: FloatArray, budget: int) -> IntArray:
+    """Round sizes that sum to the budget to integers that do, by largest remainder.
+
+    A class at its floor or its cap has no fraction, so it never leaves these bounds.
+    """
+    whole = np.floor(filled + ROUNDING)
+    steps = _levels(filled - whole)
+    first = np.lexsort((np.arange(sizes.size), -urgency, -sizes, -steps))
+    quotas = whole.astype(np.int64)
+    quotas[first[: budget - quotas.sum()]] += 1
+    return quotas
+
+
+def _levels(values: FloatArray) -> IntArray:
+    """Number the distinct values in ascending order, those within :data:`ROUNDING` as one."""
+    order = np.argsort(values, kind="stable")
+    rises = np.diff(values[order], prepend=values[order][:1]) > ROUNDING
+    levels = np.empty(values.size, dtype=np.int64)
+    levels[order] = np.cumsum(rises)
+    return levels

@@ -1,0 +1,388 @@
+"""What is to be studied: frozen, validated specifications whose hash is their identity.
+
+A :class:`Study` says which data, model, search space and seeds; a :class:`TrialConfig` is one cell
+of it. Both are plain values: the same ones give the same hash, and therefore the same results, on
+any machine. Nothing here imports Ray or torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from raydrop.errors import ConfigError, unknown_name
+
+SCHEMA = 1
+"""Version of what is stored. Raise it when the same configuration would give other results."""
+
+Budget = Literal["equal_epochs", "equal_steps", "drop_paper"]
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["constant", "cosine", "step"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+TRIAL_AXES = ("method", "quotas", "keep_fraction", "prune_fraction", "loss")
+"""Keys that a ``param_space`` may hold."""
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of a value: sorted keys, no spaces, no NaN.
+
+    Keys that are numbers become texts before they are sorted, so that a value and what is read
+    back from its JSON have the same text.
+    """
+    plain = json.loads(json.dumps(value, allow_nan=False))
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a configuration's canonical JSON, as 32 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:32]
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """Return an independent 63-bit seed for one purpose.
+
+    Initial weights, order of samples, augmentation and pruning draws each get their own stream,
+    derived from the study's seed alone. Two trials that differ only in what they keep therefore
+    share their initial weights (common random numbers), which makes their difference less noisy.
+
+    Args:
+        seed: The seed as the study names it.
+        purpose: What the stream is for, such as ``"weights"``.
+
+    Returns:
+        A number in [0, 2^63).
+    """
+    digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Training:
+    """How every network of a study is trained."""
+
+    epochs: int = 30
+    """Passes over the full training set; the budget rule says how many for a pruned one."""
+    batch_size: int = 32
+    """Samples per step."""
+    optimizer: Optimizer = "sgd"
+    """``sgd`` (with momentum) or ``adamw``."""
+    learning_rate: float = 0.1
+    """At the start, or after the warm-up."""
+    momentum: float = 0.9
+    """For ``sgd``."""
+    nesterov: bool = False
+    """For ``sgd``."""
+    weight_decay: float = 5e-4
+    """On all parameters."""
+    schedule: Schedule = "cosine"
+    """How the learning rate falls: ``constant``, ``cosine`` to zero, or ``step``."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """For ``step``: fractions of the run at which the rate is multiplied by :attr:`decay`."""
+    decay: float = 0.2
+    """For ``step``."""
+    warmup: float = 0.0
+    """Fraction of the run in which the rate rises linearly from zero."""
+    gradient_clip: float | None = None
+    """Largest norm of the whole gradient, or None."""
+    precision: Precision = "auto"
+    """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU and fp32 elsewhere."""
+    augment: bool = True
+    """Whether trials augment. Query runs never do (DRoP, arXiv 2404.05579)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", _as_tuple("milestones", self.milestones))
+        _check_choice("optimizer", self.optimizer, get_args(Optimizer))
+        _check_choice("schedule", self.schedule, get_args(Schedule))
+        _check_choice("precision", self.precision, get_args(Precision))
+        for name in ("epochs", "batch_size"):
+            _check_whole(name, getattr(self, name), least=1)
+        for name, low, high in (
+            ("learning_rate", 0.0, math.inf),
+            ("momentum", 0.0, 1.0),
+            ("weight_decay", 0.0, math.inf),
+            ("decay", 0.0, 1.0),
+            ("warmup", 0.0, 1.0),
+        ):
+            object.__setattr__(self, name, _between(name, getattr(self, name), low, high))
+        milestones = tuple(_between("milestones", each, 0.0, 1.0) for each in self.milestones)
+        object.__setattr__(self, "milestones", milestones)
+        if self.gradient_clip is not None:
+            clip = _between("gradient_clip", self.gradient_clip, 0.0, math.inf)
+            object.__setattr__(self, "gradient_clip", clip)
+        for name in ("nesterov", "augment"):
+            _check_flag(name, getattr(self, name))
+
+
+@dataclass(frozen=True, order=True)
+class TrialConfig:
+    """One cell of a sweep, resolved: what is kept, how it is trained, and with which seed.
+
+    A run that keeps everything is the same run whatever the method is called, so it is always
+    ``method="none", quotas="none", keep_fraction=1.0``.
+    """
+
+    method: str
+    """Score that ranks samples, or ``none``."""
+    quotas: str
+    """Rule that shares the budget among classes, or ``none``."""
+    keep_fraction: float
+    """Share of the training set that remains, in (0, 1]."""
+    loss: str
+    """Loss of the final training."""
+    seed: int
+    """Seed of the query run, the pruning draw and the training."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keep_fraction", _keep_fraction(self.keep_fraction))
+        _check_whole("seed", self.seed, least=0)
+        if self.method == "none" and self.keep_fraction < 1.0:
+            raise ConfigError(
+                "Expected keep_fraction 1.0 with method 'none', which keeps everything, found "
+                f"{self.keep_fraction}; name a method such as 'random'."
+            )
+        if self.keep_fraction == 1.0:
+            object.__setattr__(self, "method", "none")
+            object.__setattr__(self, "quotas", "none")
+
+    @classmethod
+    def from_space(cls, point: Mapping[str, Any], seed: int) -> TrialConfig:
+        """Build the trial that one point of a search space describes.
+
+        Args:
+            point: ``method``, ``quotas``, ``loss`` and either ``keep_fraction`` or
+                ``prune_fraction``; what is absent is ``none``, ``none``, ``cross_entropy`` and 1.0.
+            seed: One of the study's seeds.
+
+        Raises:
+            ConfigError: On an unknown key or a value of the wrong kind.
+        """
+        for key in point:
+            if key not in TRIAL_AXES:
+                raise unknown_name("key of param_space", key, TRIAL_AXES)
+        if "keep_fraction" in point and "prune_fraction" in point:
+            raise ConfigError(
+                "Expected keep_fraction or prune_fraction in param_space, found both; remove one."
+            )
+        if "prune_fraction" in point:
+            keep = _kept_after(point["prune_fraction"])
+        else:
+            keep = _number("keep_fraction", point.get("keep_fraction", 1.0))
+        return cls(
+            method=str(point.get("method", "none")),
+            quotas=str(point.get("quotas", "none")),
+            keep_fraction=keep,
+            loss=str(point.get("loss", "cross_entropy")),
+            seed=seed,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that determines a sweep's results, except the data themselves.
+
+    Example:
+        >>> study = Study(
+        ...     name="tiny", dataset="digits", model="small_cnn",
+        ...     param_space={"method": "random", "keep_fraction": {"grid_search": [0.2, 0.5]}},
+        ... )
+        >>> study.seeds
+        (0, 1, 2)
+    """
+
+    name: str
+    """What the study is called; the default output folder is ``results/NAME``."""
+    dataset: str
+    """Data set and variants, such as ``digits+long_tail(10)``."""
+    model: str
+    """Architecture, such as ``small_cnn``."""
+    param_space: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    """A plain Tune search space over ``method``, ``quotas``, ``keep_fraction`` (or
+    ``prune_fraction``) and ``loss``; or several, whose points are joined."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One repetition of everything per seed."""
+    budget: Budget = "equal_epochs"
+    """How long a pruned set is trained: the same number of epochs, the same number of steps, or
+    int((0.5 + 0.5 d) E / d) epochs at density d as in DRoP."""
+    training: Training = field(default_factory=Training)
+    """How networks are trained."""
+    minimum_per_class: int = 0
+    """Samples that every class keeps at least, whatever its quota rule says."""
+    checkpoints: int = 10
+    """Checkpoints that a query run leaves, evenly spread over its epochs."""
+    score_epoch_fraction: float = 0.1
+    """Point of the query run at which ``el2n`` and ``grand`` look, as a fraction of its epochs."""
+    include_unpruned: bool = True
+    """Whether to train on all the data too, for reference, once per loss and seed."""
+    num_samples: int = 1
+    """Draws from distributions in ``param_space``, as in ``TuneConfig``."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", _as_tuple("seeds", self.seeds))
+        _check_choice("budget", self.budget, get_args(Budget))
+        for name in ("name", "dataset", "model"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise ConfigError(f"Expected a text for {name}, found {value!r}; name one.")
+        if "/" in self.name or self.name in (".", ".."):
+            raise ConfigError(f"Expected a study name without '/', found {self.name!r}; rename it.")
+        if not isinstance(self.param_space, Mapping | Sequence) or isinstance(
+            self.param_space, str
+        ):
+            raise ConfigError(
+                "Expected param_space to be a dict or a list of dicts, found "
+                f"{type(self.param_space).__name__}; write for example "
+                '{"method": tune.grid_search(["random", "el2n"])}.'
+            )
+        if not all(isinstance(space, Mapping) for space in self.spaces()):
+            raise ConfigError(
+                "Expected a dict or a list of dicts for param_space, found a list of something "
+                "else; write each search space as a dict."
+            )
+        if not isinstance(self.training, Training):
+            raise ConfigError(
+                f"Expected training to be a Training, found {type(self.training).__name__}; "
+                "write for example Training(epochs=30)."
+            )
+        for seed in self.seeds:
+            _check_whole("seeds", seed, least=0)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"Expected distinct seeds, found {self.seeds}; list each one once.")
+        _check_whole("minimum_per_class", self.minimum_per_class, least=0)
+        _check_whole("checkpoints", self.checkpoints, least=1)
+        _check_whole("num_samples", self.num_samples, least=1)
+        fraction = _between("score_epoch_fraction", self.score_epoch_fraction, 0.0, 1.0)
+        object.__setattr__(self, "score_epoch_fraction", fraction)
+        _check_flag("include_unpruned", self.include_unpruned)
+
+    def spaces(self) -> tuple[Mapping[str, Any], ...]:
+        """Return the search spaces as a tuple, also where there is just one."""
+        if isinstance(self.param_space, Mapping):
+            return (self.param_space,)
+        return tuple(self.param_space)
+
+    def base(self, data_fingerprint: str) -> dict[str, Any]:
+        """Return what all results of this study share: their common part of every identity.
+
+        The name, the seeds and the search space are absent, since a study may grow by them and
+        keep what it has. The values are plain JSON, so they equal what is read back from a file.
+        """
+        base = {
+            "schema": SCHEMA,
+            "data": data_fingerprint,
+            "model": self.model,
+            "training": dataclasses.asdict(self.training),
+            "budget": self.budget,
+            "minimum_per_class": self.minimum_per_class,
+            "checkpoints": self.checkpoints,
+            "score_epoch_fraction": self.score_epoch_fraction,
+        }
+        return json.loads(canonical_json(base))  # type: ignore[no-any-return]
+
+    def to_dict(self, points: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the study as JSON values, its search space spelled out.
+
+        Args:
+            points: The points that the search space stands for, without seeds.
+        """
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields["training"] = dataclasses.asdict(self.training)
+        fields["param_space"] = [dict(point) for point in points]
+        return json.loads(json.dumps(fields))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Study:
+        """Rebuild a study from :meth:`to_dict`.
+
+        Raises:
+            ConfigError: If a field is unknown or absent.
+        """
+        fields = dict(values)
+        training = fields.pop("training", {})
+        _check_known("field of a study", fields, cls)
+        _check_known("field of training", training, Training)
+        try:
+            return cls(training=Training(**training), **fields)
+        except TypeError as error:
+            raise ConfigError(
+                f"Expected the fields of a study, found a problem ({error}); "
+                "use a study.json that this version of raydrop wrote."
+            ) from error
+
+
+def _number(name: str, value: Any) -> float:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if not numeric or not math.isfinite(value):
+        raise ConfigError(f"Expected a number for {name}, found {value!r}; give a finite number.")
+    return float(value)
+
+
+def _keep_fraction(value: Any) -> float:
+    fraction = _number("keep_fraction", value)
+    if not 0.0 < fraction <= 1.0:
+        raise ConfigError(
+            f"Expected keep_fraction in (0, 1], found {value}; "
+            "it is the share of the training set that remains."
+        )
+    return fraction
+
+
+def _kept_after(prune_fraction: Any) -> float:
+    fraction = _number("prune_fraction", prune_fraction)
+    if not 0.0 <= fraction < 1.0:
+        raise ConfigError(
+            f"Expected prune_fraction in [0, 1), found {prune_fraction}; "
+            "it is the share of the training set that goes."
+        )
+    return round(1.0 - fraction, 12)  # 1 - 0.7 is to be the same trial as 0.3
+
+
+def _as_tuple(name: str, values: Any) -> tuple[Any, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"Expected a list for {name}, found {values!r}; write [{values!r}].")
+    return tuple(values)
+
+
+def _check_known(kind: str, values: Any, owner: type[Study] | type[Training]) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"Expected a dict for the {kind}, found {values!r}; "
+            "use a study.json that this version of raydrop wrote."
+        )
+    known = [each.name for each in dataclasses.fields(owner)]
+    for name in values:
+        if name not in known:
+            raise unknown_name(kind, name, known)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise unknown_name(name, value, choices)
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"Expected True or False for {name}, found {value!r}; give one of them.")
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(
+            f"Expected {name} to be a whole number of at least {least}, found {value!r}; mend it."
+        )
+
+
+def _between(name: str, value: object, low: float, high: float) -> float:
+    number = _number(name, value)
+    if not low <= number <= high:
+        raise ConfigError(f"Expected {name} between {low:g} and {high:g}, found {value}; mend it.")
+    return number

@@ -1,0 +1,118 @@
+"""The files that pass between ``raydrop score`` and ``raydrop select``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from raydrop.errors import ConfigError, StoreError
+
+METADATA_KEY = b"raydrop"
+
+
+@dataclass(frozen=True)
+class ScoreFacts:
+    """What ``scores.parquet`` says besides its rows."""
+
+    method: str
+    """Name of the method."""
+    higher_is_kept: bool
+    """Whether the highest scores are kept."""
+    dataset: str
+    """Data set and variants."""
+    model: str
+    """Architecture of the query model."""
+    seed: int
+    """Seed of the query run."""
+    class_names: list[str]
+    """Names of the classes, in the order of the labels."""
+    validation_recalls: list[float]
+    """Recall of every class on validation, of the query model, (K,)."""
+
+
+def write_scores(
+    path: Path,
+    ids: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    scores: NDArray[np.floating],
+    facts: ScoreFacts,
+) -> None:
+    """Write ``scores.parquet``: ``sample_id, label, score``, each (N,), and the facts beside them.
+
+    Raises:
+        StoreError: If the file cannot be written.
+    """
+    frame = pd.DataFrame({"sample_id": ids, "label": labels, "score": scores})
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(asdict(facts)).encode()}
+    _save(
+        path, lambda temporary: pq.write_table(table.replace_schema_metadata(metadata), temporary)
+    )
+
+
+def read_scores(path: Path) -> tuple[pd.DataFrame, ScoreFacts]:
+    """Return what :func:`write_scores` wrote.
+
+    Raises:
+        ConfigError: If the file is not there or is not such a file.
+    """
+    try:
+        table = pq.read_table(path)
+        facts = ScoreFacts(**json.loads(table.schema.metadata[METADATA_KEY]))
+        frame = table.to_pandas()[["sample_id", "label", "score"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"Expected scores with their facts in {path}, found a problem "
+            f"({type(error).__name__}: {error}); make the file with 'raydrop score --out {path}'."
+        ) from error
+    return frame, facts
+
+
+def read_recalls(path: Path, class_names: list[str]) -> NDArray[np.float64]:
+    """Return recalls (K,) from a csv with the columns ``class`` (name or index) and ``recall``.
+
+    Raises:
+        ConfigError: If the file does not give one recall for every class.
+    """
+    try:
+        frame = pd.read_csv(path, dtype={"class": str})
+        given = {str(k): float(v) for k, v in zip(frame["class"], frame["recall"], strict=True)}
+        return np.array(
+            [given[name] if name in given else given[str(k)] for k, name in enumerate(class_names)]
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"Expected a csv with the columns class,recall and a row for each of {class_names} in "
+            f"{path}, found a problem ({type(error).__name__}: {error}); mend that file."
+        ) from error
+
+
+def write_kept(path: Path, ids: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
+    """Write ``kept.csv``: ``sample_id, label`` of every sample that is kept.
+
+    Raises:
+        StoreError: If the file cannot be written.
+    """
+    frame = pd.DataFrame({"sample_id": ids, "label": labels})
+    _save(path, lambda temporary: frame.to_csv(temporary, index=False, lineterminator="\n"))
+
+
+def _save(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}.incomplete")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"Expected to write {path}, found: {error.strerror or error}; "
+            "free space there, allow writing, or choose another file with --out."
+        ) from error

@@ -1,0 +1,61 @@
+"""How long a pruned training set is trained: an explicit rule, recorded with every trial."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from raydrop.study import Budget, Training
+
+
+@dataclass(frozen=True)
+class Length:
+    """The length of one training."""
+
+    epochs: int
+    """Passes over what is kept; the last one may end early, at :attr:`steps`."""
+    steps: int
+    """Optimiser steps in all."""
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Return the batches in one pass over ``n`` samples.
+
+    A last batch of a single sample is left out, because BatchNorm cannot be trained on one value
+    per channel; the order changes in each epoch, so no sample is left out for good.
+    """
+    full, rest = divmod(n, batch_size)
+    return max(1, full + (1 if rest > 1 or (rest == 1 and full == 0) else 0))
+
+
+def training_length(rule: Budget, training: Training, n_kept: int, n_train: int) -> Length:
+    """Return how long to train on ``n_kept`` of ``n_train`` samples.
+
+    ``equal_epochs``: E epochs. ``equal_steps``: as many steps as E epochs on all the data take.
+    ``drop_paper``: int((0.5 + 0.5 d) E / d) epochs at density d = n_kept / n_train (Vysogorets,
+    Ahuja, Kempe 2025, arXiv 2404.05579). On all the data the three agree.
+
+    Args:
+        rule: Name of the rule.
+        training: Gives E and the batch size.
+        n_kept: Samples that remain.
+        n_train: Samples of the full training set.
+
+    Returns:
+        Epochs and steps.
+
+    Example:
+        >>> [training_length("drop_paper", Training(epochs=160), n, 100).epochs
+        ...  for n in (10, 30, 50, 80)]
+        [880, 346, 240, 180]
+    """
+    per_epoch = steps_per_epoch(n_kept, training.batch_size)
+    if rule == "equal_steps":
+        steps = training.epochs * steps_per_epoch(n_train, training.batch_size)
+        return Length(math.ceil(steps / per_epoch), steps)
+    epochs = training.epochs
+    if rule == "drop_paper":
+        density = n_kept / n_train
+        # The tiny addend keeps 0.5 * 160 / 0.1 from falling to 879 by rounding.
+        epochs = int((0.5 + 0.5 * density) * training.epochs / density + 1e-9)
+    return Length(epochs, epochs * per_epoch)

@@ -1,0 +1,48 @@
+"""Checkpoints as one vector of numbers: no pickle, memory-mapped, any subset readable."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raydrop.errors import StoreError
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    """Return the floating-point entries of the state dict, in its order.
+
+    Counters of BatchNorm batches are integers; they change nothing in eval mode and stay out.
+    """
+    return [value for value in model.state_dict().values() if value.is_floating_point()]
+
+
+def flat_state(model: nn.Module) -> NDArray[np.float32]:
+    """Return parameters and buffers as one float32 vector, in the order of the state dict."""
+    return torch.cat([value.detach().flatten() for value in _tensors(model)]).float().cpu().numpy()
+
+
+@torch.no_grad()
+def load_state(model: nn.Module, state: NDArray[np.float32]) -> None:
+    """Put a vector from :func:`flat_state` back into a model of the same architecture.
+
+    Raises:
+        StoreError: If the vector has another length than the model.
+    """
+    tensors = _tensors(model)
+    sizes = [value.numel() for value in tensors]
+    if sum(sizes) != len(state):
+        raise StoreError(
+            f"Expected a checkpoint of {sum(sizes)} numbers, found {len(state)}; "
+            "it belongs to another model, so score with the model that was trained."
+        )
+    # A copy, because both shared memory and memory maps are read-only.
+    pieces = torch.from_numpy(np.array(state, dtype=np.float32)).split(sizes)
+    for value, piece in zip(tensors, pieces, strict=True):
+        value.copy_(piece.view(value.shape))
+
+
+def checkpoint_epochs(epochs: int, count: int) -> tuple[int, ...]:
+    """Return the epochs, from 1, after which a run leaves its evenly spread checkpoints."""
+    return tuple(sorted({max(1, round(epochs * (i + 1) / count)) for i in range(count)}))

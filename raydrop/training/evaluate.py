@@ -1,0 +1,36 @@
+"""What a trained network says of a split, without augmentation and in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raydrop.data.batches import Batches
+
+EVALUATION_BATCH = 256
+"""Samples per forward pass; fixed, so that results do not depend on the training batch."""
+
+
+@torch.no_grad()
+def logits_in_order(model: nn.Module, batches: Batches, n: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits (B, K) in float32 and labels (B,) of all ``n`` samples, in order.
+
+    The model is put in eval mode and back in the mode that it was in.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        for images, labels in batches(torch.arange(n), EVALUATION_BATCH):
+            yield model(images).float(), labels
+    finally:
+        model.train(was_training)
+
+
+def predict(model: nn.Module, batches: Batches, n: int) -> NDArray[np.int32]:
+    """Return the predicted class of each of ``n`` samples, (n,) int32."""
+    parts = [logits.argmax(1) for logits, _ in logits_in_order(model, batches, n)]
+    return torch.cat(parts).to("cpu", torch.int32).numpy()

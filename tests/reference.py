@@ -1,0 +1,180 @@
+"""Slow, obviously correct twins of every fast computation, written differently on purpose."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+# --- selection: quotas in exact rational arithmetic, and selection by sorting tuples ---
+
+
+def drop_sizes_by_redistribution(
+    sizes: Sequence[int], errors: Sequence[Fraction], budget: int
+) -> list[Fraction]:
+    """Fractional DRoP sizes, (K,), by handing excess on, round after round (arXiv 2404.05579).
+
+    Everything not yet placed is shared among the classes that are not full in proportion to
+    N_k (1 - r_k), or to N_k once they are all recalled perfectly; what a class cannot hold is
+    placed in the next round.
+    """
+    kept = [Fraction(0)] * len(sizes)
+    rest = Fraction(budget)
+    while rest > 0:
+        open_classes = [k for k, size in enumerate(sizes) if kept[k] < size]
+        rates = {k: sizes[k] * errors[k] for k in open_classes}
+        if not any(rates.values()):
+            rates = {k: Fraction(sizes[k]) for k in open_classes}
+        total = sum(rates.values())
+        for k in open_classes:
+            kept[k] += rest * rates[k] / total
+        rest = sum((max(kept[k] - sizes[k], Fraction(0)) for k in open_classes), Fraction(0))
+        kept = [min(share, Fraction(size)) for share, size in zip(kept, sizes, strict=True)]
+    return kept
+
+
+def water_filled_by_scan(
+    rates: Sequence[Fraction], floors: Sequence[int], caps: Sequence[int], budget: int
+) -> list[Fraction]:
+    """Sizes clip(level * rate, floor, cap) summing to the budget, (K,), for rates above 0.
+
+    The sum is linear between two neighbouring levels at which a class leaves its floor or fills
+    up, so the sizes of the budget lie on the line between the sizes at those two levels.
+    """
+
+    def sizes_at(level: Fraction) -> list[Fraction]:
+        return [
+            min(max(level * rate, Fraction(floor)), Fraction(cap))
+            for rate, floor, cap in zip(rates, floors, caps, strict=True)
+        ]
+
+    bends = {floor / rate for rate, floor in zip(rates, floors, strict=True)}
+    bends |= {cap / rate for rate, cap in zip(rates, caps, strict=True)}
+    below = sizes_at(Fraction(0))
+    for level in sorted(bends):
+        above = sizes_at(level)
+        if sum(above) >= budget:
+            step = sum(above) - sum(below)
+            part = (budget - sum(below)) / step if step else Fraction(0)
+            return [a + part * (b - a) for a, b in zip(below, above, strict=True)]
+        below = above
+    raise AssertionError("the budget exceeds the caps")
+
+
+def rounded_by_largest_remainder(
+    filled: Sequence[Fraction], sizes: Sequence[int], errors: Sequence[Fraction], budget: int
+) -> list[int]:
+    """Whole sizes that sum to the budget; equal fractions: larger class, then larger error."""
+    whole = [int(share) for share in filled]
+    order = sorted(
+        range(len(sizes)), key=lambda k: (whole[k] - filled[k], -sizes[k], -errors[k], k)
+    )
+    for k in order[: budget - sum(whole)]:
+        whole[k] += 1
+    return whole
+
+
+def select_by_sorting(
+    scores: Sequence[float],
+    labels: Sequence[int],
+    budget: int,
+    quotas: Sequence[int] | None,
+    higher_is_kept: bool,
+    minimum: int,
+    tie_seed: int,
+) -> list[int]:
+    """Kept indices, ascending, by walking all samples from best to worst."""
+    tie = np.random.default_rng(tie_seed).permutation(len(scores))
+    best_first = sorted(
+        range(len(scores)), key=lambda i: (-scores[i] if higher_is_kept else scores[i], tie[i])
+    )
+    kept: list[int] = []
+    taken = dict.fromkeys(range(max(labels, default=0) + 1), 0)
+    for i in best_first:
+        if taken[labels[i]] < (minimum if quotas is None else quotas[labels[i]]):
+            taken[labels[i]] += 1
+            kept.append(i)
+    others = [i for i in best_first if i not in set(kept)]
+    return sorted(kept + others[: budget - len(kept)])
+
+
+# --- scores: gradients by one backward pass per sample ---
+
+
+def gradients_one_by_one(
+    model: nn.Module, inputs: Tensor, labels: Tensor, reduction: str = "sum"
+) -> list[dict[str, Tensor]]:
+    """Every sample's own gradient over all trainable parameters, by B backward passes."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = []
+    for image, label in zip(inputs, labels, strict=True):
+        loss = F.cross_entropy(model(image[None]), label[None], reduction=reduction)
+        found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
+        gradients.append(dict(zip(named, found, strict=True)))
+    return gradients
+
+
+def dots_one_by_one(
+    model: nn.Module, inputs: Tensor, labels: Tensor, direction: Mapping[str, Tensor]
+) -> Tensor:
+    """<grad l_i, v> by forming every gradient."""
+    return torch.stack(
+        [
+            torch.stack([(g * direction[name]).sum() for name, g in gradient.items()]).sum()
+            for gradient in gradients_one_by_one(model, inputs, labels)
+        ]
+    )
+
+
+def norms_one_by_one(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """|| grad l_i || by forming every gradient."""
+    return torch.stack(
+        [
+            torch.cat([g.flatten() for g in gradient.values()]).norm()
+            for gradient in gradients_one_by_one(model, inputs, labels)
+        ]
+    )
+
+
+# --- scores: training dynamics sample by sample, and augmentation image by image ---
+
+
+def forgetting_by_counting(correct: NDArray[np.bool_]) -> list[float]:
+    """Correct-to-wrong transitions of each column, infinite where never correct."""
+    counts = []
+    for history in correct.T:
+        if True not in history:
+            counts.append(float("inf"))
+            continue
+        pairs = itertools.pairwise(history)
+        counts.append(float(sum(1 for before, after in pairs if before and not after)))
+    return counts
+
+
+def dynamic_uncertainty_by_windows(probability: NDArray[np.floating], window: int) -> list[float]:
+    """Mean over all windows of the population standard deviation, for each column."""
+    results = []
+    for history in probability.T.astype(float):
+        starts = range(len(history) - window + 1)
+        results.append(statistics.fmean(statistics.pstdev(history[s : s + window]) for s in starts))
+    return results
+
+
+def augment_one_by_one(
+    pixels: Tensor, padding: int, rows: Tensor, columns: Tensor, mirrored: Tensor
+) -> Tensor:
+    """Cut each image's window out of its own padded copy, and mirror it where asked."""
+    results = []
+    for image, row, column, mirror in zip(pixels, rows, columns, mirrored, strict=True):
+        _, height, width = image.shape
+        padded = F.pad(image, (padding,) * 4)
+        window = padded[:, row : row + height, column : column + width]
+        results.append(window.flip(2) if mirror else window)
+    return torch.stack(results)

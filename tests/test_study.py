@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from raydrop.errors import ConfigError
+from raydrop.study import (
+    Study,
+    Training,
+    TrialConfig,
+    canonical_json,
+    config_hash,
+    derive_seed,
+)
+
+POINT = {"method": "el2n", "quotas": "drop", "keep_fraction": 0.3, "loss": "cdb_w"}
+
+
+def study(**fields: Any) -> Study:
+    base: dict[str, Any] = {
+        "name": "tiny",
+        "dataset": "digits",
+        "model": "small_cnn",
+        "param_space": {"method": "random", "keep_fraction": 0.5},
+    }
+    return Study(**{**base, **fields})
+
+
+def test_canonical_json_is_one_text_per_value() -> None:
+    assert canonical_json({"b": 1, "a": [1.5, "ü", None]}) == r'{"a":[1.5,"\u00fc",null],"b":1}'
+    assert canonical_json((1, 2)) == canonical_json([1, 2])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json({"a": math.nan})
+
+
+def test_a_value_and_what_is_read_back_from_its_json_have_the_same_hash() -> None:
+    # As numbers 2 < 10, as texts "10" < "2": sorting must see the texts.
+    config = {"by_class": {2: 0.5, 10: 0.25}, "milestones": (0.5, 0.75)}
+    assert config_hash(json.loads(json.dumps(config))) == config_hash(config)
+
+
+def test_hashes_are_pinned_since_stored_results_are_found_by_them() -> None:
+    assert config_hash({"b": [1.5, "x"], "a": 1}) == "253252306831c7a53e616d2fac19ec1f"
+    trial = TrialConfig("el2n", "drop", 0.3, "cross_entropy", 0)
+    assert config_hash(trial.as_dict()) == "309994a118204718bcec3307fe3f7e0d"
+    # If this one changes, stored results are no longer found: raise SCHEMA or undo the change.
+    assert config_hash(study().base("f")) == "be91508503f8963abfecf079ff5d8488"
+
+
+def test_seeds_are_pinned_and_independent_by_purpose() -> None:
+    assert derive_seed(0, "weights") == 6699829313034778310
+    seeds = {derive_seed(s, p) for s in range(50) for p in ("weights", "order", "draw")}
+    assert len(seeds) == 150
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(1, "1/x") != derive_seed(11, "x")
+
+
+def test_equal_studies_have_equal_hashes() -> None:
+    whole = Training(learning_rate=1, weight_decay=0, milestones=[0, 1], gradient_clip=2)  # type: ignore[arg-type]
+    spelled = Training(
+        learning_rate=1.0, weight_decay=0.0, milestones=(0.0, 1.0), gradient_clip=2.0
+    )
+    assert whole == spelled
+    assert config_hash(dataclasses.asdict(whole)) == config_hash(dataclasses.asdict(spelled))
+    one, other = study(score_epoch_fraction=1), study(score_epoch_fraction=1.0)
+    assert config_hash(one.base("f")) == config_hash(other.base("f"))
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Training)])
+def test_every_field_of_training_is_part_of_the_identity(name: str) -> None:
+    other: dict[str, Any] = {
+        "optimizer": "adamw", "schedule": "step", "precision": "fp32", "gradient_clip": 1.0,
+        "nesterov": True, "augment": False, "milestones": (0.6,), "epochs": 31, "batch_size": 33,
+    }  # fmt: skip
+    changed = study(training=Training(**{name: other.get(name, 0.123)}))
+    assert config_hash(changed.base("f")) != config_hash(study().base("f"))
+
+
+def test_a_study_may_grow_without_losing_what_it_has() -> None:
+    grown = study(name="big", seeds=(0, 1, 2, 3), param_space=[POINT], num_samples=9)
+    assert grown.base("f") == study().base("f")
+    assert study().base("g") != study().base("f")
+    assert study(budget="drop_paper").base("f") != study().base("f")
+    assert study(model="vgg16").base("f") != study().base("f")
+
+
+def test_specifications_are_frozen() -> None:
+    for value in (study(), Training(), TrialConfig("random", "none", 0.5, "cross_entropy", 0)):
+        field = dataclasses.fields(value)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError, match=field):
+            setattr(value, field, "changed")
+
+
+def test_a_trial_that_keeps_everything_has_one_name() -> None:
+    plain = TrialConfig("none", "none", 1.0, "cross_entropy", 0)
+    assert TrialConfig("el2n", "drop", 1.0, "cross_entropy", 0) == plain
+    assert TrialConfig("el2n", "drop", 1, "cross_entropy", 0).as_dict() == plain.as_dict()
+    assert type(TrialConfig("el2n", "drop", 1, "cross_entropy", 0).keep_fraction) is float
+    assert TrialConfig.from_space({}, seed=0) == plain
+    assert TrialConfig.from_space({**POINT, "keep_fraction": 1.0}, seed=0).quotas == "none"
+    assert TrialConfig.from_space({**POINT, "keep_fraction": 1.0}, seed=0).loss == "cdb_w"
+
+
+def test_a_point_of_the_search_space_becomes_a_trial() -> None:
+    trial = TrialConfig.from_space(MappingProxyType(POINT), seed=4)
+    assert trial.as_dict() == {**POINT, "seed": 4}
+    assert TrialConfig.from_space({"method": "random", "keep_fraction": 0.2}, seed=0) == (
+        TrialConfig("random", "none", 0.2, "cross_entropy", 0)
+    )
+
+
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_prune_fraction_and_keep_fraction_name_the_same_trial(percent: int) -> None:
+    kept = TrialConfig.from_space({"method": "random", "keep_fraction": percent / 100}, seed=0)
+    pruned = {"method": "random", "prune_fraction": (100 - percent) / 100}
+    assert config_hash(TrialConfig.from_space(pruned, seed=0).as_dict()) == config_hash(
+        kept.as_dict()
+    )
+
+
+def test_pruning_nothing_is_the_trial_that_keeps_everything() -> None:
+    assert TrialConfig.from_space({"method": "el2n", "prune_fraction": 0}, seed=0).method == "none"
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ({"methd": "el2n"}, "Unknown key of param_space 'methd': did you mean method"),
+        ({"ratio": 0.3}, "'ratio': did you mean keep_fraction or prune_fraction"),
+        ({"zz": 1}, "choose one of keep_fraction, loss, method, prune_fraction, quotas"),
+        ({"keep_fraction": 0.3, "prune_fraction": 0.7}, "found both; remove one"),
+        ({"method": "el2n", "keep_fraction": 0.0}, r"keep_fraction in \(0, 1\], found 0.0"),
+        ({"method": "el2n", "keep_fraction": 1.5}, r"keep_fraction in \(0, 1\], found 1.5"),
+        ({"method": "el2n", "keep_fraction": math.nan}, "number for keep_fraction, found nan"),
+        ({"method": "el2n", "keep_fraction": "0.3"}, "number for keep_fraction, found '0.3'"),
+        ({"method": "el2n", "keep_fraction": True}, "number for keep_fraction, found True"),
+        ({"method": "el2n", "prune_fraction": 1.0}, r"prune_fraction in \[0, 1\), found 1.0"),
+        ({"method": "el2n", "prune_fraction": -0.5}, r"prune_fraction in \[0, 1\), found -0.5"),
+        ({"method": "el2n", "prune_fraction": "x"}, "number for prune_fraction, found 'x'"),
+        ({"keep_fraction": 0.3}, "keep_fraction 1.0 with method 'none', .* found 0.3; name a"),
+    ],
+)
+def test_a_point_that_is_no_trial_is_refused(point: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrialConfig.from_space(point, seed=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "0", True])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(ConfigError, match=f"seed to be a whole number .* 0, found {seed!r}"):
+        TrialConfig("random", "none", 0.5, "cross_entropy", seed)
+    with pytest.raises(ConfigError, match="seeds to be a whole number of at least 0, found"):
+        study(seeds=(seed,))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "epochs to be a whole number of at least 1, found 0"),
+        ("epochs", 1.5, "epochs to be a whole number of at least 1, found 1.5"),
+        ("batch_size", True, "batch_size to be a whole number of at least 1, found True"),
+        ("optimizer", "sdg", "Unknown optimizer 'sdg': did you mean sgd"),
+        ("schedule", "cosin", "Unknown schedule 'cosin': did you mean cosine"),
+        ("precision", "fp16", "Unknown precision 'fp16': did you mean"),
+        ("learning_rate", -0.1, "learning_rate between 0 and inf, found -0.1"),
+        ("learning_rate", math.inf, "a number for learning_rate, found inf"),
+        ("learning_rate", "0.1", "a number for learning_rate, found '0.1'"),
+        ("momentum", 1.1, "momentum between 0 and 1, found 1.1"),
+        ("nesterov", "no", "True or False for nesterov, found 'no'"),
+        ("weight_decay", math.nan, "a number for weight_decay, found nan"),
+        ("milestones", (0.5, 80), "milestones between 0 and 1, found 80"),
+        ("milestones", 0.5, r"a list for milestones, found 0.5; write \[0.5\]"),
+        ("decay", 2, "decay between 0 and 1, found 2"),
+        ("warmup", -1, "warmup between 0 and 1, found -1"),
+        ("gradient_clip", -1.0, "gradient_clip between 0 and inf, found -1.0"),
+        ("augment", 1, "True or False for augment, found 1"),
+    ],
+)
+def test_training_names_the_field_that_is_wrong(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Training(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("name", " ", "a text for name, found ' '"),
+        ("name", "a/b", "name without '/', found 'a/b'"),
+        ("name", "..", "name without '/', found '..'"),
+        ("dataset", None, "a text for dataset, found None"),
+        ("model", "", "a text for model, found ''"),
+        ("param_space", "random", "param_space to be a dict or a list of dicts, found str"),
+        ("param_space", 3, "param_space to be a dict or a list of dicts, found int"),
+        ("param_space", [{"method": "random"}, 3], "for param_space, found a list of something"),
+        ("seeds", (), r"distinct seeds, found \(\)"),
+        ("seeds", (1, 1), r"distinct seeds, found \(1, 1\)"),
+        ("seeds", 3, r"a list for seeds, found 3; write \[3\]"),
+        ("seeds", ([0],), r"seeds to be a whole number of at least 0, found \[0\]"),
+        ("budget", "equal_epoch", "Unknown budget 'equal_epoch': did you mean equal_epochs"),
+        ("training", {"epochs": 3}, "training to be a Training, found dict"),
+        ("minimum_per_class", -1, "minimum_per_class to be a whole number of at least 0, found -1"),
+        ("checkpoints", 0, "checkpoints to be a whole number of at least 1, found 0"),
+        ("score_epoch_fraction", 1.5, "score_epoch_fraction between 0 and 1, found 1.5"),
+        ("include_unpruned", "yes", "True or False for include_unpruned, found 'yes'"),
+        ("num_samples", 0, "num_samples to be a whole number of at least 1, found 0"),
+    ],
+)
+def test_study_names_the_field_that_is_wrong(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(**{field: value})
+
+
+def test_search_spaces_are_always_a_tuple() -> None:
+    assert study(param_space=POINT).spaces() == (POINT,)
+    assert study(param_space=[POINT, {}]).spaces() == (POINT, {})
+
+
+def test_a_study_survives_its_json() -> None:
+    first = study(
+        seeds=[3, 1],
+        param_space={"method": "el2n", "keep_fraction": {"grid_search": [0.2, 0.5]}},
+        training=Training(milestones=(0.3, 0.6), gradient_clip=1.0, optimizer="adamw"),
+        budget="drop_paper",
+        minimum_per_class=2,
+    )
+    points = [{"method": "el2n", "keep_fraction": fraction} for fraction in (0.2, 0.5)]
+    values = json.loads(json.dumps(first.to_dict(points)))
+    back = Study.from_dict(values)
+    assert back == dataclasses.replace(first, param_space=points)
+    assert back.to_dict(back.spaces()) == values
+    assert back.base("f") == first.base("f")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"datset": "digits"}, "Unknown field of a study 'datset': did you mean dataset"),
+        ({"training": {"epoch": 3}}, "Unknown field of training 'epoch': did you mean epochs"),
+        ({"training": 3}, "a dict for the field of training, found 3"),
+        ({"training": {"epochs": 0}}, "epochs to be a whole number of at least 1, found 0"),
+    ],
+)
+def test_a_stored_study_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Study.from_dict({**study().to_dict([POINT]), **change})
+
+
+def test_a_stored_study_without_its_model_is_refused() -> None:
+    values = study().to_dict([POINT])
+    del values["model"]
+    with pytest.raises(ConfigError, match=r"missing 1 required .* 'model'.*; use a study.json"):
+        Study.from_dict(values)

@@ -1,0 +1,308 @@
+"""The loop, its losses, its budget and its schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from raydrop.data.batches import PreparedData, make_batches
+from raydrop.errors import ConfigError, StoreError, TrainingDivergedError
+from raydrop.models import build_model
+from raydrop.study import Training
+from raydrop.training.budget import Length, steps_per_epoch, training_length
+from raydrop.training.checkpoints import checkpoint_epochs, flat_state, load_state
+from raydrop.training.evaluate import predict
+from raydrop.training.loop import EpochEnd, train
+from raydrop.training.losses import (
+    LOSSES,
+    CdbW,
+    CrossEntropy,
+    cdb_weights,
+    loss_rule,
+    weighted_cross_entropy,
+)
+from raydrop.training.optim import learning_rate
+from raydrop.training.trace import Trace, observe
+
+CPU = torch.device("cpu")
+
+
+# The budget rule.
+
+
+def test_drop_paper_epochs_are_the_papers() -> None:
+    training = Training(epochs=160, batch_size=128)
+    epochs = {d: training_length("drop_paper", training, d * 500, 50000).epochs
+              for d in (10, 30, 50, 80, 100)}  # fmt: skip
+    assert epochs == {10: 880, 30: 346, 50: 240, 80: 180, 100: 160}
+
+
+@pytest.mark.parametrize("rule", ["equal_epochs", "equal_steps", "drop_paper"])
+def test_budget_rules_agree_on_all_the_data(rule: str) -> None:
+    training = Training(epochs=7, batch_size=32)
+    assert training_length(rule, training, 330, 330) == Length(7, 77)  # type: ignore[arg-type]
+
+
+def test_equal_steps_takes_the_steps_of_all_the_data() -> None:
+    training = Training(epochs=7, batch_size=32)
+    assert training_length("equal_steps", training, 66, 330) == Length(26, 77)
+
+
+@pytest.mark.parametrize(("n", "steps"), [(1, 1), (32, 1), (33, 1), (34, 2), (64, 2), (65, 2)])
+def test_a_last_batch_of_one_sample_is_left_out(n: int, steps: int) -> None:
+    assert steps_per_epoch(n, 32) == steps
+
+
+# Schedules.
+
+
+def test_step_schedule_falls_at_its_milestones() -> None:
+    training = Training(schedule="step", milestones=(0.5, 0.75), decay=0.2, learning_rate=1.0)
+    rates = [learning_rate(training, step, 100) for step in (0, 49, 50, 74, 75, 99)]
+    assert rates == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
+
+
+def test_cosine_schedule_starts_at_the_rate_and_nearly_ends_at_zero() -> None:
+    training = Training(schedule="cosine", learning_rate=0.1)
+    assert learning_rate(training, 0, 100) == 0.1
+    assert learning_rate(training, 50, 100) == pytest.approx(0.05)
+    assert 0 < learning_rate(training, 99, 100) < 1e-4
+
+
+def test_warmup_rises_linearly_to_the_rate() -> None:
+    training = Training(schedule="constant", learning_rate=1.0, warmup=0.1)
+    rates = [learning_rate(training, step, 100) for step in range(12)]
+    assert np.diff(rates[:11]) == pytest.approx(1 / 11)
+    assert rates[10:] == [1.0, 1.0]
+
+
+# Losses.
+
+
+def test_cdb_weights_equal_the_papers_vector() -> None:
+    weights = cdb_weights([0.9, 0.8, 0.5], tau="dynamic")
+    assert weights == pytest.approx([0.238690, 0.614702, 2.146608], abs=1e-6)
+    assert cdb_weights([0.9, 0.8, 0.5], 1.0) == pytest.approx([0.375, 0.75, 1.875])
+
+
+def test_cdb_weights_edge_cases() -> None:
+    assert cdb_weights([1.0, 1.0]).tolist() == [1, 1]
+    assert cdb_weights([0.3, 0.3, 0.3], tau=5).tolist() == pytest.approx([1, 1, 1])
+    assert cdb_weights([0.2, 0.9], tau=0).tolist() == [1, 1]
+    with pytest.raises(ConfigError, match=r"recalls in \[0, 1\], found \[nan"):
+        cdb_weights([math.nan, 0.5])
+    with pytest.raises(ConfigError, match="tau of at least 0, found -1"):
+        cdb_weights([0.5, 0.5], tau=-1)
+
+
+def test_weighted_cross_entropy_is_torchs_weighted_mean() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(20, 3).double(), torch.randint(3, (20,))
+    weights = torch.tensor([0.2, 1.0, 3.0]).double()
+    torch.testing.assert_close(
+        weighted_cross_entropy(logits, labels, weights), F.cross_entropy(logits, labels, weights)
+    )
+
+
+def test_a_batch_of_weightless_classes_has_no_gradient() -> None:
+    logits = torch.randn(4, 2, requires_grad=True)
+    weights = torch.tensor([0.0, 1.0])
+    loss = weighted_cross_entropy(logits, torch.zeros(4, dtype=torch.long), weights)
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+def test_cdb_w_is_unweighted_in_the_first_epoch_and_then_follows_the_recalls() -> None:
+    logits, labels = torch.randn(20, 2), torch.randint(2, (20,))
+    loss = CdbW()
+    assert loss(logits, labels) == F.cross_entropy(logits, labels)
+    loss.end_epoch(np.array([0.9, 0.5]))
+    expected = F.cross_entropy(logits, labels, torch.tensor([0.1, 0.5]))
+    torch.testing.assert_close(loss(logits, labels), expected)
+
+
+def test_unknown_loss_names_the_nearest() -> None:
+    assert set(LOSSES) == {"cross_entropy", "cdb_w"}
+    with pytest.raises(ConfigError, match="Unknown loss 'cdbw': did you mean cdb_w"):
+        loss_rule("cdbw")
+
+
+# The loop.
+
+
+def _train(
+    digits: PreparedData, seed: int = 0, loss: CrossEntropy | None = None, **changes: object
+) -> tuple[torch.nn.Module, list[EpochEnd]]:
+    training = dataclasses.replace(Training(epochs=3, batch_size=32), **changes)
+    torch.manual_seed(0)
+    model = build_model("small_cnn", 10, digits.dataset.image_shape)
+    ends: list[EpochEnd] = []
+    positions = torch.arange(0, len(digits.dataset.train), 5)
+    train(
+        model,
+        make_batches(digits, digits.dataset.train, CPU),
+        positions,
+        loss or CrossEntropy(),
+        training,
+        training_length("equal_epochs", training, len(positions), len(positions)),
+        seed,
+        augment=True,
+        on_epoch_end=ends.append,
+    )
+    return model, ends
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_does_not(digits: PreparedData) -> None:
+    first, again, other = (_train(digits, seed)[0] for seed in (0, 0, 1))
+    assert flat_state(first).tobytes() == flat_state(again).tobytes()
+    assert flat_state(first).tobytes() != flat_state(other).tobytes()
+
+
+def test_global_random_state_changes_nothing(digits: PreparedData) -> None:
+    first, _ = _train(digits)
+    np.random.seed(9)  # noqa: NPY002 - it is the global state that is under test
+    second, _ = _train(digits)
+    assert flat_state(first).tobytes() == flat_state(second).tobytes()
+
+
+def test_loop_equals_plain_steps(digits: PreparedData) -> None:
+    """One pass without augmentation is a sequence of textbook SGD steps."""
+    training = Training(
+        epochs=1, batch_size=20, schedule="constant", learning_rate=0.05, momentum=0.0,
+        weight_decay=0.0,
+    )  # fmt: skip
+    positions = torch.arange(40)
+    batches = make_batches(digits, digits.dataset.train, CPU)
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(build_model("small_cnn", 10, digits.dataset.image_shape))
+    seen: list[torch.Tensor] = []
+
+    class Watch(CrossEntropy):
+        def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            seen.append(labels)
+            return super().__call__(logits, labels)
+
+    length = training_length("equal_epochs", training, 40, 40)
+    train(models[0], batches, positions, Watch(), training, length, 3, augment=False)
+    order = torch.cat(seen)
+    assert sorted(order.tolist()) == sorted(digits.dataset.train.labels[:40].tolist())
+
+    generator = torch.Generator()
+    from raydrop.study import derive_seed
+
+    generator.manual_seed(derive_seed(3, "order/0"))
+    for images, labels in batches(positions[torch.randperm(40, generator=generator)], 20):
+        models[1].zero_grad()
+        F.cross_entropy(models[1](images), labels).backward()
+        with torch.no_grad():
+            for p in models[1].parameters():
+                p -= 0.05 * p.grad  # type: ignore[operator]
+    np.testing.assert_allclose(flat_state(models[0]), flat_state(models[1]), atol=1e-6)
+
+
+def test_training_learns_digits(digits: PreparedData) -> None:
+    model, ends = _train(digits, epochs=15)
+    assert ends[-1].loss < 0.5 * ends[0].loss
+    test = digits.dataset.test
+    predictions = predict(model, make_batches(digits, test, CPU), len(test))
+    assert (predictions == test.labels).mean() > 0.7
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_epoch(digits: PreparedData) -> None:
+    with pytest.raises(TrainingDivergedError, match=r"found (nan|inf) in epoch 1 at learning rate"):
+        _train(digits, learning_rate=1e30, schedule="constant")
+
+
+def test_a_run_stops_at_its_steps(digits: PreparedData) -> None:
+    training = Training(batch_size=10)
+    torch.manual_seed(0)
+    model = build_model("small_cnn", 10, digits.dataset.image_shape)
+    ends: list[EpochEnd] = []
+    batches = make_batches(digits, digits.dataset.train, CPU)
+    train(
+        model, batches, torch.arange(30), CrossEntropy(), training, Length(3, 7), 0,
+        augment=False, on_epoch_end=ends.append,
+    )  # fmt: skip
+    assert [end.step for end in ends] == [3, 6, 7]
+
+
+def test_gradient_clipping_bounds_the_step(digits: PreparedData) -> None:
+    clipped, _ = _train(digits, epochs=1, gradient_clip=1e-6, weight_decay=0.0)
+    torch.manual_seed(0)
+    fresh = build_model("small_cnn", 10, digits.dataset.image_shape)
+    for p, q in zip(clipped.parameters(), fresh.parameters(), strict=True):
+        assert (p - q).abs().max() < 1e-5
+
+
+def test_bf16_autocast_trains_and_keeps_parameters_in_float32(digits: PreparedData) -> None:
+    model, ends = _train(digits, precision="bf16", epochs=4)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert ends[-1].loss < ends[0].loss
+
+
+def test_adamw_trains(digits: PreparedData) -> None:
+    _, ends = _train(digits, optimizer="adamw", learning_rate=0.01, epochs=4)
+    assert ends[-1].loss < ends[0].loss
+
+
+# Traces and checkpoints.
+
+
+def test_trace_rows_are_the_observations_of_every_sample(digits: PreparedData) -> None:
+    model, _ = _train(digits, epochs=1)
+    n = len(digits.dataset.train)
+    batches = make_batches(digits, digits.dataset.train, CPU)
+    trace = Trace.empty(2, n)
+    trace.record(1, model, batches)
+    model.eval()
+    (images, labels) = next(iter(batches(torch.arange(n), n)))
+    with torch.no_grad():
+        expected = observe(model(images), labels)
+    for name, values in expected.items():
+        found = trace.as_arrays()[name][1]
+        np.testing.assert_allclose(found, values.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_recording_leaves_the_model_in_its_mode(digits: PreparedData) -> None:
+    model, _ = _train(digits, epochs=1)
+    before = flat_state(model)
+    model.train()
+    Trace.empty(1, len(digits.dataset.train)).record(
+        0, model, make_batches(digits, digits.dataset.train, CPU)
+    )
+    assert model.training
+    assert (flat_state(model) == before).all()
+
+
+def test_checkpoint_round_trip_gives_the_same_predictions(digits: PreparedData) -> None:
+    model, _ = _train(digits)
+    other = build_model("small_cnn", 10, digits.dataset.image_shape)
+    state = flat_state(model)
+    state.setflags(write=False)
+    load_state(other, state)
+    test = digits.dataset.test
+    batches = make_batches(digits, test, CPU)
+    assert (predict(model, batches, len(test)) == predict(other, batches, len(test))).all()
+
+
+def test_checkpoint_of_another_model_is_refused(digits: PreparedData) -> None:
+    model = build_model("small_cnn", 10, digits.dataset.image_shape)
+    with pytest.raises(StoreError, match=r"checkpoint of \d+ numbers, found 3"):
+        load_state(model, np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "count", "expected"),
+    [(30, 10, (3, 6, 9, 12, 15, 18, 21, 24, 27, 30)), (3, 10, (1, 2, 3)), (5, 1, (5,))],
+)
+def test_checkpoints_are_spread_evenly(epochs: int, count: int, expected: tuple[int, ...]) -> None:
+    assert checkpoint_epochs(epochs, count) == expected
