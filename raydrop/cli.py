@@ -139,6 +139,9 @@ def select(
     recalls: Annotated[
         Path | None, typer.Option(help="csv with class,recall instead of the query model's.")
     ] = None,
+    recall_smoothing: Annotated[
+        float, typer.Option(min=0, help="1 is add-one smoothing of the query model's recalls.")
+    ] = 0.0,
     minimum_per_class: Annotated[int, typer.Option(min=0, help="Kept of every class.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Settles ties among equal scores.")] = 0,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("kept.csv"),
@@ -146,7 +149,7 @@ def select(
     """Turn scores and quotas into the samples that are kept."""
     import numpy as np
 
-    from raydrop.selection import budget_for, quota_rule
+    from raydrop.selection import budget_for, quota_rule, smooth_recalls
     from raydrop.selection import select as choose
     from raydrop.tables import read_recalls, read_scores, write_kept
 
@@ -159,7 +162,7 @@ def select(
     frame, facts = read_scores(scores)
     labels = frame["label"].to_numpy()
     sizes = np.bincount(labels, minlength=len(facts.class_names))
-    by_class = np.asarray(facts.validation_recalls)
+    by_class = smooth_recalls(facts.validation_recalls, facts.validation_sizes, recall_smoothing)
     if recalls is not None:
         by_class = read_recalls(recalls, facts.class_names)
     budget = budget_for(len(frame), keep_fraction)

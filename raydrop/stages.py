@@ -30,7 +30,7 @@ from raydrop.scores import (
     score_method,
 )
 from raydrop.scores.sharding import ShardedGradients
-from raydrop.selection import budget_for, quota_rule, select
+from raydrop.selection import budget_for, quota_rule, select, smooth_recalls
 from raydrop.store import Entry, Store, required
 from raydrop.study import SCHEMA, Study, derive_seed
 from raydrop.training.budget import training_length
@@ -186,7 +186,11 @@ def kept_positions(
     class_recalls = None
     if run.recalls is not None:
         query = required(store, "query", run.recalls.key)
-        class_recalls = np.asarray(query.info["validation_recalls"])
+        class_recalls = smooth_recalls(
+            query.info["validation_recalls"],
+            dataset.class_sizes("validation"),
+            study.recall_smoothing,
+        )
     minimum = study.minimum_per_class
     return select(
         scores.array("scores"),

@@ -186,7 +186,7 @@ class Store:
     def _verified(self, kind: str, key: str, place: Path) -> Entry:
         body = json.loads((place / META).read_text())
         expected = body.pop("sha256", None) if isinstance(body, dict) else None
-        if expected is None or _seal(body) != expected:
+        if _seal(body) != expected:
             raise ValueError(f"{META} does not match its hash")
         if body["kind"] != kind or config_hash(body["config"]) != key:
             raise ValueError(f"{META} describes another entry")

@@ -217,6 +217,10 @@ class Study:
     """How networks are trained."""
     minimum_per_class: int = 0
     """Samples that every class keeps at least, whatever its quota rule says."""
+    recall_smoothing: float = 0.0
+    """Validation samples of each outcome added to every class before quotas read its recall: r =
+    (correct + a) / (n + 2 a). With 1 (add-one), a class whose few validation samples all happen to
+    be right still keeps something."""
     checkpoints: int = 10
     """Checkpoints that a query run leaves, evenly spread over its epochs."""
     score_epoch_fraction: float = 0.1
@@ -260,6 +264,8 @@ class Study:
         _check_whole("minimum_per_class", self.minimum_per_class, least=0)
         _check_whole("checkpoints", self.checkpoints, least=1)
         _check_whole("num_samples", self.num_samples, least=1)
+        smoothing = _between("recall_smoothing", self.recall_smoothing, 0.0, math.inf)
+        object.__setattr__(self, "recall_smoothing", smoothing)
         fraction = _between("score_epoch_fraction", self.score_epoch_fraction, 0.0, 1.0)
         object.__setattr__(self, "score_epoch_fraction", fraction)
         _check_flag("include_unpruned", self.include_unpruned)
@@ -283,6 +289,7 @@ class Study:
             "training": dataclasses.asdict(self.training),
             "budget": self.budget,
             "minimum_per_class": self.minimum_per_class,
+            "recall_smoothing": self.recall_smoothing,
             "checkpoints": self.checkpoints,
             "score_epoch_fraction": self.score_epoch_fraction,
         }

@@ -36,6 +36,8 @@ class ScoreFacts:
     """Names of the classes, in the order of the labels."""
     validation_recalls: list[float]
     """Recall of every class on validation, of the query model, (K,)."""
+    validation_sizes: list[int]
+    """Validation samples of every class, (K,)."""
 
 
 def write_scores(

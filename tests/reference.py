@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
@@ -178,3 +179,99 @@ def augment_one_by_one(
         window = padded[:, row : row + height, column : column + width]
         results.append(window.flip(2) if mirror else window)
     return torch.stack(results)
+
+
+# --- frontier: counting one by one, comparing all pairs, one limit at a time ---
+
+
+def recall_by_counting(
+    predictions: Sequence[int], labels: Sequence[int], num_classes: int
+) -> list[float]:
+    """Recall of every class, (K,), NaN without samples, from a list of hits for each."""
+    hits: list[list[bool]] = [[] for _ in range(num_classes)]
+    for prediction, label in zip(predictions, labels, strict=True):
+        hits[label].append(bool(prediction == label))
+    return [statistics.mean(map(float, each)) if each else float("nan") for each in hits]
+
+
+def pareto_front_by_pairs(points: Sequence[Sequence[float]]) -> list[bool]:
+    """Whether no other point is at least as high everywhere and higher somewhere, in O(n²)."""
+
+    def beats(other: Sequence[float], point: Sequence[float]) -> bool:
+        pairs = list(zip(other, point, strict=True))
+        return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+    def sound(point: Sequence[float]) -> bool:
+        return all(value == value for value in point)
+
+    rivals = [point for point in points if sound(point)]
+    return [sound(p) and not any(beats(other, p) for other in rivals) for p in points]
+
+
+def worst_class_interval_by_scipy(
+    correct: Sequence[Sequence[int]], totals: Sequence[int], confidence: float
+) -> tuple[float, float]:
+    """Interval for the lowest recall, one class and side at a time, from scipy's distributions."""
+    from scipy import stats
+
+    seeds, classes, error = len(correct), len(totals), (1 - confidence) / 2
+    recalls = [[row[k] / totals[k] for row in correct] for k in range(classes)]
+    means = [statistics.fmean(each) for each in recalls]
+    spreads = [0.0] * classes
+    if seeds > 1:
+        own = [statistics.variance(each) for each in recalls]
+        smooth = [(m * n + 1) / (n + 2) for m, n in zip(means, totals, strict=True)]
+        pooled = statistics.fmean(v / (p * (1 - p)) for v, p in zip(own, smooth, strict=True))
+        spreads = [max(v, pooled * p * (1 - p)) for v, p in zip(own, smooth, strict=True)]
+
+    def distance(k: int, level: float, upper: bool) -> float:
+        hits, images = means[k] * totals[k], totals[k]
+        misses = images - hits
+        if upper:
+            exact = stats.beta.ppf(1 - level, hits + 1, misses) if misses > 1e-9 else 1.0
+        else:
+            exact = stats.beta.ppf(level, hits, misses + 1) if hits > 1e-9 else 0.0
+        variance = ((exact - means[k]) / stats.norm.ppf(level)) ** 2
+        of_seeds = spreads[k] / seeds
+        if of_seeds == 0:
+            return abs(exact - means[k])
+        freedom = (seeds - 1) * (variance + of_seeds) ** 2 / of_seeds**2
+        return stats.t.ppf(1 - level, freedom) * (variance + of_seeds) ** 0.5
+
+    low = min(means[k] - distance(k, error, upper=False) for k in range(classes))
+    high = min(means[k] + distance(k, error / classes, upper=True) for k in range(classes))
+    return max(0.0, low), min(1.0, high)
+
+
+# --- data: class sizes in decimal arithmetic, members and noise by scanning ---
+
+
+def long_tail_sizes_in_decimals(largest: int, factor: int, num_classes: int) -> list[int]:
+    """Round n / factor^(k / (K - 1)) for each class k, at 60 decimals, and keep one at least."""
+    with decimal.localcontext(prec=60):
+        root = decimal.Decimal(factor).ln() / max(num_classes - 1, 1)
+        sizes = [largest / (root * k).exp() for k in range(num_classes)]
+        return [max(1, int(size.quantize(decimal.Decimal(1)))) for size in sizes]
+
+
+def members_by_scan(labels: Sequence[int], num_classes: int) -> list[list[int]]:
+    """Positions of each class, by looking at every label once per class."""
+    return [[i for i, label in enumerate(labels) if label == k] for k in range(num_classes)]
+
+
+def permutation_by_sorting(draws: Sequence[int]) -> list[int]:
+    """Positions in the order of their draws, ties in their own order."""
+    return [position for _, position in sorted((draw, i) for i, draw in enumerate(draws))]
+
+
+def falsified_one_by_one(
+    labels: Sequence[int], num_classes: int, chosen: Sequence[int], draws: Sequence[int]
+) -> list[int]:
+    """Give each chosen sample the class that its draw picks from a list of all the others."""
+    result = list(labels)
+    for position in chosen:
+        own = labels[position]
+        others = [(own + 1 + step) % num_classes for step in range(num_classes - 1)]
+        assert own not in others
+        result[position] = others[draws[position] % len(others)]
+    return result

@@ -3,17 +3,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import recall_score
+from reference import recall_by_counting
 
 from raydrop.errors import DataError, IncompleteStudyError, StoreError
 from raydrop.frontier.records import TRIAL_COLUMNS, load_records
@@ -144,3 +142,164 @@ class FakeStudy:
             "created": "2026-01-02T03:04:05+00:00",
         }
         (folder / "study.json").write_text(json.dumps(study))
+
+
+SMALL = FakeStudy()
+
+
+def test_a_row_per_trial_in_a_fixed_order_with_the_promised_columns(tmp_path: Path) -> None:
+    records = load_records(SMALL.write(tmp_path))
+    promised = (
+        "trial_id dataset model method quotas keep_fraction n_kept loss network_method "
+        "network_sparsity budget seed average_accuracy worst_class_accuracy worst_class "
+        "accuracy_gap accuracy_std by_class train_seconds n_train epochs steps kept_by_class"
+    )
+    assert set(promised.split()) <= set(records.trials.columns)
+    assert tuple(records.trials.columns) == TRIAL_COLUMNS
+    order = records.trials[["method", "quotas", "loss", "keep_fraction", "seed"]]
+    expected = sorted((t.method, t.quotas, t.loss, t.keep_fraction, t.seed) for t in SMALL.trials())
+    assert [tuple(row) for row in order.to_numpy()] == expected
+    assert set(records.trials["trial_id"]) == {SMALL.trial_id(t) for t in SMALL.trials()}
+
+
+def test_metrics_come_from_the_predictions(tmp_path: Path) -> None:
+    records = load_records(SMALL.write(tmp_path))
+    rows = records.trials.set_index("trial_id")
+    for trial in SMALL.trials():
+        row = rows.loc[SMALL.trial_id(trial)]
+        predictions, labels = SMALL.predictions(trial), SMALL.labels()
+        recalls = recall_by_counting(predictions, labels, 4)
+        assert row["by_class"] == pytest.approx(recalls)
+        assert row["average_accuracy"] == pytest.approx((predictions == labels).mean())
+        assert row["worst_class_accuracy"] == min(recalls)
+        assert row["correct_by_class"] == [round(50 * recall) for recall in recalls]
+        assert row["test_by_class"] == [50] * 4
+
+
+def test_facts_about_the_data_and_provenance(tmp_path: Path) -> None:
+    records = load_records(str(SMALL.write(tmp_path)))
+    assert records.class_names == ("cat", "dog", "owl", "bee")
+    assert records.class_sizes == (200,) * 4
+    assert records.provenance["costs"] == {
+        "query": (2, 120.0),
+        "scores": (2, 6.0),
+        "trial": (18, 36.0),
+    }
+    assert records.provenance["seeds"] == [0, 1]
+    assert (records.missing, records.failures, records.damaged) == ((), (), ())
+
+
+def test_missing_and_failed_trials_are_told_apart(tmp_path: Path) -> None:
+    missing, failed, *_ = SMALL.trials()
+    SMALL.write(tmp_path, skip=[missing, failed])
+    SMALL.write_failure(tmp_path, failed, "loss became NaN")
+    records = load_records(tmp_path)
+    assert records.missing == ({"trial_id": SMALL.trial_id(missing), **missing.as_dict()},)
+    assert [each["message"] for each in records.failures] == ["loss became NaN"]
+    assert records.failures[0]["trial_id"] == SMALL.trial_id(failed)
+    assert len(records.trials) == 16
+
+
+def test_a_failure_that_a_later_run_mended_is_none(tmp_path: Path) -> None:
+    SMALL.write(tmp_path)
+    SMALL.write_failure(tmp_path, SMALL.trials()[0], "out of memory")
+    assert load_records(tmp_path).failures == ()
+
+
+def test_a_damaged_entry_is_named_and_counts_as_missing(tmp_path: Path) -> None:
+    SMALL.write(tmp_path)
+    key = SMALL.trial_id(SMALL.trials()[3])
+    file = tmp_path / "store" / "trial" / key / "predictions.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+    records = load_records(tmp_path)
+    assert records.damaged == (f"trial/{key}",)
+    assert [each["trial_id"] for each in records.missing] == [key]
+    assert key not in set(records.trials["trial_id"])
+
+
+def test_trials_that_the_study_does_not_ask_for_are_counted_and_left_out(tmp_path: Path) -> None:
+    dataclasses.replace(SMALL, keeps=(0.2, 0.3, 0.5)).write(tmp_path)
+    SMALL.write_study(tmp_path)
+    records = load_records(tmp_path)
+    assert len(records.trials) == 18
+    assert 0.3 not in set(records.trials["keep_fraction"])
+    assert records.provenance["trials_of_other_studies"] == 8
+
+
+def test_absent_query_runs_and_scores_are_no_problem(tmp_path: Path) -> None:
+    SMALL.write(tmp_path)
+    shutil.rmtree(tmp_path / "store" / "query")
+    for meta in (tmp_path / "store" / "scores").glob("*/meta.json"):
+        meta.write_text("[]")
+    costs = load_records(tmp_path).provenance["costs"]
+    assert (costs["query"], costs["scores"]) == ((0, 0.0), (0, 0.0))
+
+
+def test_a_folder_without_a_study_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"Expected a study\.json in .*, found none; name the"):
+        load_records(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "no JSON object"),
+        ('{"schema": 1, "study": {}}', "no data_fingerprint, study_id, trials"),
+    ],
+)
+def test_an_unreadable_study_is_an_error(tmp_path: Path, text: str, found: str) -> None:
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(StoreError, match=rf"Expected a readable study .* found: {found}.*again"):
+        load_records(tmp_path)
+
+
+def test_a_study_of_another_schema_is_an_error(tmp_path: Path) -> None:
+    SMALL.write(tmp_path)
+    study = json.loads((tmp_path / "study.json").read_text())
+    (tmp_path / "study.json").write_text(json.dumps(study | {"schema": SCHEMA + 1}))
+    with pytest.raises(StoreError, match=rf"of schema {SCHEMA} in .*, found: schema {SCHEMA + 1};"):
+        load_records(tmp_path)
+
+
+def test_facts_about_other_data_are_not_taken_for_these(tmp_path: Path) -> None:
+    SMALL.write(tmp_path)
+    for number in range(4):
+        other = {"kind": "data", "schema": SCHEMA, "fingerprint": f"{number}"}
+        Store(tmp_path / "store").write("data", other, {"class_names": ["x"]})
+    assert load_records(tmp_path).class_names == ("cat", "dog", "owl", "bee")
+
+
+def test_what_a_record_does_not_say_of_its_training_is_none(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Terse(FakeStudy):
+        def info(self, trial: TrialConfig) -> dict[str, Any]:
+            return {k: v for k, v in super().info(trial).items() if k != "precision"}
+
+    records = load_records(Terse().write(tmp_path))
+    assert records.trials["precision"].isna().all()
+    assert records.provenance["precisions"] == []
+
+
+def test_no_facts_about_the_data_are_an_error(tmp_path: Path) -> None:
+    SMALL.write(tmp_path)
+    shutil.rmtree(tmp_path / "store" / "data")
+    with pytest.raises(StoreError, match=r"Expected the facts about the data .* 5a5a5a5a5a5a; run"):
+        load_records(tmp_path)
+
+
+def test_no_finished_trial_is_an_error_that_names_the_first_failure(tmp_path: Path) -> None:
+    SMALL.write(tmp_path, skip=SMALL.trials())
+    with pytest.raises(IncompleteStudyError, match=r"found none of 18; finish the sweep"):
+        load_records(tmp_path)
+    SMALL.write_failure(tmp_path, SMALL.trials()[0], "out of memory")
+    with pytest.raises(IncompleteStudyError, match=r"none of 18 \(1 failed.* out of memory\)"):
+        load_records(tmp_path)
+
+
+def test_predictions_for_another_test_set_are_an_error(tmp_path: Path) -> None:
+    first = SMALL.trials()[0]
+    SMALL.write(tmp_path, skip=[first])
+    SMALL.write_trial(Store(tmp_path / "store"), first, SMALL.predictions(first)[:-1])
+    with pytest.raises(DataError, match=rf"in trial {SMALL.trial_id(first)}, .*\(199,\)"):
+        load_records(tmp_path)

@@ -67,7 +67,7 @@ def test_half_precision_margins_keep_the_order_of_aum(rng: np.random.Generator) 
     exact = rng.normal(scale=8, size=(30, 2000)) + rng.normal(scale=4, size=2000)
     order = np.argsort(np.argsort(exact.mean(axis=0)))
     halved = np.argsort(np.argsort(exact.astype(np.float16).mean(axis=0, dtype=np.float64)))
-    assert np.abs(order - halved).max() <= 2  # of 2,000 ranks
+    assert np.abs(order - halved).max() <= 5  # of 2,000 ranks
 
 
 def test_observations_of_one_sample_by_hand() -> None:

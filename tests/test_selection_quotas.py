@@ -21,6 +21,7 @@ from raydrop.selection import (
     drop_quotas,
     proportional_quotas,
     quota_rule,
+    smooth_recalls,
 )
 
 VALIDATION = 40  # validation samples per class, so that recalls are exact fractions
@@ -246,6 +247,14 @@ def test_error_rates_of_very_different_size_lose_nothing() -> None:
 
 def test_densities_of_an_absent_class_are_nan() -> None:
     np.testing.assert_array_equal(drop_densities([10, 0], [0.5, 0.5], 5), [0.5, np.nan])
+
+
+def test_smoothing_is_the_mean_of_the_beta_posterior() -> None:
+    right, totals = np.array([0, 3, 40, 25]), np.array([10, 4, 40, 50])
+    added = [(c + 2) / (n + 4) for c, n in zip(right, totals, strict=True)]
+    np.testing.assert_allclose(smooth_recalls(right / totals, totals, 2), added, rtol=1e-14)
+    np.testing.assert_allclose(smooth_recalls(right / totals, totals, 0), right / totals)
+    assert drop_quotas([100, 100], smooth_recalls([1.0, 0.5], [23, 10], 1), 54).tolist() == [4, 50]
 
 
 def test_the_registry_says_what_each_rule_needs() -> None:

@@ -378,7 +378,10 @@ def test_damage_that_cannot_be_moved_aside_is_an_error(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "replace", fail)
-    message = r"scores.npy does not match its hash, and it cannot be moved aside \(Read-only file"
+    message = (
+        r"^Expected a sound entry at .*, found that scores.npy does not match its hash, "
+        r"and it cannot be moved aside \(Read-only file"
+    )
     with pytest.raises(StoreError, match=message):
         store.find("scores", CONFIG)
     with pytest.raises(StoreError, match=message):  # and not a sentence within a sentence

@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raydrop.data.batches import PreparedData, make_batches
+from raydrop.data.batches import PreparedData, even_groups, make_batches
 from raydrop.errors import ConfigError, StoreError, TrainingDivergedError
 from raydrop.models import build_model
 from raydrop.study import Training
-from raydrop.training.budget import Length, steps_per_epoch, training_length
+from raydrop.training.budget import Length, training_length
 from raydrop.training.checkpoints import checkpoint_epochs, flat_state, load_state
 from raydrop.training.evaluate import predict
 from raydrop.training.loop import EpochEnd, train
@@ -53,9 +53,12 @@ def test_equal_steps_takes_the_steps_of_all_the_data() -> None:
     assert training_length("equal_steps", training, 66, 330) == Length(26, 77)
 
 
-@pytest.mark.parametrize(("n", "steps"), [(1, 1), (32, 1), (33, 1), (34, 2), (64, 2), (65, 2)])
-def test_a_last_batch_of_one_sample_is_left_out(n: int, steps: int) -> None:
-    assert steps_per_epoch(n, 32) == steps
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(1, [1]), (32, [32]), (33, [17, 16]), (65, [22, 22, 21]), (10, [10])]
+)
+def test_batches_of_an_epoch_are_of_nearly_equal_size(n: int, sizes: list[int]) -> None:
+    assert [len(group) for group in even_groups(torch.arange(n), 32)] == sizes
+    assert training_length("equal_epochs", Training(epochs=2), n, n).steps == 2 * len(sizes)
 
 
 # Schedules.
@@ -200,7 +203,7 @@ def test_loop_equals_plain_steps(digits: PreparedData) -> None:
     from raydrop.study import derive_seed
 
     generator.manual_seed(derive_seed(3, "order/0"))
-    for images, labels in batches(positions[torch.randperm(40, generator=generator)], 20):
+    for images, labels in batches(positions[torch.randperm(40, generator=generator)].split(20)):
         models[1].zero_grad()
         F.cross_entropy(models[1](images), labels).backward()
         with torch.no_grad():
@@ -264,7 +267,7 @@ def test_trace_rows_are_the_observations_of_every_sample(digits: PreparedData) -
     trace = Trace.empty(2, n)
     trace.record(1, model, batches)
     model.eval()
-    (images, labels) = next(iter(batches(torch.arange(n), n)))
+    (images, labels) = next(iter(batches([torch.arange(n)])))
     with torch.no_grad():
         expected = observe(model(images), labels)
     for name, values in expected.items():

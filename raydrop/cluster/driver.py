@@ -279,6 +279,7 @@ def score_dataset(
         seed=seed,
         class_names=list(dataset.class_names),
         validation_recalls=recalls,
+        validation_sizes=dataset.class_sizes("validation").tolist(),
     )
     write_scores(out, dataset.train.ids, dataset.train.labels, entry.array("scores"), facts)
 

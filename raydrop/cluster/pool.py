@@ -33,21 +33,26 @@ class PoolWorker(GradientWorker):
 class RayExecutor:
     """Runs shards on a pool of actors; results come in order of completion."""
 
-    def __init__(self, data: Any, model: str, layout: Layout, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        data: Any,
+        model: str,
+        layout: Layout,
+        worker: type[PoolWorker] = PoolWorker,
+    ) -> None:
         """Start the actors.
 
         Args:
             data: Object reference of the :class:`PreparedData`.
             model: Name of the architecture.
             layout: What each actor gets, and how many there are.
-            workers: Overrides how many there are.
+            worker: Class of the actors.
         """
-        actor = ray.remote(PoolWorker).options(
+        actor = ray.remote(worker).options(
             **layout.ray_options(), max_restarts=RESTARTS, max_task_retries=RESTARTS
         )
         self._actors = [
-            actor.remote(data, model, layout.device, layout.cpus)
-            for _ in range(workers or layout.workers)
+            actor.remote(data, model, layout.device, layout.cpus) for _ in range(layout.workers)
         ]
 
     def close(self) -> None:

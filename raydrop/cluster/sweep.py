@@ -190,6 +190,10 @@ class _Advance(tune.Callback):
     def __init__(self, progress: StageProgress, runs: Mapping[str, TrialRun]) -> None:
         self._progress, self._runs = progress, runs
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the terminal out of the copy of itself that Tuner keeps on disk and never reads."""
+        return {}
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Count a trial that reported."""
         result, config = trial.last_result, self._runs[trial.config["trial_id"]].trial

@@ -9,7 +9,7 @@ of worker processes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -39,16 +39,24 @@ class Batches(Protocol):
     """Gives batches of one split, in any order of its positions."""
 
     def __call__(
-        self, positions: Tensor, batch_size: int, augment_seed: int | None = None
+        self, groups: Sequence[Tensor], augment_seed: int | None = None
     ) -> Iterator[Batch]:
-        """Yield batches.
+        """Yield one batch per group.
 
         Args:
-            positions: Positions in the split, (M,) int64, in the order they are wanted.
-            batch_size: Samples per batch; the last one may be smaller.
+            groups: Positions in the split of each batch, (B,) int64, on the CPU.
             augment_seed: Seed of the augmentation; None gives the deterministic transform.
         """
         ...
+
+
+def even_groups(positions: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """Cut positions (M,) into ceil(M / batch_size) groups whose sizes differ by at most one.
+
+    A small last batch would give BatchNorm statistics of a few samples, which on small data sets
+    costs several points of accuracy.
+    """
+    return positions.tensor_split(-(-len(positions) // batch_size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,14 +122,15 @@ class TensorBatches:
         self._device = device
 
     def __call__(
-        self, positions: Tensor, batch_size: int, augment_seed: int | None = None
+        self, groups: Sequence[Tensor], augment_seed: int | None = None
     ) -> Iterator[Batch]:
         """Yield batches; see :class:`Batches`."""
         generator = None
         if augment_seed is not None:
             generator = torch.Generator(self._device).manual_seed(augment_seed)
         scale, shift = self._scale
-        for chosen in positions.to(self._device).split(batch_size):
+        for group in groups:
+            chosen = group.to(self._device, non_blocking=True)
             pixels = self._pixels[chosen]
             if generator is not None:
                 pixels = augment(pixels, self._padding, self._flip, generator)
@@ -167,15 +176,17 @@ class StreamBatches:
         self._data, self._split, self._device, self._workers = data, split, device, workers
 
     def __call__(
-        self, positions: Tensor, batch_size: int, augment_seed: int | None = None
+        self, groups: Sequence[Tensor], augment_seed: int | None = None
     ) -> Iterator[Batch]:
         """Yield batches; see :class:`Batches`."""
-        files = _FileDataset(self._data, self._split, positions, augment_seed)
+        files = _FileDataset(self._data, self._split, torch.cat(list(groups)), augment_seed)
+        places = torch.arange(len(files)).split([len(group) for group in groups])
         loader: torch.utils.data.DataLoader[tuple[Tensor, int]] = torch.utils.data.DataLoader(
             files,
-            batch_size=batch_size,
+            batch_sampler=[place.tolist() for place in places],
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
+            generator=torch.Generator(),  # or the loader would draw from the global one
         )
         scale, shift = _scale(self._data, self._device)
         for pixels, labels in loader:
@@ -236,7 +247,12 @@ def _channels_last(images: Tensor) -> Tensor:
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """Return a tensor on the array's own memory."""
+    """Return a tensor on the array's own memory, laid out the same way in every process.
+
+    An axis of length one may have any stride, and torch chooses other convolution kernels for some
+    of them; flattening and shaping anew gives the one usual stride.
+    """
+    array = array.reshape(-1).reshape(array.shape)
     with warnings.catch_warnings():
         # Ray gives workers read-only views of shared memory, and nothing here writes to them; a
         # copy would cost every worker the whole data set.

@@ -119,16 +119,15 @@ def list_images(root: Path, split: str, class_names: Sequence[str]) -> list[Imag
 def probe_shape(root: Path, files: Sequence[ImageFile]) -> tuple[int, int, int]:
     """Return channels, height and width that models shall see, from the headers of some files.
 
-    Looked at are the first file of each class in each split and a few others. If all have one
-    size of at most 64 pixels a side, it is that size, in grey if all are grey; if not, 3x224x224.
+    Looked at are the first file of each class and a few others. If all have one size of at most
+    64 pixels a side, it is that size, in grey if all are grey; if not, 3x224x224.
 
     Raises:
         DataError: If a header cannot be read; the message names the file.
     """
-    firsts = {
-        (file.path.partition("/")[0], file.label): at
-        for at, file in reversed(list(enumerate(files)))
-    }
+    firsts = dict[int, int]()
+    for at, file in enumerate(files):
+        firsts.setdefault(file.label, at)
     spread = np.linspace(0, len(files) - 1, _SPREAD_HEADERS).astype(int).tolist()
     headers = {_header(root / files[at].path) for at in sorted({*firsts.values(), *spread})}
     sizes = {size for size, _ in headers}
@@ -209,7 +208,14 @@ def _walk(folder: Path, prefix: str, label: int) -> Iterator[ImageFile]:
         if entry.is_dir():
             yield from _walk(Path(entry.path), path, label)
         elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-            yield ImageFile(path, entry.stat().st_size, label)
+            yield ImageFile(path, _size(entry), label)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError as error:
+        raise unreadable_image(entry.path, error) from error
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

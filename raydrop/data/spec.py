@@ -78,8 +78,8 @@ def _variant(name: str, text: str) -> Variant:
         inspect.signature(variant).bind(*arguments, **named)
     except TypeError as error:
         raise ConfigError(
-            f"Expected {name} with arguments such as +{variant.example}, found {name}({text}): "
-            f"{error}; write it like that."
+            f"Expected {name} with arguments such as +{variant.example}, found {name}({text}) "
+            f"({error}); correct them."
         ) from error
     return variant(*arguments, **named)  # type: ignore[arg-type]
 
@@ -92,5 +92,4 @@ def _parse_number(variant: str, text: str) -> float:
             f"Expected numbers in {variant}(...), found {text.strip()!r}; "
             f"write for example +{VARIANTS[variant].example}."
         ) from error
-    # Whole numbers stay exact however large they are, which seeds need.
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    return int(number) if number.is_integer() else number

@@ -208,7 +208,8 @@ def number_text(value: float) -> str:
 
 
 def _at_most(dataset: ImageDataset, split: str, count: int) -> NDArray[np.int64]:
-    counts = np.full(dataset.num_classes, count)
+    sizes = dataset.class_sizes(split)
+    counts = np.minimum(sizes, min(count, int(sizes.max())))
     return choose_per_class(dataset.splits()[split].labels, counts, CHOICE_SEED, f"subset/{split}")
 
 

@@ -21,7 +21,7 @@ from raydrop.frontier.pareto import pareto_front
 from raydrop.frontier.plots import frontier_figure, to_png, to_svg
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.report import render_report
-from raydrop.frontier.table import front_mark, frontier_csv, frontier_table
+from raydrop.frontier.table import by_merit, front_mark, frontier_csv, frontier_table
 
 __all__ = [
     "SUMMARY_COLUMNS",
@@ -99,8 +99,6 @@ def summary_rows(frontier: Frontier) -> list[tuple[str, ...]]:
     last column has a full dot for a point on the Pareto front, and an empty one for a point on the
     front of its keep fraction alone.
     """
-    order = ["loss", "keep_fraction", "worst_class_accuracy", "method", "quotas"]
-    points = frontier.table.sort_values(order, ascending=[True, False, False, True, True])
     return [
         (
             str(row["method"]),
@@ -111,7 +109,7 @@ def summary_rows(frontier: Frontier) -> list[tuple[str, ...]]:
             f"{row['worst_class_accuracy']:.3f}",
             front_mark(row),
         )
-        for row in points.to_dict("records")
+        for row in by_merit(frontier.table).to_dict("records")
     ]
 
 

@@ -211,10 +211,12 @@ def _split_absent(
 def _nothing_finished(
     folder: Path, asked: int, failures: Sequence[Mapping[str, Any]]
 ) -> IncompleteStudyError:
-    reason = f" ({len(failures)} failed, the first with: {failures[0]['message']})"
+    reason = ""
+    if failures:
+        reason = f" ({len(failures)} failed, the first with: {failures[0]['message']})"
     return IncompleteStudyError(
-        f"Expected at least one finished trial in {folder}, found none of {asked}"
-        f"{reason if failures else ''}; finish the sweep with `raydrop run`."
+        f"Expected at least one finished trial in {folder}, found none of {asked}{reason}; "
+        "finish the sweep with `raydrop run`."
     )
 
 

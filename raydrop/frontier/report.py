@@ -6,6 +6,7 @@ policy forbids the rest. All names and messages are escaped.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,13 +14,12 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from raydrop.frontier.answers import answers, verdict
 from raydrop.frontier.plots import frontier_figure, keep_fraction_figure, to_svg
 from raydrop.frontier.records import Records
-from raydrop.frontier.table import front_mark, mean_recalls
+from raydrop.frontier.table import by_merit, front_mark, mean_recalls
 
 SHOWN_ANSWERS = 6
 SHOWN_CLASSES = 100
@@ -47,6 +47,7 @@ def render_report(records: Records, table: pd.DataFrame, frontier_svg: bytes | N
     if frontier_svg is None:
         frontier_svg = to_svg(frontier_figure(table))
     recalls = mean_recalls(records.trials)
+    ordered = by_merit(table)
     classes = _shown_classes(recalls)
     return _templates.get_template("report.html").render(
         title=f"{records.provenance['name']}: average against worst-class accuracy",
@@ -59,17 +60,17 @@ def render_report(records: Records, table: pd.DataFrame, frontier_svg: bytes | N
             to_svg(keep_fraction_figure(table)), "keep", "Accuracies against the keep fraction"
         ),
         columns=POINT_COLUMNS,
-        points=[_point_cells(row) for row in table.to_dict("records")],
+        points=[_point_cells(row) for row in ordered.to_dict("records")],
         classes=[{"name": records.class_names[k], "size": records.class_sizes[k]} for k in classes],
         hidden_classes=len(records.class_names) - len(classes),
-        by_class=_class_rows(table, recalls, classes),
+        by_class=_class_rows(ordered, recalls[ordered.index], classes),
         n_classes=len(records.class_names),
         test_sizes=_span(records.trials["test_by_class"].iloc[0]),
         provenance=_provenance(records),
     )
 
 
-def inline_svg(svg: bytes, prefix: str, description: str) -> Markup:
+def inline_svg(svg: bytes, prefix: str, description: str) -> str:
     """Return an SVG file as an element for an HTML page that holds several.
 
     Args:
@@ -84,8 +85,7 @@ def inline_svg(svg: bytes, prefix: str, description: str) -> Markup:
     text = re.sub(r"url\(#", f"url(#{prefix}-", text)
     head, rest = text.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    label = Markup.escape(description)
-    return Markup(f'{head} role="img" aria-label="{label}">{rest}')
+    return f'{head} role="img" aria-label="{html.escape(description)}">{rest}'
 
 
 POINT_COLUMNS = (
@@ -167,25 +167,19 @@ def _warnings(records: Records, table: pd.DataFrame) -> list[dict[str, Any]]:
     asked = records.provenance["trials_asked"]
     failed, missing = _trial_lines(records.failures), _trial_lines(records.missing)
     thin = table[table["n_seeds"] < table["n_seeds"].max()].to_dict("records")
-    sentences = (
-        ("failed trials", f"of {asked} trials failed; running the sweep again retries.", failed),
-        ("missing trials", f"of {asked} trials are not finished.", missing),
+    found = (
+        (f"Failed: {{}} of {asked} trials; running the sweep again retries them.", failed),
+        (f"Not finished: {{}} of {asked} trials.", missing),
         (
-            "damaged entries",
-            "damaged entries were set aside; running the sweep again replaces them.",
+            "Damaged entries, set aside: {}; running the sweep again replaces them.",
             _damaged_lines(records),
         ),
         (
-            "points with fewer seeds",
-            "points have fewer seeds than others, so their means are noisier.",
-            [{"trial": f"{_point_name(row)}: {row['n_seeds']}", "message": ""} for row in thin],
+            "Points with fewer seeds than others: {}; their means are noisier.",
+            [{"trial": _point_name(row), "message": f"{row['n_seeds']} seeds"} for row in thin],
         ),
     )
-    return [
-        {"text": f"{len(lines)} {text}", "summary": summary, "lines": lines}
-        for summary, text, lines in sentences
-        if lines
-    ]
+    return [{"text": text.format(len(lines)), "lines": lines} for text, lines in found if lines]
 
 
 def _damaged_lines(records: Records) -> list[dict[str, str]]:

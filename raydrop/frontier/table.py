@@ -88,6 +88,12 @@ def frontier_csv(table: pd.DataFrame) -> str:
     return text
 
 
+def by_merit(table: pd.DataFrame) -> pd.DataFrame:
+    """Order points for reading: by loss, large keep fractions first, best worst class first."""
+    order = ["loss", "keep_fraction", "worst_class_accuracy"]
+    return table.sort_values(order, ascending=[True, False, False], kind="stable")
+
+
 def front_mark(row: Mapping[Any, Any]) -> str:
     """Return ``●`` for a point on the front, ``○`` for one on that of its keep fraction only."""
     if row["on_front"]:

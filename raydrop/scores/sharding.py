@@ -90,7 +90,7 @@ class GradientWorker:
         vector = None if direction is None else _named(direction, parameters)
         positions = torch.arange(shard.start, shard.stop)
         parts: list[Tensor] = []
-        for images, labels in self._batches(positions, SCORING_BATCH):
+        for images, labels in self._batches(positions.split(SCORING_BATCH)):
             if task == "dot":
                 assert vector is not None
                 parts.append(per_sample_dot(self._model, images, labels, vector))

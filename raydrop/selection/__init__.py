@@ -8,6 +8,7 @@ from raydrop.selection.quotas import (
     drop_quotas,
     proportional_quotas,
     quota_rule,
+    smooth_recalls,
 )
 from raydrop.selection.select import budget_for, select
 
@@ -21,4 +22,5 @@ __all__ = [
     "proportional_quotas",
     "quota_rule",
     "select",
+    "smooth_recalls",
 ]

@@ -178,6 +178,30 @@ Allocate = Callable[[ArrayLike, ArrayLike | None, int, int], IntArray | None]
 """(class_sizes, recalls, budget, minimum) -> quotas, or None for one ranking over all classes."""
 
 
+def smooth_recalls(recalls: ArrayLike, totals: ArrayLike, pseudocount: float) -> FloatArray:
+    """Return recalls drawn towards 1/2, as far as so few samples leave them uncertain.
+
+    r_k = (c_k + a) / (n_k + 2 a) with c_k right of n_k samples: the posterior mean under a
+    Beta(a, a) prior; a = 1 is add-one (Laplace) smoothing, a = 0 changes nothing. The paper leaves
+    open what happens at a measured recall of 1, which would leave a class without any sample.
+
+    Args:
+        recalls: Measured recalls c_k / n_k, shape (K,).
+        totals: Validation samples n_k, shape (K,), at least 1 each.
+        pseudocount: a, at least 0.
+
+    Returns:
+        Smoothed recalls, shape (K,).
+
+    Example:
+        >>> smooth_recalls([1.0, 0.5], [23, 10], pseudocount=1).tolist()
+        [0.96, 0.5]
+    """
+    measured, counts = np.asarray(recalls, np.float64), np.asarray(totals, np.float64)
+    smoothed: FloatArray = (measured * counts + pseudocount) / (counts + 2 * pseudocount)
+    return smoothed
+
+
 @dataclass(frozen=True)
 class QuotaRule:
     """A way to share the budget among classes, and the facts that a pipeline asks about it."""
@@ -312,7 +336,7 @@ def _whole(filled: FloatArray, sizes: IntArray, urgency: FloatArray, budget: int
 
     A class at its floor or its cap has no fraction, so it never leaves these bounds.
     """
-    whole = np.floor(filled + ROUNDING)
+    whole = np.floor(filled)
     steps = _levels(filled - whole)
     first = np.lexsort((np.arange(sizes.size), -urgency, -sizes, -steps))
     quotas = whole.astype(np.int64)

@@ -18,16 +18,6 @@ class Length:
     """Optimiser steps in all."""
 
 
-def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Return the batches in one pass over ``n`` samples.
-
-    A last batch of a single sample is left out, because BatchNorm cannot be trained on one value
-    per channel; the order changes in each epoch, so no sample is left out for good.
-    """
-    full, rest = divmod(n, batch_size)
-    return max(1, full + (1 if rest > 1 or (rest == 1 and full == 0) else 0))
-
-
 def training_length(rule: Budget, training: Training, n_kept: int, n_train: int) -> Length:
     """Return how long to train on ``n_kept`` of ``n_train`` samples.
 
@@ -49,9 +39,9 @@ def training_length(rule: Budget, training: Training, n_kept: int, n_train: int)
         ...  for n in (10, 30, 50, 80)]
         [880, 346, 240, 180]
     """
-    per_epoch = steps_per_epoch(n_kept, training.batch_size)
+    per_epoch = math.ceil(n_kept / training.batch_size)
     if rule == "equal_steps":
-        steps = training.epochs * steps_per_epoch(n_train, training.batch_size)
+        steps = training.epochs * math.ceil(n_train / training.batch_size)
         return Length(math.ceil(steps / per_epoch), steps)
     epochs = training.epochs
     if rule == "drop_paper":

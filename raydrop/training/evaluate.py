@@ -24,7 +24,7 @@ def logits_in_order(model: nn.Module, batches: Batches, n: int) -> Iterator[tupl
     was_training = model.training
     model.eval()
     try:
-        for images, labels in batches(torch.arange(n), EVALUATION_BATCH):
+        for images, labels in batches(torch.arange(n).split(EVALUATION_BATCH)):
             yield model(images).float(), labels
     finally:
         model.train(was_training)

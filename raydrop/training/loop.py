@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raydrop.data.batches import Batches
+from raydrop.data.batches import Batches, even_groups
 from raydrop.errors import TrainingDivergedError
 from raydrop.study import Precision, Training, derive_seed
 from raydrop.training.budget import Length
@@ -66,7 +66,7 @@ def train(
     """
     start = time.perf_counter()
     optimizer = make_optimizer(model.parameters(), training)
-    context = precision_context(training.precision, positions_device(model))
+    context = precision_context(training.precision, device_of(model))
     step = 0
     for epoch in range(length.epochs):
         model.train()
@@ -75,11 +75,8 @@ def train(
         augment_seed = derive_seed(seed, f"augment/{epoch}") if augment else None
         total: Tensor | None = None
         first = step
-        for images, labels in batches(
-            _whole_batches(order, training), training.batch_size, augment_seed
-        ):
-            if step == length.steps:
-                break
+        groups = even_groups(order, training.batch_size)[: length.steps - step]
+        for images, labels in batches(groups, augment_seed):
             rate = learning_rate(training, step, length.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -110,16 +107,9 @@ def precision_context(
     return contextlib.nullcontext
 
 
-def positions_device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     """Return the device that a model lies on."""
     return next(model.parameters()).device
-
-
-def _whole_batches(order: Tensor, training: Training) -> Tensor:
-    """Leave out a last batch of one sample; see :func:`raydrop.training.budget.steps_per_epoch`."""
-    if len(order) > training.batch_size and len(order) % training.batch_size == 1:
-        return order[:-1]
-    return order
 
 
 def _check_finite(loss: float, epoch: int, rate: float) -> None:

@@ -1,0 +1,128 @@
+"""Batches from memory and from files: right pixels, right statistics, reproducible augmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from reference import augment_one_by_one
+
+from raydrop.data import load_dataset
+from raydrop.data.batches import (
+    PreparedData,
+    augment,
+    channel_statistics,
+    make_batches,
+    prepare,
+)
+from raydrop.data.dataset import FileImages
+
+CPU = torch.device("cpu")
+
+
+def test_channel_statistics_equal_numpys(rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 256, (50, 3, 5, 4), dtype=np.uint8)
+    pixels[:, 2] = 7
+    mean, std = channel_statistics(pixels)
+    np.testing.assert_allclose(mean, (pixels / 255).mean(axis=(0, 2, 3)))
+    np.testing.assert_allclose(std[:2], (pixels / 255).std(axis=(0, 2, 3))[:2])
+    assert std[2] == 1.0
+
+
+def test_batches_without_augmentation_are_the_normalised_images(digits: PreparedData) -> None:
+    train = digits.dataset.train
+    chosen = torch.tensor([5, 0, 17, 3])
+    (batch,) = make_batches(digits, train, CPU)([chosen])
+    pixels = train.images.pixels[chosen.numpy()] / 255  # type: ignore[union-attr]
+    expected = (pixels - np.array(digits.mean)[:, None, None]) / np.array(digits.std)[:, None, None]
+    np.testing.assert_allclose(batch.images.numpy(), expected, atol=1e-5)
+    assert batch.labels.tolist() == train.labels[chosen.numpy()].tolist()
+
+
+def test_the_training_set_as_a_whole_is_standardised(digits: PreparedData) -> None:
+    n = len(digits.dataset.train)
+    (batch,) = make_batches(digits, digits.dataset.train, CPU)([torch.arange(n)])
+    assert batch.images.mean().item() == pytest.approx(0, abs=1e-5)
+    assert batch.images.std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("padding", "flip"), [(0, False), (0, True), (2, False), (2, True)])
+def test_augmentation_equals_its_twin(padding: int, flip: bool) -> None:
+    pixels = torch.randint(256, (40, 3, 6, 5), dtype=torch.uint8)
+    result = augment(pixels, padding, flip, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    offsets = torch.zeros(2, 40, dtype=torch.long)
+    if padding:
+        offsets = torch.randint(2 * padding + 1, (2, 40), generator=generator)
+    mirrored = torch.zeros(40, dtype=torch.bool)
+    if flip:
+        mirrored = torch.rand(40, generator=generator) < 0.5
+    assert torch.equal(result, augment_one_by_one(pixels, padding, *offsets, mirrored))
+    assert padding or flip or torch.equal(result, pixels)
+
+
+def test_augmentation_reaches_every_shift_equally_often() -> None:
+    pixels = torch.zeros(4500, 1, 5, 5, dtype=torch.uint8)
+    pixels[:, :, 2, 2] = 1
+    shifted = augment(pixels, 1, False, torch.Generator().manual_seed(0))
+    counts = shifted.sum(dim=(0, 1))[1:4, 1:4]
+    assert counts.sum() == 4500
+    assert ((counts - 500).abs() < 5 * 500**0.5).all()
+
+
+def test_a_data_set_that_workers_may_not_write_gives_no_warning(digits: PreparedData) -> None:
+    train = digits.dataset.train
+    train.labels.setflags(write=False)
+    next(iter(make_batches(digits, train, CPU)([torch.arange(3)])))
+
+
+@pytest.fixture
+def large_folder(tmp_path: Path) -> PreparedData:
+    """A folder of images too large to be kept in memory by the usual rule."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / split / label
+            folder.mkdir(parents=True)
+            for i in range(4):
+                pixels = generator.integers(0, 256, (80, 96 + 10 * i, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    data = prepare(load_dataset(f"imagefolder:{tmp_path}"))
+    assert isinstance(data.dataset.train.images, FileImages)
+    return data
+
+
+def test_files_stream_in_the_order_asked_for(large_folder: PreparedData) -> None:
+    train = large_folder.dataset.train
+    batches = make_batches(large_folder, train, CPU)
+    groups = [torch.tensor([7, 0, 3]), torch.tensor([5, 2])]
+    found = list(batches(groups))
+    assert [tuple(b.images.shape) for b in found] == [(3, 3, 224, 224), (2, 3, 224, 224)]
+    assert torch.cat([b.labels for b in found]).tolist() == train.labels[[7, 0, 3, 5, 2]].tolist()
+    (alone,) = batches([torch.tensor([3])])
+    assert torch.equal(alone.images[0], found[0].images[2])
+
+
+def test_streamed_augmentation_depends_on_the_seed_and_not_on_the_workers(
+    large_folder: PreparedData,
+) -> None:
+    train = large_folder.dataset.train
+    groups = list(torch.arange(8).split(3))
+
+    def images(workers: int, seed: int | None) -> torch.Tensor:
+        batches = make_batches(large_folder, train, CPU, loader_workers=workers)
+        return torch.cat([b.images for b in batches(groups, seed)])
+
+    assert torch.equal(images(0, 5), images(2, 5))
+    assert not torch.equal(images(0, 5), images(0, 6))
+    assert not torch.equal(images(0, 5), images(0, None))
+
+
+def test_streaming_leaves_the_global_random_state_alone(large_folder: PreparedData) -> None:
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    list(make_batches(large_folder, large_folder.dataset.train, CPU)([torch.arange(4)], 9))
+    assert torch.equal(before, torch.random.get_rng_state())

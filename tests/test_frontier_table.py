@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from reference import pareto_front_by_pairs
+from test_frontier_records import FakeStudy
+
+from raydrop.frontier import frontier_table, worst_class_interval
+from raydrop.frontier.answers import answers, verdict
+from raydrop.frontier.records import load_records
+from raydrop.frontier.table import COLUMNS, by_merit, frontier_csv, mean_recalls
+
+STUDY = FakeStudy(losses=("cross_entropy", "cdb_w"), seeds=(0, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    return load_records(STUDY.write(tmp_path_factory.mktemp("study"))).trials
+
+
+def hand_made(**by_point: list[list[int]]) -> pd.DataFrame:
+    """Make trials from correct counts, (n_seeds, K) of 10 test samples each, by point.
+
+    A point is called METHOD_QUOTAS_KEEP, the keep fraction in percent.
+    """
+    rows = []
+    for point, seeds in by_point.items():
+        method, quotas, percent = point.split("_")
+        for seed, correct in enumerate(seeds):
+            recalls = np.array(correct) / 10
+            rows.append(
+                {
+                    "dataset": "digits",
+                    "model": "small_cnn",
+                    "method": method,
+                    "quotas": quotas,
+                    "loss": "cross_entropy",
+                    "network_method": "none",
+                    "network_sparsity": 0.0,
+                    "budget": "equal_epochs",
+                    "keep_fraction": int(percent) / 100,
+                    "seed": seed,
+                    "n_kept": int(percent),
+                    "average_accuracy": recalls.mean(),
+                    "worst_class_accuracy": recalls.min(),
+                    "worst_class": int(recalls.argmin()),
+                    "accuracy_gap": np.ptp(recalls),
+                    "accuracy_std": recalls.std(),
+                    "correct_by_class": correct,
+                    "test_by_class": [10] * len(correct),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def test_minimum_of_the_mean_is_not_the_mean_of_the_minima() -> None:
+    point = frontier_table(hand_made(random_none_20=[[4, 8, 9], [8, 6, 9]])).iloc[0]
+    assert point["worst_class_accuracy"] == pytest.approx(0.5)
+    assert (point["worst_class_accuracy_min"], point["worst_class_accuracy_max"]) == (0.4, 0.6)
+    assert point["worst_class_accuracy_of_mean"] == pytest.approx(0.6)
+    assert point["worst_class"] == 0
+    assert point["average_accuracy"] == pytest.approx((21 + 23) / 60)
+    assert point["accuracy_gap"] == pytest.approx((0.5 + 0.3) / 2)
+    assert point["n_seeds"] == 2
+    low, high = worst_class_interval([[4, 8, 9], [8, 6, 9]], [10, 10, 10])
+    assert (point["worst_class_low"], point["worst_class_high"]) == (low, high)
+
+
+def test_columns_and_rows_are_in_a_fixed_order(trials: pd.DataFrame) -> None:
+    table = frontier_table(trials, STUDY.class_names)
+    assert tuple(table.columns) == COLUMNS
+    key = ["method", "quotas", "loss", "keep_fraction"]
+    rows = [tuple(row) for row in table[key].to_numpy()]
+    assert rows == sorted({(t.method, t.quotas, t.loss, t.keep_fraction) for t in STUDY.trials()})
+    assert set(table["worst_class"]) <= set(STUDY.class_names)
+    assert (table["n_seeds"] == 3).all()
+
+
+def test_fronts_are_those_of_all_pairs(trials: pd.DataFrame) -> None:
+    table = frontier_table(trials)
+    objectives = ["average_accuracy", "worst_class_accuracy"]
+    assert table["on_front"].tolist() == pareto_front_by_pairs(table[objectives].to_numpy())
+    for _, rows in table.groupby("keep_fraction"):
+        expected = pareto_front_by_pairs(rows[objectives].to_numpy())
+        assert rows["on_front_at_keep_fraction"].tolist() == expected
+    # The two fronts differ, or the second one would not be needed.
+    assert table["on_front_at_keep_fraction"].sum() > table["on_front"].sum()
+
+
+def test_csv_does_not_depend_on_row_order_or_timings(trials: pd.DataFrame) -> None:
+    shuffled = trials.sample(frac=1, random_state=3)
+    shuffled = shuffled.assign(train_seconds=9.0, seconds=9.0, device="cuda")
+    text = frontier_csv(frontier_table(trials, STUDY.class_names))
+    assert frontier_csv(frontier_table(shuffled, STUDY.class_names)) == text
+    assert "\r" not in text
+    assert text.startswith(",".join(COLUMNS) + "\ndigits,small_cnn,el2n,drop,cdb_w,none,0.000000,")
+    changed = trials.assign(average_accuracy=trials["average_accuracy"] + 1e-3)
+    assert frontier_csv(frontier_table(changed, STUDY.class_names)) != text
+
+
+def test_mean_recalls_share_the_rows_of_the_table(trials: pd.DataFrame) -> None:
+    table = frontier_table(trials)
+    recalls = mean_recalls(trials.sample(frac=1, random_state=5))
+    np.testing.assert_allclose(recalls.min(axis=1), table["worst_class_accuracy_of_mean"])
+    np.testing.assert_array_equal(recalls.argmin(axis=1), table["worst_class"])
+
+
+def test_an_absent_class_leaves_every_number_finite(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class WithoutOwls(FakeStudy):
+        def labels(self) -> np.ndarray:
+            return np.repeat([0, 1, 3], self.test_per_class)
+
+    records = load_records(WithoutOwls().write(tmp_path))
+    table = frontier_table(records.trials, records.class_names)
+    assert np.isfinite(table.select_dtypes("number")).all(axis=None)
+    assert "owl" not in set(table["worst_class"])
+    assert np.isnan(mean_recalls(records.trials)[:, 2]).all()
+
+
+def test_by_merit_puts_the_best_worst_class_of_a_keep_fraction_first(trials: pd.DataFrame) -> None:
+    table = by_merit(frontier_table(trials))
+    for _, rows in table.groupby(["loss", "keep_fraction"]):
+        assert rows["worst_class_accuracy"].is_monotonic_decreasing
+    assert table["keep_fraction"].iloc[0] == 1.0
+
+
+def test_an_answer_names_the_best_then_random_then_all_the_data() -> None:
+    trials = hand_made(
+        none_none_100=[[8, 9], [7, 9]],
+        random_none_20=[[3, 9], [3, 9]],
+        el2n_none_20=[[5, 8], [5, 8]],
+        random_drop_20=[[7, 8], [6, 8]],
+    )
+    assert answers(frontier_table(trials)) == [
+        "At keep fraction 0.2 with cross_entropy, random + drop keeps the worst class at 0.65 "
+        "(seed range 0.60\N{EN DASH}0.70), random + none at 0.30; all the data give 0.75."
+    ]
+
+
+def test_an_answer_without_random_pruning_compares_with_the_best_without_quotas() -> None:
+    trials = hand_made(el2n_none_20=[[5, 8]], grand_none_20=[[4, 8]], el2n_drop_20=[[6, 8]])
+    assert answers(frontier_table(trials)) == [
+        "At keep fraction 0.2 with cross_entropy, el2n + drop keeps the worst class at 0.60 "
+        "(one seed), el2n + none at 0.50."
+    ]
+
+
+def test_the_verdict_names_the_smallest_keep_fraction_at_which_the_worst_class_held() -> None:
+    trials = hand_made(
+        none_none_100=[[7, 9]],
+        random_drop_50=[[9, 9]],
+        random_drop_30=[[8, 8]],
+        el2n_drop_30=[[7, 8]],
+        random_drop_20=[[6, 8]],
+    )
+    assert verdict(frontier_table(trials)) == (
+        "The smallest keep fraction at which the worst class held is 0.3: random + drop with "
+        "cross_entropy at keep fraction 0.3 has it at 0.80 (one seed), all the data at 0.70 "
+        "(one seed), while average accuracy goes from 0.80 to 0.80."
+    )
+
+
+def test_the_verdict_says_that_it_did_not_hold_and_that_it_may_be_chance() -> None:
+    trials = hand_made(none_none_100=[[8, 9], [6, 9]], random_drop_50=[[7, 9], [6, 9]])
+    text = verdict(frontier_table(trials))
+    assert text.startswith("At no keep fraction did the worst class hold; the nearest: random + ")
+    assert text.endswith("The seed ranges overlap, so this difference may be chance.")
+    apart = hand_made(none_none_100=[[8, 9], [8, 9]], random_drop_50=[[7, 9], [6, 9]])
+    assert "overlap" not in verdict(frontier_table(apart))
+
+
+def test_the_verdict_without_a_reference_or_without_pruning() -> None:
+    alone = verdict(frontier_table(hand_made(random_drop_50=[[7, 9]])))
+    assert alone.startswith("No finished trial keeps all the data with the same loss")
+    whole = verdict(frontier_table(hand_made(none_none_100=[[7, 9]])))
+    assert whole == (
+        "Every finished trial keeps all the data: the worst class is at 0.70 (one seed) with "
+        "cross_entropy."
+    )

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_frontier_records import FakeStudy
+
+import raydrop.frontier
+from raydrop.errors import StoreError
+from raydrop.frontier import SUMMARY_COLUMNS, Frontier, summary_rows, write_frontier
+from raydrop.frontier.report import SHOWN_CLASSES, inline_svg
+
+FILES = {"trials.parquet", "frontier.csv", "frontier.png", "frontier.svg", "report.html"}
+STUDY = FakeStudy(losses=("cross_entropy", "cdb_w"))
+SMALL = FakeStudy(methods=("random",), keeps=(0.2,))
+
+
+class Page(HTMLParser):
+    """Collects what a browser would: tags, their attributes, and the visible text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Frontier:
+    """A finished study's frontier; tests read it only."""
+    return write_frontier(STUDY.write(tmp_path_factory.mktemp("study")))
+
+
+@pytest.fixture(scope="module")
+def html(written: Frontier) -> str:
+    return written.report.read_text(encoding="utf-8")
+
+
+def report_of(folder: Path) -> str:
+    return write_frontier(folder).report.read_text(encoding="utf-8")
+
+
+def test_importing_the_frontier_imports_neither_ray_nor_torch() -> None:
+    heavy = {"ray", "torch", "matplotlib.pyplot"}
+    check = f"import raydrop.frontier, sys; assert not {heavy} & set(sys.modules)"
+    folder = Path(raydrop.frontier.__file__).parents[2]
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=folder)
+
+
+def test_every_file_is_written_and_nothing_else(written: Frontier) -> None:
+    folder = written.records.directory
+    assert set(written.paths) == FILES
+    assert {path.name for path in folder.iterdir()} == FILES | {"store", "study.json"}
+    assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    points = pd.read_csv(folder / "frontier.csv", keep_default_na=False)
+    assert len(points) == len(written.table) == 18
+
+
+def test_parquet_gives_the_trials_back(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class WithoutOwls(FakeStudy):
+        def labels(self) -> np.ndarray:
+            return np.repeat([0, 1, 3], self.test_per_class)
+
+    frontier = write_frontier(WithoutOwls().write(tmp_path))
+    stored = pd.read_parquet(tmp_path / "trials.parquet")
+    assert list(stored.columns) == list(frontier.records.trials.columns)
+    assert stored["method"].tolist() == frontier.records.trials["method"].tolist()
+    for ours, read in zip(frontier.records.trials["by_class"], stored["by_class"], strict=True):
+        np.testing.assert_array_equal(np.array(read, dtype=float), ours)
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    one, two = (write_frontier(SMALL.write(tmp_path / name)).paths for name in "ab")
+    for name in FILES:
+        assert one[name].read_bytes() == two[name].read_bytes(), name
+
+
+def test_a_failing_drawing_leaves_the_old_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SMALL.write(tmp_path)
+    write_frontier(tmp_path)
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in FILES}
+
+    def fail(*_: object) -> str:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(raydrop.frontier, "render_report", fail)
+    with pytest.raises(RuntimeError, match="no ink"):
+        write_frontier(tmp_path)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in FILES} == before
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    SMALL.write(tmp_path)
+    (tmp_path / "frontier.csv" / "in the way").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"Expected to write .*frontier\.csv, found: .*; free"):
+        write_frontier(tmp_path)
+    assert not list(tmp_path.glob(".frontier*"))
+
+
+def test_summary_rows_have_a_text_per_column_and_the_best_first(written: Frontier) -> None:
+    rows = summary_rows(written)
+    assert all(len(row) == len(SUMMARY_COLUMNS) for row in rows)
+    assert all(isinstance(value, str) for row in rows for value in row)
+    assert rows[0][:4] == ("none", "none", "cdb_w", "1")
+    pruned = [float(row[5]) for row in rows if row[2:4] == ("cdb_w", "0.2")]
+    assert pruned == sorted(pruned, reverse=True)
+    assert sum(row[6] == "●" for row in rows) == written.table["on_front"].sum()
+
+
+def test_the_report_loads_nothing(html: str) -> None:
+    page = Page(html)
+    assert page.open == []
+    assert "default-src 'none'" in html
+    assert not {"link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "action"):
+            assert str(attributes.get(name, "#")).startswith("#")
+    assert not re.findall(r"url\((?!#)", html)
+    assert "@import" not in html
+
+
+def test_ids_in_the_report_are_unique_and_all_references_found(html: str) -> None:
+    ids = [attributes["id"] for _, attributes in Page(html).tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    references = set(re.findall(r'(?:href="#|url\(#)([^")]+)', html))
+    assert references
+    assert references <= set(ids)
+
+
+def test_the_report_says_what_is_there(written: Frontier, html: str) -> None:
+    page = Page(html)
+    assert "At keep fraction 0.2 with cross_entropy, random + drop" in page.text
+    for row in written.table.to_dict("records"):
+        assert f"{row['worst_class_accuracy']:.3f}" in page.text
+        assert f"{row['worst_class_low']:.3f} to {row['worst_class_high']:.3f}" in page.text
+    for fact in ("numpy 2.4.6", "5a" * 32, "51d" + "0" * 29, "2 in 2.0 minutes", "200 train"):
+        assert fact in page.text
+    assert "Not everything is here" not in page.text
+
+
+def test_the_report_can_be_used_with_the_keyboard(html: str) -> None:
+    page = Page(html)
+    boxes = [attributes for _, attributes in page.tags if attributes.get("role") == "region"]
+    assert len(boxes) == 4
+    assert all(box["tabindex"] == "0" and box["aria-label"] for box in boxes)
+    figures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert all(figure["role"] == "img" and figure["aria-label"] for figure in figures)
+    assert [tag for tag, _ in page.tags].count("button") == 13
+
+
+def test_the_report_shows_what_is_missing_failed_and_damaged(tmp_path: Path) -> None:
+    missing, failed, damaged, *_ = STUDY.trials()
+    STUDY.write(tmp_path, skip=[missing, failed])
+    STUDY.write_failure(tmp_path, failed, "loss became <NaN> & stayed; lower learning_rate")
+    file = tmp_path / "store" / "trial" / STUDY.trial_id(damaged) / "predictions.npy"
+    file.write_bytes(b"")
+    page = Page(report_of(tmp_path))
+    assert "Failed: 1 of 36 trials" in page.text
+    assert (
+        "random + none, cross_entropy, keep 0.2, seed 1: loss became <NaN> & stayed;" in page.text
+    )
+    assert "Not finished: 2 of 36 trials" in page.text
+    assert "random + none, cross_entropy, keep 0.2, seed 0" in page.text
+    assert "Damaged entries, set aside: 1;" in page.text
+    assert f"trial/{STUDY.trial_id(damaged)}: random + none, cdb_w, keep 0.2, seed 0" in page.text
+    assert "Points with fewer seeds than others: 1;" in page.text
+
+
+def test_names_and_messages_are_escaped(tmp_path: Path) -> None:
+    evil = '<script>alert("1")</script>'
+    study = FakeStudy(class_names=(evil, "b'\"><img src=x>"))
+    study.write(tmp_path, skip=study.trials()[:1])
+    study.write_failure(tmp_path, study.trials()[0], evil)
+    html = report_of(tmp_path)
+    page = Page(html)
+    assert evil not in html
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert page.text.count(evil) >= 2
+
+
+def test_very_many_classes_show_the_lowest(tmp_path: Path) -> None:
+    names = tuple(f"class-{k:03d}" for k in range(SHOWN_CLASSES + 20))
+    study = FakeStudy(class_names=names, test_per_class=20, seeds=(0,), keeps=(0.5,))
+    text = Page(report_of(study.write(tmp_path))).text
+    assert f"the {SHOWN_CLASSES} classes that fall lowest" in text
+    assert "the other 20 are in trials.parquet" in text
+    # Higher indices are harder in the fake study.
+    assert "class-119" in text
+    assert "class-000" not in text
+
+
+def test_inlined_figures_keep_their_references() -> None:
+    svg = (
+        b'<?xml?><svg width="9pt" height="9pt" viewBox="0 0 9 9"><g id="a"/><use href="#a"/></svg>'
+    )
+    assert inline_svg(svg, "left", 'x"y') == (
+        '<svg viewBox="0 0 9 9" role="img" aria-label="x&quot;y"><g id="left-a"/>'
+        '<use href="#left-a"/></svg>'
+    )

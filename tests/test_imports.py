@@ -1,0 +1,66 @@
+"""Imports follow one direction, and reading results needs neither Ray nor torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import raydrop
+
+ROOT = Path(raydrop.__file__).parent
+
+# What each room may import of the package; anything not listed may import all of it.
+ALLOWED = {
+    "errors": set(),
+    "study": {"errors"},
+    "metrics": {"errors"},
+    "store": {"errors", "study"},
+    "selection": {"errors"},
+    "models": {"errors", "data"},
+    "data": {"errors", "study"},
+    "frontier": {"errors", "study", "store", "metrics"},
+    "training": {"errors", "study", "data", "metrics", "models"},
+    "scores": {"errors", "study", "data", "models", "training"},
+}
+
+
+def _imports(path: Path) -> set[str]:
+    """Names of modules that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+    return found
+
+
+def _files(room: str) -> list[Path]:
+    single = ROOT / f"{room}.py"
+    return [single] if single.exists() else sorted((ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_rooms_import_in_one_direction(room: str) -> None:
+    for path in _files(room):
+        rooms = {m.split(".")[1] for m in _imports(path) if m.startswith("raydrop.")}
+        assert rooms <= ALLOWED[room] | {room}, path
+
+
+def test_only_the_cluster_room_touches_ray() -> None:
+    for path in ROOT.rglob("*.py"):
+        if "cluster" not in path.relative_to(ROOT).parts:
+            assert not {m for m in _imports(path) if m.split(".")[0] == "ray"}, path
+
+
+@pytest.mark.parametrize("module", ["raydrop", "raydrop.frontier", "raydrop.selection"])
+def test_import_needs_neither_ray_nor_torch(module: str) -> None:
+    code = (
+        f"import sys, {module}; print(sorted({{'ray', 'torch', 'torchvision'}} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # noqa: S603
+    assert result.stdout.strip() == "[]", result.stderr
