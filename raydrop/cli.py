@@ -204,7 +204,7 @@ def methods() -> None:
 
     for title, entries in (("scores", METHODS), ("quotas", QUOTAS), ("losses", LOSSES)):
         table = Table("name", "what it does", "source", title=title, title_justify="left")
-        for name, entry in entries.items():  # type: ignore[attr-defined]
+        for name, entry in entries.items():
             table.add_row(name, entry.summary, entry.citation)
         console.print(table)
     for title, described in (("data sets", DATASETS), ("models", MODELS)):

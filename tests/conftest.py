@@ -8,7 +8,6 @@ import torch
 
 from raydrop.data import load_dataset
 from raydrop.data.batches import PreparedData, prepare
-from raydrop.study import Study, Training
 
 
 @pytest.fixture(autouse=True)
@@ -21,24 +20,6 @@ def one_thread() -> None:
 def digits() -> PreparedData:
     """All digits that the package ships."""
     return prepare(load_dataset("digits"))
-
-
-@pytest.fixture
-def tiny_study() -> Study:
-    """A study that takes a few seconds: two epochs, a handful of trials."""
-    return Study(
-        name="tiny",
-        dataset="digits+subset(12, test=6)+long_tail(3)",
-        model="small_cnn",
-        param_space={
-            "method": {"grid_search": ["random", "moso"]},
-            "quotas": {"grid_search": ["none", "drop"]},
-            "keep_fraction": 0.5,
-        },
-        seeds=(0, 1),
-        training=Training(epochs=2, batch_size=16),
-        checkpoints=2,
-    )
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from reference import members_by_scan, permutation_by_sorting
 
 from raydrop.data.sampling import (
     choose_per_class,
@@ -14,7 +15,6 @@ from raydrop.data.sampling import (
     shuffled_members,
 )
 from raydrop.errors import DataError
-from tests.reference import members_by_scan, permutation_by_sorting
 
 
 def test_draws_never_change() -> None:

@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from reference import falsified_one_by_one, long_tail_sizes_in_decimals
 
 from raydrop.data import ImageDataset, Split, load_dataset
 from raydrop.data.sampling import raw_draws, shuffled
 from raydrop.data.variants import LabelNoise, LongTail, Subset, falsify, long_tail_sizes
 from raydrop.errors import ConfigError, DataError
-from tests.reference import falsified_one_by_one, long_tail_sizes_in_decimals
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,26 @@ def test_every_point_is_drawn_where_the_table_says(table: pd.DataFrame) -> None:
     assert ax.get_ylabel() == "worst-class accuracy"
 
 
+def test_the_line_of_equality_does_not_stretch_the_axes(table: pd.DataFrame) -> None:
+    ax = Figure().subplots()
+    plot_frontier(table.assign(average_accuracy=0.9, worst_class_accuracy=0.1), ax)
+    assert ax.get_xlim()[0] > 0.8
+    assert ax.get_ylim()[1] < 0.2
+
+
+def test_markers_stand_on_the_points_and_grow_with_the_keep_fraction(table: pd.DataFrame) -> None:
+    points = table[(table["method"] == "el2n") & (table["loss"] == "cdb_w")]
+    ax = Figure().subplots()
+    plot_frontier(points, ax, SeriesStyle.of(table))
+    markers = [line for line in ax.lines if line.get_marker() == "s"]
+    assert len(markers) == len(points) == 4
+    for marker in markers:
+        (x,), (y,) = marker.get_data()
+        row = points[(points["average_accuracy"] == x) & (points["worst_class_accuracy"] == y)]
+        small = row["keep_fraction"].iloc[0] == 0.2
+        assert marker.get_markersize() == pytest.approx(3.5 + 7 * (0.2 if small else 0.5) ** 0.5)
+
+
 def test_rings_mark_the_points_that_the_table_marks(table: pd.DataFrame) -> None:
     marked = table.assign(on_front=False, on_front_at_keep_fraction=False)
     marked.loc[3, "on_front"] = True
@@ -91,7 +111,7 @@ def test_looks_differ_in_grey_and_do_not_depend_on_the_panel() -> None:
 
 def test_same_table_same_bytes_and_another_table_others(table: pd.DataFrame) -> None:
     svg, png = to_svg(frontier_figure(table)), to_png(frontier_figure(table))
-    with mpl.rc_context({"font.size": 30, "svg.hashsalt": None, "axes.grid": False}):
+    with mpl.rc_context({"axes.labelsize": 30, "svg.hashsalt": None, "axes.grid": False}):
         assert to_svg(frontier_figure(table)) == svg
         assert to_png(frontier_figure(table)) == png
     assert b"<dc:date>" not in svg
@@ -118,7 +138,7 @@ def test_many_series_make_the_figure_as_high_as_its_legend(table: pd.DataFrame) 
 
 
 def test_names_are_not_read_as_formulas(table: pd.DataFrame) -> None:
-    figure = frontier_figure(table.assign(method="$x_{", loss="cross_entropy"))
+    figure = frontier_figure(table.assign(method="$x_{$", loss="$y_{$"))
     assert to_svg(figure).startswith(b"<?xml")
 
 

@@ -94,6 +94,8 @@ def test_fronts_are_those_of_all_pairs(trials: pd.DataFrame) -> None:
 def test_csv_does_not_depend_on_row_order_or_timings(trials: pd.DataFrame) -> None:
     shuffled = trials.sample(frac=1, random_state=3)
     shuffled = shuffled.assign(train_seconds=9.0, seconds=9.0, device="cuda")
+    exact = {"check_exact": True}
+    pd.testing.assert_frame_equal(frontier_table(shuffled), frontier_table(trials), **exact)
     text = frontier_csv(frontier_table(trials, STUDY.class_names))
     assert frontier_csv(frontier_table(shuffled, STUDY.class_names)) == text
     assert "\r" not in text
@@ -133,7 +135,7 @@ def test_an_answer_names_the_best_then_random_then_all_the_data() -> None:
     trials = hand_made(
         none_none_100=[[8, 9], [7, 9]],
         random_none_20=[[3, 9], [3, 9]],
-        el2n_none_20=[[5, 8], [5, 8]],
+        el2n_none_20=[[5, 10], [5, 10]],
         random_drop_20=[[7, 8], [6, 8]],
     )
     assert answers(frontier_table(trials)) == [
@@ -181,4 +183,12 @@ def test_the_verdict_without_a_reference_or_without_pruning() -> None:
     assert whole == (
         "Every finished trial keeps all the data: the worst class is at 0.70 (one seed) with "
         "cross_entropy."
+    )
+
+
+def test_a_worst_class_at_zero_cannot_be_held() -> None:
+    trials = hand_made(none_none_100=[[0, 9]], random_none_50=[[0, 8]], random_drop_50=[[1, 8]])
+    assert verdict(frontier_table(trials)) == (
+        "All the data leave the worst class at 0.00, so there is nothing to sacrifice; the best "
+        "worst class is random + drop with cross_entropy at keep fraction 0.5, at 0.10 (one seed)."
     )

@@ -191,6 +191,7 @@ def test_the_report_shows_what_is_missing_failed_and_damaged(tmp_path: Path) -> 
     assert "Damaged entries, set aside: 1;" in page.text
     assert f"trial/{STUDY.trial_id(damaged)}: random + none, cdb_w, keep 0.2, seed 0" in page.text
     assert "Points with fewer seeds than others: 1;" in page.text
+    assert "random + none, cdb_w, keep 0.2: 1 of 2 seeds" in page.text
 
 
 def test_names_and_messages_are_escaped(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_shards_cover_every_sample_once(n: int) -> None:
     edges = [(s.start, s.stop) for s in shards]
     assert edges[0][0] == 0
     assert edges[-1][1] == n
-    assert all(a[1] == b[0] for a, b in zip(edges, edges[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(edges))
     assert max(stop - start for start, stop in edges) <= 8192
 
 

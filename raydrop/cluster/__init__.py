@@ -15,5 +15,6 @@ if os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0" and "ray" in sys.modules:
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths keep their meaning in trials
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep GPUs visible as they were
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banners appear even at verbose=0
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the store is the record
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C reaches the driver at once

@@ -15,9 +15,10 @@ import ray
 from rich.console import Console
 
 from raydrop.cluster.resources import make_layout
+from raydrop.cluster.scoring import Context, run_queries, run_scores
 from raydrop.cluster.session import ray_session
 from raydrop.cluster.space import expand
-from raydrop.cluster.sweep import Context, run_missing
+from raydrop.cluster.sweep import run_trials
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset
@@ -292,7 +293,12 @@ def _run(
     options: Options,
     console: Console,
 ) -> dict[str, str]:
-    """Start Ray, put the images where all workers see them, and run what is missing."""
+    """Start Ray, put the images where all workers see them, and run what is missing.
+
+    Returns:
+        A sentence for each query run and score that failed, by its key; a trial that failed has a
+        record of kind ``failure`` in the store.
+    """
     with ray_session(options.address, options.num_cpus):
         data = prepare(dataset)
         layout = make_layout(
@@ -301,4 +307,8 @@ def _run(
             gpus_per_worker=options.gpus_per_worker,
         )
         context = Context(study, store, ray.put(data), len(dataset.train), layout, console)
-        return run_missing(context, missing, options.out / "tune")
+        lost = run_queries(context, missing.queries)
+        lost |= run_scores(context, missing.scores, lost)
+        if missing.trials:
+            run_trials(context, missing.trials, lost, options.out / "tune")
+        return lost

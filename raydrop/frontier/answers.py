@@ -21,7 +21,8 @@ def verdict(table: pd.DataFrame) -> str:
 
     The worst class *held* at a point if its mean worst-class accuracy is at least that of training
     on all the data with the same loss. The answer names the smallest keep fraction with such a
-    point, and there the one with the best worst class; or, if there is none, the nearest miss.
+    point, and there the one with the best worst class; or, if there is none, the nearest miss. A
+    worst class that all the data leave at zero cannot be held.
 
     Args:
         table: As from :func:`~raydrop.frontier.table.frontier_table`.
@@ -31,22 +32,28 @@ def verdict(table: pd.DataFrame) -> str:
     if not pruned:
         return f"Every finished trial keeps all the data: {_each(list(full.values()))}."
     compared = [(row, full[row["loss"]]) for row in pruned if row["loss"] in full]
-    if not compared:
-        best = max(pruned, key=_by_worst)
-        return (
-            "No finished trial keeps all the data with the same loss, so there is nothing to "
-            f"compare with; the best worst class is {_point(best)}, at {_value(best)}."
-        )
-    held = [pair for pair in compared if pair[0][WORST] >= pair[1][WORST]]
+    alive = [pair for pair in compared if pair[1][WORST] > 0]
+    if alive:
+        return _held_or_nearest(alive)
+    why = (
+        "All the data leave the worst class at 0.00, so there is nothing to sacrifice"
+        if compared
+        else "No finished trial keeps all the data with the same loss, so nothing can be compared"
+    )
+    best = max(pruned, key=_by_worst)
+    return f"{why}; the best worst class is {_point(best)}, at {_value(best)}."
+
+
+def _held_or_nearest(pairs: list[tuple[Row, Row]]) -> str:
+    """Compare pruned points with their unpruned ones, given as pairs."""
+    held = [pair for pair in pairs if pair[0][WORST] >= pair[1][WORST]]
     if held:
         smallest = min(row["keep_fraction"] for row, _ in held)
-        row, reference = max(
-            (pair for pair in held if pair[0]["keep_fraction"] == smallest),
-            key=lambda pair: _by_worst(pair[0]),
-        )
+        there = [pair for pair in held if pair[0]["keep_fraction"] == smallest]
+        row, reference = max(there, key=lambda pair: _by_worst(pair[0]))
         opening = f"The smallest keep fraction at which the worst class held is {smallest:g}"
     else:
-        row, reference = max(compared, key=lambda pair: pair[0][WORST] - pair[1][WORST])
+        row, reference = max(pairs, key=lambda pair: pair[0][WORST] - pair[1][WORST])
         opening = "At no keep fraction did the worst class hold; the nearest"
     return f"{opening}: {_comparison(row, reference)}"
 

@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.lines import AxLine, Line2D
 
 Look = dict[str, Any]
 """Keyword arguments of a line."""
@@ -100,7 +100,8 @@ def plot_frontier(points: pd.DataFrame, ax: Axes, style: SeriesStyle | None = No
         ``ax``.
     """
     style = style or SeriesStyle.of(points)
-    ax.axline((0.5, 0.5), slope=1, color="#999999", linewidth=0.8, linestyle=(0, (1, 3)))
+    # As a bare artist: axline() would stretch the limits to a point of the line.
+    ax.add_artist(AxLine((0, 0), None, 1, **_equality()))
     for (method, quotas), series in _series(points):
         ax.plot(series[AVERAGE], series[WORST], **_line_look(style, method, quotas))
         for row in series.to_dict("records"):
@@ -161,7 +162,9 @@ def frontier_figure(points: pd.DataFrame) -> Figure:
         figure = _figure(4.6 * columns + 2.2, 4.4 * rows, handles)
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for loss, ax in zip(losses, panels, strict=False):
-            plot_frontier(points[points["loss"] == loss], ax, style).set_title(f"loss: {loss}")
+            plot_frontier(points[points["loss"] == loss], ax, style).set_title(
+                f"loss: {loss}", parse_math=False
+            )
             ax.label_outer()
         for ax in panels[len(losses) :]:
             ax.remove()
@@ -179,7 +182,7 @@ def keep_fraction_figure(points: pd.DataFrame) -> Figure:
         panels = figure.subplots(len(losses), 2, sharex=True, sharey="col", squeeze=False)
         for loss, pair in zip(losses, panels, strict=True):
             for ax in plot_by_keep_fraction(points[points["loss"] == loss], pair, style):
-                ax.set_title(f"loss: {loss}")
+                ax.set_title(f"loss: {loss}", parse_math=False)
                 ax.set_xlabel("keep fraction" if loss == losses[-1] else "")
         _draw_legend(figure, handles)
     return figure
@@ -254,6 +257,10 @@ def _star() -> Look:
     }
 
 
+def _equality() -> Look:
+    return {"color": "#999999", "linewidth": 0.8, "linestyle": (0, (1, 3))}
+
+
 def _ring(width: float) -> Look:
     return {
         "color": FRONT_COLOUR,
@@ -304,7 +311,7 @@ def _reference_entries(points: pd.DataFrame, *, sizes: bool) -> list[Line2D]:
         wide, narrow = _ring(FRONTS["on_front"]), _ring(FRONTS["on_front_at_keep_fraction"])
         handles.append(_entry("Pareto front", wide | {"markersize": 11}))
         handles.append(_entry("… at its keep fraction", narrow | {"markersize": 11}))
-        handles.append(_entry("worst = average", {"color": "#999999", "linestyle": (0, (1, 3))}))
+        handles.append(_entry("worst = average", _equality()))
     else:
         band = {"color": "#555555", "alpha": 0.25, "linewidth": 8, "solid_capstyle": "butt"}
         handles.append(_entry("lowest to highest seed", band))

@@ -101,7 +101,7 @@ POINT_COLUMNS = (
     {"name": "worst is", "text": True},
     {"name": "average", "text": False},
     {"name": "gap", "text": False},
-    {"name": "std over classes", "text": False},
+    {"name": "std", "text": False},
 )
 
 
@@ -166,7 +166,8 @@ def _warnings(records: Records, table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return what is not there: a sentence each, and the lines behind it."""
     asked = records.provenance["trials_asked"]
     failed, missing = _trial_lines(records.failures), _trial_lines(records.missing)
-    thin = table[table["n_seeds"] < table["n_seeds"].max()].to_dict("records")
+    most = table["n_seeds"].max()
+    thin = table[table["n_seeds"] < most].to_dict("records")
     found = (
         (f"Failed: {{}} of {asked} trials; running the sweep again retries them.", failed),
         (f"Not finished: {{}} of {asked} trials.", missing),
@@ -176,7 +177,10 @@ def _warnings(records: Records, table: pd.DataFrame) -> list[dict[str, Any]]:
         ),
         (
             "Points with fewer seeds than others: {}; their means are noisier.",
-            [{"trial": _point_name(row), "message": f"{row['n_seeds']} seeds"} for row in thin],
+            [
+                {"trial": _point_name(row), "message": f"{row['n_seeds']} of {most} seeds"}
+                for row in thin
+            ],
         ),
     )
     return [{"text": text.format(len(lines)), "lines": lines} for text, lines in found if lines]
