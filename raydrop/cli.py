@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
@@ -125,7 +126,7 @@ def score(
     )
     options = Options(out=cache, address=address, data_root=data_root, num_cpus=num_cpus)
     score_dataset(study, method, seed, options, out, console)
-    console.print(f"Scores: {out}", highlight=False)
+    console.print(f"Scores: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command(
@@ -142,7 +143,9 @@ def select(
     recall_smoothing: Annotated[
         float, typer.Option(min=0, help="1 is add-one smoothing of the query model's recalls.")
     ] = 0.0,
-    minimum_per_class: Annotated[int, typer.Option(min=0, help="Kept of every class.")] = 0,
+    minimum_per_class: Annotated[
+        int, typer.Option(min=0, help="Quotas leave every class this many.")
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Settles ties among equal scores.")] = 0,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("kept.csv"),
 ) -> None:
@@ -172,7 +175,6 @@ def select(
         budget,
         rule.allocate(sizes, by_class, budget, minimum_per_class),
         higher_is_kept=facts.higher_is_kept,
-        minimum_per_class=minimum_per_class,
         tie_seed=seed,
     )
     write_kept(out, frame["sample_id"].to_numpy()[kept], labels[kept])
@@ -290,14 +292,25 @@ def _show(directory: Path) -> None:
 
 
 def print_summary(result: Frontier, console: Console) -> None:
-    """Show the short table of a frontier."""
-    from raydrop.frontier import summary_rows
+    """Show the short table of a frontier: a line per series, a column per keep fraction."""
+    from raydrop.frontier import summary_table
 
-    table = Table("method", "quotas", "loss", "keep", "average", "worst class", "front")
-    for row in summary_rows(result):
-        table.add_row(*(str(value) for value in row))
-    console.print(table)
-    console.print(f"Report: {result.report}", highlight=False)
+    legend = "Average/worst-class accuracy; ● on the Pareto front, ○ on that of its keep fraction"
+    console.print(legend, highlight=False, soft_wrap=True)
+    for loss, texts in summary_table(result).items():
+        fractions = [f"keep {fraction:g}" for fraction in texts.columns]
+        table = Table(
+            "method + quotas",
+            *fractions,
+            title=loss,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        for name, cells in texts.iterrows():
+            table.add_row(str(name), *cells)
+        console.print(table)
+    console.print(f"Report: {result.report}", highlight=False, soft_wrap=True)
 
 
 def _plain(error: RaydropError) -> str:

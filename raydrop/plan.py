@@ -215,6 +215,8 @@ def _check_names(trial: TrialConfig) -> None:
 
 
 def _check_budget(study: Study, trial: TrialConfig, dataset: ImageDataset) -> None:
+    if trial.quotas == "none":
+        return
     budget = budget_for(len(dataset.train), trial.keep_fraction)
     least = study.minimum_per_class
     if trial.quotas == "balanced":

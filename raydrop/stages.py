@@ -19,7 +19,7 @@ from torch import nn
 from raydrop.data.batches import PreparedData, make_batches
 from raydrop.data.dataset import ImageDataset, Split
 from raydrop.errors import ScoringError
-from raydrop.metrics import recalls
+from raydrop.metrics import by_class, class_metrics
 from raydrop.models import build_model
 from raydrop.plan import QueryRun, ScoreRun, TrialRun
 from raydrop.scores import (
@@ -191,14 +191,12 @@ def kept_positions(
             dataset.class_sizes("validation"),
             study.recall_smoothing,
         )
-    minimum = study.minimum_per_class
     return select(
         scores.array("scores"),
         dataset.train.labels,
         budget,
-        rule.allocate(dataset.class_sizes(), class_recalls, budget, minimum),
+        rule.allocate(dataset.class_sizes(), class_recalls, budget, study.minimum_per_class),
         higher_is_kept=scores.info["higher_is_kept"],
-        minimum_per_class=minimum,
         tie_seed=derive_seed(run.trial.seed, "selection/ties"),
     )
 
@@ -230,7 +228,7 @@ def run_trial(
     def after(end: EpochEnd) -> None:  # noqa: ARG001 - the loop's contract
         predictions = predict(model, validation, len(dataset.validation))
         labels = dataset.validation.labels
-        loss.end_epoch(recalls(predictions, labels, dataset.num_classes))
+        loss.end_epoch(by_class(predictions, labels, dataset.num_classes))
 
     train_seconds = train(
         model,
@@ -245,7 +243,7 @@ def run_trial(
     )
     test = make_batches(data, dataset.test, torch.device(device))
     predictions = predict(model, test, len(dataset.test))
-    by_class = recalls(predictions, dataset.test.labels, dataset.num_classes)
+    result = class_metrics(predictions, dataset.test.labels, dataset.num_classes)
     info = {
         "dataset": dataset.name,
         "model": study.model,
@@ -270,8 +268,8 @@ def run_trial(
     }
     store.write("trial", run.config, info, arrays)
     return {
-        "average_accuracy": float((predictions == dataset.test.labels).mean()),
-        "worst_class_accuracy": float(np.nanmin(by_class)),
+        "average_accuracy": result.average_accuracy,
+        "worst_class_accuracy": result.worst_class_accuracy,
         "train_seconds": train_seconds,
         "seconds": info["seconds"],
     }
@@ -288,7 +286,7 @@ def seeded(seed: int) -> Iterator[None]:
 def _model(study: Study, dataset: ImageDataset, device: str) -> nn.Module:
     model = build_model(study.model, dataset.num_classes, dataset.image_shape).to(device)
     if device != "cpu":
-        model = model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
 
@@ -297,7 +295,7 @@ def _recalls(
 ) -> NDArray[np.float64]:
     batches = make_batches(data, split, torch.device(device))
     predictions = predict(model, batches, len(split))
-    return recalls(predictions, split.labels, data.dataset.num_classes)
+    return by_class(predictions, split.labels, data.dataset.num_classes)
 
 
 def _check_scores(method: str, scores: NDArray[np.floating]) -> None:

@@ -216,7 +216,7 @@ class Study:
     training: Training = field(default_factory=Training)
     """How networks are trained."""
     minimum_per_class: int = 0
-    """Samples that every class keeps at least, whatever its quota rule says."""
+    """Samples that a quota rule leaves every class at least; without quotas there is no minimum."""
     recall_smoothing: float = 0.0
     """Validation samples of each outcome added to every class before quotas read its recall: r =
     (correct + a) / (n + 2 a). With 1 (add-one), a class whose few validation samples all happen to

@@ -22,9 +22,10 @@ study = Study(
     },
     seeds=(0, 1, 2),
     budget="equal_steps",
-    training=Training(epochs=30, batch_size=16, learning_rate=0.1, weight_decay=5e-4),
+    training=Training(epochs=25, batch_size=16, learning_rate=0.1, weight_decay=5e-4),
     # 24 validation images per class are often all right, which would leave a class nothing.
     recall_smoothing=1.0,
+    minimum_per_class=4,
 )
 
 if __name__ == "__main__":

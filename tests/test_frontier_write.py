@@ -14,7 +14,7 @@ from test_frontier_records import FakeStudy
 
 import raydrop.frontier
 from raydrop.errors import StoreError
-from raydrop.frontier import SUMMARY_COLUMNS, Frontier, summary_rows, write_frontier
+from raydrop.frontier import Frontier, summary_table, write_frontier
 from raydrop.frontier.report import SHOWN_CLASSES, inline_svg
 
 FILES = {"trials.parquet", "frontier.csv", "frontier.png", "frontier.svg", "report.html"}
@@ -124,14 +124,16 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".frontier*"))
 
 
-def test_summary_rows_have_a_text_per_column_and_the_best_first(written: Frontier) -> None:
-    rows = summary_rows(written)
-    assert all(len(row) == len(SUMMARY_COLUMNS) for row in rows)
-    assert all(isinstance(value, str) for row in rows for value in row)
-    assert rows[0][:4] == ("none", "none", "cdb_w", "1")
-    pruned = [float(row[5]) for row in rows if row[2:4] == ("cdb_w", "0.2")]
-    assert pruned == sorted(pruned, reverse=True)
-    assert sum(row[6] == "●" for row in rows) == written.table["on_front"].sum()
+def test_summary_table_shows_every_point_once_and_the_best_first(written: Frontier) -> None:
+    tables = summary_table(written)
+    assert list(tables) == ["cdb_w", "cross_entropy"]
+    texts = [text for table in tables.values() for text in table.to_numpy().ravel() if text]
+    assert len(texts) == len(written.table)
+    assert sum(text.endswith("●") for text in texts) == written.table["on_front"].sum()
+    pruned = written.table[written.table["method"] != "none"]
+    merit = pruned[pruned["loss"] == "cdb_w"].groupby(["method", "quotas"])["worst_class_accuracy"]
+    best = " + ".join(merit.mean().idxmax())
+    assert next(name for name in tables["cdb_w"].index if name != "all the data") == best
 
 
 def test_the_report_loads_nothing(html: str) -> None:

@@ -132,7 +132,7 @@ def test_mistakes_are_said_before_anything_is_run(
 
 
 def test_minimum_that_the_budget_cannot_give_is_refused(dataset: ImageDataset) -> None:
-    point = [{"method": "random", "keep_fraction": 0.1}]
+    point = [{"method": "random", "quotas": "drop", "keep_fraction": 0.1}]
     with pytest.raises(ConfigError, match=r"at least \d+ samples \(5 per class\).*found 33"):
         _plan(_study(minimum_per_class=5), dataset, point)
 

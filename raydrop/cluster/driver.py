@@ -190,6 +190,7 @@ def print_plan(
         f"{dataset.num_classes} classes of {sizes.min()} to {sizes.max()}, "
         f"{len(dataset.validation)} for validation, {len(dataset.test)} for testing; {study.model}",
         highlight=False,
+        soft_wrap=True,
     )
     for name, whole, left in (
         ("query runs", plan.queries, missing.queries),
@@ -198,7 +199,9 @@ def print_plan(
     ):
         needed = "" if name == "trials" or missing.trials else " (none needed any more)"
         console.print(
-            f"  {name:<11} {len(whole):>5}, of which to do {len(left):>5}{needed}", highlight=False
+            f"  {name:<11} {len(whole):>5}, of which to do {len(left):>5}{needed}",
+            highlight=False,
+            soft_wrap=True,
         )
     work = estimated_samples(study, missing, dataset)
     total = sum(work.values())
@@ -212,6 +215,7 @@ def print_plan(
         f"  work left   {total:,} sample passes, as much as {full:.0f} full trainings "
         f"({shares}){time}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -25,9 +25,19 @@ RESTARTS = 4
 class PoolWorker(GradientWorker):
     """A gradient worker with a process of its own."""
 
-    def __init__(self, data: PreparedData, model: str, device: str, threads: int) -> None:
+    def __init__(self, data: list[Any], model: str, device: str, threads: int) -> None:
+        """Take the images from the object store.
+
+        Args:
+            data: Object reference of the :class:`PreparedData`, in a list: Ray would otherwise
+                fetch it before each start and warn that a restart could fail.
+            model: Name of the architecture.
+            device: ``cpu`` or ``cuda``.
+            threads: Threads to compute with.
+        """
         torch.set_num_threads(threads)
-        super().__init__(data, model, device)
+        prepared: PreparedData = ray.get(data[0])
+        super().__init__(prepared, model, device)
 
 
 class RayExecutor:
@@ -52,7 +62,7 @@ class RayExecutor:
             **layout.ray_options(), max_restarts=RESTARTS, max_task_retries=RESTARTS
         )
         self._actors = [
-            actor.remote(data, model, layout.device, layout.cpus) for _ in range(layout.workers)
+            actor.remote([data], model, layout.device, layout.cpus) for _ in range(layout.workers)
         ]
 
     def close(self) -> None:

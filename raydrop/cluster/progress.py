@@ -43,6 +43,7 @@ class StageProgress:
                 f"{self._stage}: {self._done}/{self._total} in {elapsed:.0f} s, "
                 f"about {left:.0f} s left  {note}",
                 highlight=False,
+                soft_wrap=True,
             )
 
 

@@ -11,20 +11,20 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from raydrop.errors import StoreError
 from raydrop.frontier.intervals import worst_class_interval
-from raydrop.frontier.metrics import ClassMetrics, by_class, class_metrics
 from raydrop.frontier.pareto import pareto_front
 from raydrop.frontier.plots import frontier_figure, to_png, to_svg
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.report import render_report
-from raydrop.frontier.table import by_merit, front_mark, frontier_csv, frontier_table
+from raydrop.frontier.table import front_mark, frontier_csv, frontier_table
+from raydrop.metrics import ClassMetrics, by_class, class_metrics
 
 __all__ = [
-    "SUMMARY_COLUMNS",
     "ClassMetrics",
     "Frontier",
     "Records",
@@ -33,13 +33,10 @@ __all__ = [
     "frontier_table",
     "load_records",
     "pareto_front",
-    "summary_rows",
+    "summary_table",
     "worst_class_interval",
     "write_frontier",
 ]
-
-SUMMARY_COLUMNS = ("method", "quotas", "loss", "keep fraction", "average", "worst class", "front")
-"""Headings for :func:`summary_rows`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,25 +89,36 @@ def write_frontier(directory: str | Path) -> Frontier:
     return Frontier(records, table, paths)
 
 
-def summary_rows(frontier: Frontier) -> list[tuple[str, ...]]:
-    """Return a row of texts per point for a terminal, with :data:`SUMMARY_COLUMNS`.
+def summary_table(frontier: Frontier) -> dict[str, pd.DataFrame]:
+    """Return the frontier as short texts for a terminal, by loss.
 
-    Ordered by loss, then keep fraction from all the data downwards, then the best worst class. The
-    last column has a full dot for a point on the Pareto front, and an empty one for a point on the
-    front of its keep fraction alone.
+    Returns:
+        For each loss, a row per method and quotas (such as ``"random + drop"``), the best mean
+        worst class first, and a column per keep fraction with ``"average/worst class"``. A point on
+        the Pareto front carries a full dot, one on the front of its keep fraction alone an empty
+        one.
     """
-    return [
-        (
-            str(row["method"]),
-            str(row["quotas"]),
-            str(row["loss"]),
-            f"{row['keep_fraction']:g}",
-            f"{row['average_accuracy']:.3f}",
-            f"{row['worst_class_accuracy']:.3f}",
-            front_mark(row),
-        )
-        for row in by_merit(frontier.table).to_dict("records")
-    ]
+    rows = frontier.table.to_dict("records")
+    points = frontier.table.assign(
+        series=[_series(row) for row in rows],
+        text=[
+            f"{row['average_accuracy']:.2f}/{row['worst_class_accuracy']:.2f}{front_mark(row)}"
+            for row in rows
+        ],
+    )
+    tables = {}
+    for loss, group in points.groupby("loss"):
+        merit = group.groupby("series")["worst_class_accuracy"].mean()
+        order = merit.sort_values(ascending=False, kind="stable").index
+        texts = group.pivot_table("text", "series", "keep_fraction", aggfunc="first")
+        tables[str(loss)] = texts.loc[order].fillna("")
+    return tables
+
+
+def _series(row: Mapping[Any, Any]) -> str:
+    if row["method"] == "none":
+        return "all the data"
+    return f"{row['method']} + {row['quotas']}"
 
 
 def _parquet(trials: pd.DataFrame) -> bytes:

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raydrop.errors import DataError, IncompleteStudyError, StoreError
-from raydrop.frontier.metrics import class_metrics
+from raydrop.metrics import class_metrics
 from raydrop.store import META, Entry, Store
 from raydrop.study import SCHEMA
 

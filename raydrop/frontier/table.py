@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raydrop.frontier.intervals import worst_class_interval
-from raydrop.frontier.metrics import recalls
 from raydrop.frontier.pareto import pareto_front
+from raydrop.metrics import recalls
 
 POINT = (
     "dataset",

@@ -1,0 +1,360 @@
+"""What a person types, and the sentence that they read when something is wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from raydrop import cli
+from raydrop.data import load_dataset
+from raydrop.errors import RaydropError
+from raydrop.store import Store
+from raydrop.tables import ScoreFacts, read_scores, write_scores
+
+ROOT = Path(__file__).parent.parent
+
+
+def _main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["raydrop", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    return int(exit_.value.code or 0)
+
+
+def _sweep(folder: Path, body: str = "", **fields: object) -> Path:
+    values = {
+        "name": "t",
+        "dataset": "digits+subset(12, test=6)",
+        "model": "small_cnn",
+        "param_space": {"method": "random", "keep_fraction": 0.5},
+        **fields,
+    }
+    path = folder / "sweep.py"
+    path.write_text(f"from raydrop import Study, Training\n{body}\nstudy = Study(**{values!r})\n")
+    return path
+
+
+def _said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed to stderr, on one line."""
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("command", ["run", "score", "select", "frontier", "methods"])
+def test_help_shows_an_example(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main(monkeypatch, command, "--help") == 0
+    assert f"Example: raydrop {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_methods_lists_every_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main(monkeypatch, "methods") == 0
+    out = capsys.readouterr().out
+    for name in ("moso", "drop", "cdb_w", "cifar100", "resnet18"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"dataset": "digit"}, "did you mean digits"),
+        ({"dataset": "digits+long_tial(10)"}, "did you mean long_tail"),
+        ({"model": "smallcnn"}, "did you mean small_cnn"),
+        ({"param_space": {"method": "el2m", "keep_fraction": 0.5}}, "did you mean el2n"),
+        (
+            {"param_space": {"method": "random", "quotas": "blanced", "keep_fraction": 0.5}},
+            "did you mean balanced",
+        ),
+        ({"param_space": {"loss": "cdb"}}, "did you mean cdb_w"),
+        ({"param_space": {"method": "random", "keep_fraction": 2}}, "keep_fraction in (0, 1]"),
+        ({"budget": "equal_epoch"}, "did you mean equal_epochs"),
+        ({"seeds": ()}, "Expected distinct seeds"),
+    ],
+)
+def test_a_mistake_in_a_study_is_one_sentence(
+    fields: dict[str, object],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sweep = _sweep(tmp_path, **fields)
+    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "out") == 1
+    said = _said(capsys)
+    assert said.startswith("Error:")
+    assert sentence in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = _sweep(tmp_path, dataset="digit")
+    monkeypatch.setattr(sys, "argv", ["raydrop", "run", str(sweep), "--debug"])
+    with pytest.raises(RaydropError):
+        cli.main()
+
+
+def test_a_script_without_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    assert _main(monkeypatch, "run", tmp_path / "empty.py") == 1
+    assert "to define 'study', a raydrop.Study, found none" in _said(capsys)
+    assert _main(monkeypatch, "run", tmp_path / "absent.py") == 1
+    assert "found no such file" in _said(capsys)
+
+
+def test_a_script_that_breaks_shows_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error inside the user's own script is theirs to see in full."""
+    monkeypatch.setattr(sys, "argv", ["raydrop", "run", str(_sweep(tmp_path, body="1 / 0"))])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_unknown_options_are_refused_with_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main(monkeypatch, "run", _sweep(tmp_path), "--ouy", "x") == 2
+    assert "--ouy" in _said(capsys)
+
+
+def _folder(root: Path, splits: dict[str, tuple[str, ...]]) -> Path:
+    for split, classes in splits.items():
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = np.full((8, 8, 3), 40 * i, np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("splits", "sentence"),
+    [
+        ({"test": ("a", "b")}, "train"),
+        ({"train": ("a", "b"), "test": ("a", "c")}, "differ"),
+        ({"train": ("a", "b"), "test": ("a", "b"), "val": ("a",)}, "differ"),
+    ],
+)
+def test_a_folder_that_does_not_fit(
+    splits: dict[str, tuple[str, ...]],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = _folder(tmp_path / "images", splits)
+    sweep = _sweep(tmp_path, dataset=f"imagefolder:{folder}")
+    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "out") == 1
+    said = _said(capsys)
+    assert said.startswith("Error: Expected")
+    assert sentence in said
+
+
+def test_dry_run_says_what_it_would_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = _sweep(
+        tmp_path, param_space={"method": "grand", "quotas": "drop", "keep_fraction": 0.5}
+    )
+    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "out", "--dry-run") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "query runs 3, of which to do 3" in out
+    assert "scores 3, of which to do 3" in out
+    assert "trials 6, of which to do 6" in out
+    assert "sample passes" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_right_to_write_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = _sweep(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "file" / "out") == 1
+    assert "choose another folder with --out" in _said(capsys)
+
+
+def test_no_space_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    sweep = _sweep(tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "out") == 1
+    assert "No space left on device; free space there" in _said(capsys)
+
+
+def test_frontier_of_a_folder_without_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main(monkeypatch, "frontier", tmp_path) == 1
+    assert "study.json" in _said(capsys)
+
+
+# Scores and selection without a sweep.
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    facts = ScoreFacts(
+        method="el2n",
+        higher_is_kept=True,
+        dataset="d",
+        model="m",
+        seed=0,
+        class_names=["cat", "dog", "owl"],
+        validation_recalls=[0.9, 0.8, 0.5],
+        validation_sizes=[10, 10, 10],
+    )
+    labels = np.repeat([0, 1, 2], 100)
+    path = tmp_path / "scores.parquet"
+    write_scores(path, np.arange(300) * 7, labels, rng.random(300), facts)
+    return path
+
+
+def test_scores_round_trip(scores: Path) -> None:
+    frame, facts = read_scores(scores)
+    assert list(frame.columns) == ["sample_id", "label", "score"]
+    assert facts.validation_recalls == [0.9, 0.8, 0.5]
+    assert frame["sample_id"].tolist() == [7 * i for i in range(300)]
+
+
+def test_select_uses_the_recalls_of_the_query_model(
+    scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "kept.csv"
+    arguments = ("select", scores, "--keep-fraction", 0.3, "--quotas", "drop", "--out", out)
+    assert _main(monkeypatch, *arguments) == 0
+    kept = pd.read_csv(out)
+    assert list(kept.columns) == ["sample_id", "label"]
+    assert kept["label"].value_counts().sort_index().tolist() == [11, 23, 56]
+    frame, _ = read_scores(scores)
+    for label, group in frame.groupby("label"):
+        best = group.nlargest(int((kept["label"] == label).sum()), "score")["sample_id"]
+        assert set(best) == set(kept[kept["label"] == label]["sample_id"])
+
+
+def test_select_takes_other_recalls(
+    scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "r.csv").write_text("class,recall\ncat,0.5\ndog,0.5\nowl,0.5\n")
+    out = tmp_path / "kept.csv"
+    assert (
+        _main(
+            monkeypatch, "select", scores, "--keep-fraction", 0.3, "--quotas", "drop",
+            "--recalls", tmp_path / "r.csv", "--out", out,
+        )
+        == 0
+    )  # fmt: skip
+    assert pd.read_csv(out)["label"].value_counts().tolist() == [30, 30, 30]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--keep-fraction", 0), "--keep-fraction in (0, 1], found 0.0"),
+        (("--keep-fraction", 0.3, "--quotas", "dropp"), "did you mean drop"),
+        (("--keep-fraction", 0.3, "--quotas", "drop", "--recalls", "absent.csv"), "absent.csv"),
+        (("--keep-fraction", 0.01, "--quotas", "drop", "--minimum-per-class", 9), "found 3"),
+    ],
+)
+def test_select_mistakes(
+    arguments: tuple[object, ...],
+    sentence: str,
+    scores: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert _main(monkeypatch, "select", scores, *arguments) == 1
+    assert sentence in _said(capsys)
+
+
+def test_select_of_a_file_that_is_no_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.parquet").write_text("no")
+    assert _main(monkeypatch, "select", tmp_path / "x.parquet", "--keep-fraction", 0.3) == 1
+    assert "make the file with 'raydrop score" in _said(capsys)
+
+
+# Whole commands in processes of their own.
+
+
+def _command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "raydrop", *map(str, arguments)]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_score_then_select(tmp_path: Path) -> None:
+    data = "digits+subset(12, test=6)+long_tail(3)"
+    out = tmp_path / "scores.parquet"
+    command = _command(
+        "score", "--data", data, "--model", "small_cnn", "--method", "grand", "--epochs", 2,
+        "--num-cpus", 1, "--out", out, "--cache", tmp_path / "cache",
+    )  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    frame, facts = read_scores(out)
+    train = load_dataset(data).train
+    assert frame["sample_id"].tolist() == train.ids.tolist()
+    assert (frame["score"] > 0).all()
+    assert len(facts.validation_recalls) == 10
+    kept = tmp_path / "kept.csv"
+    command = _command(
+        "select", out, "--keep-fraction", 0.5, "--quotas", "drop", "--recall-smoothing", 1,
+        "--out", kept,
+    )  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    assert len(pd.read_csv(kept)) == round(len(frame) / 2)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(tmp_path: Path) -> None:
+    sweep = _sweep(
+        tmp_path,
+        "study_training = Training(epochs=60)",
+        dataset="digits",
+        seeds=(0, 1, 2, 3),
+    )
+    sweep.write_text(sweep.read_text().replace("Study(**{", "Study(training=study_training, **{"))
+    out = tmp_path / "out"
+    command = _command("run", sweep, "--out", out, "--num-cpus", 2)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    trials = out / "store" / "trial"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (trials.is_dir() and list(trials.iterdir())):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command does the rest" in said
+    done = {
+        entry.key: entry.path.stat().st_mtime_ns for entry in Store(out / "store").entries("trial")
+    }
+    assert 0 < len(done) < 8
+    subprocess.run(command, check=True, capture_output=True)
+    after = {
+        entry.key: entry.path.stat().st_mtime_ns for entry in Store(out / "store").entries("trial")
+    }
+    assert len(after) == 8
+    assert done.items() <= after.items()
+    assert len(json.loads((out / "study.json").read_text())["trials"]) == 8
+    assert (out / "report.html").exists()
