@@ -145,8 +145,11 @@ def _folder(root: Path, splits: dict[str, tuple[str, ...]]) -> Path:
     ("splits", "sentence"),
     [
         ({"test": ("a", "b")}, "train"),
-        ({"train": ("a", "b"), "test": ("a", "c")}, "differ"),
-        ({"train": ("a", "b"), "test": ("a", "b"), "val": ("a",)}, "differ"),
+        ({"train": ("a", "b"), "test": ("a", "c")}, "found 'b' in train/ but not in test/"),
+        (
+            {"train": ("a", "b"), "test": ("a", "b"), "val": ("a",)},
+            "found 'b' in train/ but not in val/",
+        ),
     ],
 )
 def test_a_folder_that_does_not_fit(
@@ -297,6 +300,12 @@ def test_select_of_a_file_that_is_no_scores(
 # Whole commands in processes of their own.
 
 
+def _finished(out: Path) -> dict[str, int]:
+    """When each finished trial was written, by its id."""
+    trials = Store(out / "store").entries("trial")
+    return {entry.key: entry.path.stat().st_mtime_ns for entry in trials}
+
+
 def _command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "raydrop", *map(str, arguments)]
 
@@ -330,7 +339,7 @@ def test_score_then_select(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(tmp_path: Path) -> None:
     sweep = _sweep(
         tmp_path,
-        "study_training = Training(epochs=60)",
+        "study_training = Training(epochs=25)",
         dataset="digits",
         seeds=(0, 1, 2, 3),
     )
@@ -346,14 +355,10 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(tmp_path: Path) 
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command does the rest" in said
-    done = {
-        entry.key: entry.path.stat().st_mtime_ns for entry in Store(out / "store").entries("trial")
-    }
+    done = _finished(out)
     assert 0 < len(done) < 8
     subprocess.run(command, check=True, capture_output=True)
-    after = {
-        entry.key: entry.path.stat().st_mtime_ns for entry in Store(out / "store").entries("trial")
-    }
+    after = _finished(out)
     assert len(after) == 8
     assert done.items() <= after.items()
     assert len(json.loads((out / "study.json").read_text())["trials"]) == 8

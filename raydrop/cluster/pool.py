@@ -25,18 +25,19 @@ RESTARTS = 4
 class PoolWorker(GradientWorker):
     """A gradient worker with a process of its own."""
 
-    def __init__(self, data: list[Any], model: str, device: str, threads: int) -> None:
+    def __init__(self, data: bytes, model: str, device: str, threads: int) -> None:
         """Take the images from the object store.
 
         Args:
-            data: Object reference of the :class:`PreparedData`, in a list: Ray would otherwise
-                fetch it before each start and warn that a restart could fail.
+            data: Object reference of the :class:`PreparedData`, pickled: Ray would otherwise warn
+                at each start that a restart could miss it, which cannot be, since the driver
+                holds it.
             model: Name of the architecture.
             device: ``cpu`` or ``cuda``.
             threads: Threads to compute with.
         """
         torch.set_num_threads(threads)
-        prepared: PreparedData = ray.get(data[0])
+        prepared: PreparedData = ray.get(ray.cloudpickle.loads(data))
         super().__init__(prepared, model, device)
 
 
@@ -61,8 +62,11 @@ class RayExecutor:
         actor = ray.remote(worker).options(
             **layout.ray_options(), max_restarts=RESTARTS, max_task_retries=RESTARTS
         )
+        reference = ray.cloudpickle.dumps(data)
+        self._data = data  # held for as long as an actor may start again
         self._actors = [
-            actor.remote([data], model, layout.device, layout.cpus) for _ in range(layout.workers)
+            actor.remote(reference, model, layout.device, layout.cpus)
+            for _ in range(layout.workers)
         ]
 
     def close(self) -> None:
