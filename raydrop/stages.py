@@ -36,7 +36,7 @@ from raydrop.study import SCHEMA, Study, derive_seed
 from raydrop.training.budget import training_length
 from raydrop.training.checkpoints import checkpoint_epochs, flat_state
 from raydrop.training.evaluate import predict
-from raydrop.training.loop import EpochEnd, train
+from raydrop.training.loop import EpochEnd, resolved_precision, train
 from raydrop.training.losses import CrossEntropy, loss_rule
 from raydrop.training.trace import Trace
 
@@ -261,6 +261,7 @@ def run_trial(
         "train_seconds": train_seconds,
         "seconds": time.perf_counter() - start,
         "device": device,
+        "precision": resolved_precision(study.training.precision, device),
     }
     arrays: dict[str, NDArray[Any]] = {
         "predictions": predictions,

@@ -126,3 +126,24 @@ def test_streaming_leaves_the_global_random_state_alone(large_folder: PreparedDa
     before = torch.random.get_rng_state()
     list(make_batches(large_folder, large_folder.dataset.train, CPU)([torch.arange(4)], 9))
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_small_images_that_do_not_fit_in_memory_stream_as_they_are(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / split / label
+            folder.mkdir(parents=True)
+            for i in range(4):
+                pixels = generator.integers(0, 256, (10, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    dataset = load_dataset(f"imagefolder:{tmp_path}")
+    files = PreparedData(dataset, (0.5,) * 3, (0.2,) * 3)
+    memory = PreparedData(dataset.decoded(), files.mean, files.std)
+    groups = [torch.tensor([3, 1, 6])]
+    (streamed,) = make_batches(files, files.dataset.train, CPU)(groups)
+    (kept,) = make_batches(memory, memory.dataset.train, CPU)(groups)
+    assert torch.equal(streamed.images, kept.images)
+    (augmented,) = make_batches(files, files.dataset.train, CPU)(groups, 1)
+    assert augmented.images.shape == kept.images.shape
+    assert not torch.equal(augmented.images, kept.images)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raydrop.data.dataset import ArrayImages, FileImages, ImageDataset, Split
+from raydrop.data.dataset import SMALL_SIDE, ArrayImages, FileImages, ImageDataset, Split
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Channel means that torchvision's ImageNet models use, for data that stream from files."""
@@ -101,11 +101,21 @@ def channel_statistics(
 
 
 def make_batches(
-    data: PreparedData, split: Split, device: torch.device, loader_workers: int = 0
+    data: PreparedData, split: Split, device: torch.device, loader_workers: int | None = None
 ) -> Batches:
-    """Return what gives batches of one split on a device."""
+    """Return what gives batches of one split on a device.
+
+    Args:
+        data: The data set and its channel statistics.
+        split: One of its splits.
+        device: Where batches are wanted.
+        loader_workers: Processes that read files, where images stream; by default one for each
+            thread that torch may use, less the one that trains.
+    """
     if isinstance(split.images, ArrayImages):
         return TensorBatches(data, split, device)
+    if loader_workers is None:
+        loader_workers = torch.get_num_threads() - 1
     return StreamBatches(data, split, device, loader_workers)
 
 
@@ -207,14 +217,9 @@ class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
         self._images, self._labels = split.images, split.labels
         self._positions = positions.tolist()
         self._seed = augment_seed
-        side = data.dataset.image_shape[1]
-        if augment_seed is None:
-            # 256 to 224 is the usual evaluation transform of ImageNet models, kept for any size.
-            crop = [v2.Resize(round(side * 256 / 224)), v2.CenterCrop(side)]
-        else:
-            crop = [v2.RandomResizedCrop(side)]
-            crop += [v2.RandomHorizontalFlip()] if data.dataset.horizontal_flip else []
-        self._transform = v2.Compose([*crop, v2.PILToTensor()])
+        self._transform = v2.Compose(
+            [*_file_transforms(data.dataset, augment_seed is not None), v2.PILToTensor()]
+        )
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -229,6 +234,26 @@ class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((self._seed + index * 0x9E3779B97F4A7C15) % 2**63)
             return self._transform(image), label
+
+
+def _file_transforms(dataset: ImageDataset, augmented: bool) -> list[torch.nn.Module]:
+    """Return what happens to an image from a file, before it becomes a tensor.
+
+    Images that are small, but too many for memory, are augmented as in memory; larger ones as is
+    usual for ImageNet: a random resized crop, or 256 pixels cut to 224 in the middle.
+    """
+    from torchvision.transforms import v2
+
+    size = dataset.image_shape[1:]
+    small = max(size) <= SMALL_SIDE
+    if not augmented:
+        if small:
+            return [v2.Resize(size)]
+        return [v2.Resize(round(size[0] * 256 / 224)), v2.CenterCrop(size)]
+    crop: list[torch.nn.Module] = [v2.RandomResizedCrop(size)]
+    if small:
+        crop = [v2.Resize(size), v2.RandomCrop(size, padding=dataset.crop_padding)]
+    return crop + [v2.RandomHorizontalFlip()] * dataset.horizontal_flip
 
 
 def _scale(data: PreparedData, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ def train(
     """
     start = time.perf_counter()
     optimizer = make_optimizer(model.parameters(), training)
-    context = precision_context(training.precision, device_of(model))
+    context = precision_context(training.precision, next(model.parameters()).device.type)
     step = 0
     for epoch in range(length.epochs):
         model.train()
@@ -98,18 +98,20 @@ def train(
     return time.perf_counter() - start
 
 
+def resolved_precision(precision: Precision, device: str) -> Precision:
+    """Return what ``auto`` means on a kind of device: bf16 on a GPU and fp32 elsewhere."""
+    if precision == "auto":
+        return "bf16" if device == "cuda" else "fp32"
+    return precision
+
+
 def precision_context(
-    precision: Precision, device: torch.device
+    precision: Precision, device: str
 ) -> Callable[[], contextlib.AbstractContextManager[object]]:
     """Return what makes the context of a forward pass: bf16 autocast, or nothing."""
-    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
-        return lambda: torch.autocast(device.type, torch.bfloat16)
+    if resolved_precision(precision, device) == "bf16":
+        return lambda: torch.autocast(device, torch.bfloat16)
     return contextlib.nullcontext
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device that a model lies on."""
-    return next(model.parameters()).device
 
 
 def _check_finite(loss: float, epoch: int, rate: float) -> None:

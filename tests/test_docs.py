@@ -1,0 +1,101 @@
+"""What the documentation shows works: examples run, links lead somewhere, sweep scripts load."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from raydrop.cli import load_sweep
+from raydrop.cluster.space import expand
+from raydrop.plan import trial_configs
+from raydrop.scores import score_method
+from raydrop.selection import quota_rule
+from raydrop.study import Study
+from raydrop.training.losses import loss_rule
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *ROOT.glob("docs/*.md"),
+    ROOT / "benchmarks/README.md",
+]
+EXAMPLES = sorted(path for path in (ROOT / "raydrop").rglob("*.py") if ">>> " in path.read_text())
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def _check_names(study: Study) -> None:
+    for trial in trial_configs(study, expand(study)):
+        if trial.method != "none":
+            score_method(trial.method)
+        quota_rule(trial.quotas)
+        loss_rule(trial.loss)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=_module)
+def test_examples_in_docstrings(path: Path) -> None:
+    result = doctest.testmod(importlib.import_module(_module(path)))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_the_readmes_example_is_a_study() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    names: dict[str, object] = {"__name__": "example"}
+    exec(code, names)
+    assert isinstance(names["study"], Study)
+    _check_names(names["study"])
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("sweeps/*.py")), ids=lambda p: p.stem)
+def test_sweep_scripts_load(path: Path) -> None:
+    study = load_sweep(path)
+    assert study.name == path.stem
+    _check_names(study)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_dependency_has_its_reason() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        (line,) = [line for line in text.splitlines() if f'"{requirement}"' in line]
+        assert " # " in line, requirement
+
+
+def test_every_dependency_is_pinned_without_an_address() -> None:
+    pins = (ROOT / "constraints.txt").read_text()
+    assert "://" not in pins
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        name = re.split(r"[\[<>=~]", requirement)[0]
+        assert re.search(rf"^{re.escape(name)}==", pins, re.MULTILINE), name
+
+
+@pytest.mark.ray
+def test_a_script_runs_by_itself_as_raydrop_run_does() -> None:
+    script = str(ROOT / "sweeps" / "digits.py")
+    alone = [sys.executable, script, "--dry-run", "--out", "absent"]
+    command = [sys.executable, "-m", "raydrop", "run", script, "--dry-run", "--out", "absent"]
+    plans = [
+        subprocess.run(c, capture_output=True, text=True, check=True) for c in (alone, command)
+    ]
+    assert plans[0].stdout == plans[1].stdout
+    assert "trials 246" in " ".join(plans[0].stdout.split())
