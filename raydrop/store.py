@@ -70,7 +70,8 @@ class Store:
     """``KIND/KEY`` of every entry that this object found truncated or altered."""
 
     def __post_init__(self) -> None:
-        self.root = Path(self.root)
+        # Absolute, because workers may have another working directory.
+        self.root = Path(self.root).absolute()
 
     def write(
         self,

@@ -121,6 +121,13 @@ def test_streamed_augmentation_depends_on_the_seed_and_not_on_the_workers(
     assert not torch.equal(images(0, 5), images(0, None))
 
 
+def test_streamed_samples_are_augmented_independently(large_folder: PreparedData) -> None:
+    (batch,) = make_batches(large_folder, large_folder.dataset.train, CPU)(
+        [torch.tensor([3, 3])], 5
+    )
+    assert not torch.equal(batch.images[0], batch.images[1])
+
+
 def test_streaming_leaves_the_global_random_state_alone(large_folder: PreparedData) -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()

@@ -387,3 +387,13 @@ def test_damage_that_cannot_be_moved_aside_is_an_error(
     with pytest.raises(StoreError, match=message):  # and not a sentence within a sentence
         store.write("scores", CONFIG, INFO, arrays())
     assert store.damaged == []
+
+
+def test_a_relative_folder_means_the_same_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store(Path("here"))
+    entry = store.write("kind", {"a": 1}, {})
+    monkeypatch.chdir("/")
+    assert store.read("kind", entry.key) == entry

@@ -297,14 +297,14 @@ def _run(
     options: Options,
     console: Console,
 ) -> dict[str, str]:
-    """Start Ray, put the images where all workers see them, and run what is missing.
+    """Decode the images, start Ray, put them where all workers see them, run what is missing.
 
     Returns:
         A sentence for each query run and score that failed, by its key; a trial that failed has a
         record of kind ``failure`` in the store.
     """
+    data = prepare(dataset)
     with ray_session(options.address, options.num_cpus):
-        data = prepare(dataset)
         layout = make_layout(
             ray.cluster_resources(),
             in_memory=isinstance(data.dataset.train.images, ArrayImages),

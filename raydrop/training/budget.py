@@ -45,7 +45,6 @@ def training_length(rule: Budget, training: Training, n_kept: int, n_train: int)
         return Length(math.ceil(steps / per_epoch), steps)
     epochs = training.epochs
     if rule == "drop_paper":
-        density = n_kept / n_train
-        # The tiny addend keeps 0.5 * 160 / 0.1 from falling to 879 by rounding.
-        epochs = int((0.5 + 0.5 * density) * training.epochs / density + 1e-9)
+        # (0.5 + 0.5 d) E / d with d = n_kept / n_train, in whole numbers: no rounding can lose one.
+        epochs = (n_train + n_kept) * training.epochs // (2 * n_kept)
     return Length(epochs, epochs * per_epoch)
