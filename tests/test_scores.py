@@ -175,3 +175,10 @@ def test_mislabelled_samples_have_low_margins() -> None:
     scores = score_method("aum").from_trace(trace, 1)  # type: ignore[attr-defined]
     assert METHODS["aum"].higher_is_kept
     assert np.mean(np.argsort(scores)[:20] < 20) > 0.8
+
+
+def test_margins_compare_with_the_other_classes_only_and_stay_finite() -> None:
+    logits = torch.tensor([[-2.0, 3.0, -1.0], [1e6, 0.0, 0.0], [0.0, 1e6, 0.0]])
+    margins = observe(logits, torch.tensor([1, 0, 0]))["margin"]
+    assert margins.tolist() == [4.0, 65504.0, -65504.0]
+    assert np.isfinite(margins.numpy().astype(np.float16)).all()
