@@ -162,3 +162,9 @@ def test_estimated_work_by_hand(dataset: ImageDataset) -> None:
     assert work["queries"] == 8 * n
     assert work["scores"] == 2 * 10 * n
     assert work["trials"] == 6 * -(-round(n / 2) // 32) * 32
+
+
+def test_a_trial_does_not_depend_on_what_it_does_not_read(dataset: ImageDataset) -> None:
+    point: list[dict[str, object]] = [{"method": "random", "keep_fraction": 0.5}]
+    first, second = (_plan(s, dataset, point) for s in (_study(), _study(checkpoints=3)))
+    assert [run.key for run in first.trials] == [run.key for run in second.trials]

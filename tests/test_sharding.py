@@ -134,3 +134,21 @@ def test_direction_of_another_model_is_refused(
 ) -> None:
     with pytest.raises(ScoringError, match=r"direction of \d+ numbers.*found 3"):
         worker.run("dot", Shard(0, 0, 4), state, np.zeros(3, np.float32))
+
+
+def test_gradients_are_summed_in_the_order_of_the_shards() -> None:
+    """Numbers whose sum depends on the order, completed in another one."""
+    parts = [1e30, -1e30, 1.0]
+
+    class Backwards:
+        def share(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+            return array
+
+        def map(
+            self, task: Task, shards: Iterable[Shard], state: Any, direction: Any = None
+        ) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
+            for shard in reversed(list(shards)):
+                yield shard, np.array([parts[shard.index]], np.float32)
+
+    gradients = ShardedGradients(Backwards(), 384)
+    assert gradients.mean_gradient(np.zeros(1, np.float32)) == np.float32(1 / 384)
