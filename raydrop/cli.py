@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 
 from raydrop.errors import ConfigError, IncompleteStudyError, RaydropError
@@ -26,15 +26,21 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-console = Console()
+# Where output goes to a file, 80 columns would squeeze tables.
+console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
-OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of results.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder of results; results/NAME by default.")
+]
 DataRootOption = Annotated[
-    str | None, typer.Option("--data-root", help="Folder of data sets; downloads go there too.")
+    str | None,
+    typer.Option(
+        "--data-root", help="Folder of data sets, also for downloads; ~/.cache/raydrop by default."
+    ),
 ]
 
 
@@ -58,7 +64,9 @@ def run(
     data_root: DataRootOption = None,
     data: Annotated[str | None, typer.Option(help="Use this data set instead.")] = None,
     model: Annotated[str | None, typer.Option(help="Use this model instead.")] = None,
-    num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a local Ray.")] = None,
+    num_cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPUs of a local Ray; all by default.")
+    ] = None,
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="Share of a GPU for each worker; 0 uses none.")
     ] = None,
@@ -107,7 +115,9 @@ def score(
     learning_rate: Annotated[float, typer.Option(help="Of SGD with momentum, cosine.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the query run.")] = 0,
     address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
-    num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a local Ray.")] = None,
+    num_cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPUs of a local Ray; all by default.")
+    ] = None,
     cache: Annotated[Path, typer.Option(help="Keeps query runs and scores.")] = Path(
         "results/scores"
     ),
@@ -178,13 +188,20 @@ def select(
         tie_seed=seed,
     )
     write_kept(out, frame["sample_id"].to_numpy()[kept], labels[kept])
+    counts = np.bincount(labels[kept], minlength=len(sizes))
     table = Table("class", "of", "kept")
-    for name, size, count in zip(
-        facts.class_names, sizes, np.bincount(labels[kept], minlength=len(sizes)), strict=True
-    ):
+    for name, size, count in zip(facts.class_names, sizes, counts, strict=True):
         table.add_row(name, str(size), str(count))
     console.print(table)
-    console.print(f"Kept {len(kept)} of {len(frame)}: {out}", highlight=False)
+    empty = [name for name, count in zip(facts.class_names, counts, strict=True) if count == 0]
+    if empty:
+        errors.print(
+            f"Nothing is kept of {', '.join(empty)}; --quotas with --minimum-per-class or "
+            "--recall-smoothing prevents that.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(f"Kept {len(kept)} of {len(frame)}: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: `raydrop frontier results/digits`")
@@ -225,8 +242,9 @@ def load_sweep(path: Path) -> Study:
     from raydrop.study import Study
 
     if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
         raise ConfigError(
-            f"Expected a sweep script or study.json at {path}, found no such file; "
+            f"Expected a sweep script or study.json at {path}, found {found}; "
             "check the path, or start from sweeps/digits.py."
         )
     if path.suffix == ".json":
@@ -239,7 +257,15 @@ def load_sweep(path: Path) -> Study:
                 f"Expected a study.json that raydrop wrote at {path}, found a problem ({error}); "
                 "use the one in an output folder."
             ) from error
-    study = runpy.run_path(str(path), run_name="raydrop_sweep").get("study")
+    try:
+        study = runpy.run_path(str(path), run_name="raydrop_sweep").get("study")
+    except RaydropError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"Expected {path} to run, found {type(error).__name__}: {error}; "
+            "mend it there (--debug shows the place)."
+        ) from error
     if not isinstance(study, Study):
         raise ConfigError(
             f"Expected {path} to define 'study', a raydrop.Study, found "
@@ -259,7 +285,6 @@ def main() -> None:
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=errors, show_time=False, show_path=False)],
     )
     debug = "--debug" in sys.argv
     if debug:
@@ -272,7 +297,9 @@ def main() -> None:
     except RaydropError as error:
         if debug:
             raise
-        errors.print(f"[bold red]Error:[/bold red] {_plain(error)}", highlight=False)
+        errors.print(
+            f"[bold red]Error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         sys.exit(1)
     except typer.Exit as request:
         sys.exit(request.exit_code)
@@ -293,7 +320,7 @@ def _show(directory: Path) -> None:
 
 def print_summary(result: Frontier, console: Console) -> None:
     """Show the short table of a frontier: a line per series, a column per keep fraction."""
-    from raydrop.frontier import summary_table
+    from raydrop.frontier import remarks, summary_table
 
     legend = "Average/worst-class accuracy; ● on the Pareto front, ○ on that of its keep fraction"
     console.print(legend, highlight=False, soft_wrap=True)
@@ -310,10 +337,6 @@ def print_summary(result: Frontier, console: Console) -> None:
         for name, cells in texts.iterrows():
             table.add_row(str(name), *cells)
         console.print(table)
+    for line in remarks(result):
+        errors.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(f"Report: {result.report}", highlight=False, soft_wrap=True)
-
-
-def _plain(error: RaydropError) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))

@@ -210,7 +210,8 @@ class Store:
             ) from error
         self.damaged.append(f"{kind}/{key}")
         logger.warning(
-            "Expected a sound entry %s/%s, found that %s; it is moved to %s and computed again.",
+            "Expected a sound entry %s/%s, found that %s; it is moved to %s, "
+            "and the next run computes it again.",
             kind,
             key[:12],
             problem,

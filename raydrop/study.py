@@ -384,12 +384,15 @@ def _check_flag(name: str, value: object) -> None:
 def _check_whole(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(
-            f"Expected {name} to be a whole number of at least {least}, found {value!r}; mend it."
+            f"Expected {name} to be a whole number of at least {least}, found {value!r}; "
+            "give such a number."
         )
 
 
 def _between(name: str, value: object, low: float, high: float) -> float:
     number = _number(name, value)
     if not low <= number <= high:
-        raise ConfigError(f"Expected {name} between {low:g} and {high:g}, found {value}; mend it.")
+        raise ConfigError(
+            f"Expected {name} between {low:g} and {high:g}, found {value}; stay within."
+        )
     return number

@@ -71,9 +71,10 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, ScoreFacts]:
         facts = ScoreFacts(**json.loads(table.schema.metadata[METADATA_KEY]))
         frame = table.to_pandas()[["sample_id", "label", "score"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        found = "another kind of file" if path.is_file() else "no such file"
         raise ConfigError(
-            f"Expected scores with their facts in {path}, found a problem "
-            f"({type(error).__name__}: {error}); make the file with 'raydrop score --out {path}'."
+            f"Expected scores at {path}, found {found}; "
+            "give a file that 'raydrop score --out FILE' wrote."
         ) from error
     return frame, facts
 
@@ -87,14 +88,20 @@ def read_recalls(path: Path, class_names: list[str]) -> NDArray[np.float64]:
     try:
         frame = pd.read_csv(path, dtype={"class": str})
         given = {str(k): float(v) for k, v in zip(frame["class"], frame["recall"], strict=True)}
-        return np.array(
-            [given[name] if name in given else given[str(k)] for k, name in enumerate(class_names)]
-        )
     except (OSError, ValueError, KeyError) as error:
+        found = "something else" if path.is_file() else "no such file"
         raise ConfigError(
-            f"Expected a csv with the columns class,recall and a row for each of {class_names} in "
-            f"{path}, found a problem ({type(error).__name__}: {error}); mend that file."
+            f"Expected a csv with the columns class,recall at {path}, found {found}; "
+            "write one row per class, its name or number and its recall."
         ) from error
+    found_recalls = [given.get(name, given.get(str(k))) for k, name in enumerate(class_names)]
+    absent = [n for n, recall in zip(class_names, found_recalls, strict=True) if recall is None]
+    if absent:
+        raise ConfigError(
+            f"Expected a recall for every class in {path}, found none for {', '.join(absent)}; "
+            "add their rows."
+        )
+    return np.array(found_recalls, dtype=np.float64)
 
 
 def write_kept(path: Path, ids: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
@@ -109,8 +116,12 @@ def write_kept(path: Path, ids: NDArray[np.int64], labels: NDArray[np.int64]) ->
 
 def _save(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.incomplete")
+    if not path.parent.is_dir():
+        raise StoreError(
+            f"Expected a folder {path.parent} to write {path.name} into, found none; "
+            "make it, or correct --out."
+        )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         temporary.replace(path)
     except OSError as error:

@@ -117,11 +117,72 @@ def test_a_script_without_a_study(
     assert "found no such file" in _said(capsys)
 
 
-def test_a_script_that_breaks_shows_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error inside the user's own script is theirs to see in full."""
-    monkeypatch.setattr(sys, "argv", ["raydrop", "run", str(_sweep(tmp_path, body="1 / 0"))])
-    with pytest.raises(ZeroDivisionError):
-        cli.main()
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("1 / 0", "found ZeroDivisionError: division by zero"),
+        ("(", "found SyntaxError: '(' was never closed"),
+        ("Training(epoch=2)", "unexpected keyword argument 'epoch'"),
+    ],
+)
+def test_a_script_that_breaks_is_said_with_its_error(
+    body: str,
+    found: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert _main(monkeypatch, "run", _sweep(tmp_path, body=body)) == 1
+    said = _said(capsys)
+    assert found in said
+    assert "Traceback" not in said
+
+
+def test_a_file_in_place_of_the_output_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    sweep = _sweep(tmp_path)
+    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "file", "--dry-run") == 1
+    assert "Expected a folder for results" in _said(capsys)
+
+
+def test_select_says_which_classes_it_empties(
+    scores: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    frame, facts = read_scores(scores)
+    ranked = frame["score"].to_numpy() + (frame["label"].to_numpy() == 0)
+    write_scores(scores, frame["sample_id"].to_numpy(), frame["label"].to_numpy(), ranked, facts)
+    out = tmp_path / "kept.csv"
+    assert _main(monkeypatch, "select", scores, "--keep-fraction", 0.2, "--out", out) == 0
+    assert "Nothing is kept of dog, owl" in _said(capsys)
+
+
+def test_select_does_not_make_folders(
+    scores: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "mistyped" / "kept.csv"
+    assert _main(monkeypatch, "select", scores, "--keep-fraction", 0.2, "--out", out) == 1
+    assert "found none; make it, or correct --out" in _said(capsys)
+    assert not out.parent.exists()
+
+
+def test_recalls_without_a_class_name_it(
+    scores: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "r.csv").write_text("class,recall\ncat,0.5\n2,0.5\n")
+    arguments = ("--keep-fraction", 0.3, "--quotas", "drop", "--recalls", tmp_path / "r.csv")
+    assert _main(monkeypatch, "select", scores, *arguments) == 1
+    assert "found none for dog; add their rows" in _said(capsys)
 
 
 def test_unknown_options_are_refused_with_status_2(
@@ -294,7 +355,7 @@ def test_select_of_a_file_that_is_no_scores(
 ) -> None:
     (tmp_path / "x.parquet").write_text("no")
     assert _main(monkeypatch, "select", tmp_path / "x.parquet", "--keep-fraction", 0.3) == 1
-    assert "make the file with 'raydrop score" in _said(capsys)
+    assert "found another kind of file" in _said(capsys)
 
 
 # Whole commands in processes of their own.

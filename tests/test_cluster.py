@@ -258,7 +258,9 @@ def test_a_larger_study_adds_trials_to_the_same_folder(finished: tuple[Study, Pa
 def test_another_studys_folder_is_refused(finished: tuple[Study, Path]) -> None:
     study, out = finished
     before = _stamps(out)
-    with pytest.raises(StudyMismatchError, match=r"\(budget equal_epochs instead of equal_steps\)"):
+    with pytest.raises(
+        StudyMismatchError, match=r"\(budget: equal_epochs there, equal_steps here\)"
+    ):
         _run(dataclasses.replace(study, budget="equal_steps"), out)
     assert _stamps(out) == before
 

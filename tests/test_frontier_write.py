@@ -12,7 +12,7 @@ from test_frontier_records import FakeStudy
 
 import raydrop.frontier
 from raydrop.errors import StoreError
-from raydrop.frontier import Frontier, summary_table, write_frontier
+from raydrop.frontier import Frontier, remarks, summary_table, write_frontier
 from raydrop.frontier.report import SHOWN_CLASSES, inline_svg
 
 FILES = {"trials.parquet", "frontier.csv", "frontier.png", "frontier.svg", "report.html"}
@@ -166,6 +166,17 @@ def test_the_report_can_be_used_with_the_keyboard(html: str) -> None:
     figures = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert all(figure["role"] == "img" and figure["aria-label"] for figure in figures)
     assert [tag for tag, _ in page.tags].count("button") == 13
+
+
+def test_remarks_tell_what_the_table_leaves_out(written: Frontier, tmp_path: Path) -> None:
+    assert remarks(written) == []
+    missing, failed, *_ = STUDY.trials()
+    STUDY.write(tmp_path, skip=[missing, failed])
+    STUDY.write_failure(tmp_path, failed, "loss became NaN")
+    failures, absent = remarks(write_frontier(tmp_path))
+    assert failures.startswith("1 trials failed")
+    assert "seed 1: loss became NaN" in failures
+    assert absent.startswith("1 trials are missing")
 
 
 def test_the_report_shows_what_is_missing_failed_and_damaged(tmp_path: Path) -> None:

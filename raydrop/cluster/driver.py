@@ -22,7 +22,7 @@ from raydrop.cluster.sweep import run_trials
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset
-from raydrop.errors import ScoringError, StoreError, StudyMismatchError
+from raydrop.errors import ConfigError, ScoringError, StoreError, StudyMismatchError
 from raydrop.plan import (
     Plan,
     estimated_samples,
@@ -105,8 +105,13 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
     other training settings do not.
 
     Raises:
+        ConfigError: If it is no folder.
         StudyMismatchError: If the folder belongs to a different study; the message says how.
     """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(
+            f"Expected a folder for results at {out}, found a file; choose another with --out."
+        )
     path = out / "study.json"
     if not path.exists():
         return
@@ -121,7 +126,7 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
     if found != expected:
         ours, theirs = _flat(expected), _flat(found)
         names = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-        differences = ", ".join(f"{k} {theirs.get(k)} instead of {ours.get(k)}" for k in names)
+        differences = ", ".join(f"{k}: {theirs.get(k)} there, {ours.get(k)} here" for k in names)
         raise StudyMismatchError(
             f"Expected {out} to belong to this study, found another one's results "
             f"({differences}); choose another folder with --out."
@@ -187,7 +192,7 @@ def print_plan(
     sizes = dataset.class_sizes()
     console.print(
         f"Study [bold]{study.name}[/bold]: {dataset.name}, {len(dataset.train)} training images in "
-        f"{dataset.num_classes} classes of {sizes.min()} to {sizes.max()}, "
+        f"{dataset.num_classes} classes (smallest {sizes.min()}, largest {sizes.max()}), "
         f"{len(dataset.validation)} for validation, {len(dataset.test)} for testing; {study.model}",
         highlight=False,
         soft_wrap=True,
@@ -209,10 +214,12 @@ def print_plan(
     shares = ", ".join(f"{name} {count / max(total, 1):.0%}" for name, count in work.items())
     pace = _seconds_per_sample(plan, store, study)
     time = (
-        "" if pace is None else f"; about {total * pace:.0f} s on one worker, as trials went so far"
+        ""
+        if pace is None
+        else f"; about {total * pace:.0f} s on one worker, as trials went so far, besides starting"
     )
     console.print(
-        f"  work left   {total:,} sample passes, as much as {full:.0f} full trainings "
+        f"  work left   {total:,} sample passes, {full:.1f} times training on all the data "
         f"({shares}){time}",
         highlight=False,
         soft_wrap=True,

@@ -29,22 +29,31 @@ class StageProgress:
         self._task = bar.add_task(stage, total=total, note="") if bar else None
         self._done = 0
         self._start = self._last = time.monotonic()
+        self._first = 0.0
 
     def advance(self, note: str = "") -> None:
         """Count one more, with a word on it."""
         self._done += 1
+        self._first = self._first or time.monotonic()
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=1, note=note)
         elif time.monotonic() - self._last >= LINE_EVERY_SECONDS or self._done == self._total:
             self._last = time.monotonic()
             elapsed = self._last - self._start
-            left = elapsed / self._done * (self._total - self._done)
+            done = f"{self._stage}: {self._done}/{self._total} in {elapsed:.0f} s"
             self._console.print(
-                f"{self._stage}: {self._done}/{self._total} in {elapsed:.0f} s, "
-                f"about {left:.0f} s left  {note}",
+                f"{done}{self._left()}  {note}",
                 highlight=False,
                 soft_wrap=True,
             )
+
+    def _left(self) -> str:
+        """Say how long the rest takes, at the pace since the first, which paid for starting."""
+        rest = self._total - self._done
+        if self._done < 2 or not rest:
+            return ""
+        pace = (self._last - self._first) / (self._done - 1)
+        return f", about {pace * rest:.0f} s left"
 
 
 @contextmanager

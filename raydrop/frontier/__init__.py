@@ -33,6 +33,7 @@ __all__ = [
     "frontier_table",
     "load_records",
     "pareto_front",
+    "remarks",
     "summary_table",
     "worst_class_interval",
     "write_frontier",
@@ -113,6 +114,34 @@ def summary_table(frontier: Frontier) -> dict[str, pd.DataFrame]:
         texts = group.pivot_table("text", "series", "keep_fraction", aggfunc="first")
         tables[str(loss)] = texts.loc[order].fillna("")
     return tables
+
+
+def remarks(frontier: Frontier) -> list[str]:
+    """Return what a reader of the table has to know besides: a sentence each, often none.
+
+    Trials that failed, with the first reason; trials that are missing; finished trials of the
+    folder that the study does not ask for.
+    """
+    records = frontier.records
+    sentences = []
+    if records.failures:
+        first = records.failures[0]
+        sentences.append(
+            f"{len(records.failures)} trials failed and are not in the table; the first: "
+            f"{first['method']} + {first['quotas']} at {first['keep_fraction']:g}, seed "
+            f"{first['seed']}: {first['message']}"
+        )
+    if records.missing:
+        sentences.append(
+            f"{len(records.missing)} trials are missing and not in the table, so its front may be "
+            "another; 'raydrop run' with this folder computes them."
+        )
+    others = records.provenance["trials_of_other_studies"]
+    if others:
+        sentences.append(
+            f"{others} finished trials in this folder are not part of this study and are left out."
+        )
+    return sentences
 
 
 def _series(row: Mapping[Any, Any]) -> str:
