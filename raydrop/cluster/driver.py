@@ -93,8 +93,9 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
         return Outcome(len(plan.trials), 0)
     write_study_file(options.out, study, points, plan, dataset)
     save_data_card(dataset, store)
-    if missing.trials:
-        _run(study, missing, dataset, store, options, console)
+    if not missing.trials:
+        return Outcome(len(plan.trials), 0)
+    _run(study, missing, dataset, store, options, console)
     return Outcome(len(plan.trials), len(plan.missing(store).trials))
 
 
@@ -208,10 +209,12 @@ def print_plan(
             highlight=False,
             soft_wrap=True,
         )
+    if not missing.trials:
+        return
     work = estimated_samples(study, missing, dataset)
     total = sum(work.values())
     full = total / (study.training.epochs * len(dataset.train))
-    shares = ", ".join(f"{name} {count / max(total, 1):.0%}" for name, count in work.items())
+    shares = ", ".join(f"{name} {count / total:.0%}" for name, count in work.items())
     pace = _seconds_per_sample(plan, store, study)
     time = (
         ""
