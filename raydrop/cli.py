@@ -45,12 +45,10 @@ DataRootOption = Annotated[
 
 
 @app.callback()
-def main_options(
-    context: typer.Context,
+def options_of_every_command(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Options of every command."""
-    context.obj = {"debug": debug}
+    """Show --debug in the help."""
 
 
 @app.command(

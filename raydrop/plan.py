@@ -15,7 +15,7 @@ from typing import Any
 from raydrop.data.dataset import ImageDataset
 from raydrop.errors import ConfigError
 from raydrop.models import build_model
-from raydrop.scores import METHODS, score_method
+from raydrop.scores import score_method
 from raydrop.selection import budget_for, quota_rule
 from raydrop.store import Store
 from raydrop.study import Study, TrialConfig, config_hash
@@ -228,11 +228,6 @@ def _check_budget(study: Study, trial: TrialConfig, dataset: ImageDataset) -> No
             f"{trial.quotas!r}, found {budget} at keep_fraction {trial.keep_fraction}; "
             "keep more or lower minimum_per_class."
         )
-
-
-def known_methods() -> tuple[str, ...]:
-    """Return the names that ``method`` may have."""
-    return ("none", *METHODS)
 
 
 def replace_dataset(study: Study, dataset: str | None, model: str | None) -> Study:

@@ -79,18 +79,23 @@ def test_a_data_set_that_workers_may_not_write_gives_no_warning(digits: Prepared
     next(iter(make_batches(digits, train, CPU)([torch.arange(3)])))
 
 
-@pytest.fixture
-def large_folder(tmp_path: Path) -> PreparedData:
-    """A folder of images too large to be kept in memory by the usual rule."""
+def _folder(root: Path, height: int, widths: list[int]) -> str:
+    """Make two classes of random images, one of each width in each; return the specification."""
     generator = np.random.default_rng(0)
     for split in ("train", "test"):
         for label in ("cat", "dog"):
-            folder = tmp_path / split / label
+            folder = root / split / label
             folder.mkdir(parents=True)
-            for i in range(4):
-                pixels = generator.integers(0, 256, (80, 96 + 10 * i, 3), dtype=np.uint8)
+            for i, width in enumerate(widths):
+                pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
-    data = prepare(load_dataset(f"imagefolder:{tmp_path}"))
+    return f"imagefolder:{root}"
+
+
+@pytest.fixture
+def large_folder(tmp_path: Path) -> PreparedData:
+    """A folder of images too large to be kept in memory by the usual rule."""
+    data = prepare(load_dataset(_folder(tmp_path, 80, [96, 106, 116, 126])))
     assert isinstance(data.dataset.train.images, FileImages)
     return data
 
@@ -136,15 +141,7 @@ def test_streaming_leaves_the_global_random_state_alone(large_folder: PreparedDa
 
 
 def test_small_images_that_do_not_fit_in_memory_stream_as_they_are(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for label in ("cat", "dog"):
-            folder = tmp_path / split / label
-            folder.mkdir(parents=True)
-            for i in range(4):
-                pixels = generator.integers(0, 256, (10, 12, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    dataset = load_dataset(f"imagefolder:{tmp_path}")
+    dataset = load_dataset(_folder(tmp_path, 10, [12] * 4))
     files = PreparedData(dataset, (0.5,) * 3, (0.2,) * 3)
     memory = PreparedData(dataset.decoded(), files.mean, files.std)
     groups = [torch.tensor([3, 1, 6])]

@@ -40,7 +40,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"Expected Ray at {address or 'this machine'}, found: {error}; "
             "start a cluster with 'ray up' or leave out --address."
