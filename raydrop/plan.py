@@ -135,6 +135,7 @@ def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: ImageDataset
 def query_run(study: Study, fingerprint: str, seed: int) -> QueryRun:
     """Return the query run of one seed."""
     base = study.base(fingerprint)
+    del base["training"]["augment"]  # query runs never do
     shared = ("schema", "data", "model", "training", "checkpoints", "score_epoch_fraction")
     return QueryRun(seed, {"kind": "query", **{k: base[k] for k in shared}, "seed": seed})
 

@@ -334,7 +334,8 @@ def _number(name: str, value: Any) -> float:
 
 
 def _keep_fraction(value: Any) -> float:
-    fraction = _number("keep_fraction", value)
+    # Rounded, so that 1 - 0.7 and 0.1 + 0.2 are the same trial as 0.3.
+    fraction = round(_number("keep_fraction", value), 12)
     if not 0.0 < fraction <= 1.0:
         raise ConfigError(
             f"Expected keep_fraction in (0, 1], found {value}; "
@@ -350,7 +351,7 @@ def _kept_after(prune_fraction: Any) -> float:
             f"Expected prune_fraction in [0, 1), found {prune_fraction}; "
             "it is the share of the training set that goes."
         )
-    return round(1.0 - fraction, 12)  # 1 - 0.7 is to be the same trial as 0.3
+    return 1.0 - fraction
 
 
 def _as_tuple(name: str, values: Any) -> tuple[Any, ...]:

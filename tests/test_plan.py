@@ -64,6 +64,7 @@ def test_random_without_quotas_needs_no_query_run(dataset: ImageDataset) -> None
         ({"checkpoints": 3}, False, False, False),
         ({"model": "resnet18"}, False, False, False),
         ({"training": Training(epochs=3)}, False, False, False),
+        ({"training": Training(augment=False)}, True, True, False),
     ],
 )
 def test_identity_follows_what_a_result_depends_on(

@@ -115,6 +115,11 @@ def test_a_point_of_the_search_space_becomes_a_trial() -> None:
     )
 
 
+def test_rounding_of_a_keep_fraction_makes_no_other_trial() -> None:
+    written, computed = (TrialConfig("el2n", "none", k, "cdb_w", 0) for k in (0.3, 0.1 + 0.2))
+    assert written == computed
+
+
 @pytest.mark.parametrize("percent", range(1, 100))
 def test_prune_fraction_and_keep_fraction_name_the_same_trial(percent: int) -> None:
     kept = TrialConfig.from_space({"method": "random", "keep_fraction": percent / 100}, seed=0)
