@@ -159,12 +159,12 @@ def estimated_samples(study: Study, plan: Plan, dataset: ImageDataset) -> dict[s
     """Return how many sample passes each stage of a plan takes.
 
     A pass is one sample forward and backward once, three times the work of a forward pass. A query
-    run takes its epochs and a third more for the trace; GraNd about three, and MoSo two per
-    checkpoint (one for the mean gradient, one for the products); a trial its steps times the batch.
+    run takes its epochs and a third more for the trace; a score what its method says; a trial its
+    steps times the batch.
     """
     n = len(dataset.train)
     epochs = study.training.epochs
-    gradients = {"grand": 3, "moso": 2 * study.checkpoints}
+    passes = sum(score_method(run.method).passes(study.checkpoints) for run in plan.scores)
     steps = 0
     for run in plan.trials:
         kept = budget_for(n, run.trial.keep_fraction)
@@ -172,7 +172,7 @@ def estimated_samples(study: Study, plan: Plan, dataset: ImageDataset) -> dict[s
         steps += length.steps * min(study.training.batch_size, kept)
     return {
         "queries": len(plan.queries) * epochs * n * 4 // 3,
-        "scores": sum(gradients.get(run.method, 0) for run in plan.scores) * n,
+        "scores": passes * n,
         "trials": steps,
     }
 

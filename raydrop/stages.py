@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from raydrop.data.batches import PreparedData, make_batches
+from raydrop.data.batches import Batches, PreparedData, make_batches
 from raydrop.data.dataset import ImageDataset, Split
 from raydrop.errors import ScoringError
 from raydrop.metrics import by_class, class_metrics
@@ -31,7 +31,7 @@ from raydrop.scores import (
 )
 from raydrop.scores.sharding import ShardedGradients
 from raydrop.selection import budget_for, quota_rule, select, smooth_recalls
-from raydrop.store import Entry, Store, required
+from raydrop.store import Store, required
 from raydrop.study import SCHEMA, Study, derive_seed
 from raydrop.training.budget import training_length
 from raydrop.training.checkpoints import checkpoint_epochs, flat_state
@@ -98,7 +98,8 @@ def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, dev
         augment=False,
         on_epoch_end=after,
     )
-    validation = _recalls(model, data, dataset.validation, device)
+    held_out = make_batches(data, dataset.validation, torch.device(device))
+    validation = _recalls(model, held_out, dataset.validation, dataset.num_classes)
     info = {
         "seed": run.seed,
         "validation_recalls": validation.tolist(),
@@ -116,7 +117,7 @@ def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, dev
     store.write("query", run.config, info, arrays)
 
 
-def load_query(run: QueryRun, store: Store) -> tuple[Entry, QueryResult]:
+def load_query(run: QueryRun, store: Store) -> QueryResult:
     """Return a finished query run, its arrays memory-mapped.
 
     Raises:
@@ -126,7 +127,7 @@ def load_query(run: QueryRun, store: Store) -> tuple[Entry, QueryResult]:
     trace = Trace.from_arrays(
         {name: entry.array(name, mmap=True) for name in entry.names if name != "checkpoints"}
     )
-    return entry, QueryResult(
+    return QueryResult(
         trace=trace,
         checkpoints=entry.array("checkpoints", mmap=True),
         checkpoint_epochs=tuple(entry.info["checkpoint_epochs"]),
@@ -156,7 +157,7 @@ def run_score(run: ScoreRun, n: int, store: Store, gradients: ShardedGradients |
         scores = method.draw(n, np.random.default_rng(derive_seed(run.seed, "scores/random")))
     else:
         assert run.query is not None
-        _, query = load_query(run.query, store)
+        query = load_query(run.query, store)
         if isinstance(method, TraceMethod):
             scores = method.from_trace(query.trace, query.score_epoch)
         else:
@@ -226,9 +227,7 @@ def run_trial(
     validation = make_batches(data, dataset.validation, torch.device(device))
 
     def after(end: EpochEnd) -> None:  # noqa: ARG001 - the loop's contract
-        predictions = predict(model, validation, len(dataset.validation))
-        labels = dataset.validation.labels
-        loss.end_epoch(by_class(predictions, labels, dataset.num_classes))
+        loss.end_epoch(_recalls(model, validation, dataset.validation, dataset.num_classes))
 
     train_seconds = train(
         model,
@@ -292,11 +291,9 @@ def _model(study: Study, dataset: ImageDataset, device: str) -> nn.Module:
 
 
 def _recalls(
-    model: nn.Module, data: PreparedData, split: Split, device: str
+    model: nn.Module, batches: Batches, split: Split, num_classes: int
 ) -> NDArray[np.float64]:
-    batches = make_batches(data, split, torch.device(device))
-    predictions = predict(model, batches, len(split))
-    return by_class(predictions, split.labels, data.dataset.num_classes)
+    return by_class(predict(model, batches, len(split)), split.labels, num_classes)
 
 
 def _check_scores(method: str, scores: NDArray[np.floating]) -> None:

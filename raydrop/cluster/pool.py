@@ -15,9 +15,6 @@ from raydrop.data.batches import PreparedData
 from raydrop.errors import ScoringError
 from raydrop.scores.sharding import GradientWorker, Shard, Task
 
-IN_FLIGHT = 2
-"""Shards that each actor has at hand: one at work and one waiting hides the time of a call."""
-
 RESTARTS = 4
 """Times that an actor is started again, and a shard tried again, before giving up."""
 
@@ -95,9 +92,10 @@ class RayExecutor:
             if shard is not None:
                 owners[actor.run.remote(task, shard, state, direction)] = (actor, shard)
 
-        for _ in range(IN_FLIGHT):
-            for actor in self._actors:
-                feed(actor)
+        # One shard at a time for each actor: with a second one waiting, a dying actor would fail
+        # both, or lose the answer to the one before, and the wrong shard would be named.
+        for actor in self._actors:
+            feed(actor)
         while owners:
             (done,), _ = ray.wait(list(owners), num_returns=1)
             actor, shard = owners.pop(done)

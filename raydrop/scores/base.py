@@ -54,6 +54,14 @@ class ScoreMethod(ABC):
     needs_gradients: ClassVar[bool] = False
     """Whether it reads gradients at the query run's checkpoints."""
 
+    def passes(self, checkpoints: int) -> int:  # noqa: ARG002 - what costs something overrides this
+        """Return its cost in passes over the training set, each forward and backward once.
+
+        Args:
+            checkpoints: Evenly spread checkpoints that a query run leaves.
+        """
+        return 0
+
 
 class RandomMethod(ScoreMethod):
     """A method that reads nothing."""

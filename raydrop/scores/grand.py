@@ -21,6 +21,10 @@ class Grand(GradientMethod):
     summary = "norm of the gradient over all parameters early in training; largest kept"
     citation = "Paul et al. 2021, arXiv 2107.07075"
 
+    def passes(self, checkpoints: int) -> int:  # noqa: ARG002 - it looks at one alone
+        """Return the cost of forming every sample's gradient once, about three passes."""
+        return 3
+
     def from_gradients(self, run: QueryResult, gradients: ShardedGradients) -> NDArray[np.floating]:
         """Return the gradient norms (N,) after the run's early epoch."""
         return gradients.norms(run.state_after(run.score_epoch))

@@ -25,6 +25,10 @@ class Moso(GradientMethod):
     summary = "agreement with the mean gradient over training; least useful pruned first"
     citation = "Tan et al. 2023, arXiv 2310.14664"
 
+    def passes(self, checkpoints: int) -> int:
+        """Return two per checkpoint: one for the mean gradient, one for the products."""
+        return 2 * checkpoints
+
     def from_gradients(self, run: QueryResult, gradients: ShardedGradients) -> NDArray[np.floating]:
         """Return the scores (N,), in float64."""
         total = np.zeros(gradients.n)
