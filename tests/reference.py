@@ -5,7 +5,7 @@ from __future__ import annotations
 import decimal
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -110,38 +110,55 @@ def select_by_sorting(
 
 
 def gradients_one_by_one(
-    model: nn.Module, inputs: Tensor, labels: Tensor, reduction: str = "sum"
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> list[dict[str, Tensor]]:
-    """Every sample's own gradient over all trainable parameters, by B backward passes."""
+    """Every sample's own gradient over all trainable parameters, by B backward passes.
+
+    The loss sees batches of one, so that its reduction makes no difference.
+    """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     gradients = []
-    for image, label in zip(inputs, labels, strict=True):
-        loss = F.cross_entropy(model(image[None]), label[None], reduction=reduction)
-        found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
-        gradients.append(dict(zip(named, found, strict=True)))
+    for sample, label in zip(inputs, labels, strict=True):
+        value = loss(model(sample[None]), label[None]).sum()
+        found = torch.autograd.grad(
+            value, list(named.values()), allow_unused=True, materialize_grads=True
+        )
+        gradients.append(
+            {name: g.to_dense() if g.is_sparse else g for name, g in zip(named, found, strict=True)}
+        )
     return gradients
 
 
-def dots_one_by_one(
-    model: nn.Module, inputs: Tensor, labels: Tensor, direction: Mapping[str, Tensor]
-) -> Tensor:
-    """<grad l_i, v> by forming every gradient."""
+def without(gradients: Sequence[Mapping[str, Tensor]], dropped: str) -> list[dict[str, Tensor]]:
+    """The gradients with one parameter forgotten, as a negative control."""
+    return [{name: g for name, g in each.items() if name != dropped} for each in gradients]
+
+
+def dots_of(gradients: Sequence[Mapping[str, Tensor]], direction: Mapping[str, Tensor]) -> Tensor:
+    """<grad l_i, v> from whole gradients, (B,)."""
     return torch.stack(
         [
-            torch.stack([(g * direction[name]).sum() for name, g in gradient.items()]).sum()
-            for gradient in gradients_one_by_one(model, inputs, labels)
+            torch.stack([(g * direction[name]).sum() for name, g in each.items()]).sum()
+            for each in gradients
         ]
     )
 
 
-def norms_one_by_one(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """|| grad l_i || by forming every gradient."""
-    return torch.stack(
-        [
-            torch.cat([g.flatten() for g in gradient.values()]).norm()
-            for gradient in gradients_one_by_one(model, inputs, labels)
-        ]
-    )
+def norms_of(gradients: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """|| grad l_i || from whole gradients, (B,), in float64."""
+    lengths = [
+        [torch.linalg.vector_norm(g, dtype=torch.float64) for g in each.values()]
+        for each in gradients
+    ]
+    return torch.stack([torch.linalg.vector_norm(torch.stack(each)) for each in lengths])
+
+
+def sum_of(gradients: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """sum_i grad l_i from whole gradients, one tensor per parameter."""
+    return {name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}
 
 
 # --- scores: training dynamics sample by sample, and augmentation image by image ---
@@ -275,3 +292,49 @@ def falsified_one_by_one(
         assert own not in others
         result[position] = others[draws[position] % len(others)]
     return result
+
+
+# --- scores: moving one sample out by averaging the others, and class-balanced picks by a mask ---
+
+
+def moso_by_averaging(
+    gradients: NDArray[np.float64], rates: Sequence[float], steps: int, left_out: bool
+) -> list[float]:
+    """Mean over checkpoints of T / N eta <mean gradient, own gradient>, one sample at a time.
+
+    ``gradients`` are those of every sample at every checkpoint, (T, N, P); with ``left_out`` the
+    mean is over the others alone.
+    """
+    n = gradients.shape[1]
+    scores = []
+    for i in range(n):
+        terms = []
+        for rate, at in zip(rates, gradients, strict=True):
+            others = np.delete(at, i, axis=0) if left_out else at
+            terms.append(steps / n * rate * float(np.dot(others.mean(axis=0), at[i])))
+        scores.append(statistics.fmean(terms))
+    return scores
+
+
+def class_balanced_by_mask(
+    scores: NDArray[np.floating], labels: NDArray[np.integer], quotas: Sequence[int]
+) -> list[int]:
+    """Kept indices, ascending: for each class the best of all scores, those of others at -inf."""
+    kept: list[int] = []
+    for klass, quota in enumerate(quotas):
+        masked = np.where(labels == klass, scores, -np.inf)
+        kept += np.argsort(-masked, kind="stable")[:quota].tolist()
+    return sorted(kept)
+
+
+# --- scores: pairwise sums by recursion instead of level by level ---
+
+
+def sum_by_halving(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Sum of arrays in float32: the first 2^k of them and the rest, 2^k the largest below n."""
+    if len(parts) == 1:
+        return parts[0]
+    first = 1
+    while 2 * first < len(parts):
+        first *= 2
+    return sum_by_halving(parts[:first]) + sum_by_halving(parts[first:])

@@ -1,14 +1,23 @@
-"""Per-sample gradients, reduced at once to the one number per sample that a score needs.
+"""Per-sample gradients, reduced at once to the few numbers per sample that a score needs.
 
-Every function differentiates each sample's own cross-entropy, summed over nothing and divided by
-nothing, with respect to all trainable parameters. The model is in eval mode, so BatchNorm
-statistics are fixed; otherwise a sample's gradient would depend on its batch.
+Every function differentiates each sample's own loss, summed over nothing and divided by nothing,
+with respect to all trainable parameters. The model is in eval mode, so BatchNorm statistics are
+fixed; otherwise a sample's gradient would depend on its batch.
+
+Products with a direction are one forward-mode pass. Norms are one backward pass that asks for the
+gradients at the layers' outputs alone and never forms a weight gradient of the batch; the rules of
+:mod:`raydrop.scores.rules` turn them into norms. What has no rule is differentiated sample by
+sample, exactly, and :func:`coverage` says which parameters those are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +25,45 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from raydrop.errors import ScoringError
+from raydrop.scores.forward import ForwardMode
+from raydrop.scores.layers import Arithmetic, replaced, ruled_slots
+from raydrop.scores.memory import is_out_of_memory
+from raydrop.scores.tape import Plan, Tape, UnplannedUseError, probe
+from raydrop.study import ScoringPrecision
 
-NORM_MEMORY_BYTES = 2**29
-"""What :func:`per_sample_norm` holds at once; further samples are done in turn."""
+SampleLoss = Callable[[Tensor, Tensor], Tensor]
+"""From logits (B, K) and labels (B,) to one loss per sample, (B,)."""
+
+GENERAL_BYTES = 2**28
+"""Per-sample gradients of parameters without a rule that are held at once."""
+DIRECTIONS_AT_ONCE = 4
+"""Directions whose tangents are carried along together."""
+
+_log = logging.getLogger(__name__)
+_plans: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
+_said: WeakSet[nn.Module] = WeakSet()
+_no_forward_mode: WeakSet[nn.Module] = WeakSet()
+
+
+@dataclass(frozen=True)
+class ParameterPath:
+    """How the gradient of one parameter is found."""
+
+    name: str
+    """As in ``named_parameters()``; a tied parameter has its first name."""
+    shape: tuple[int, ...]
+    """Its shape."""
+    path: Literal["rule", "general", "frozen"]
+    """``rule``: by its layer's rule; ``general``: sample by sample; ``frozen``: not trainable."""
+    layer: str
+    """Class of the layer that holds it."""
+    reason: str = ""
+    """Why it takes the general path."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each sample: logits (B, K), labels (B,), result (B,)."""
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
@@ -27,117 +72,479 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def per_sample_dot(
-    model: nn.Module, inputs: Tensor, labels: Tensor, direction: Mapping[str, Tensor]
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    direction: Mapping[str, Tensor],
+    *,
+    loss: SampleLoss = cross_entropy,
+    precision: ScoringPrecision = "fp32",
 ) -> Tensor:
     r"""Return <grad l_i, v> for every sample of a batch.
 
     One forward-mode product (Jacobian-vector product of the vector of losses in direction v): about
-    three forward passes in all, no loop over samples, and no activations kept.
+    three forward passes in all, no loop over samples, and no activations kept. A model with an
+    operation that has no forward-mode derivative takes the way of :func:`norm_and_dot`.
 
     Args:
         model: In eval mode.
         inputs: Images (B, ...).
         labels: Classes (B,) int64.
         direction: v, a tensor of the parameter's shape for every trainable parameter.
+        loss: Loss of each sample, unreduced.
+        precision: ``fp32`` computes in the model's own precision, ``bf16`` under autocast.
 
     Returns:
         Dot products (B,).
 
     Raises:
-        ScoringError: If the model would normalise by batch statistics, the labels do not fit the
-            head, or the direction does not fit the parameters.
+        ScoringError: If the model would normalise by batch statistics, the loss is reduced, the
+            labels do not fit the head, or the direction does not fit the parameters.
     """
-    check_eval(model)
-    parameters = parameters_of(model)
-    _check_direction(parameters, direction)
-
-    def losses(values: dict[str, Tensor]) -> Tensor:
-        logits = functional_call(model, values, (inputs,))
-        _check_labels_fit(labels, logits.shape[1])
-        return _losses(logits, labels)
-
-    tangents = {name: direction[name].to(value) for name, value in parameters.items()}
-    products = jvp(losses, (parameters,), (tangents,))[1]
-    return cast(Tensor, products)
+    stacked = {name: value[None] for name, value in direction.items()}
+    return per_sample_dots(model, inputs, labels, stacked, loss=loss, precision=precision)[:, 0]
 
 
-def per_sample_norm(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+def per_sample_dots(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    directions: Mapping[str, Tensor],
+    *,
+    loss: SampleLoss = cross_entropy,
+    precision: ScoringPrecision = "fp32",
+) -> Tensor:
+    r"""Return <grad l_i, v_d> for every sample of a batch and several directions.
+
+    The forward pass is shared, so D directions cost about 1 + 2 D forward passes. With the classes'
+    mean gradients as directions, the results say which classes a step on each sample would help.
+
+    Args:
+        model: In eval mode.
+        inputs: Images (B, ...).
+        labels: Classes (B,) int64.
+        directions: For every trainable parameter, a tensor (D, *shape).
+        loss: Loss of each sample, unreduced.
+        precision: As in :func:`per_sample_dot`.
+
+    Returns:
+        Dot products (B, D).
+
+    Raises:
+        ScoringError: As in :func:`per_sample_dot`.
+    """
+    parameters = _checked_parameters(model)
+    count = _check_directions(parameters, directions)
+    if model not in _no_forward_mode:
+        try:
+            return _forward_mode(model, inputs, labels, directions, count, loss, precision)
+        except (RuntimeError, NotImplementedError) as error:
+            if is_out_of_memory(error):
+                raise
+            _log.warning("Forward mode does not do this model (%s).", str(error).split("\n")[0])
+            _no_forward_mode.add(model)
+    columns = []
+    for index in range(count):
+        one = {name: directions[name][index] for name in parameters}
+        tape = _backward_mode(model, inputs, labels, one, loss, precision)
+        columns.append(tape.dots)
+    return torch.stack(columns, 1).to(_result_type(parameters))
+
+
+def per_sample_norm(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    loss: SampleLoss = cross_entropy,
+    precision: ScoringPrecision = "fp32",
+) -> Tensor:
     r"""Return || grad l_i ||_2 for every sample of a batch, over all trainable parameters.
 
     Args:
         model: In eval mode.
         inputs: Images (B, ...).
         labels: Classes (B,) int64.
+        loss: Loss of each sample, unreduced.
+        precision: As in :func:`per_sample_dot`.
 
     Returns:
         Norms (B,).
 
     Raises:
-        ScoringError: If the model would normalise by batch statistics or the labels do not fit.
+        ScoringError: As in :func:`per_sample_dot`.
     """
-    check_eval(model)
-    parameters = parameters_of(model)
-
-    def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(model, values, (image[None],))
-        _check_labels_fit(labels, logits.shape[1])
-        return _losses(logits, label[None])[0]
-
-    def squared_norm(image: Tensor, label: Tensor) -> Tensor:
-        gradient = grad(loss)(parameters, image, label)
-        return torch.stack([g.square().sum() for g in gradient.values()]).sum()
-
-    per_sample = sum(p.numel() * p.element_size() for p in parameters.values())
-    chunk = max(1, NORM_MEMORY_BYTES // max(1, per_sample))
-    squares = vmap(squared_norm, chunk_size=chunk)(inputs, labels)
-    return squares.sqrt()
+    parameters = _checked_parameters(model)
+    tape = _backward_mode(model, inputs, labels, None, loss, precision)
+    return tape.squares.sqrt().to(_result_type(parameters))
 
 
-def gradient_sum(model: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def norm_and_dot(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    direction: Mapping[str, Tensor],
+    *,
+    loss: SampleLoss = cross_entropy,
+    precision: ScoringPrecision = "fp32",
+) -> tuple[Tensor, Tensor]:
+    r"""Return || grad l_i ||_2 and <grad l_i, v> for every sample, from one backward pass.
+
+    Args:
+        model: In eval mode.
+        inputs: Images (B, ...).
+        labels: Classes (B,) int64.
+        direction: v, a tensor of the parameter's shape for every trainable parameter.
+        loss: Loss of each sample, unreduced.
+        precision: As in :func:`per_sample_dot`.
+
+    Returns:
+        Norms (B,) and dot products (B,).
+
+    Raises:
+        ScoringError: As in :func:`per_sample_dot`.
+    """
+    parameters = _checked_parameters(model)
+    _check_directions(parameters, {name: value[None] for name, value in direction.items()})
+    tape = _backward_mode(model, inputs, labels, direction, loss, precision)
+    kind = _result_type(parameters)
+    return tape.squares.sqrt().to(kind), tape.dots.to(kind)
+
+
+def gradient_sum(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    loss: SampleLoss = cross_entropy,
+    precision: ScoringPrecision = "fp32",
+) -> dict[str, Tensor]:
     """Return sum_i grad l_i over a batch, one tensor per trainable parameter.
 
     Args:
         model: In eval mode.
         inputs: Images (B, ...).
         labels: Classes (B,) int64.
+        loss: Loss of each sample, unreduced.
+        precision: As in :func:`per_sample_dot`.
 
     Returns:
         Tensors by parameter name; a parameter that the loss does not reach gets zeros.
 
     Raises:
-        ScoringError: If the model would normalise by batch statistics or the labels do not fit.
+        ScoringError: As in :func:`per_sample_dot`.
     """
-    check_eval(model)
+    _checked_parameters(model)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with torch.enable_grad():
-        logits = model(inputs)
-        _check_labels_fit(labels, logits.shape[1])
-        total = _losses(logits, labels).sum()
+        total = _losses(model, None, inputs, labels, loss, precision).sum()
         gradients = torch.autograd.grad(
             total, list(named.values()), allow_unused=True, materialize_grads=True
         )
     return dict(zip(named, gradients, strict=True))
 
 
-def check_eval(model: nn.Module) -> None:
-    """Refuse a model in which a sample's gradient would depend on its batch.
+def coverage(model: nn.Module, inputs: Tensor | None = None) -> tuple[ParameterPath, ...]:
+    """Return how the gradient of every parameter is found; none is ever left out.
+
+    Args:
+        model: Any model.
+        inputs: A batch (B, ...). With one, the model is run on two of its samples, which also finds
+            parameters that are used outside their layers, and layers whose inputs do not hold one
+            sample after another; without, the layers alone decide.
+
+    Returns:
+        One entry per parameter, tied ones once, in the order of ``named_parameters()``.
+    """
+    candidates, names = _candidates(model), _names(model)
+    general: Mapping[str, str] = {}
+    if inputs is not None:
+        check_eval(model)
+        general = probe(model, names, candidates, inputs, lambda outputs: outputs.sum()).reasons
+    layers = _holders(model)
+    paths = []
+    for name, parameter in model.named_parameters():
+        path: Literal["rule", "general", "frozen"] = "rule"
+        reason = ""
+        if not parameter.requires_grad:
+            path = "frozen"
+        elif name in general or name not in candidates:
+            path, reason = "general", general.get(name, f"{layers[name]} has no rule for it")
+        paths.append(ParameterPath(name, tuple(parameter.shape), path, layers[name], reason))
+    return tuple(paths)
+
+
+@contextlib.contextmanager
+def last_layer_only(model: nn.Module) -> Iterator[None]:
+    """Leave only the parameters of a model's last linear layer trainable while this lasts.
 
     Raises:
-        ScoringError: If a BatchNorm layer would use the statistics of the batch.
+        ScoringError: If there is no linear layer, or its parameters are frozen.
+    """
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    kept = {id(p) for p in linear[-1].parameters() if p.requires_grad} if linear else set()
+    if not kept:
+        raise ScoringError(
+            "Expected a trainable linear layer at the end of the model, found none; "
+            "use a score over all parameters."
+        )
+    others = {n for n, p in model.named_parameters() if p.requires_grad and id(p) not in kept}
+    with _frozen(model, others):
+        yield
+
+
+def check_eval(model: nn.Module) -> None:
+    """Refuse a model in which a sample's gradient would depend on its batch or on chance.
+
+    Raises:
+        ScoringError: If a BatchNorm layer would use the statistics of the batch, or a layer that
+            drops or tracks something is in train mode.
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
-            module.training or module.running_mean is None
-        ):
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if batch_norm and (module.training or module.running_mean is None):
             raise ScoringError(
                 f"Expected fixed BatchNorm statistics, found layer {name or 'model'!r} using "
                 "those of the batch, which makes per-sample gradients undefined; call model.eval()."
             )
+        dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        tracked = isinstance(module, nn.modules.instancenorm._InstanceNorm)
+        if module.training and (dropout or (tracked and module.track_running_stats)):
+            raise ScoringError(
+                f"Expected a model in eval mode, found layer {name or 'model'!r} in train mode, "
+                "where it depends on chance or changes itself; call model.eval()."
+            )
 
 
-def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each sample: logits (B, K), labels (B,), result (B,)."""
-    return F.cross_entropy(logits, labels, reduction="none")
+@contextlib.contextmanager
+def _frozen(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Let some trainable parameters not be differentiated while this lasts."""
+    chosen = [p for name, p in model.named_parameters() if name in names]
+    for parameter in chosen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+
+
+def _forward_mode(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    directions: Mapping[str, Tensor],
+    count: int,
+    loss: SampleLoss,
+    precision: ScoringPrecision,
+) -> Tensor:
+    """Return the products (B, D) by Jacobian-vector products."""
+    parameters = parameters_of(model)
+    tangents = {name: directions[name].to(value) for name, value in parameters.items()}
+
+    def losses(values: dict[str, Tensor]) -> Tensor:
+        return _losses(model, values, inputs, labels, loss, precision)
+
+    def product(tangent: dict[str, Tensor]) -> Tensor:
+        return cast(Tensor, jvp(losses, (parameters,), (tangent,))[1])
+
+    kinds = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.MultiheadAttention)
+    math_only = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with torch.no_grad(), math_only, replaced(model, ForwardMode(), kinds):
+        if count == 1:
+            return product({name: value[0] for name, value in tangents.items()})[:, None]
+        return vmap(product, out_dims=1, chunk_size=DIRECTIONS_AT_ONCE)(tangents)
+
+
+def _backward_mode(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    direction: Mapping[str, Tensor] | None,
+    loss: SampleLoss,
+    precision: ScoringPrecision,
+) -> Tape:
+    """Return squares and products from one backward pass over the outputs of layers."""
+    plan = _plan(model, inputs, labels, loss)
+    if loss is cross_entropy:
+        _check_labels_fit(labels, plan.classes)
+    names = _names(model)
+    try:
+        tape = Tape(plan, names, len(inputs), direction, inputs)
+        if plan.ruled:
+            # If the general ones were differentiated too, autograd would pass the tape by.
+            with torch.enable_grad(), _frozen(model, plan.general):
+                with replaced(model, tape):
+                    total = _losses(model, None, inputs, labels, loss, precision).sum()
+                if total.requires_grad:
+                    torch.autograd.grad(total, tape.anchor, allow_unused=True)
+            tape.finish()
+    except UnplannedUseError:
+        plan = Plan(frozenset(), frozenset(names.values()), frozenset(), {}, {}, plan.classes)
+        tape = Tape(plan, names, len(inputs), direction, inputs)
+    if plan.general:
+        for first, formed in _general(model, plan.general, inputs, labels, loss, precision):
+            for name, value in formed.items():
+                tape.add(value, None if direction is None else direction[name], first)
+    return tape
+
+
+def _general(
+    model: nn.Module,
+    names: frozenset[str],
+    inputs: Tensor,
+    labels: Tensor,
+    loss: SampleLoss,
+    precision: ScoringPrecision,
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Yield whole gradients with respect to some parameters, a few samples at a time.
+
+    Yields:
+        The first sample, and tensors (b, *shape) by name.
+    """
+    wanted = {name: value for name, value in parameters_of(model).items() if name in names}
+    held = sum(value.numel() * value.element_size() for value in wanted.values())
+    step = max(1, GENERAL_BYTES // max(1, held))
+
+    def single(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        pair = image[None], label[None]
+        return _losses(model, values, *pair, loss, precision, checked=False).sum()
+
+    gradients = vmap(grad(single), in_dims=(None, 0, 0))
+    with replaced(model, Arithmetic(), (nn.modules.batchnorm._BatchNorm, nn.MultiheadAttention)):
+        for first in range(0, len(inputs), step):
+            images, classes = inputs[first : first + step], labels[first : first + step]
+            try:
+                yield first, gradients(wanted, images, classes)
+            except (RuntimeError, NotImplementedError) as error:
+                if is_out_of_memory(error):
+                    raise
+                pairs = zip(images, classes, strict=True)
+                each = [_single(model, wanted, *pair, loss, precision) for pair in pairs]
+                yield first, {name: torch.stack([g[name] for g in each]) for name in wanted}
+
+
+def _single(
+    model: nn.Module,
+    wanted: Mapping[str, Tensor],
+    image: Tensor,
+    label: Tensor,
+    loss: SampleLoss,
+    precision: ScoringPrecision,
+) -> dict[str, Tensor]:
+    """Return one sample's gradient by a backward pass of its own, whatever the model does."""
+    named = {name: p for name, p in model.named_parameters() if name in wanted}
+    with torch.enable_grad():
+        total = _losses(model, None, image[None], label[None], loss, precision).sum()
+        found = torch.autograd.grad(
+            total, list(named.values()), allow_unused=True, materialize_grads=True
+        )
+    return dict(zip(named, found, strict=True))
+
+
+def _plan(model: nn.Module, inputs: Tensor, labels: Tensor, loss: SampleLoss) -> Plan:
+    """Return the plan of a model, probed once for each shape of inputs."""
+    names = _names(model)
+    key = (inputs.shape[1:], inputs.dtype, tuple(names.items()))
+    plans = _plans.setdefault(model, {})
+    if key not in plans:
+        pair = labels[[0, min(1, len(labels) - 1)]]
+        candidates = _candidates(model)
+        plans[key] = probe(model, names, candidates, inputs, lambda z: _unreduced(loss, z, pair))
+        _say_general(model, plans[key])
+    return plans[key]
+
+
+def _say_general(model: nn.Module, plan: Plan) -> None:
+    """Say once which parameters of a model cost more, and why."""
+    if not plan.general or model in _said:
+        return
+    _said.add(model)
+    layers = _holders(model)
+    told = [
+        f"{name} ({plan.reasons.get(name, f'{layers[name]} has no rule')})"
+        for name in sorted(plan.general)
+    ]
+    more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+    _log.warning(
+        "Per-sample gradients of %d parameters take the general path, exact and slower: %s%s.",
+        len(told),
+        ", ".join(told[:5]),
+        more,
+    )
+
+
+def _names(model: nn.Module) -> dict[int, str]:
+    """Return the names of the trainable parameters by identity."""
+    return {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _candidates(model: nn.Module) -> frozenset[str]:
+    """Return the trainable parameters all of whose holders have a rule for them."""
+    names = _names(model)
+    ruled = {(id(holder), name) for layer in model.modules() for holder, name in ruled_slots(layer)}
+    left_out = {
+        names.get(id(parameter))
+        for holder in model.modules()
+        for name, parameter in holder._parameters.items()
+        if (id(holder), name) not in ruled
+    }
+    return frozenset(names.values()) - left_out
+
+
+def _holders(model: nn.Module) -> dict[str, str]:
+    """Return the class of the first layer that holds each parameter."""
+    return {
+        f"{prefix}.{name}" if prefix else name: type(layer).__name__
+        for prefix, layer in model.named_modules(remove_duplicate=False)
+        for name in layer._parameters
+    }
+
+
+def _losses(
+    model: nn.Module,
+    values: dict[str, Tensor] | None,
+    inputs: Tensor,
+    labels: Tensor,
+    loss: SampleLoss,
+    precision: ScoringPrecision,
+    *,
+    checked: bool = True,
+) -> Tensor:
+    """Return the losses (B,) of a batch, with other parameter values where given."""
+    half = precision == "bf16"
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
+        logits = model(inputs) if values is None else functional_call(model, values, (inputs,))
+    if half:
+        logits = logits.float()
+    if checked and loss is cross_entropy:
+        _check_labels_fit(labels, logits.shape[1])
+    return _unreduced(loss, logits, labels)
+
+
+def _unreduced(loss: SampleLoss, logits: Tensor, labels: Tensor) -> Tensor:
+    losses = loss(logits, labels)
+    if losses.shape != labels.shape[:1]:
+        raise ScoringError(
+            f"Expected one loss per sample, {tuple(labels.shape[:1])}, found shape "
+            f"{tuple(losses.shape)}; use reduction='none'."
+        )
+    return losses
+
+
+def _checked_parameters(model: nn.Module) -> dict[str, Tensor]:
+    check_eval(model)
+    parameters = parameters_of(model)
+    if not parameters:
+        raise ScoringError(
+            "Expected at least one trainable parameter, found none; "
+            "set requires_grad on what is to be differentiated."
+        )
+    return parameters
+
+
+def _result_type(parameters: Mapping[str, Tensor]) -> torch.dtype:
+    return next(iter(parameters.values())).dtype
 
 
 def _check_labels_fit(labels: Tensor, classes: int) -> None:
@@ -150,18 +557,26 @@ def _check_labels_fit(labels: Tensor, classes: int) -> None:
         )
 
 
-def _check_direction(parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> None:
-    """Refuse a direction that leaves out or misshapes a parameter, or names an unknown one."""
-    missing = sorted(parameters.keys() - direction.keys())
-    unknown = sorted(direction.keys() - parameters.keys())
+def _check_directions(parameters: Mapping[str, Tensor], directions: Mapping[str, Tensor]) -> int:
+    """Refuse directions that leave out or misshape a parameter, or name an unknown one.
+
+    Returns:
+        How many there are.
+    """
+    missing = sorted(parameters.keys() - directions.keys())
+    unknown = sorted(directions.keys() - parameters.keys())
     misshaped = [
-        f"{name} {tuple(direction[name].shape)} instead of {tuple(value.shape)}"
+        f"{name} {tuple(directions[name].shape[1:])} instead of {tuple(value.shape)}"
         for name, value in parameters.items()
-        if name in direction and direction[name].shape != value.shape
+        if name in directions and directions[name].shape[1:] != value.shape
     ]
+    counts = {len(value) for name, value in directions.items() if name in parameters}
+    if len(counts) > 1:
+        misshaped.append(f"between {min(counts)} and {max(counts)} directions")
     if missing or unknown or misshaped:
         raise ScoringError(
             "Expected a direction with one tensor per trainable parameter, found "
             f"missing {missing}, unknown {unknown}, misshaped {misshaped}; build it from "
             "parameters_of(model)."
         )
+    return counts.pop()

@@ -1,0 +1,496 @@
+"""Per-sample gradients of one use of one layer, from its inputs and the gradient at its output.
+
+A sample's weight gradient is a sum over positions t (tokens, pixels; T of them) of products of an
+input x_t and an output gradient d_t. Two exact ways lead to its squared norm:
+
+* form every sample's gradient, a few samples at a time, reduce it, and let it go: T I O
+  multiplications for I inputs and O outputs;
+* the Gram form, || sum_t d_t x_t' ||^2 = sum_{s,t} <x_s, x_t> <d_s, d_t>, in about T^2 (I + O). Its
+  terms cancel, so they are summed in float64 (Goodfellow 2015, arXiv 1510.01799, for T = 1).
+
+The cheaper of the two is taken. Shapes: B samples, each with k consecutive rows of the layer's
+batch dimension (k is 1 unless a model folds windows or time into it), C channels, ``slot`` for the
+shape of what is read of a parameter. Sums of squares and products are float64, (B,).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Role = Literal["weight", "bias"]
+
+WORKSPACE_BYTES = {"cpu": 2**21, "cuda": 2**28}
+"""What forming per-sample gradients may hold at once: a processor's cache, or enough for a GPU."""
+COPY_COST = 40
+"""Multiplications that take as long as one addition of numbers out of order, as measured on a CPU
+for the shifted sums of :meth:`ConvUse._sum_over_taps`."""
+SINGLE_WORK = 2**20
+"""Multiplications from which on a CPU forms one sample's convolution gradient at a time."""
+
+
+class Use(ABC):
+    """One call of a layer: its inputs, and what it reads of which parameters."""
+
+    def __init__(self, inputs: Tensor, samples: int) -> None:
+        """Take the inputs, rows of the batch dimension first.
+
+        Args:
+            inputs: (B * k, ...).
+            samples: B.
+        """
+        self.inputs = inputs
+        self.samples = samples
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch dimension that belong to one sample, k."""
+        return len(self.inputs) // self.samples
+
+    def per_sample(self, role: Role, delta: Tensor, first: int, last: int) -> Tensor:
+        """Return the gradients of samples ``first`` to ``last``, (last - first, *slot).
+
+        Args:
+            role: Weight or bias.
+            delta: Gradient at the output, (B * k, ...).
+            first: First sample.
+            last: Sample after the last.
+        """
+        part = slice(first * self.rows, last * self.rows)
+        inputs, gradient = self.inputs[part], _full(delta[part])
+        form = self._weight if role == "weight" else self._bias
+        formed = form(inputs, gradient)
+        return formed if self.rows == 1 else formed.unflatten(0, (-1, self.rows)).sum(1)
+
+    def square_and_dot(
+        self, role: Role, delta: Tensor, direction: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return both, forming each gradient once; products are zero without a direction."""
+        squares, dots = [], []
+        for first, last in self._chunks(role, delta):
+            formed = self.per_sample(role, delta, first, last).flatten(1)
+            squares.append(_sum_of_products(formed, formed))
+            if direction is not None:
+                dots.append(_products_with(formed, direction))
+        square = torch.cat(squares)
+        return square, torch.cat(dots) if dots else torch.zeros_like(square)
+
+    @abstractmethod
+    def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        """Return the weight gradient of every row, (rows, *slot)."""
+
+    @abstractmethod
+    def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        """Return the bias gradient of every row, (rows, *slot)."""
+
+    def _row_numbers(self, delta: Tensor) -> int:
+        """Return how many numbers forming one row's weight gradient takes."""
+        return self.inputs[0].numel() + delta[0].numel()
+
+    def _chunks(self, role: Role, delta: Tensor) -> Iterator[tuple[int, int]]:
+        step = self.samples
+        if role == "weight":
+            taken = 4 * self.rows * self._row_numbers(delta)
+            step = max(1, _workspace(delta) // max(1, taken))
+        for first in range(0, self.samples, step):
+            yield first, min(first + step, self.samples)
+
+
+class LinearUse(Use):
+    """y_t = W x_t + b: inputs (B k, T, I), output gradients (B k, T, O)."""
+
+    def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        return delta.transpose(1, 2) @ _full(inputs)
+
+    def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
+        return delta.sum(1)
+
+    def _row_numbers(self, delta: Tensor) -> int:
+        wide, narrow = self.inputs.shape[2], delta.shape[2]
+        return wide * narrow + delta.shape[1] * (wide + narrow)
+
+    def square_and_dot(
+        self, role: Role, delta: Tensor, direction: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`Use`."""
+        rows, positions, wide = self.inputs.shape
+        narrow = delta.shape[2]
+        positions *= rows // self.samples
+        gram = positions**2 * (wide + narrow)
+        if role == "bias" or (positions > 1 and gram >= positions * wide * narrow):
+            return super().square_and_dot(role, delta, direction)
+        inputs = _full(self.inputs).reshape(self.samples, positions, wide)
+        gradient = _full(delta).reshape(self.samples, positions, narrow)
+        square = _sum_of_grams(_gram(inputs), _gram(gradient))
+        if direction is None:
+            return square, torch.zeros_like(square)
+        moved = F.linear(inputs, direction)
+        return square, _sum_of_products(moved, gradient)
+
+
+class ConvUse(Use):
+    """A convolution in one to three dimensions: inputs (B k, C, ...), gradients (B k, O, ...)."""
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        samples: int,
+        *,
+        padding: Sequence[tuple[int, int]],
+        mode: str,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        dilation: tuple[int, ...],
+        groups: int,
+    ) -> None:
+        """Take the inputs before padding, which saves memory, and the geometry.
+
+        Args:
+            inputs: (B * k, C, ...).
+            samples: B.
+            padding: Rows added before and behind each spatial axis.
+            mode: What they are filled with: ``constant`` zeros, or a mode of ``F.pad``.
+            kernel: Sizes of the kernel.
+            stride: Steps of the kernel.
+            dilation: Distances between its taps.
+            groups: Groups of channels.
+        """
+        super().__init__(inputs, samples)
+        self._padding, self._mode, self._kernel = tuple(padding), mode, kernel
+        self._stride, self._dilation, self._groups = stride, dilation, groups
+
+    def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        work = math.prod(self._kernel) * inputs.shape[1] // self._groups * delta[0].numel()
+        if delta.device.type == "cpu" and work >= SINGLE_WORK:
+            return self._one_by_one(_full(inputs), delta)
+        return self._together(inputs, delta)
+
+    def _one_by_one(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        """Let torch's own backward pass form one row's gradient at a time: its kernels are fast."""
+        reach = [self._reach(axis, size) for axis, size in enumerate(delta.shape[2:])]
+        padded = self._padded(inputs, reach)
+        weight = delta.new_empty(delta.shape[1], inputs.shape[1] // self._groups, *self._kernel)
+        spatial = [0] * len(self._kernel)
+        formed = [
+            torch.ops.aten.convolution_backward(
+                delta[i : i + 1],
+                padded[i : i + 1],
+                weight,
+                None,
+                self._stride,
+                spatial,
+                self._dilation,
+                False,
+                spatial,
+                self._groups,
+                [False, True, False],
+            )[1]
+            for i in range(len(delta))
+        ]
+        return torch.stack(formed)
+
+    def _together(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        """Multiply output gradients with what each tap of the kernel saw.
+
+        With the positions of a padded image in one row, what a tap sees is one piece of that row,
+        which is copied as a whole. For the pieces to line up, the output gradients are put on a
+        grid as wide as the image, with zeros between; a stride is as many images, each with every
+        stride-th pixel.
+        """
+        rows, outputs = delta.shape[:2]
+        sizes = delta.shape[2:]
+        places = zip(sizes, self._kernel, self._stride, self._dilation, strict=True)
+        grid = [size + (kernel - 1) * gap // step for size, kernel, step, gap in places]
+        spread = _widened(delta, [sizes[0], *grid[1:]])
+        spread = spread.reshape(rows * self._groups, outputs // self._groups, -1)
+        # One more line than the grid, so that every piece has its full length.
+        reach = [n * step for n, step in zip([grid[0] + 1, *grid[1:]], self._stride, strict=True)]
+        padded = self._padded(_full(inputs), reach)
+        images = _Images(padded, self._stride, grid, self._groups)
+        taps = itertools.product(*(range(size) for size in self._kernel))
+        seen = [
+            images.piece(
+                [each * gap for each, gap in zip(tap, self._dilation, strict=True)], spread
+            )
+            for tap in taps
+        ]
+        columns = torch.stack(seen, 2).flatten(1, 2)
+        formed = torch.bmm(spread, columns.transpose(1, 2))
+        return formed.reshape(rows, outputs, -1, *self._kernel)
+
+    def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
+        return delta.flatten(2).sum(2)
+
+    def square_and_dot(
+        self, role: Role, delta: Tensor, direction: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`Use`."""
+        single = self._groups == 1 and self.rows == 1
+        if role == "weight" and single and self._gram_pays(delta):
+            return self._by_gram(_full(delta), direction)
+        return super().square_and_dot(role, delta, direction)
+
+    def _row_numbers(self, delta: Tensor) -> int:
+        inner = self.inputs.shape[1] * math.prod(self._kernel)
+        return inner * (delta.shape[1] // self._groups + math.prod(delta.shape[2:]))
+
+    def _by_gram(self, delta: Tensor, direction: Tensor | None) -> tuple[Tensor, Tensor]:
+        inputs = _full(self.inputs)
+        reach = [self._reach(axis, size) for axis, size in enumerate(delta.shape[2:])]
+        padded = self._padded(inputs, reach)
+        square = self._gram_square(padded, delta)
+        if direction is None:
+            return square, torch.zeros_like(square)
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self._kernel) - 1]
+        moved = convolve(padded, direction, stride=self._stride, dilation=self._dilation)
+        return square, _sum_of_products(moved, delta)
+
+    def _gram_pays(self, delta: Tensor) -> bool:
+        taps, channels, outputs = math.prod(self._kernel), self.inputs.shape[1], delta.shape[1]
+        positions = math.prod(delta.shape[2:])
+        pixels = math.prod(
+            size if self._kernel[axis] == 1 else self._reach(axis, size)
+            for axis, size in enumerate(delta.shape[2:])
+        )
+        formed = positions * taps * channels * (outputs + COPY_COST)
+        multiplied = pixels**2 * channels + positions**2 * outputs
+        return multiplied + COPY_COST * taps * positions**2 < formed
+
+    def _reach(self, axis: int, outputs: int) -> int:
+        """Return how many input positions along an axis the windows see."""
+        kernel, step, gap = self._kernel[axis], self._stride[axis], self._dilation[axis]
+        return step * (outputs - 1) + gap * (kernel - 1) + 1
+
+    def _padded(self, inputs: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Return padded inputs, cut or filled up with zeros to sizes along the spatial axes."""
+        if self._mode == "constant":
+            before, inside = [first for first, _ in self._padding], inputs
+        else:
+            widths = [width for pair in reversed(self._padding) for width in pair]
+            before, inside = [0] * len(sizes), F.pad(inputs, widths, mode=self._mode)
+        wanted = zip(sizes, before, inside.shape[2:], strict=True)
+        behind = [size - first - there for size, first, there in wanted]
+        pairs = zip(reversed(before), reversed(behind), strict=True)
+        return F.pad(inside, [width for pair in pairs for width in pair])
+
+    def _gram_square(self, padded: Tensor, delta: Tensor) -> Tensor:
+        """Return the squared norms from inner products of pixels rather than of whole windows.
+
+        <window_s, window_t> = sum over taps o of <pixel_{s+o}, pixel_{t+o}>: the products of all
+        pairs of pixels are formed once, and each tap reads them shifted along both pixels.
+        """
+        sizes = delta.shape[2:]
+        # Along an axis where the kernel is one wide, only every stride-th pixel is ever seen.
+        seen = [
+            slice(None, None, step if size == 1 else 1)
+            for size, step in zip(self._kernel, self._stride, strict=True)
+        ]
+        padded = padded[(slice(None), slice(None), *seen)]
+        reach = padded.shape[2:]
+        squares = []
+        step = max(1, 4 * _workspace(delta) // (4 * math.prod(reach) ** 2))
+        for first in range(0, len(delta), step):
+            part = slice(first, first + step)
+            products = _pixel_gram(padded[part])
+            products = products.unflatten(2, reach).unflatten(1, reach)
+            squares.append(self._sum_over_taps(products, _pixel_gram(delta[part]), sizes))
+        return torch.cat(squares)
+
+    def _sum_over_taps(self, products: Tensor, gradient: Tensor, sizes: torch.Size) -> Tensor:
+        """Sum products (b, pixels..., pixels...) with gradient (b, T, T) over all taps, (b,)."""
+        windows: Tensor | None = None
+        for tap in itertools.product(*(range(size) for size in self._kernel)):
+            seen = []
+            for axis, offset in enumerate(tap):
+                start = offset * self._dilation[axis]
+                step = 1 if self._kernel[axis] == 1 else self._stride[axis]
+                seen.append(slice(start, start + step * (sizes[axis] - 1) + 1, step))
+            shifted = products[(slice(None), *seen, *seen)]
+            windows = shifted.clone() if windows is None else windows.add_(shifted)
+        assert windows is not None
+        return _sum_of_grams(windows.reshape(gradient.shape), gradient)
+
+
+class _Images:
+    """Padded inputs split by stride, each part with its positions in one row."""
+
+    def __init__(
+        self, padded: Tensor, stride: tuple[int, ...], grid: list[int], groups: int
+    ) -> None:
+        self._stride, self._grid, self._groups = stride, grid, groups
+        self._padded = padded
+        self._parts: dict[tuple[int, ...], Tensor] = {}
+
+    def piece(self, offset: list[int], like: Tensor) -> Tensor:
+        """Return the row from an offset on, (rows * groups, C / groups, length of ``like``)."""
+        phase = tuple(each % step for each, step in zip(offset, self._stride, strict=True))
+        if phase not in self._parts:
+            steps = tuple(slice(p, None, s) for p, s in zip(phase, self._stride, strict=True))
+            part = self._padded[(slice(None), slice(None), *steps)]
+            rows, channels = part.shape[:2]
+            self._parts[phase] = part.reshape(rows * self._groups, channels // self._groups, -1)
+        start = 0
+        for each, step, size in zip(offset, self._stride, self._grid, strict=True):
+            start = start * size + each // step
+        return self._parts[phase].narrow(2, start, like.shape[2])
+
+
+class ScaleUse(Use):
+    """y = w * n(x) + b, n a normalisation without parameters, w by channel or by trailing axes."""
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        samples: int,
+        *,
+        normalise: Callable[[Tensor], Tensor],
+        trailing: int | None,
+    ) -> None:
+        """Take the inputs before normalisation.
+
+        Args:
+            inputs: (B * k, ...).
+            samples: B.
+            normalise: Normalises rows.
+            trailing: Last axes that a parameter has; None for one parameter per channel (axis 1).
+        """
+        super().__init__(inputs, samples)
+        self._normalise, self._trailing = normalise, trailing
+
+    def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        return self._reduced(delta * self._normalise(_full(inputs)))
+
+    def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
+        return self._reduced(delta)
+
+    def _reduced(self, values: Tensor) -> Tensor:
+        if self._trailing is None:
+            return values.flatten(2).sum(2) if values.dim() > 2 else values
+        between = values.dim() - self._trailing
+        return values.flatten(1, between - 1).sum(1) if between > 1 else values
+
+
+class FixedScaleUse(Use):
+    """y = w (x - m) / s + b by channel, with m and s fixed: BatchNorm in eval mode."""
+
+    def __init__(self, inputs: Tensor, samples: int, *, mean: Tensor, deviation: Tensor) -> None:
+        """Take the inputs.
+
+        Args:
+            inputs: (B * k, C, ...).
+            samples: B.
+            mean: m, (C,).
+            deviation: s, (C,).
+        """
+        super().__init__(inputs, samples)
+        self._mean, self._deviation = mean, deviation
+
+    def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        # sum d (x - m) / s without forming x - m: one pass over both tensors, nothing written.
+        channels = len(inputs) * inputs.shape[1]
+        products = _sum_of_products(
+            _full(inputs).reshape(channels, -1), delta.reshape(channels, -1)
+        )
+        totals = self._bias(inputs, delta).double()
+        centred = products.view_as(totals) - self._mean * totals
+        return (centred / self._deviation).to(delta.dtype)
+
+    def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
+        return delta.flatten(2).sum(2) if delta.dim() > 2 else delta
+
+
+class EmbeddingUse(Use):
+    """y_t = row x_t of a table: inputs (B k, T) whole numbers, output gradients (B k, T, D)."""
+
+    def __init__(self, inputs: Tensor, samples: int, *, entries: int, padding: int | None) -> None:
+        """Take the ids.
+
+        Args:
+            inputs: (B * k, T).
+            samples: B.
+            entries: Rows of the table.
+            padding: Row that never gets a gradient.
+        """
+        super().__init__(inputs, samples)
+        self._entries, self._padding = entries, padding
+
+    def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        delta = self._masked(inputs, delta)
+        table = delta.new_zeros(len(inputs), self._entries, delta.shape[2])
+        return table.scatter_add_(1, inputs[..., None].expand_as(delta), delta)
+
+    def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
+        raise AssertionError("an embedding has no bias")
+
+    def _masked(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        return delta if self._padding is None else delta * (inputs != self._padding)[..., None]
+
+    def square_and_dot(
+        self, role: Role, delta: Tensor, direction: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`Use`; the table's size never counts, only the tokens'."""
+        del role
+        gradient = self._masked(self.inputs, _full(delta))
+        ids = self.inputs.reshape(self.samples, -1)
+        gradient = gradient.reshape(*ids.shape, -1)
+        same = ids[:, :, None] == ids[:, None, :]
+        square = _sum_of_grams(_gram(gradient), same.to(gradient.dtype))
+        if direction is None:
+            return square, torch.zeros_like(square)
+        return square, _sum_of_products(direction[ids], gradient)
+
+
+def _gram(values: Tensor) -> Tensor:
+    """Return the inner products of positions, (B, T, T), of values (B, T, C)."""
+    return values @ values.transpose(1, 2)
+
+
+def _pixel_gram(values: Tensor) -> Tensor:
+    """Return the inner products of positions, (B, T, T), of values (B, C, ...)."""
+    return _gram(values.flatten(2).transpose(1, 2))
+
+
+def _sum_of_grams(first: Tensor, second: Tensor) -> Tensor:
+    """Return the sum of the products of two matrices (B, S, T) of inner products, (B,).
+
+    Their terms cancel: inputs after a ReLU are all positive, output gradients sum to nearly zero.
+    Rounded independently, the entries do little harm; the rows are summed in float64, since in
+    float32 the total would lose digits.
+    """
+    samples, rows = first.shape[:2]
+    left = first.reshape(samples * rows, 1, -1)
+    by_row = torch.bmm(left, second.reshape(samples * rows, -1, 1))
+    return by_row.view(samples, rows).sum(1, dtype=torch.float64)
+
+
+def _workspace(values: Tensor) -> int:
+    return WORKSPACE_BYTES.get(values.device.type, WORKSPACE_BYTES["cuda"])
+
+
+def _widened(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return values (rows, C, ...) cut to sizes, or filled up with zeros behind each axis."""
+    spatial = values.shape[2:]
+    more = [wanted - size for wanted, size in zip(sizes, spatial, strict=True)]
+    return F.pad(values, [width for each in reversed(more) for width in (0, each)])
+
+
+def _sum_of_products(first: Tensor, second: Tensor) -> Tensor:
+    """Return the sum over all but the first axis of the products of equal shapes, (B,)."""
+    return (first * second).flatten(1).sum(1).double()
+
+
+def _products_with(values: Tensor, direction: Tensor) -> Tensor:
+    """Return the products of each of (B, ...) with one direction (...), (B,)."""
+    return (values.flatten(1) @ direction.flatten().to(values.dtype)).double()
+
+
+def _full(values: Tensor) -> Tensor:
+    """Return half-precision values in float32, others as they are."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
