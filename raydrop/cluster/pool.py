@@ -1,28 +1,63 @@
-"""Sharded gradient scoring on a pool of Ray actors."""
+"""Sharded gradient scoring on a pool of Ray actors.
+
+Each actor has one call in flight, so that a death names the right shard, and is given work only
+after it has answered a ping. What an actor was doing when it died is given to another; Ray starts
+the actor again meanwhile. Gradient sums stay in the object store of the node where they were
+computed, and are added there by the actors; the driver sees the last one alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, cast
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray import exceptions
 
 from raydrop.cluster.resources import Layout
 from raydrop.data.batches import PreparedData
-from raydrop.errors import ScoringError
-from raydrop.scores.sharding import GradientWorker, Shard, Task
+from raydrop.scores.sharding import (
+    FailedShardsError,
+    GradientWorker,
+    Shard,
+    Task,
+    default_memory,
+    ignore,
+    in_one_line,
+)
+from raydrop.scores.tree import PairwiseSum
+from raydrop.study import ScoringPrecision
 
-RESTARTS = 4
-"""Times that an actor is started again, and a shard tried again, before giving up."""
+RESTARTS = 16
+"""Times that Ray starts an actor again; generous, because the loss of a node counts too."""
+
+DEATHS_PER_SHARD = 3
+"""Workers that a shard may take with it before it is given up."""
+
+ANSWER_SECONDS = 300.0
+"""How long to wait for a worker to answer, when none is at work."""
+
+_DEATHS = (
+    exceptions.RayActorError,
+    exceptions.WorkerCrashedError,
+    exceptions.OutOfMemoryError,
+    exceptions.NodeDiedError,
+    exceptions.LocalRayletDiedError,
+)
 
 
 class PoolWorker(GradientWorker):
     """A gradient worker with a process of its own."""
 
-    def __init__(self, data: bytes, model: str, device: str, threads: int) -> None:
+    def __init__(
+        self, data: bytes, model: str, layout: Layout, precision: ScoringPrecision
+    ) -> None:
         """Take the images from the object store.
 
         Args:
@@ -30,12 +65,31 @@ class PoolWorker(GradientWorker):
                 at each start that a restart could miss it, which cannot be, since the driver
                 holds it.
             model: Name of the architecture.
-            device: ``cpu`` or ``cuda``.
-            threads: Threads to compute with.
+            layout: Gives the device, the threads, and the share of a GPU's memory.
+            precision: Of the forward and backward passes.
         """
-        torch.set_num_threads(threads)
+        torch.set_num_threads(layout.cpus)
         prepared: PreparedData = ray.get(ray.cloudpickle.loads(data))
-        super().__init__(prepared, model, device)
+        memory = default_memory(torch.device(layout.device))
+        if layout.gpus:
+            memory = int(memory * min(layout.gpus, 1.0))
+        super().__init__(prepared, model, layout.device, precision, memory)
+
+    def ping(self) -> None:
+        """Answer, which tells that the actor can work."""
+
+    def part(self, shard: Shard, state: NDArray[np.float32]) -> tuple[NDArray[np.float32], None]:
+        """Return a shard's sum of gradients, and apart from it that it is done.
+
+        The driver fetches only the second value; the first stays in this node's object store.
+        """
+        return self.run("gradient_sum", shard, state), None
+
+    def joint(
+        self, a: NDArray[np.float32], b: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], None]:
+        """Return the sum of two sums, and apart from it that it is done; see :meth:`part`."""
+        return self.add(a, b), None
 
 
 class RayExecutor:
@@ -46,6 +100,8 @@ class RayExecutor:
         data: Any,
         model: str,
         layout: Layout,
+        *,
+        precision: ScoringPrecision = "fp32",
         worker: type[PoolWorker] = PoolWorker,
     ) -> None:
         """Start the actors.
@@ -54,62 +110,307 @@ class RayExecutor:
             data: Object reference of the :class:`PreparedData`.
             model: Name of the architecture.
             layout: What each actor gets, and how many there are.
+            precision: Of the forward and backward passes.
             worker: Class of the actors.
         """
-        actor = ray.remote(worker).options(
-            **layout.ray_options(), max_restarts=RESTARTS, max_task_retries=RESTARTS
-        )
+        actor = ray.remote(worker).options(**layout.ray_options(), max_restarts=RESTARTS)
         reference = ray.cloudpickle.dumps(data)
         self._data = data  # held for as long as an actor may start again
         self._actors = [
-            actor.remote(reference, model, layout.device, layout.cpus)
-            for _ in range(layout.workers)
+            actor.remote(reference, model, layout, precision) for _ in range(layout.workers)
         ]
+        self._crew = _Crew(self._actors)
 
     def close(self) -> None:
         """End the actors and give back what they hold."""
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
+        self._crew = _Crew([])
 
     def share(self, array: NDArray[np.float32]) -> Any:
-        """Put an array into the object store once, for all shards."""
+        """Put an array into the object store once, for all shards; each node fetches it once."""
         return ray.put(np.ascontiguousarray(array))
 
     def map(
         self, task: Task, shards: Iterable[Shard], state: Any, direction: Any = None
     ) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
-        """Hand out shards as actors become free; see :class:`raydrop.scores.sharding.Executor`.
+        """Hand out shards as actors become free; see :class:`raydrop.scores.sharding.Executor`."""
 
-        Raises:
-            ScoringError: If a shard fails, or its actor dies, too often; the message names it.
+        def job(shard: Shard) -> _Job:
+            return _Job(shard, lambda actor: (actor.run.remote(task, shard, state, direction),))
+
+        work = _Values(job(shard) for shard in shards)
+        for _ in self._crew.steps(work):
+            while work.values:
+                yield work.values.popleft()
+        work.check()
+
+    def reduce(
+        self, shards: Sequence[Shard], state: Any, on_shard: Callable[[Shard], object] = ignore
+    ) -> NDArray[np.float32]:
+        """Sum along the tree, on the actors; see :class:`raydrop.scores.sharding.Executor`."""
+        work = _Sum(shards, state, on_shard)
+        while True:
+            for _ in self._crew.steps(work):
+                pass
+            work.check()
+            try:
+                total: NDArray[np.float32] = ray.get(work.total)
+            except exceptions.ObjectLostError:
+                work.recompute_all()
+            else:
+                return total
+
+
+@dataclass(eq=False)
+class _Job:
+    """One call of an actor, made until it is done or given up."""
+
+    shard: Shard
+    """Which shard to name if it fails."""
+    call: Callable[[Any], Sequence[Any]]
+    """Calls an actor; returns references, the last of which is small and tells of the end."""
+    node: int = 0
+    """Which node of the tree it computes, in a sum."""
+    deaths: int = 0
+    """Workers that died of it, or with it."""
+
+
+class _Work:
+    """What one use of the pool has still to do, and what has come of it."""
+
+    def __init__(self, jobs: Iterable[_Job]) -> None:
+        self.waiting = deque(jobs)
+        self.running = 0
+        self.failures: list[tuple[Shard, str]] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is still to be done."""
+        return bool(self.waiting or self.running)
+
+    def check(self) -> None:
+        """Raise if a shard failed."""
+        if self.failures:
+            raise FailedShardsError(self.failures)
+
+    def give_up(self, reason: str) -> None:
+        """Fail whatever waits; what has killed workers is named first."""
+        for job in sorted(self.waiting, key=lambda job: -job.deaths):
+            self.fail(job, f"{_killed(job)}, and {reason}" if job.deaths else reason)
+        self.waiting.clear()
+
+    def ended(self, job: _Job, references: Sequence[Any], outcome: Any) -> None:
+        """Note how a call ended: with a value, or with one of Ray's errors."""
+        self.running -= 1
+        if isinstance(outcome, exceptions.ObjectLostError):
+            self.lost(job, outcome)
+        elif isinstance(outcome, _DEATHS):
+            self.again(job)
+        elif isinstance(outcome, exceptions.RayError):
+            self.fail(job, in_one_line(getattr(outcome, "cause", None) or outcome))
+        else:
+            self.done(job, references, outcome)
+
+    def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:
+        """Take what a job gave."""
+        raise NotImplementedError
+
+    def fail(self, job: _Job, reason: str) -> None:
+        """Note that a job will not be done."""
+        self.failures.append((job.shard, reason))
+
+    def lost(self, job: _Job, error: exceptions.ObjectLostError) -> None:  # noqa: ARG002
+        """Do a job again whose result, or arguments, were lost with a node."""
+        self.again(job)
+
+    def again(self, job: _Job) -> None:
+        """Do a job once more: next, or, if it killed before, when nothing else is left to do."""
+        job.deaths += 1
+        if job.deaths >= DEATHS_PER_SHARD:
+            self.fail(job, _killed(job))
+        elif job.deaths > 1:
+            self.waiting.append(job)
+        else:
+            self.waiting.appendleft(job)
+
+
+class _Values(_Work):
+    """A task on every shard, whose results go to the driver."""
+
+    def __init__(self, jobs: Iterable[_Job]) -> None:
+        super().__init__(jobs)
+        self.values: deque[tuple[Shard, NDArray[np.float32]]] = deque()
+
+    def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:  # noqa: ARG002
+        """Keep the values until they are asked for."""
+        self.values.append((job.shard, value))
+
+
+class _Sum(_Work):
+    """The sum of all shards' gradients, whose parts stay where they were computed."""
+
+    def __init__(
+        self, shards: Sequence[Shard], state: Any, on_shard: Callable[[Shard], object]
+    ) -> None:
+        self._shards, self._state, self._on_shard = shards, state, on_shard
+        self._untold = set(range(len(shards)))
+        self._tree = PairwiseSum[Any](len(shards))
+        super().__init__(map(self._leaf, range(len(shards))))
+
+    @property
+    def total(self) -> Any:
+        """Reference of the whole sum."""
+        return self._tree.total
+
+    def ended(self, job: _Job, references: Sequence[Any], outcome: Any) -> None:
+        """Stop where something failed, because no part of a sum is worth keeping."""
+        super().ended(job, references, outcome)
+        if self.failures:
+            self.waiting.clear()
+
+    def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:  # noqa: ARG002
+        """Keep the reference, and add next what can be added now."""
+        if job.node in self._untold:
+            self._untold.remove(job.node)
+            self._on_shard(job.shard)
+        node = self._tree.put(job.node, references[0])
+        if node is not None:
+            self.waiting.appendleft(self._addition(node))
+
+    def lost(self, job: _Job, error: exceptions.ObjectLostError) -> None:
+        """Recompute the lost part of an addition, from the shards up."""
+        children = self._tree.children(job.node)
+        lost = [c for c in children if self._tree.part(c).hex() == error.object_ref_hex]
+        for child in lost or children:
+            self._recompute(child)
+        if not children:
+            self.again(job)
+
+    def recompute_all(self) -> None:
+        """Start again, because the whole sum was lost."""
+        self._recompute(self._tree.root)
+
+    def _recompute(self, node: int) -> None:
+        self._tree.forget(node)
+        self.waiting.extendleft(map(self._leaf, reversed(self._tree.addends(node))))
+
+    def _leaf(self, place: int) -> _Job:
+        shard, state = self._shards[place], self._state
+        return _Job(
+            shard, lambda actor: actor.part.options(num_returns=2).remote(shard, state), place
+        )
+
+    def _addition(self, node: int) -> _Job:
+        a, b = (self._tree.part(child) for child in self._tree.children(node))
+        shard = self._shards[self._tree.addends(node)[0]]
+        return _Job(shard, lambda actor: actor.joint.options(num_returns=2).remote(a, b), node)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call in flight."""
+
+    actor: Any
+    references: Sequence[Any]
+    work: _Work | None = None
+    """Whose job it is; None for a ping."""
+    job: _Job | None = None
+
+
+class _Crew:
+    """The actors, each of them free, in a call, or expected to answer a ping.
+
+    Calls outlive the work that they belong to, when that is abandoned; their actors come back when
+    they end.
+    """
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self._size = len(actors)
+        self._free: deque[Any] = deque()
+        self._calls: dict[Any, _Call] = {}  # by the reference that tells of the end
+        self._heard = time.monotonic()
+        self._reason = ""
+        for actor in actors:
+            self._ping(actor)
+
+    def steps(self, work: _Work) -> Iterator[None]:
+        """Do all jobs of some work, and yield after each call that has ended.
+
+        Work adds jobs when others are done; actors are busy again before anything is yielded.
         """
-        waiting = iter(shards)
-        owners: dict[Any, tuple[Any, Shard]] = {}
+        self._heard = time.monotonic()
+        while work.is_open:
+            self._hand_out(work)
+            ended = self._wait()
+            if ended is None:
+                work.give_up(self._nobody())
+            else:
+                self._take(ended)
+                self._hand_out(work)
+            yield
 
-        def feed(actor: Any) -> None:
-            shard = next(waiting, None)
-            if shard is not None:
-                owners[actor.run.remote(task, shard, state, direction)] = (actor, shard)
+    def _hand_out(self, work: _Work) -> None:
+        while self._free and work.waiting:
+            actor, job = self._free.popleft(), work.waiting.popleft()
+            references = job.call(actor)
+            work.running += 1
+            self._calls[references[-1]] = _Call(actor, references, work, job)
 
-        # One shard at a time for each actor: with a second one waiting, a dying actor would fail
-        # both, or lose the answer to the one before, and the wrong shard would be named.
-        for actor in self._actors:
-            feed(actor)
-        while owners:
-            (done,), _ = ray.wait(list(owners), num_returns=1)
-            actor, shard = owners.pop(done)
-            yield shard, self._result(done, task, shard)
-            feed(actor)
+    def _wait(self) -> Any | None:
+        """Return a reference that is ready, or None if nobody is at work and nobody answers."""
+        at_work = any(call.job for call in self._calls.values())
+        left = None if at_work else max(0.0, self._heard + ANSWER_SECONDS - time.monotonic())
+        if not self._calls:
+            return None
+        # Without fetching: a sum's parts are to stay where they are.
+        ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=left, fetch_local=False)
+        return ready[0] if ready else None
 
-    @staticmethod
-    def _result(reference: Any, task: Task, shard: Shard) -> NDArray[np.float32]:
-        try:
-            return cast("NDArray[np.float32]", ray.get(reference))
-        except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None) or error
-            raise ScoringError(
-                f"Expected shard {shard.index} (samples {shard.start} to {shard.stop - 1}) to give "
-                f"its {task}, found {type(cause).__name__}: {str(cause).splitlines()[0]}; what was "
-                "scored before is kept, so run the same command again once that is mended."
-            ) from error
+    def _take(self, reference: Any) -> None:
+        """Note how a call ended, and what became of its actor."""
+        call = self._calls.pop(reference)
+        outcome = _outcome(reference)
+        if not isinstance(outcome, _DEATHS):
+            self._heard = time.monotonic()
+            self._free.append(call.actor)
+        elif call.work is None and isinstance(outcome, exceptions.ActorDiedError):
+            self._reason = _last_words(outcome)  # it will not be started again
+        else:
+            self._ping(call.actor)
+        if call.work is not None and call.job is not None:
+            call.work.ended(call.job, call.references, outcome)
+
+    def _ping(self, actor: Any) -> None:
+        # While an actor is starting again, a ping fails after two seconds, and another one follows.
+        reference = actor.ping.remote()
+        self._calls[reference] = _Call(actor, (reference,))
+
+    def _nobody(self) -> str:
+        """Say that nobody works, and how that came."""
+        if self._calls:
+            return (
+                f"none of {self._size} workers answered within {ANSWER_SECONDS:g} s, so see with "
+                "'ray status' that the nodes are there"
+            )
+        return f"none of {self._size} workers is left{self._reason}"
+
+
+def _outcome(reference: Any) -> Any:
+    """Return what a call gave, or the error of Ray's that it ended with."""
+    try:
+        return ray.get(reference)
+    except exceptions.RayError as error:
+        return error
+
+
+def _killed(job: _Job) -> str:
+    return f"its worker died {job.deaths} times, most often a sign of too little memory"
+
+
+def _last_words(error: exceptions.ActorDiedError) -> str:
+    """Return why an actor could not be built; nothing if its process died."""
+    if not error.actor_init_failed:
+        return ""
+    return f" ({str(error).strip().splitlines()[-1].rstrip('.')})"

@@ -1,0 +1,103 @@
+"""Sums whose bits depend on the order of the addends alone: one fixed binary tree.
+
+Whoever adds, in whatever order the parts become known, adds the same pairs. Pairwise summation also
+keeps the rounding error at log2(n) units in the last place where adding one after the other may
+reach n (Higham 1993, "The accuracy of floating point summation").
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from raydrop.errors import ScoringError
+
+T = TypeVar("T")
+
+
+def pairs_of(addends: int) -> tuple[tuple[int, int], ...]:
+    """Return the additions that make up a pairwise sum, each as the two nodes that it adds.
+
+    Nodes 0...n-1 are the n addends in their order, addition i is node n + i, and the last node is
+    the sum. Level by level neighbours are added; an odd one at the end is carried up.
+
+    Args:
+        addends: n, at least 1.
+
+    Example:
+        >>> pairs_of(5)
+        ((0, 1), (2, 3), (5, 6), (7, 4))
+    """
+    pairs: list[tuple[int, int]] = []
+    level = list(range(addends))
+    while len(level) > 1:
+        neighbours = list(zip(level[::2], level[1::2], strict=False))
+        sums = range(addends + len(pairs), addends + len(pairs) + len(neighbours))
+        level = [*sums, *level[2 * len(neighbours) :]]
+        pairs += neighbours
+    return tuple(pairs)
+
+
+class PairwiseSum(Generic[T]):
+    """The parts of a pairwise sum that are known; says which addition each new one allows.
+
+    A part is whatever stands for a partial sum: an array, or a reference to one elsewhere. Parts
+    are let go once their sum is known, so if addends come roughly in order, about log2(n) are held.
+    """
+
+    def __init__(self, addends: int) -> None:
+        self._addends = addends
+        self._pairs = pairs_of(addends)
+        self._parents = {child: addends + i for i, pair in enumerate(self._pairs) for child in pair}
+        self._parts: dict[int, T] = {}
+
+    def put(self, node: int, part: T) -> int | None:
+        """Keep the part of a node, and let go of the two that it was added from.
+
+        Returns:
+            The node that can be added from now on, or None.
+        """
+        for child in self.children(node):
+            self._parts.pop(child, None)
+        self._parts[node] = part
+        parent = self._parents.get(node)
+        if parent is None or not all(child in self._parts for child in self.children(parent)):
+            return None
+        return parent
+
+    def children(self, node: int) -> tuple[int, ...]:
+        """Return the two nodes that a node is added from; none for an addend."""
+        return self._pairs[node - self._addends] if node >= self._addends else ()
+
+    def addends(self, node: int) -> list[int]:
+        """Return the addends that a node is the sum of, in their order."""
+        if node < self._addends:
+            return [node]
+        return [leaf for child in self.children(node) for leaf in self.addends(child)]
+
+    def part(self, node: int) -> T:
+        """Return the part of a node that is held."""
+        return self._parts[node]
+
+    def forget(self, node: int) -> None:
+        """Let go of a part that was lost."""
+        del self._parts[node]
+
+    @property
+    def root(self) -> int:
+        """Node of the whole sum."""
+        return self._addends + len(self._pairs) - 1
+
+    @property
+    def total(self) -> T:
+        """The whole sum.
+
+        Raises:
+            ScoringError: If an addend has not come.
+        """
+        if self.root not in self._parts:
+            known = sum(len(self.addends(node)) for node in self._parts)
+            raise ScoringError(
+                f"Expected {self._addends} parts of a sum, found {known}; "
+                "run the command again, which computes what is missing."
+            )
+        return self._parts[self.root]

@@ -1,0 +1,362 @@
+"""Scoring on Ray actors: the bits of this process, whatever dies, and nothing lost.
+
+The cluster has two nodes, on one machine, so that a whole node can be lost.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import ray
+import torch
+from numpy.typing import NDArray
+from ray._private.authentication import authentication_token_setup as authentication
+from ray.cluster_utils import Cluster
+
+from raydrop.cluster import pool
+from raydrop.cluster.pool import DEATHS_PER_SHARD, PoolWorker, RayExecutor
+from raydrop.cluster.resources import Layout
+from raydrop.cluster.session import ray_session
+from raydrop.data.batches import PreparedData
+from raydrop.errors import ScoringError
+from raydrop.models import build_model
+from raydrop.scores.sharding import (
+    GradientWorker,
+    LocalExecutor,
+    Partial,
+    Shard,
+    ShardedGradients,
+    Task,
+    make_shards,
+)
+from raydrop.training.checkpoints import flat_state
+
+pytestmark = pytest.mark.ray
+
+# Workers cannot import test files, so the classes below travel whole.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+Vector = NDArray[np.float32]
+
+SYSTEM_CONFIG = {
+    # The loss of a node is noticed within two seconds instead of half a minute.
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 3,
+    # Sums as small as these tests' lie in the object store, as those of larger models do.
+    "max_direct_call_object_size": 1000,
+}
+
+
+def _node(last: int) -> dict[str, Any]:
+    """Options of a node that listens on a loopback address of its own."""
+    return {
+        "num_cpus": 1,
+        "object_store_memory": 100 * 2**20,
+        "node_ip_address": f"127.0.0.{last}",
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    authentication.enable_token_auth_by_default()
+    authentication.ensure_token_if_auth_enabled()
+    head = {**_node(2), "include_dashboard": False, "_system_config": SYSTEM_CONFIG}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(**_node(3))
+    with ray_session(cluster.address):
+        yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data_ref(cluster: Cluster, digits: PreparedData) -> Any:
+    return ray.put(digits)
+
+
+@pytest.fixture(scope="module")
+def state(digits: PreparedData) -> Vector:
+    torch.manual_seed(0)
+    return flat_state(build_model("small_cnn", 10, digits.dataset.image_shape))
+
+
+@pytest.fixture(scope="module")
+def ids(digits: PreparedData) -> NDArray[np.int64]:
+    return digits.dataset.train.ids
+
+
+@pytest.fixture(scope="module")
+def here(digits: PreparedData, state: Vector) -> dict[str, bytes]:
+    """What this process computes, by task."""
+    torch.set_num_threads(1)
+    return _results(LocalExecutor(GradientWorker(digits, "small_cnn")), digits, state)
+
+
+@pytest.fixture
+def start(data_ref: Any) -> Iterator[Callable[..., RayExecutor]]:
+    """Starts executors, and closes them after the test."""
+    executors: list[RayExecutor] = []
+
+    def start(workers: int, worker: type[PoolWorker] = PoolWorker, cpus: int = 1) -> RayExecutor:
+        layout = Layout(workers, cpus, 0.0)
+        executors.append(RayExecutor(data_ref, "small_cnn", layout, worker=worker))
+        return executors[-1]
+
+    yield start
+    for executor in executors:
+        executor.close()
+
+
+def _results(
+    executor: Any, digits: PreparedData, state: Vector, tasks: Sequence[Task] = get_args(Task)
+) -> dict[str, bytes]:
+    """Return what an executor computes over all samples, by task, the mean gradient first."""
+    gradients = ShardedGradients(executor, digits.dataset.train.ids)
+    positions = np.arange(gradients.n)
+    mean = gradients.mean_gradient(state, positions)
+    values = {
+        task: gradients.per_sample(task, state, positions, mean).tobytes() for task in tasks[1:]
+    }
+    return {tasks[0]: mean.tobytes(), **values}
+
+
+class Scripted(PoolWorker):
+    """Does something before each shard, and writes down which it came to, and where."""
+
+    log: Path
+
+    def run(self, task: Any, shard: Shard, state: Any, direction: Any = None) -> Any:
+        node = ray.get_runtime_context().get_node_id()
+        with self.log.open("a") as log:
+            log.write(f"{task} {shard.index} {node}\n")
+        self.before(task, shard.index, node)
+        return super().run(task, shard, state, direction)
+
+    def before(self, task: str, index: int, node: str) -> None:
+        """Do nothing."""
+
+    @classmethod
+    def lines(cls) -> list[list[str]]:
+        return [line.split() for line in cls.log.read_text().splitlines()]
+
+
+def _scripted(path: Path, before: Callable[[str, int, str], None]) -> type[Scripted]:
+    """Return a worker that calls ``before`` with task, shard and node."""
+
+    class Worker(Scripted):
+        log = path / "log"
+
+        def before(self, task: str, index: int, node: str) -> None:
+            before(task, index, node)
+
+    return Worker
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_gives_the_bits_of_this_process(
+    workers: int,
+    start: Callable[..., RayExecutor],
+    digits: PreparedData,
+    state: Vector,
+    here: dict[str, bytes],
+) -> None:
+    assert _results(start(workers), digits, state) == here
+
+
+def test_a_worker_killed_in_mid_shard_leaves_every_bit_as_it_was(
+    start: Callable[..., RayExecutor],
+    digits: PreparedData,
+    state: Vector,
+    here: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    def die_once(task: str, index: int, node: str) -> None:
+        marker = tmp_path / task
+        if index == 2 and not marker.exists():
+            marker.touch()
+            os._exit(1)
+
+    worker = _scripted(tmp_path, die_once)
+    tasks: list[Task] = ["gradient_sum", "norm_and_dot"]
+    found = _results(start(2, worker), digits, state, tasks)
+    assert found == {task: here[task] for task in tasks}
+    for task in tasks:
+        assert [line[1] for line in worker.lines() if line[0] == task].count("2") == 2
+
+
+def test_a_shard_that_always_kills_its_worker_is_named_and_the_others_are_kept(
+    start: Callable[..., RayExecutor],
+    ids: NDArray[np.int64],
+    state: Vector,
+    here: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    def die(task: str, index: int, node: str) -> None:
+        if index == 1:
+            os._exit(1)
+
+    worker = _scripted(tmp_path, die)
+    positions, partial = np.arange(len(ids)), Partial.empty(1, len(ids))
+    gradients = ShardedGradients(start(1, worker), ids)
+    members = ids[64:128]
+    sentence = (
+        rf"give its norm, found 1 that did not, first shard 1 \(sample ids {members.min()} to "
+        rf"{members.max()}\): its worker died {DEATHS_PER_SHARD} times,.* what was scored is kept"
+    )
+    with pytest.raises(ScoringError, match=sentence):
+        gradients.per_sample("norm", state, positions, partial=partial)
+    assert [line[1] for line in worker.lines()].count("1") == DEATHS_PER_SHARD
+    expected = np.frombuffer(here["norm"], np.float32)
+    assert np.flatnonzero(~partial.written).tolist() == list(range(64, 128))
+    assert (partial.values[0] == expected)[partial.written].all()
+
+
+def test_an_error_in_a_shard_is_told_with_its_reason_and_the_pool_goes_on(
+    start: Callable[..., RayExecutor],
+    ids: NDArray[np.int64],
+    digits: PreparedData,
+    state: Vector,
+    here: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    broken = tmp_path / "broken"
+    broken.touch()
+
+    def fail(task: str, index: int, node: str) -> None:
+        if index == 1 and broken.exists():
+            raise RuntimeError("no luck\nat all")
+
+    worker = _scripted(tmp_path, fail)
+    executor = start(2, worker)
+    gradients = ShardedGradients(executor, ids)
+    positions, partial = np.arange(len(ids)), Partial.empty(1, len(ids))
+    sentence = r"give its norm, .* shard 1 \(.*\): RuntimeError: no luck; what was scored"
+    with pytest.raises(ScoringError, match=sentence):
+        gradients.per_sample("norm", state, positions, partial=partial)
+    assert [line[1] for line in worker.lines()].count("1") == 1
+    assert np.flatnonzero(~partial.written).tolist() == list(range(64, 128))
+    with pytest.raises(ScoringError, match=r"give its gradient_sum, .* shard 1 \(.*no luck;"):
+        gradients.mean_gradient(state, positions)
+    broken.unlink()
+    # Somebody loses interest while both workers are busy.
+    results = executor.map("norm", make_shards(positions), executor.share(state))
+    next(results)
+    results.close()
+    assert _results(executor, digits, state) == here
+
+
+def test_without_workers_the_reason_is_told(
+    start: Callable[..., RayExecutor],
+    ids: NDArray[np.int64],
+    state: Vector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Unbuildable(PoolWorker):
+        def __init__(self, *arguments: Any) -> None:
+            raise ValueError("Expected bricks, found straw.")
+
+    positions = np.arange(len(ids))
+    reason = r"none of 2 workers is left \(.*ValueError: Expected bricks, found straw\); what was"
+    with pytest.raises(ScoringError, match=reason):
+        ShardedGradients(start(2, Unbuildable), ids).per_sample("norm", state, positions)
+    monkeypatch.setattr(pool, "ANSWER_SECONDS", 1.0)
+    reason = r"found 13 that did not, .*none of 1 workers answered within 1 s, so see with 'ray st"
+    with pytest.raises(ScoringError, match=reason):
+        ShardedGradients(start(1, cpus=2), ids).per_sample("norm", state, positions)
+
+
+class Reference:
+    """Stands for an object in Ray's store."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def hex(self) -> str:
+        return self.name
+
+
+def test_what_was_lost_of_a_sum_is_recomputed_from_its_shards() -> None:
+    shards = make_shards(np.arange(4 * 64))
+    told: list[int] = []
+    work = pool._Sum(shards, None, lambda shard: told.append(shard.index))
+
+    def finish() -> Any:
+        job = work.waiting.popleft()
+        work.running += 1
+        work.ended(job, [Reference(f"part {job.node}")], None)
+        return job
+
+    def lose(name: str) -> None:
+        job = work.waiting.popleft()
+        work.running += 1
+        error = ray.exceptions.ObjectReconstructionFailedError(name)
+        cause = ray.exceptions.RayTaskError("joint", "", error)
+        work.ended(job, [Reference("none")], cause.as_instanceof_cause())
+
+    for _ in range(6):
+        finish()
+    assert [job.node for job in work.waiting] == [6]  # the whole sum: parts 4 and 5
+    lose("part 4")
+    assert [job.node for job in work.waiting] == [0, 1]
+    assert [finish().node for _ in range(2)] == [0, 1]
+    assert [job.node for job in work.waiting] == [4]
+    lose("part 1")
+    assert [finish().node for _ in range(3)] == [1, 4, 6]
+    assert work.total.name == "part 6"
+    work.recompute_all()
+    assert [finish().node for _ in range(7)] == [0, 1, 4, 2, 3, 5, 6]
+    assert not work.is_open
+    assert told == [0, 1, 2, 3]
+
+
+def test_a_node_that_is_lost_takes_nothing_with_it(
+    cluster: Cluster,
+    start: Callable[..., RayExecutor],
+    digits: PreparedData,
+    ids: NDArray[np.int64],
+    state: Vector,
+    here: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    """The other node does nearly all shards of a mean gradient, then is gone with their sums."""
+    (other,) = cluster.worker_nodes
+    head, gone = cluster.head_node.node_id, tmp_path / "gone"
+
+    def wait(task: str, index: int, node: str) -> None:
+        if node == head and not gone.exists():
+            time.sleep(1.0)
+
+    worker = _scripted(tmp_path, wait)
+    executor = start(2, worker)
+    done = 0
+
+    def lose_the_node(samples: int) -> None:
+        nonlocal done
+        done += samples
+        if done >= 10 * 64 and not gone.exists():
+            gone.touch()
+            cluster.remove_node(other, allow_graceful=False)
+
+    positions = np.arange(len(ids))
+    gradients = ShardedGradients(executor, ids, lose_the_node)
+    try:
+        mean = gradients.mean_gradient(state, positions)
+        assert gone.exists()
+        lines = worker.lines()
+        first = {index for _, index, node in lines if node != head}
+        again = {index for _, index, node in lines if node == head}
+        assert len(first) >= 6
+        assert first & again
+        assert mean.tobytes() == here["gradient_sum"]
+        # The remaining node goes on, and the lost one's actor comes back with a new node.
+        assert _results(executor, digits, state) == here
+    finally:
+        cluster.add_node(**_node(4))
+    assert done == len(ids)
