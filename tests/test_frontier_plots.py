@@ -7,25 +7,46 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from test_frontier_records import FakeStudy
+from matplotlib.lines import AxLine
+from test_frontier_records import TRANSFER, FakeStudy
 
 from raydrop.frontier import frontier_table
+from raydrop.frontier.noise import Noise, noise_of
 from raydrop.frontier.plots import (
     SeriesStyle,
     frontier_figure,
     keep_fraction_figure,
+    noise_figure,
     plot_by_keep_fraction,
     plot_frontier,
+    plot_noise,
     to_png,
     to_svg,
 )
-from raydrop.frontier.records import load_records
+from raydrop.frontier.records import Records, load_records
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     study = FakeStudy(losses=("cross_entropy", "cdb_w"))
     return frontier_table(load_records(study.write(tmp_path_factory.mktemp("study"))).trials)
+
+
+@pytest.fixture(scope="module")
+def transfer(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """Two target models and two query models, with mislabelled samples."""
+    return load_records(TRANSFER.write(tmp_path_factory.mktemp("transfer")))
+
+
+@pytest.fixture(scope="module")
+def noise(transfer: Records) -> Noise:
+    noise = noise_of(transfer.trials)
+    assert noise is not None
+    return noise
+
+
+def legend_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def drawn(ax: mpl.axes.Axes) -> set[tuple[float, float]]:
@@ -99,6 +120,7 @@ def test_a_panel_per_loss_with_shared_axes_and_one_legend(table: pd.DataFrame) -
 def test_looks_differ_in_grey_and_do_not_depend_on_the_panel() -> None:
     names = ["random", "el2n", "grand", "moso", "forgetting", "entropy", "aum", "k_center"]
     points = pd.DataFrame({"method": names, "quotas": ["none", "drop"] * 4})
+    points = points.assign(model="small_cnn", query_model="small_cnn")
     style = SeriesStyle.of(points)
     assert style.methods[0] == "random"
     assert style.colour("random") == "#000000"
@@ -146,3 +168,67 @@ def test_figures_have_no_global_state(tmp_path: Path, table: pd.DataFrame) -> No
     before = dict(mpl.rcParams)
     to_png(keep_fraction_figure(table))
     assert dict(mpl.rcParams) == before
+
+
+def test_a_panel_per_model_and_a_look_per_query_model(transfer: Records) -> None:
+    table = frontier_table(transfer.trials)
+    titles = ["resnet18, cross_entropy", "resnet50, cross_entropy"]
+    figure = frontier_figure(table)
+    assert [ax.get_title() for ax in figure.axes] == titles
+    assert {"random", "moso", "moso from resnet18", "moso from resnet50"} <= set(legend_of(figure))
+    for ax, model in zip(figure.axes, ("resnet18", "resnet50"), strict=True):
+        points = table[table["model"] == model]
+        pairs = points[["average_accuracy", "worst_class_accuracy"]].to_numpy().tolist()
+        foreign = table[table["model"] != model].iloc[0]
+        assert {tuple(pair) for pair in pairs} <= drawn(ax)
+        assert (foreign["average_accuracy"], foreign["worst_class_accuracy"]) not in drawn(ax)
+        # Scores of this model and of the other are lines of their own.
+        lines = [line for line in ax.lines if line.get_linestyle() == "-"]
+        assert sum(len(line.get_xdata()) == 2 for line in lines) == 3
+    panels = keep_fraction_figure(table).axes
+    assert [ax.get_title() for ax in panels] == [titles[0]] * 2 + [titles[1]] * 2
+    assert [ax.get_xlabel() for ax in panels] == ["", "", "keep fraction", "keep fraction"]
+
+
+def test_several_models_and_losses_make_a_row_per_model(transfer: Records) -> None:
+    table = frontier_table(transfer.trials)
+    both = pd.concat([table, table.assign(loss="cdb_w")], ignore_index=True)
+    axes = frontier_figure(both).axes
+    assert [ax.get_title() for ax in axes] == [
+        f"{model}, {loss}"
+        for model in ("resnet18", "resnet50")
+        for loss in ("cdb_w", table.loss[0])
+    ]
+    places = [ax.get_subplotspec() for ax in axes]
+    assert [(each.rowspan.start, each.colspan.start) for each in places] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
+
+
+def test_the_first_colour_stays_the_first_methods_own() -> None:
+    points = pd.DataFrame({"method": [f"m{i:02d}" for i in range(20)], "quotas": "none"})
+    style = SeriesStyle.of(points.assign(model="small_cnn", query_model="small_cnn"))
+    colours = [style.colour(method) for method in style.methods]
+    assert colours[0] not in colours[1:]
+    looks = {(style.colour(method), style.marker(method)) for method in style.methods}
+    assert len(looks) == 20
+
+
+def test_the_noise_figure_draws_the_shares_and_a_uniform_draw(noise: Noise) -> None:
+    ax = Figure().subplots()
+    assert plot_noise(noise.points, ax) is ax
+    (reference,) = [line for line in ax.lines if isinstance(line, AxLine)]
+    assert (reference.get_xy1(), reference.get_slope()) == ((0, 1), -1)
+    reference.remove()
+    shares = noise.points[["keep_fraction", "noisy_pruned"]].to_numpy().tolist()
+    assert drawn(ax) == {tuple(pair) for pair in shares}
+    bottoms = {band.get_paths()[0].vertices[:, 1].min() for band in ax.collections}
+    assert bottoms == set(noise.points.groupby("name")["noisy_pruned_min"].min())
+    figure = noise_figure(noise.points)
+    assert {"random", "moso from resnet18", "moso from resnet50", "uniform draw"} <= set(
+        legend_of(figure)
+    )
+    assert to_svg(figure) == to_svg(noise_figure(noise.points))

@@ -34,14 +34,43 @@ class FakeStudy:
     test_per_class: int = 50
     train_per_class: int = 200
     unpruned: bool = True
+    models: Sequence[str] = ("small_cnn",)
+    query_models: Sequence[str] = ()
+    """Where scores come from, for every model; each scores for itself where empty."""
+    n_noisy: int | None = None
+    """Mislabelled training samples."""
 
     def trials(self) -> list[TrialConfig]:
-        cells = itertools.product(self.methods, self.quotas, self.keeps, self.losses, self.seeds)
-        configs = [TrialConfig(m, q, k, loss, seed) for m, q, k, loss, seed in cells]
+        cells = itertools.product(
+            self.models, self.methods, self.quotas, self.keeps, self.losses, self.seeds
+        )
+        configs = [
+            TrialConfig(m, q, k, loss, model, query, seed)
+            for model, m, q, k, loss, seed in cells
+            for query in self.queries(model, reads_nothing=(m, q) == ("random", "none"))
+        ]
         if self.unpruned:
-            whole = itertools.product(self.losses, self.seeds)
-            configs += [TrialConfig("none", "none", 1.0, loss, seed) for loss, seed in whole]
+            whole = itertools.product(self.models, self.losses, self.seeds)
+            configs += [
+                TrialConfig("none", "none", 1.0, loss, model, model, seed)
+                for model, loss, seed in whole
+            ]
         return configs
+
+    def queries(self, model: str, *, reads_nothing: bool) -> Sequence[str]:
+        return (model,) if reads_nothing or not self.query_models else self.query_models
+
+    def noisy_pruned(self, trial: TrialConfig) -> float | None:
+        """A known share: random is uniform, each further method and query model prunes more."""
+        if self.n_noisy is None:
+            return None
+        pruned = 1 - trial.keep_fraction
+        if trial.method in ("none", "random"):
+            return pruned
+        gain = 0.2 * self.methods.index(trial.method) + 0.02 * trial.seed
+        if trial.query_model in self.query_models:
+            gain += 0.1 * self.query_models.index(trial.query_model)
+        return pruned + gain * trial.keep_fraction
 
     def study(self) -> Study:
         return Study("fake", "digits", "small_cnn", {"method": "random"}, seeds=tuple(self.seeds))
@@ -82,6 +111,8 @@ class FakeStudy:
             "network_sparsity": 0.0,
             "n_kept": kept * len(self.class_names),
             "n_train": n_train,
+            "n_noisy": self.n_noisy,
+            "noisy_pruned": self.noisy_pruned(trial),
             "epochs": 30,
             "steps": 100,
             "kept_by_class": [kept] * len(self.class_names),
@@ -145,6 +176,17 @@ class FakeStudy:
 
 
 SMALL = FakeStudy()
+TRANSFER = FakeStudy(
+    methods=("random", "moso"),
+    quotas=("none",),
+    keeps=(0.2, 0.5),
+    models=("resnet18", "resnet50"),
+    query_models=("resnet18", "resnet50"),
+    losses=("cross_entropy",),
+    n_noisy=80,
+    seeds=(0, 1, 2),
+)
+"""Two target models, each with scores of its own and of the other; a tenth is mislabelled."""
 
 
 def test_a_row_per_trial_in_a_fixed_order_with_the_promised_columns(tmp_path: Path) -> None:
@@ -152,7 +194,8 @@ def test_a_row_per_trial_in_a_fixed_order_with_the_promised_columns(tmp_path: Pa
     promised = (
         "trial_id dataset model method quotas keep_fraction n_kept loss network_method "
         "network_sparsity budget seed average_accuracy worst_class_accuracy worst_class "
-        "accuracy_gap accuracy_std by_class train_seconds n_train epochs steps kept_by_class"
+        "accuracy_gap accuracy_std by_class train_seconds n_train epochs steps kept_by_class "
+        "query_model n_noisy noisy_pruned"
     )
     assert set(promised.split()) <= set(records.trials.columns)
     assert tuple(records.trials.columns) == TRIAL_COLUMNS
@@ -245,7 +288,7 @@ def test_a_folder_without_a_study_is_an_error(tmp_path: Path) -> None:
     [
         ("{", "Expecting property name"),
         ("[]", "no JSON object"),
-        ('{"schema": 1, "study": {}}', "no data_fingerprint, study_id, trials"),
+        (json.dumps({"schema": SCHEMA, "study": {}}), "no data_fingerprint, study_id, trials"),
     ],
 )
 def test_an_unreadable_study_is_an_error(tmp_path: Path, text: str, found: str) -> None:
@@ -279,6 +322,54 @@ def test_what_a_record_does_not_say_of_its_training_is_none(tmp_path: Path) -> N
     records = load_records(Terse().write(tmp_path))
     assert records.trials["precision"].isna().all()
     assert records.provenance["precisions"] == []
+
+
+def without(*names: str) -> FakeStudy:
+    """Return a study whose records lack some of what they say."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Terse(FakeStudy):
+        def info(self, trial: TrialConfig) -> dict[str, Any]:
+            return {k: v for k, v in super().info(trial).items() if k not in names}
+
+    return Terse()
+
+
+def test_a_record_without_query_model_or_noise_means_its_own_model_and_none(
+    tmp_path: Path,
+) -> None:
+    trials = load_records(without("query_model", "n_noisy", "noisy_pruned").write(tmp_path)).trials
+    assert set(trials["query_model"]) == {"small_cnn"}
+    assert trials[["n_noisy", "noisy_pruned"]].isna().all(axis=None)
+
+
+def test_a_record_that_does_not_say_what_it_is_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"of trial \w+ to hold dataset, .*, found no budget; rem"):
+        load_records(without("budget").write(tmp_path))
+
+
+def test_models_query_models_and_noise_are_read(tmp_path: Path) -> None:
+    records = load_records(TRANSFER.write(tmp_path))
+    rows = records.trials.set_index("trial_id")
+    assert len(rows) == len(TRANSFER.trials()) == 42
+    for trial in TRANSFER.trials():
+        row = rows.loc[TRANSFER.trial_id(trial)]
+        assert (row["model"], row["query_model"]) == (trial.model, trial.query_model)
+        assert (row["n_noisy"], row["noisy_pruned"]) == (80, TRANSFER.noisy_pruned(trial))
+    assert records.several_models
+
+
+def test_numbers_about_noise_are_numbers_also_where_none_are_known(tmp_path: Path) -> None:
+    for name, study in (("without", SMALL), ("with", TRANSFER)):
+        trials = load_records(study.write(tmp_path / name)).trials
+        assert trials["noisy_pruned"].dtype == np.float64
+        assert str(trials["n_noisy"].dtype) == "Int64"
+
+
+def test_a_model_of_which_nothing_is_finished_counts_too(tmp_path: Path) -> None:
+    unfinished = [trial for trial in TRANSFER.trials() if trial.model == "resnet50"]
+    assert load_records(TRANSFER.write(tmp_path, skip=unfinished)).several_models
+    assert not load_records(SMALL.write(tmp_path / "small")).several_models
 
 
 def test_no_facts_about_the_data_are_an_error(tmp_path: Path) -> None:

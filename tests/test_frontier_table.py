@@ -10,7 +10,7 @@ from reference import pareto_front_by_pairs
 from test_frontier_records import FakeStudy
 
 from raydrop.frontier import frontier_table, worst_class_interval
-from raydrop.frontier.answers import answers, verdict
+from raydrop.frontier.answers import answers, verdict, verdicts
 from raydrop.frontier.records import load_records
 from raydrop.frontier.table import COLUMNS, by_merit, frontier_csv, mean_recalls
 
@@ -25,17 +25,20 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 def hand_made(**by_point: list[list[int]]) -> pd.DataFrame:
     """Make trials from correct counts, (n_seeds, K) of 10 test samples each, by point.
 
-    A point is called METHOD_QUOTAS_KEEP, the keep fraction in percent.
+    A point is called METHOD_QUOTAS_KEEP or METHOD_QUOTAS_KEEP_MODEL_QUERYMODEL, the keep fraction
+    in percent.
     """
     rows = []
     for point, seeds in by_point.items():
-        method, quotas, percent = point.split("_")
+        method, quotas, percent, *models = point.split("_")
+        model, query_model = models or ("small", "small")
         for seed, correct in enumerate(seeds):
             recalls = np.array(correct) / 10
             rows.append(
                 {
                     "dataset": "digits",
-                    "model": "small_cnn",
+                    "model": model,
+                    "query_model": query_model,
                     "method": method,
                     "quotas": quotas,
                     "loss": "cross_entropy",
@@ -52,6 +55,8 @@ def hand_made(**by_point: list[list[int]]) -> pd.DataFrame:
                     "accuracy_std": recalls.std(),
                     "correct_by_class": correct,
                     "test_by_class": [10] * len(correct),
+                    "n_noisy": None,
+                    "noisy_pruned": np.nan,
                 }
             )
     return pd.DataFrame(rows)
@@ -99,7 +104,9 @@ def test_csv_does_not_depend_on_row_order_or_timings(trials: pd.DataFrame) -> No
     text = frontier_csv(frontier_table(trials, STUDY.class_names))
     assert frontier_csv(frontier_table(shuffled, STUDY.class_names)) == text
     assert "\r" not in text
-    assert text.startswith(",".join(COLUMNS) + "\ndigits,small_cnn,el2n,drop,cdb_w,none,0.000000,")
+    assert text.startswith(
+        ",".join(COLUMNS) + "\ndigits,small_cnn,small_cnn,el2n,drop,cdb_w,none,0.000000,"
+    )
     changed = trials.assign(average_accuracy=trials["average_accuracy"] + 1e-3)
     assert frontier_csv(frontier_table(changed, STUDY.class_names)) != text
 
@@ -119,7 +126,8 @@ def test_an_absent_class_leaves_every_number_finite(tmp_path: Path) -> None:
 
     records = load_records(WithoutOwls().write(tmp_path))
     table = frontier_table(records.trials, records.class_names)
-    assert np.isfinite(table.select_dtypes("number")).all(axis=None)
+    numbers = table.select_dtypes("number").drop(columns="noisy_pruned")
+    assert np.isfinite(numbers).all(axis=None)
     assert "owl" not in set(table["worst_class"])
     assert np.isnan(mean_recalls(records.trials)[:, 2]).all()
 
@@ -192,3 +200,72 @@ def test_a_worst_class_at_zero_cannot_be_held() -> None:
         "All the data leave the worst class at 0.00, so there is nothing to sacrifice; the best "
         "worst class is random + drop with cross_entropy at keep fraction 0.5, at 0.10 (one seed)."
     )
+
+
+TWO_MODELS = {
+    "none_none_100_r18_r18": [[7, 9]],
+    "random_none_50_r18_r18": [[6, 8]],
+    "moso_none_50_r18_r18": [[5, 9]],
+    "moso_none_50_r18_r50": [[8, 9]],
+    "none_none_100_r50_r50": [[9, 9]],
+    "random_none_50_r50_r50": [[7, 8]],
+    "moso_none_50_r50_r50": [[8, 8]],
+    "moso_none_50_r50_r18": [[6, 9]],
+}
+"""Worst classes of two models: scores of r50 are better for both."""
+
+
+def test_points_of_other_models_and_scores_of_other_models_are_other_points() -> None:
+    table = frontier_table(hand_made(**TWO_MODELS))
+    points = table.set_index(["method", "model", "query_model"])["worst_class_accuracy"]
+    assert len(points) == 8
+    assert points["moso", "r18", "r50"] == 0.8
+    assert points["moso", "r50", "r18"] == 0.6
+    assert points["none", "r50", "r50"] == 0.9
+
+
+def test_fronts_are_within_a_model_whatever_its_scores_come_from() -> None:
+    table = frontier_table(hand_made(**TWO_MODELS))
+    front = table[table["on_front"]][["method", "model", "query_model"]]
+    # (0.8, 0.9) of r50 does not push r18's best from r18's front; at r18 it is a transferred one.
+    assert front.to_numpy().tolist() == [["moso", "r18", "r50"], ["none", "r50", "r50"]]
+
+
+def test_the_share_of_noise_is_a_mean_over_seeds_and_empty_where_unknown() -> None:
+    trials = hand_made(random_none_20=[[4, 8], [8, 6]], moso_none_20=[[4, 8], [8, 6]])
+    trials["noisy_pruned"] = [0.7, 0.8, np.nan, np.nan]
+    table = frontier_table(trials).set_index("method")
+    assert table["noisy_pruned"]["random"] == pytest.approx(0.75)
+    assert np.isnan(table["noisy_pruned"]["moso"])
+    place = COLUMNS.index("noisy_pruned")
+    rows = [line.split(",") for line in frontier_csv(frontier_table(trials)).splitlines()]
+    assert [row[place] for row in rows] == ["noisy_pruned", "", "0.750000"]
+
+
+def test_every_model_is_compared_with_itself_on_all_the_data() -> None:
+    table = frontier_table(hand_made(**TWO_MODELS))
+    assert answers(table) == [
+        "At keep fraction 0.5 with r18 and cross_entropy, moso + none from r50 keeps the worst "
+        "class at 0.80 (one seed), random + none at 0.60; all the data give 0.70.",
+        "At keep fraction 0.5 with r50 and cross_entropy, moso + none keeps the worst class at "
+        "0.80 (one seed), random + none at 0.70; all the data give 0.90.",
+    ]
+    first, second = verdicts(table)
+    assert first == (
+        "r18: The smallest keep fraction at which the worst class held is 0.5: moso + none from "
+        "r50 with cross_entropy at keep fraction 0.5 has it at 0.80 (one seed), all the data at "
+        "0.70 (one seed), while average accuracy goes from 0.80 to 0.85."
+    )
+    assert second.startswith(
+        "r50: At no keep fraction did the worst class hold; the nearest: moso + none with "
+    )
+
+
+def test_one_model_is_not_named() -> None:
+    table = frontier_table(hand_made(none_none_100=[[7, 9]], moso_drop_50=[[7, 9]]))
+    assert verdicts(table) == [verdict(table)]
+    assert not any("small " in text for text in (*verdicts(table), *answers(table)))
+
+
+def test_by_merit_keeps_models_together() -> None:
+    assert by_merit(frontier_table(hand_made(**TWO_MODELS)))["model"].is_monotonic_increasing

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_frontier_records import FakeStudy
+from test_frontier_records import TRANSFER, FakeStudy
 
 import raydrop.frontier
 from raydrop.errors import StoreError
@@ -230,3 +230,105 @@ def test_inlined_figures_keep_their_references() -> None:
         '<svg viewBox="0 0 9 9" role="img" aria-label="x&quot;y"><g id="left-a"/>'
         '<use href="#left-a"/></svg>'
     )
+
+
+@pytest.fixture(scope="module")
+def transferred(tmp_path_factory: pytest.TempPathFactory) -> Frontier:
+    """Two target models, scores of both for each, and mislabelled samples; tests read it only."""
+    return write_frontier(TRANSFER.write(tmp_path_factory.mktemp("transfer")))
+
+
+def test_the_summary_has_a_table_per_model_and_a_row_per_query_model(transferred: Frontier) -> None:
+    tables = summary_table(transferred)
+    assert list(tables) == ["resnet18, cross_entropy", "resnet50, cross_entropy"]
+    for model, table in zip(("resnet50", "resnet18"), tables.values(), strict=True):
+        names = {"all the data", "random + none", "moso + none", f"moso + none from {model}"}
+        assert set(table.index) == names
+        assert table.loc["all the data"].iloc[-1].startswith("0.9")
+    texts = [text for table in tables.values() for text in table.to_numpy().ravel() if text]
+    assert len(texts) == len(transferred.table) == 14
+
+
+def test_the_report_tells_models_and_query_models_apart(transferred: Frontier) -> None:
+    page = Page(transferred.report.read_text(encoding="utf-8"))
+    for text in (
+        "resnet18: moso + none from resnet50, cross_entropy, keep 0.2",
+        "resnet50: moso + none, cross_entropy, keep 0.5",
+        "resnet18: all the data, cross_entropy",
+        "resnet50: At no keep fraction did the worst class hold",
+        "with resnet18 and cross_entropy",
+        "scores fromresnet18, resnet50",
+    ):
+        assert text in page.text
+    assert [tag for tag, _ in page.tags].count("button") == 14
+
+
+def test_failures_and_missing_trials_name_their_model(tmp_path: Path) -> None:
+    failed, missing = (
+        next(t for t in TRANSFER.trials() if (t.model, t.method) == (model, "moso"))
+        for model in ("resnet18", "resnet50")
+    )
+    TRANSFER.write(tmp_path, skip=[failed, missing])
+    TRANSFER.write_failure(tmp_path, failed, "loss became NaN")
+    frontier = write_frontier(tmp_path)
+    assert "the first: moso + none for resnet18 at 0.2, seed 0: loss" in remarks(frontier)[0]
+    text = Page(frontier.report.read_text(encoding="utf-8")).text
+    assert "resnet18: moso + none, cross_entropy, keep 0.2, seed 0: loss became NaN" in text
+    assert "resnet50: moso + none from resnet18, cross_entropy, keep 0.2, seed 0" in text
+
+
+def test_the_report_says_what_share_of_the_mislabelled_samples_goes(transferred: Frontier) -> None:
+    html = transferred.report.read_text(encoding="utf-8")
+    section = html.partition("<h2>Mislabelled samples</h2>")[2].partition("<h2>")[0]
+    page = Page(section)
+    assert page.open == []
+    text = " ".join(page.text.split())
+    assert "80 of the 800 training samples (10 %) are known to be mislabelled." in text
+    assert "by moso + none from resnet50 at keep fraction 0.5 (0.66, seed range 0.65" in text
+    rows = [" ".join(Page(row).text.split()) for row in re.findall(r"<tr>.*?</tr>", section, re.S)]
+    assert rows == [
+        "method + quotas keep 0.5 keep 0.2",
+        "uniform draw, on average 0.500 0.800",
+        "moso + none from resnet50 0.660 [0.650, 0.670] 0.864 [0.860, 0.868]",
+        "moso + none from resnet18 0.610 [0.600, 0.620] 0.844 [0.840, 0.848]",
+        "random + none 0.500 [0.500, 0.500] 0.800 [0.800, 0.800]",
+    ]
+    assert [
+        Page(cell).text for cell in re.findall(r'<span class="best">[^<]*</span>', section)
+    ] == [
+        "highest",
+        "0.660",
+        "0.864",
+    ]
+    ids = [attributes["id"] for _, attributes in Page(html).tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    boxes = [each for _, each in Page(html).tags if each.get("role") == "region"]
+    assert len(boxes) == 6
+    assert all(box["tabindex"] == "0" and box["aria-label"] for box in boxes)
+
+
+def test_a_series_that_lacks_a_keep_fraction_has_an_empty_cell(tmp_path: Path) -> None:
+    lacking = [t for t in TRANSFER.trials() if (t.method, t.keep_fraction) == ("random", 0.2)]
+    html = report_of(TRANSFER.write(tmp_path, skip=lacking))
+    row = html.partition(">random + none</th>")[2].partition("</tr>")[0]
+    assert " ".join(Page(row).text.split()) == "0.500 [0.500, 0.500]"
+
+
+def test_without_known_noise_there_is_no_section_and_one_model_is_not_named(html: str) -> None:
+    text = Page(html).text
+    assert "islabelled" not in text
+    assert "uniform draw" not in text
+    assert "scores from" not in text
+    # In the footer alone.
+    assert text.count("small_cnn") == 1
+
+
+def test_names_of_models_are_escaped(tmp_path: Path) -> None:
+    evil, other = '<script>alert("1")</script>', "b'\"><img src=x>"
+    study = dataclasses.replace(TRANSFER, models=(evil, other), query_models=(evil, other))
+    html = report_of(study.write(tmp_path))
+    page = Page(html)
+    assert evil not in html
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert f"moso + none from {evil}" in page.text

@@ -17,6 +17,7 @@ import pandas as pd
 
 from raydrop.errors import StoreError
 from raydrop.frontier.intervals import worst_class_interval
+from raydrop.frontier.names import has_several_models, series_name, setting_name
 from raydrop.frontier.pareto import pareto_front
 from raydrop.frontier.plots import frontier_figure, to_png, to_svg
 from raydrop.frontier.records import Records, load_records
@@ -91,28 +92,31 @@ def write_frontier(directory: str | Path) -> Frontier:
 
 
 def summary_table(frontier: Frontier) -> dict[str, pd.DataFrame]:
-    """Return the frontier as short texts for a terminal, by loss.
+    """Return the frontier as short texts for a terminal, by loss or by model and loss.
 
     Returns:
-        For each loss, a row per method and quotas (such as ``"random + drop"``), the best mean
-        worst class first, and a column per keep fraction with ``"average/worst class"``. A point on
-        the Pareto front carries a full dot, one on the front of its keep fraction alone an empty
-        one.
+        For each loss (``"cross_entropy"``; with several models ``"resnet18, cross_entropy"``), a
+        row per method and quotas (such as ``"random + drop"``, or ``"moso + none from resnet50"``
+        where scores come from another model), the best mean worst class first, and a column per
+        keep fraction with ``"average/worst class"``. A point on the Pareto front carries a full
+        dot, one on the front of its keep fraction alone an empty one.
     """
     rows = frontier.table.to_dict("records")
+    several = has_several_models(frontier.table)
     points = frontier.table.assign(
-        series=[_series(row) for row in rows],
+        setting=[setting_name(row, several_models=several) for row in rows],
+        series=[series_name(row) for row in rows],
         text=[
             f"{row['average_accuracy']:.2f}/{row['worst_class_accuracy']:.2f}{front_mark(row)}"
             for row in rows
         ],
     )
     tables = {}
-    for loss, group in points.groupby("loss"):
+    for setting, group in points.groupby("setting"):
         merit = group.groupby("series")["worst_class_accuracy"].mean()
         order = merit.sort_values(ascending=False, kind="stable").index
         texts = group.pivot_table("text", "series", "keep_fraction", aggfunc="first")
-        tables[str(loss)] = texts.loc[order].fillna("")
+        tables[str(setting)] = texts.loc[order].fillna("")
     return tables
 
 
@@ -128,7 +132,7 @@ def remarks(frontier: Frontier) -> list[str]:
         first = records.failures[0]
         sentences.append(
             f"{len(records.failures)} trials failed and are not in the table; the first: "
-            f"{first['method']} + {first['quotas']} at {first['keep_fraction']:g}, seed "
+            f"{_trial(first, records)} at {first['keep_fraction']:g}, seed "
             f"{first['seed']}: {first['message']}"
         )
     if records.missing:
@@ -144,10 +148,8 @@ def remarks(frontier: Frontier) -> list[str]:
     return sentences
 
 
-def _series(row: Mapping[Any, Any]) -> str:
-    if row["method"] == "none":
-        return "all the data"
-    return f"{row['method']} + {row['quotas']}"
+def _trial(trial: Mapping[str, Any], records: Records) -> str:
+    return series_name(trial) + (f" for {trial['model']}" if records.several_models else "")
 
 
 def _parquet(trials: pd.DataFrame) -> bytes:

@@ -10,14 +10,28 @@ from typing import Any
 
 import pandas as pd
 
+from raydrop.frontier.names import has_several_models, series_name
+
 WORST = "worst_class_accuracy"
 AVERAGE = "average_accuracy"
+NOISY = "noisy_pruned"
 
 Row = dict[str, Any]
 
 
+def verdicts(table: pd.DataFrame) -> list[str]:
+    """Answer the study's question once for each model, which is named where there are several.
+
+    Args:
+        table: As from :func:`~raydrop.frontier.table.frontier_table`.
+    """
+    if not has_several_models(table):
+        return [verdict(table)]
+    return [f"{model}: {verdict(points)}" for model, points in table.groupby("model")]
+
+
 def verdict(table: pd.DataFrame) -> str:
-    """Answer the study's question in one or two sentences.
+    """Answer the study's question for one model, in one or two sentences.
 
     The worst class *held* at a point if its mean worst-class accuracy is at least that of training
     on all the data with the same loss. The answer names the smallest keep fraction with such a
@@ -25,7 +39,7 @@ def verdict(table: pd.DataFrame) -> str:
     worst class that all the data leave at zero cannot be held.
 
     Args:
-        table: As from :func:`~raydrop.frontier.table.frontier_table`.
+        table: Points of one model, from :func:`~raydrop.frontier.table.frontier_table`.
     """
     full = _unpruned(table)
     pruned = _rows(table[table["method"] != "none"])
@@ -59,7 +73,7 @@ def _held_or_nearest(pairs: list[tuple[Row, Row]]) -> str:
 
 
 def answers(table: pd.DataFrame) -> list[str]:
-    """Return one sentence for each loss and keep fraction below 1, large fractions first.
+    """Return one sentence for each model, loss and keep fraction below 1, large fractions first.
 
     Each names the method and quotas with the best worst class, then random pruning without quotas
     (or, without such a point, the best method without quotas), then all the data.
@@ -67,22 +81,50 @@ def answers(table: pd.DataFrame) -> list[str]:
     Args:
         table: As from :func:`~raydrop.frontier.table.frontier_table`.
     """
+    several = has_several_models(table)
+    return [
+        sentence
+        for model, points in table.groupby("model")
+        for sentence in _answers(points, f"{model} and " if several else "")
+    ]
+
+
+def noise_answer(points: pd.DataFrame) -> str:
+    """Say which series prunes most of the mislabelled samples at each keep fraction.
+
+    Args:
+        points: As in :attr:`~raydrop.frontier.noise.Noise.points`.
+    """
+    order = points.sort_values(
+        ["keep_fraction", NOISY], ascending=[False, False], kind="stable"
+    ).drop_duplicates("keep_fraction")
+    parts = [
+        f"by {row['name']} at keep fraction {row['keep_fraction']:g} ({row[NOISY]:.2f}, "
+        f"{_seeds(row, NOISY)}; a uniform draw: {row['uniform']:.2f})"
+        for row in _rows(order)
+    ]
+    return f"The largest share of the mislabelled samples is pruned {', '.join(parts)}."
+
+
+def _answers(table: pd.DataFrame, model: str) -> list[str]:
+    """Return the sentences about one model, which is named before the loss unless it is empty."""
     full = _unpruned(table)
     pruned = _rows(table[table["method"] != "none"])
     cells = sorted({(row["loss"], -row["keep_fraction"]) for row in pruned})
     return [
-        _answer([row for row in pruned if _cell(row) == cell], full.get(cell[0])) for cell in cells
+        _answer([row for row in pruned if _cell(row) == cell], full.get(cell[0]), model)
+        for cell in cells
     ]
 
 
-def _answer(rows: list[Row], full: Row | None) -> str:
+def _answer(rows: list[Row], full: Row | None, model: str) -> str:
     best, baseline = max(rows, key=_by_worst), _baseline(rows)
     sentence = (
-        f"At keep fraction {best['keep_fraction']:g} with {best['loss']}, {_method(best)} keeps "
-        f"the worst class at {_value(best)}"
+        f"At keep fraction {best['keep_fraction']:g} with {model}{best['loss']}, "
+        f"{series_name(best)} keeps the worst class at {_value(best)}"
     )
     if baseline is not None and baseline is not best:
-        sentence += f", {_method(baseline)} at {baseline[WORST]:.2f}"
+        sentence += f", {series_name(baseline)} at {baseline[WORST]:.2f}"
     if full is not None:
         sentence += f"; all the data give {full[WORST]:.2f}"
     return sentence + "."
@@ -90,9 +132,8 @@ def _answer(rows: list[Row], full: Row | None) -> str:
 
 def _comparison(row: Row, reference: Row) -> str:
     text = (
-        f"{_method(row)} with {row['loss']} at keep fraction {row['keep_fraction']:g} has it at "
-        f"{_value(row)}, all the data at {_value(reference)}, while average accuracy goes from "
-        f"{reference[AVERAGE]:.2f} to {row[AVERAGE]:.2f}."
+        f"{_point(row)} has it at {_value(row)}, all the data at {_value(reference)}, "
+        f"while average accuracy goes from {reference[AVERAGE]:.2f} to {row[AVERAGE]:.2f}."
     )
     if _overlap(row, reference):
         text += " The seed ranges overlap, so this difference may be chance."
@@ -127,12 +168,8 @@ def _rows(table: pd.DataFrame) -> list[Row]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _method(row: Row) -> str:
-    return f"{row['method']} + {row['quotas']}"
-
-
 def _point(row: Row) -> str:
-    return f"{_method(row)} with {row['loss']} at keep fraction {row['keep_fraction']:g}"
+    return f"{series_name(row)} with {row['loss']} at keep fraction {row['keep_fraction']:g}"
 
 
 def _each(rows: list[Row]) -> str:
@@ -140,7 +177,11 @@ def _each(rows: list[Row]) -> str:
 
 
 def _value(row: Row) -> str:
+    return f"{row[WORST]:.2f} ({_seeds(row, WORST)})"
+
+
+def _seeds(row: Row, name: str) -> str:
     if row["n_seeds"] == 1:
-        return f"{row[WORST]:.2f} (one seed)"
-    low, high = row[f"{WORST}_min"], row[f"{WORST}_max"]
-    return f"{row[WORST]:.2f} (seed range {low:.2f}\N{EN DASH}{high:.2f})"
+        return "one seed"
+    low, high = row[f"{name}_min"], row[f"{name}_max"]
+    return f"seed range {low:.2f}\N{EN DASH}{high:.2f}"

@@ -1,9 +1,10 @@
 """Drawings of a frontier table: nothing is computed here that is not in the table.
 
-Colour and marker shape stand for the method, line style and marker filling for the quotas, and
-marker size for the keep fraction, so a print in grey still tells the series apart. Functions that
-draw take and return ``Axes``; those that compose return a ``Figure``, without pyplot's global
-state. The same table gives the same SVG, byte for byte.
+Colour and marker shape stand for the method (and where its scores come from, if that is not the
+model trained), line style and marker filling for the quotas, and marker size for the keep fraction,
+so a print in grey still tells the series apart. Functions that draw take and return ``Axes``; those
+that compose return a ``Figure``, without pyplot's global state. The same table gives the same SVG,
+byte for byte.
 """
 
 from __future__ import annotations
@@ -22,12 +23,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import AxLine, Line2D
 
+from raydrop.frontier.names import has_several_models, scorer_name, setting_name
+
 Look = dict[str, Any]
 """Keyword arguments of a line."""
 
 AVERAGE = "average_accuracy"
 WORST = "worst_class_accuracy"
-LABELS = {AVERAGE: "average accuracy", WORST: "worst-class accuracy"}
+NOISY = "noisy_pruned"
+LABELS = {
+    AVERAGE: "average accuracy",
+    WORST: "worst-class accuracy",
+    NOISY: "share of mislabelled samples pruned",
+}
 
 # Okabe and Ito's colour-blind-safe set without its yellow, which vanishes on white; black first,
 # so that random pruning, the method to beat, stands out.
@@ -58,7 +66,8 @@ class SeriesStyle:
     """How methods and quotas look; the same in every panel and figure of a table."""
 
     methods: tuple[str, ...]
-    """In the order of :data:`COLOURS` and :data:`MARKERS`."""
+    """As :func:`~raydrop.frontier.names.scorer_name` calls them, in the order of :data:`COLOURS`
+    and :data:`MARKERS`."""
     quotas: tuple[str, ...]
     """In the order of :data:`LINES` and :data:`FILLS`."""
 
@@ -67,13 +76,14 @@ class SeriesStyle:
         """Give every pruning method and quota rule of a table its look."""
         pruned = points[points["method"] != "none"]
         return cls(
-            tuple(_ordered(pruned["method"], first="random")),
+            tuple(_ordered(_scorers(pruned), first="random")),
             tuple(_ordered(pruned["quotas"], first="none")),
         )
 
     def colour(self, method: str) -> str:
-        """Return the method's colour."""
-        return COLOURS[self.methods.index(method) % len(COLOURS)]
+        """Return the method's colour; the first one's is no other's, however many there are."""
+        index = self.methods.index(method)
+        return COLOURS[1 + (index - 1) % (len(COLOURS) - 1)] if index else COLOURS[0]
 
     def marker(self, method: str) -> str:
         """Return the method's marker."""
@@ -89,7 +99,7 @@ class SeriesStyle:
 
 
 def plot_frontier(points: pd.DataFrame, ax: Axes, style: SeriesStyle | None = None) -> Axes:
-    """Draw worst-class against average accuracy, a line per method, quotas and loss.
+    """Draw worst-class against average accuracy, a line per method, quotas, model and loss.
 
     Args:
         points: Rows of :func:`~raydrop.frontier.table.frontier_table`.
@@ -136,54 +146,89 @@ def plot_by_keep_fraction(
     style = style or SeriesStyle.of(points)
     full = points[points["method"] == "none"]
     for ax, name in zip(axes, (AVERAGE, WORST), strict=True):
-        for (method, quotas), series in _series(points):
-            keep = series["keep_fraction"]
-            low, high = series[f"{name}_min"], series[f"{name}_max"]
-            ax.fill_between(keep, low, high, color=style.colour(method), alpha=0.1, linewidth=0)
-            look = _marker_look(style, method, quotas, 5.5)
-            ax.plot(keep, series[name], **{**look, **_line_look(style, method, quotas)})
+        _draw_against_keep_fraction(points, ax, name, style)
         for row in full.to_dict("records"):
             ax.axhline(row[name], color=FULL_DATA, linewidth=0.8, linestyle=(0, (1, 3)))
         ax.plot(full["keep_fraction"], full[name], **_star())
-        ax.set_xticks(sorted(points["keep_fraction"].unique()))
         ax.set_xlabel("keep fraction")
         ax.set_ylabel(LABELS[name])
     return axes
 
 
+def plot_noise(points: pd.DataFrame, ax: Axes, style: SeriesStyle | None = None) -> Axes:
+    """Draw the share of the mislabelled samples that is pruned against the keep fraction.
+
+    Bands are the lowest and highest value over seeds. The dashed line is what a uniform draw prunes
+    on average.
+
+    Args:
+        points: As in :attr:`~raydrop.frontier.noise.Noise.points`.
+        ax: Where to draw.
+        style: Looks shared with other panels; from ``points`` where None.
+
+    Returns:
+        ``ax``.
+    """
+    style = style or SeriesStyle.of(points)
+    ax.add_artist(AxLine((0, 1), None, -1, **_uniform()))
+    _draw_against_keep_fraction(points, ax, NOISY, style)
+    ax.set_xlim(0, 1)
+    # A little room, so that a line at 1 is not lost in the frame.
+    ax.set_ylim(-0.03, 1.03)
+    ax.set_xlabel("keep fraction")
+    ax.set_ylabel(LABELS[NOISY])
+    return ax
+
+
 def frontier_figure(points: pd.DataFrame) -> Figure:
-    """Compose the frontier: a panel per loss on shared axes, one legend outside."""
-    losses = sorted(points["loss"].unique())
-    columns = min(len(losses), 3)
-    rows = math.ceil(len(losses) / columns)
+    """Compose the frontier: a panel per model and loss on shared axes, one legend outside."""
+    settings = _settings(points)
+    losses = points["loss"].nunique()
+    columns = min(losses if losses > 1 else len(settings), 3)
+    rows = math.ceil(len(settings) / columns)
     style = SeriesStyle.of(points)
     handles = _legend_handles(points, style, sizes=True)
     with _style():
         figure = _figure(4.6 * columns + 2.2, 4.4 * rows, handles)
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for loss, ax in zip(losses, panels, strict=False):
-            plot_frontier(points[points["loss"] == loss], ax, style).set_title(
-                f"loss: {loss}", parse_math=False
-            )
+        for (title, there), ax in zip(settings, panels, strict=False):
+            plot_frontier(there, ax, style).set_title(title, parse_math=False)
             ax.label_outer()
-        for ax in panels[len(losses) :]:
+        for ax in panels[len(settings) :]:
             ax.remove()
         _draw_legend(figure, handles)
     return figure
 
 
 def keep_fraction_figure(points: pd.DataFrame) -> Figure:
-    """Compose accuracies against the keep fraction: a row of two panels per loss."""
-    losses = sorted(points["loss"].unique())
+    """Compose accuracies against the keep fraction: a row of two panels per model and loss."""
+    settings = _settings(points)
     style = SeriesStyle.of(points)
     handles = _legend_handles(points, style, sizes=False)
     with _style():
-        figure = _figure(11.4, 3.9 * len(losses), handles)
-        panels = figure.subplots(len(losses), 2, sharex=True, sharey="col", squeeze=False)
-        for loss, pair in zip(losses, panels, strict=True):
-            for ax in plot_by_keep_fraction(points[points["loss"] == loss], pair, style):
-                ax.set_title(f"loss: {loss}", parse_math=False)
-                ax.set_xlabel("keep fraction" if loss == losses[-1] else "")
+        figure = _figure(11.4, 3.9 * len(settings), handles)
+        panels = figure.subplots(len(settings), 2, sharex=True, sharey="col", squeeze=False)
+        for (title, there), pair in zip(settings, panels, strict=True):
+            for ax in plot_by_keep_fraction(there, pair, style):
+                ax.set_title(title, parse_math=False)
+        for ax in panels[:-1].ravel():
+            ax.set_xlabel("")
+        _draw_legend(figure, handles)
+    return figure
+
+
+def noise_figure(points: pd.DataFrame) -> Figure:
+    """Compose the share of the mislabelled samples that is pruned: one panel and a legend.
+
+    Args:
+        points: As in :attr:`~raydrop.frontier.noise.Noise.points`.
+    """
+    style = SeriesStyle.of(points)
+    handles = [*_series_entries(style), _heading("reference"), _entry("uniform draw", _uniform())]
+    handles.append(_entry("lowest to highest seed", _band()))
+    with _style():
+        figure = _figure(7.6, 4.4, handles)
+        plot_noise(points, figure.subplots(), style)
         _draw_legend(figure, handles)
     return figure
 
@@ -219,11 +264,40 @@ def _figure(width: float, height: float, handles: Sequence[Line2D]) -> Figure:
     return figure
 
 
+def _settings(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the points by model and loss, each with a title."""
+    several = has_several_models(points)
+    prefix = "" if several else "loss: "
+    return [
+        (prefix + setting_name(rows.iloc[0].to_dict(), several_models=several), rows)
+        for _, rows in points.groupby(["model", "loss"], sort=True)
+    ]
+
+
+def _draw_against_keep_fraction(
+    points: pd.DataFrame, ax: Axes, name: str, style: SeriesStyle
+) -> None:
+    """Draw a line with a band over seeds for each series, and a tick at each keep fraction."""
+    for (method, quotas), series in _series(points):
+        keep = series["keep_fraction"]
+        low, high = series[f"{name}_min"], series[f"{name}_max"]
+        ax.fill_between(keep, low, high, color=style.colour(method), alpha=0.1, linewidth=0)
+        look = _marker_look(style, method, quotas, 5.5)
+        ax.plot(keep, series[name], **{**look, **_line_look(style, method, quotas)})
+    ax.set_xticks(sorted(points["keep_fraction"].unique()))
+
+
 def _series(points: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
-    """Return the pruned points by method, quotas and loss, small keep fractions first."""
+    """Return the pruned points by series, model and loss, small keep fractions first."""
     pruned = points[points["method"] != "none"].sort_values("keep_fraction", kind="stable")
-    groups = pruned.groupby(["method", "quotas", "loss"], sort=True)
-    return [((str(method), str(quotas)), rows) for (method, quotas, _), rows in groups]
+    pruned = pruned.assign(scorer=_scorers(pruned))
+    within = ["scorer", "quotas", *(name for name in ("model", "loss") if name in pruned)]
+    groups = pruned.groupby(within, sort=True)
+    return [((str(scorer), str(quotas)), rows) for (scorer, quotas, *_), rows in groups]
+
+
+def _scorers(points: pd.DataFrame) -> list[str]:
+    return [scorer_name(row) for row in points.to_dict("records")]
 
 
 def _line_look(style: SeriesStyle, method: str, quotas: str) -> Look:
@@ -272,6 +346,14 @@ def _ring(width: float) -> Look:
     }
 
 
+def _uniform() -> Look:
+    return {"color": FULL_DATA, "linewidth": 1.0, "linestyle": (0, (6, 3))}
+
+
+def _band() -> Look:
+    return {"color": "#555555", "alpha": 0.25, "linewidth": 8, "solid_capstyle": "butt"}
+
+
 def _marker_size(keep_fraction: float) -> float:
     """Return a diameter in points, so that areas grow with the keep fraction."""
     return 3.5 + 7.0 * math.sqrt(keep_fraction)
@@ -279,6 +361,16 @@ def _marker_size(keep_fraction: float) -> float:
 
 def _legend_handles(points: pd.DataFrame, style: SeriesStyle, *, sizes: bool) -> list[Line2D]:
     """Return the entries of the legend; what marker sizes mean, only where they mean something."""
+    handles = _series_entries(style)
+    if sizes:
+        handles.append(_heading("keep fraction"))
+        for keep in sorted(points.loc[points["method"] != "none", "keep_fraction"].unique()):
+            look = {"color": "#555555", "marker": "o", "linestyle": "none"}
+            handles.append(_entry(f"{keep:g}", look | {"markersize": _marker_size(keep)}))
+    return handles + _reference_entries(points, sizes=sizes)
+
+
+def _series_entries(style: SeriesStyle) -> list[Line2D]:
     handles = [_heading("method")]
     for method in style.methods:
         look = _marker_look(style, method, style.quotas[0], 7) | {"fillstyle": "full"}
@@ -287,12 +379,7 @@ def _legend_handles(points: pd.DataFrame, style: SeriesStyle, *, sizes: bool) ->
     for quotas in style.quotas:
         look = _marker_look(style, style.methods[0], quotas, 7) | {"color": "#555555"}
         handles.append(_entry(quotas, look | {"linestyle": style.line(quotas), "marker": "o"}))
-    if sizes:
-        handles.append(_heading("keep fraction"))
-        for keep in sorted(points.loc[points["method"] != "none", "keep_fraction"].unique()):
-            look = {"color": "#555555", "marker": "o", "linestyle": "none"}
-            handles.append(_entry(f"{keep:g}", look | {"markersize": _marker_size(keep)}))
-    return handles + _reference_entries(points, sizes=sizes)
+    return handles
 
 
 def _draw_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
@@ -313,8 +400,7 @@ def _reference_entries(points: pd.DataFrame, *, sizes: bool) -> list[Line2D]:
         handles.append(_entry("… at its keep fraction", narrow | {"markersize": 11}))
         handles.append(_entry("worst = average", _equality()))
     else:
-        band = {"color": "#555555", "alpha": 0.25, "linewidth": 8, "solid_capstyle": "butt"}
-        handles.append(_entry("lowest to highest seed", band))
+        handles.append(_entry("lowest to highest seed", _band()))
     return handles
 
 

@@ -25,6 +25,7 @@ from raydrop.study import SCHEMA
 IDENTITY = (
     "dataset",
     "model",
+    "query_model",
     "method",
     "quotas",
     "keep_fraction",
@@ -36,7 +37,12 @@ IDENTITY = (
     "budget",
     "seed",
 )
-"""What a trial's record says it is."""
+"""What a trial's record says it is. ``query_model`` is where scores and recalls come from; it is
+``model`` where they come from there, or where none are read."""
+
+NOISE = ("n_noisy", "noisy_pruned")
+"""Mislabelled training samples, and the share of them that the trial pruned, in [0, 1]; both are
+missing values where the data set marks none."""
 
 TRAINING = ("epochs", "steps", "kept_by_class", "train_seconds", "seconds", "device", "precision")
 """What a trial's record says about its training."""
@@ -52,12 +58,22 @@ TRIAL_COLUMNS = (
     "by_class",
     "correct_by_class",
     "test_by_class",
+    *NOISE,
     *TRAINING,
 )
 """Columns of ``trials.parquet``. ``worst_class`` is an index, ``*_by_class`` are lists over
 classes; intervals are computed from the counts among them."""
 
-ROW_ORDER = ["method", "quotas", "loss", "keep_fraction", "seed", "trial_id"]
+ROW_ORDER = [
+    "model",
+    "query_model",
+    "method",
+    "quotas",
+    "loss",
+    "keep_fraction",
+    "seed",
+    "trial_id",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +84,7 @@ class Records:
     """The output folder."""
     trials: pd.DataFrame
     """A row per finished trial that the study asks for, with :data:`TRIAL_COLUMNS`, ordered by
-    method, quotas, loss, keep fraction and seed."""
+    model, query model, method, quotas, loss, keep fraction and seed."""
     class_names: tuple[str, ...]
     """K names."""
     class_sizes: tuple[int, ...]
@@ -82,6 +98,12 @@ class Records:
     provenance: dict[str, Any]
     """Where the numbers come from: identities, versions, seeds, split sizes, devices, costs."""
 
+    @property
+    def several_models(self) -> bool:
+        """Whether the study asks for more than one target model, finished or not."""
+        unfinished = {trial["model"] for trial in (*self.missing, *self.failures)}
+        return len(unfinished | set(self.trials["model"])) > 1
+
 
 def load_records(directory: str | Path) -> Records:
     """Read every record of the study in a folder.
@@ -90,7 +112,8 @@ def load_records(directory: str | Path) -> Records:
         directory: An output folder with ``study.json`` and ``store``.
 
     Raises:
-        StoreError: If ``study.json`` or the facts about the data are absent or unreadable.
+        StoreError: If ``study.json`` or the facts about the data are absent or unreadable, or if a
+            trial's record does not say what trial it is.
         DataError: If a trial's predictions do not fit the test set.
         IncompleteStudyError: If no trial is finished.
     """
@@ -106,6 +129,8 @@ def load_records(directory: str | Path) -> Records:
     if not rows:
         raise _nothing_finished(folder, len(asked), failures)
     trials = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
+    # Numbers also where every value is None, which pandas would keep as objects.
+    trials = trials.astype({"n_noisy": "Int64", "noisy_pruned": "float64"})
     trials = trials.sort_values(ROW_ORDER, kind="stable", ignore_index=True)
     return Records(
         directory=folder,
@@ -165,14 +190,23 @@ def _rows(entries: Iterator[Entry], data: Entry) -> Iterator[dict[str, Any]]:
     labels = data.array("test_labels")
     num_classes = len(data.info["class_names"])
     for entry in entries:
-        identity = {name: entry.info[name] for name in IDENTITY}
-        training = {name: entry.info.get(name) for name in TRAINING}
         yield {
             "trial_id": entry.key,
-            **identity,
-            **training,
+            **_identity(entry),
+            **{name: entry.info.get(name) for name in (*NOISE, *TRAINING)},
             **_measured(entry, labels, num_classes),
         }
+
+
+def _identity(entry: Entry) -> dict[str, Any]:
+    info = {"query_model": entry.info.get("model"), **entry.info}
+    absent = [name for name in IDENTITY if info.get(name) is None]
+    if absent:
+        raise StoreError(
+            f"Expected the record of trial {entry.key} to hold {', '.join(IDENTITY)}, found no "
+            f"{', '.join(absent)}; remove {entry.path} and run the sweep again with this folder."
+        )
+    return {name: info[name] for name in IDENTITY}
 
 
 def _measured(entry: Entry, labels: NDArray[Any], num_classes: int) -> dict[str, Any]:

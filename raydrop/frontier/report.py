@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.frontier.answers import answers, verdict
-from raydrop.frontier.plots import frontier_figure, keep_fraction_figure, to_svg
+from raydrop.frontier.answers import answers, noise_answer, verdicts
+from raydrop.frontier.names import has_several_models, point_name, scorer_name
+from raydrop.frontier.noise import Noise, noise_of
+from raydrop.frontier.plots import frontier_figure, keep_fraction_figure, noise_figure, to_svg
 from raydrop.frontier.records import Records
 from raydrop.frontier.table import by_merit, front_mark, mean_recalls
 
@@ -48,10 +50,11 @@ def render_report(records: Records, table: pd.DataFrame, frontier_svg: bytes | N
         frontier_svg = to_svg(frontier_figure(table))
     recalls = mean_recalls(records.trials)
     ordered = by_merit(table)
+    several = has_several_models(table)
     classes = _shown_classes(recalls)
     return _templates.get_template("report.html").render(
         title=f"{records.provenance['name']}: average against worst-class accuracy",
-        verdict=verdict(table),
+        verdicts=verdicts(table),
         answers=answers(table),
         shown_answers=SHOWN_ANSWERS,
         warnings=_warnings(records, table),
@@ -59,11 +62,12 @@ def render_report(records: Records, table: pd.DataFrame, frontier_svg: bytes | N
         keep_svg=inline_svg(
             to_svg(keep_fraction_figure(table)), "keep", "Accuracies against the keep fraction"
         ),
-        columns=POINT_COLUMNS,
-        points=[_point_cells(row) for row in ordered.to_dict("records")],
+        noise=_noise(noise_of(records.trials)),
+        columns=[column for column in POINT_COLUMNS if several or column["name"] != "model"],
+        points=[_point_cells(row, several) for row in ordered.to_dict("records")],
         classes=[{"name": records.class_names[k], "size": records.class_sizes[k]} for k in classes],
         hidden_classes=len(records.class_names) - len(classes),
-        by_class=_class_rows(ordered, recalls[ordered.index], classes),
+        by_class=_class_rows(ordered, recalls[ordered.index], classes, several),
         n_classes=len(records.class_names),
         test_sizes=_span(records.trials["test_by_class"].iloc[0]),
         provenance=_provenance(records),
@@ -90,6 +94,7 @@ def inline_svg(svg: bytes, prefix: str, description: str) -> str:
 
 POINT_COLUMNS = (
     {"name": "front", "text": True},
+    {"name": "model", "text": True},
     {"name": "method", "text": True},
     {"name": "quotas", "text": True},
     {"name": "loss", "text": True},
@@ -105,12 +110,15 @@ POINT_COLUMNS = (
 )
 
 
-def _point_cells(row: Mapping[Any, Any]) -> list[Cell]:
+def _point_cells(row: Mapping[Any, Any], several_models: bool) -> list[Cell]:
     mark = front_mark(row)
+    names = [scorer_name(row), row["quotas"], row["loss"]]
+    if several_models:
+        names.insert(0, row["model"])
     low, high = row["worst_class_low"], row["worst_class_high"]
     return [
         {**_cell(" ○●".index(mark or " "), mark, left=True), "best": True},
-        *(_cell(row[name], row[name], left=True) for name in ("method", "quotas", "loss")),
+        *(_cell(name, name, left=True) for name in names),
         _cell(row["keep_fraction"], f"{row['keep_fraction']:g}"),
         _cell(row["n_kept"], f"{row['n_kept']:.0f}"),
         _cell(row["n_seeds"], row["n_seeds"]),
@@ -140,11 +148,15 @@ def _shown_classes(recalls: NDArray[np.float64]) -> list[int]:
 
 
 def _class_rows(
-    table: pd.DataFrame, recalls: NDArray[np.float64], classes: Sequence[int]
+    table: pd.DataFrame,
+    recalls: NDArray[np.float64],
+    classes: Sequence[int],
+    several_models: bool,
 ) -> list[dict[str, Any]]:
+    names = [point_name(row, several_models=several_models) for row in table.to_dict("records")]
     return [
-        {"name": _point_name(point), "cells": [_recall(values, k) for k in classes]}
-        for point, values in zip(table.to_dict("records"), recalls, strict=True)
+        {"name": name, "cells": [_recall(values, k) for k in classes]}
+        for name, values in zip(names, recalls, strict=True)
     ]
 
 
@@ -156,16 +168,58 @@ def _recall(values: NDArray[np.float64], k: int) -> Cell:
     return {"text": f"{values[k]:.3f}", "share": share, "lowest": lowest}
 
 
-def _point_name(row: Mapping[Any, Any]) -> str:
-    if row["method"] == "none":
-        return f"all the data, {row['loss']}"
-    return f"{row['method']} + {row['quotas']}, {row['loss']}, keep {row['keep_fraction']:g}"
+def _noise(noise: Noise | None) -> dict[str, Any] | None:
+    """Return what the template needs to show how much of the label noise each series prunes."""
+    if noise is None:
+        return None
+    keeps = sorted(noise.points["keep_fraction"].unique(), reverse=True)
+    uniform = [_cell(1 - keep, f"{1 - keep:.3f}") for keep in keeps]
+    return {
+        "n_noisy": noise.n_noisy,
+        "n_train": noise.n_train,
+        "percent": f"{100 * noise.n_noisy / noise.n_train:.3g}",
+        "answer": noise_answer(noise.points),
+        "keeps": [f"{keep:g}" for keep in keeps],
+        "rows": [
+            {"name": "uniform draw, on average", "cells": uniform},
+            *_noise_rows(noise, keeps),
+        ],
+        "svg": inline_svg(
+            to_svg(noise_figure(noise.points)),
+            "noise",
+            "Share of the mislabelled samples that is pruned, against the keep fraction",
+        ),
+    }
+
+
+def _noise_rows(noise: Noise, keeps: Sequence[float]) -> list[dict[str, Any]]:
+    """Return a row per series, in the order of the points, a cell per keep fraction."""
+    best = noise.points.groupby("keep_fraction")["noisy_pruned"].max()
+    rows = []
+    for name, series in noise.points.groupby("name", sort=False):
+        there = {row["keep_fraction"]: row for row in series.to_dict("records")}
+        cells = [
+            _noise_cell(there[keep], best[keep]) if keep in there else _cell("", "")
+            for keep in keeps
+        ]
+        rows.append({"name": name, "cells": cells})
+    return rows
+
+
+def _noise_cell(row: Mapping[Any, Any], best: float) -> Cell:
+    cell = _with_range(row, "noisy_pruned")
+    if row["n_seeds"] == 1:
+        cell["range"] = ""
+    return cell | {"best": row["noisy_pruned"] == best}
 
 
 def _warnings(records: Records, table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return what is not there: a sentence each, and the lines behind it."""
     asked = records.provenance["trials_asked"]
-    failed, missing = _trial_lines(records.failures), _trial_lines(records.missing)
+    failed, missing = (
+        _trial_lines(records, records.failures),
+        _trial_lines(records, records.missing),
+    )
     most = table["n_seeds"].max()
     thin = table[table["n_seeds"] < most].to_dict("records")
     found = (
@@ -178,7 +232,10 @@ def _warnings(records: Records, table: pd.DataFrame) -> list[dict[str, Any]]:
         (
             "Points with fewer seeds than others: {}; their means are noisier.",
             [
-                {"trial": _point_name(row), "message": f"{row['n_seeds']} of {most} seeds"}
+                {
+                    "trial": point_name(row, several_models=records.several_models),
+                    "message": f"{row['n_seeds']} of {most} seeds",
+                }
                 for row in thin
             ],
         ),
@@ -189,18 +246,20 @@ def _warnings(records: Records, table: pd.DataFrame) -> list[dict[str, Any]]:
 def _damaged_lines(records: Records) -> list[dict[str, str]]:
     trials = {f"trial/{trial['trial_id']}": trial for trial in records.missing}
     return [
-        {"trial": name, "message": _trial_name(trials[name]) if name in trials else ""}
+        {"trial": name, "message": _trial_name(records, trials[name]) if name in trials else ""}
         for name in records.damaged
     ]
 
 
-def _trial_name(trial: Mapping[str, Any]) -> str:
-    return f"{_point_name(trial)}, seed {trial['seed']}"
+def _trial_name(records: Records, trial: Mapping[str, Any]) -> str:
+    name = point_name(trial, several_models=records.several_models)
+    return f"{name}, seed {trial['seed']}"
 
 
-def _trial_lines(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _trial_lines(records: Records, trials: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     return [
-        {"trial": _trial_name(trial), "message": str(trial.get("message", ""))} for trial in trials
+        {"trial": _trial_name(records, trial), "message": str(trial.get("message", ""))}
+        for trial in trials
     ]
 
 
@@ -212,6 +271,7 @@ def _provenance(records: Records) -> list[tuple[str, str]]:
         ("base id", facts["base_id"]),
         ("data", f"{facts['dataset']}, fingerprint {facts['data_fingerprint']}"),
         ("model", ", ".join(sorted(records.trials["model"].unique()))),
+        ("scores from", _query_models(records.trials)),
         ("split sizes", sizes),
         ("seeds", ", ".join(str(seed) for seed in facts["seeds"])),
         ("training budget", ", ".join(sorted(records.trials["budget"].unique()))),
@@ -225,6 +285,15 @@ def _provenance(records: Records) -> list[tuple[str, str]]:
     if others:
         rows.append(("not shown", f"{others} trials in the store that this study does not ask for"))
     return [(name, str(value)) for name, value in rows if value]
+
+
+def _query_models(trials: pd.DataFrame) -> str:
+    """Return the models that scores come from, or nothing where each model scores for itself."""
+    other = trials["query_model"] != trials["model"]
+    if not other.any():
+        return ""
+    scored = other | ~trials["method"].isin(["none", "random"])
+    return ", ".join(sorted(trials.loc[scored, "query_model"].unique()))
 
 
 SPLITS = ("train", "validation", "test")

@@ -20,6 +20,7 @@ from raydrop.metrics import recalls
 POINT = (
     "dataset",
     "model",
+    "query_model",
     "method",
     "quotas",
     "loss",
@@ -46,6 +47,7 @@ COLUMNS = (
     "worst_class_high",
     "accuracy_gap",
     "accuracy_std",
+    "noisy_pruned",
     "on_front",
     "on_front_at_keep_fraction",
 )
@@ -61,8 +63,9 @@ def frontier_table(trials: pd.DataFrame, class_names: Sequence[str] | None = Non
     classes; ``worst_class_accuracy_of_mean`` is the lowest of the recalls averaged over seeds, at
     ``worst_class``. ``worst_class_low`` and ``_high`` are
     :func:`~raydrop.frontier.intervals.worst_class_interval` at 95 %. ``_min`` and ``_max`` are over
-    seeds; everything else is a mean over them. ``on_front`` marks the Pareto front of mean average
-    and mean worst-class accuracy over all points of a data set and model,
+    seeds; everything else is a mean over them. ``noisy_pruned`` is the share of the mislabelled
+    training samples that is pruned, NaN where none are known. ``on_front`` marks the Pareto front
+    of mean average and mean worst-class accuracy over all points of a data set and model,
     ``on_front_at_keep_fraction`` that among the points that keep the same fraction.
 
     Args:
@@ -89,9 +92,9 @@ def frontier_csv(table: pd.DataFrame) -> str:
 
 
 def by_merit(table: pd.DataFrame) -> pd.DataFrame:
-    """Order points for reading: by loss, large keep fractions first, best worst class first."""
-    order = ["loss", "keep_fraction", "worst_class_accuracy"]
-    return table.sort_values(order, ascending=[True, False, False], kind="stable")
+    """Order points for reading: by model and loss, large keep fractions and good points first."""
+    order = ["model", "loss", "keep_fraction", "worst_class_accuracy"]
+    return table.sort_values(order, ascending=[True, True, False, False], kind="stable")
 
 
 def front_mark(row: Mapping[Any, Any]) -> str:
@@ -128,6 +131,7 @@ def _summary(group: pd.DataFrame, class_names: Sequence[str] | None) -> dict[str
         "worst_class_high": high,
         "accuracy_gap": group["accuracy_gap"].mean(),
         "accuracy_std": group["accuracy_std"].mean(),
+        "noisy_pruned": group["noisy_pruned"].mean(),
     }
 
 
