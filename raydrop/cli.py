@@ -62,6 +62,10 @@ def run(
     data_root: DataRootOption = None,
     data: Annotated[str | None, typer.Option(help="Use this data set instead.")] = None,
     model: Annotated[str | None, typer.Option(help="Use this model instead.")] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="Run another study of the script, by its name there, such as small."),
+    ] = None,
     num_cpus: Annotated[
         int | None, typer.Option(min=1, help="CPUs of a local Ray; all by default.")
     ] = None,
@@ -74,7 +78,7 @@ def run(
     from raydrop.cluster.driver import Options, run_study
     from raydrop.plan import replace_dataset
 
-    study = replace_dataset(load_sweep(sweep), data, model)
+    study = replace_dataset(load_sweep(sweep, scale), data, model)
     options = Options(
         out=out or Path("results") / study.name,
         address=address,
@@ -112,6 +116,16 @@ def score(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Of SGD with momentum, cosine.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the query run.")] = 0,
+    partitions: Annotated[
+        int, typer.Option(min=1, help="Parts with a surrogate each, for moso and moso_loo.")
+    ] = 1,
+    initialisations: Annotated[
+        int, typer.Option(min=1, help="Query runs that el2n and grand average over.")
+    ] = 1,
+    checkpoints: Annotated[
+        int, typer.Option(min=1, help="Checkpoints that moso and its kind average over.")
+    ] = 10,
+    precision: Annotated[str, typer.Option(help="Precision of gradients: fp32 or bf16.")] = "fp32",
     address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
     num_cpus: Annotated[
         int | None, typer.Option(min=1, help="CPUs of a local Ray; all by default.")
@@ -131,6 +145,10 @@ def score(
         param_space={"method": method, "keep_fraction": 0.5},
         seeds=(seed,),
         training=Training(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),
+        partitions=partitions,
+        initialisations=initialisations,
+        checkpoints=checkpoints,
+        score_precision=precision,  # type: ignore[arg-type]  # Study checks it
     )
     options = Options(out=cache, address=address, data_root=data_root, num_cpus=num_cpus)
     score_dataset(study, method, seed, options, out, console)
@@ -231,14 +249,16 @@ def methods() -> None:
         console.print(table)
 
 
-def load_sweep(path: Path) -> Study:
+def load_sweep(path: Path, scale: str | None = None) -> Study:
     """Return the study of a sweep script, or of the ``study.json`` that a run left.
 
-    Raises:
-        ConfigError: If the file is not there or holds no study.
-    """
-    from raydrop.study import Study
+    Args:
+        path: Of the script or file.
+        scale: Name in the script of another study than ``study``, perhaps a smaller one.
 
+    Raises:
+        ConfigError: If the file is not there or holds no such study.
+    """
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise ConfigError(
@@ -246,17 +266,9 @@ def load_sweep(path: Path) -> Study:
             "check the path, or start from sweeps/digits.py."
         )
     if path.suffix == ".json":
-        import json
-
-        try:
-            return Study.from_dict(json.loads(path.read_text())["study"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"Expected a study.json that raydrop wrote at {path}, found a problem ({error}); "
-                "use the one in an output folder."
-            ) from error
+        return _replayed(path, scale)
     try:
-        study = runpy.run_path(str(path), run_name="raydrop_sweep").get("study")
+        names = runpy.run_path(str(path), run_name="raydrop_sweep")
     except RaydropError:
         raise
     except Exception as error:
@@ -264,12 +276,50 @@ def load_sweep(path: Path) -> Study:
             f"Expected {path} to run, found {type(error).__name__}: {error}; "
             "mend it there (--debug shows the place)."
         ) from error
-    if not isinstance(study, Study):
+    return _study_named(names, scale, path)
+
+
+def _study_named(names: dict[str, Any], scale: str | None, path: Path) -> Study:
+    """Return the study that a script calls ``study``, or the other one that is asked for."""
+    from raydrop.study import Study
+
+    studies = {name: value for name, value in names.items() if isinstance(value, Study)}
+    if scale is not None:
+        scales = studies.keys() - {"study"}
+        if scale not in scales:
+            found = ", ".join(sorted(scales)) or "no other study than 'study'"
+            raise ConfigError(
+                f"Expected {path} to define the study {scale!r} for --scale, found {found}; "
+                "name one that is there, or leave out --scale."
+            )
+        return studies[scale]
+    if "study" not in studies:
+        found = type(names["study"]).__name__ if "study" in names else "none"
         raise ConfigError(
-            f"Expected {path} to define 'study', a raydrop.Study, found "
-            f"{'none' if study is None else type(study).__name__}; add study = Study(...)."
+            f"Expected {path} to define 'study', a raydrop.Study, found {found}; "
+            "add study = Study(...)."
         )
-    return study
+    return studies["study"]
+
+
+def _replayed(path: Path, scale: str | None) -> Study:
+    """Return the study of a ``study.json``."""
+    import json
+
+    from raydrop.study import Study
+
+    if scale is not None:
+        raise ConfigError(
+            f"Expected a sweep script for --scale {scale}, found {path}, which holds one study; "
+            "leave out --scale."
+        )
+    try:
+        return Study.from_dict(json.loads(path.read_text())["study"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"Expected a study.json that raydrop wrote at {path}, found a problem ({error}); "
+            "use the one in an output folder."
+        ) from error
 
 
 def sweep_main() -> None:

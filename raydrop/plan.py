@@ -1,7 +1,8 @@
 """The plan of a study: which query runs, scores and trials it takes, and which of them are done.
 
-Everything is identified by what it depends on. Query runs and scores depend on data, model,
-training and seed, never on keep fraction, quotas or loss, so every trial of a seed shares them.
+Everything is identified by what it depends on. Query runs and scores depend on data, query model,
+training and seed, never on keep fraction, quotas, loss or the model that is trained in the end, so
+every trial of a seed shares them.
 """
 
 from __future__ import annotations
@@ -15,20 +16,51 @@ from typing import Any
 from raydrop.data.dataset import ImageDataset
 from raydrop.errors import ConfigError
 from raydrop.models import build_model
-from raydrop.scores import score_method
+from raydrop.scores import GradientMethod, score_method
+from raydrop.scores.partitions import stratified_partitions
+from raydrop.scores.source import Quantity, Unit
 from raydrop.selection import budget_for, quota_rule
 from raydrop.store import Store
-from raydrop.study import Study, TrialConfig, config_hash
+from raydrop.study import SCHEMA, ScoringPrecision, Study, TrialConfig, config_hash
 from raydrop.training.budget import training_length
+from raydrop.training.checkpoints import sampled_epochs, score_epoch
 from raydrop.training.losses import loss_rule
+
+VISITS: Mapping[Quantity, int] = {
+    "norm": 1,
+    "last_layer_norm": 1,
+    "dot_with_mean": 2,
+    "dot_with_class_mean": 1,
+}
+"""How often each sample is put through the network for a quantity: once for its own value, and once
+more where all of them share in a mean gradient. Those of one class alone are not counted."""
+
+
+UNREAD_BY_TRIALS = (
+    "query_training",
+    "checkpoints",
+    "score_epoch_fraction",
+    "initialisations",
+    "partitions",
+    "score_precision",
+)
+"""Settings that a trial depends on through its scores and recalls alone."""
 
 
 @dataclass(frozen=True)
 class QueryRun:
-    """One training on the full training set."""
+    """One training whose trace and checkpoints scores are computed from."""
 
     seed: int
+    """One of the study's seeds."""
+    model: str
+    """Architecture."""
     config: Mapping[str, Any]
+    """What it depends on."""
+    initialisation: int = 0
+    """0, or the number of a further initialisation, which stops at the early epoch."""
+    partition: tuple[int, int] | None = None
+    """(i, I) for the surrogate trained on part i, from 0, of I; None for all the data."""
 
     @cached_property
     def key(self) -> str:
@@ -38,12 +70,14 @@ class QueryRun:
 
 @dataclass(frozen=True)
 class ScoreRun:
-    """The scores of one method from one query run."""
+    """The scores of one method, query model and seed."""
 
     method: str
+    model: str
+    """Architecture of the query runs, whether or not the method reads any."""
     seed: int
-    query: QueryRun | None
-    """None for a method that reads no query run."""
+    queries: tuple[QueryRun, ...]
+    """Query runs that it reads; none for some methods, several for others."""
     config: Mapping[str, Any]
 
     @cached_property
@@ -92,18 +126,28 @@ class Plan:
 def trial_configs(study: Study, points: Iterable[Mapping[str, Any]]) -> tuple[TrialConfig, ...]:
     """Return the distinct trials of a study, in a fixed order.
 
+    A trial that reads neither scores nor recalls from a query run has its own model for a query
+    model, so that random pruning is one trial whatever the other methods are scored with.
+
     Args:
-        study: Gives the seeds, and whether unpruned runs are added.
+        study: Gives the seeds, the default models, and whether unpruned runs are added.
         points: Points of its search space, without seeds.
 
     Raises:
-        ConfigError: If a point does not describe a trial, or there is none.
+        ConfigError: If a point does not describe a trial, names an unknown method or quota rule, or
+            there is no point.
     """
     points = list(points)
-    found = {TrialConfig.from_space(point, seed) for point in points for seed in study.seeds}
+    found = {
+        _normalised(TrialConfig.from_space(point, seed, study.model, study.query_model))
+        for point in points
+        for seed in study.seeds
+    }
     if study.include_unpruned:
-        losses = {trial.loss for trial in found}
-        found |= {TrialConfig("none", "none", 1.0, loss, s) for loss in losses for s in study.seeds}
+        found |= {
+            TrialConfig("none", "none", 1.0, trial.loss, trial.model, trial.model, trial.seed)
+            for trial in found
+        }
     if not found:
         raise ConfigError(
             "Expected at least one trial, found an empty param_space; add for example "
@@ -121,73 +165,226 @@ def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: ImageDataset
         dataset: Its data; only labels and the fingerprint are read.
 
     Raises:
-        ConfigError: On an unknown name, or a budget that is too small for its rule.
+        ConfigError: On an unknown name, a budget that is too small for its rule, or fewer training
+            samples than partitions.
     """
-    build_model(study.model, dataset.num_classes, dataset.image_shape)
+    for model in sorted({name for trial in trials for name in (trial.model, trial.query_model)}):
+        build_model(model, dataset.num_classes, dataset.image_shape)
     for trial in trials:
         _check_names(trial)
         _check_budget(study, trial, dataset)
     runs = tuple(_trial_run(study, trial, dataset.fingerprint) for trial in trials)
     scores = _scores(runs)
-    return Plan(_queries(runs, scores), scores, runs)
+    queries = _queries(runs, scores)
+    if any(query.partition for query in queries):
+        stratified_partitions(dataset.train.labels, study.partitions, study.seeds[0])
+    return Plan(queries, scores, runs)
 
 
-def query_run(study: Study, fingerprint: str, seed: int) -> QueryRun:
-    """Return the query run of one seed."""
+def query_run(
+    study: Study,
+    fingerprint: str,
+    model: str,
+    seed: int,
+    *,
+    initialisation: int = 0,
+    partition: tuple[int, int] | None = None,
+) -> QueryRun:
+    """Return one query run of a model and seed.
+
+    Args:
+        study: Gives training and checkpoints.
+        fingerprint: Of the data.
+        model: Architecture.
+        seed: One of the study's seeds.
+        initialisation: 0, or the number of a further initialisation.
+        partition: (i, I) for the surrogate of part i of I.
+    """
     base = study.base(fingerprint)
-    del base["training"]["augment"]  # query runs never do
-    shared = ("schema", "data", "model", "training", "checkpoints", "score_epoch_fraction")
-    return QueryRun(seed, {"kind": "query", **{k: base[k] for k in shared}, "seed": seed})
+    config = {
+        "kind": "query",
+        "schema": base["schema"],
+        "data": fingerprint,
+        "model": model,
+        "seed": seed,
+        "training": base["query_training"],
+        "initialisation": initialisation,
+        "partition": partition,
+    }
+    # Each depends on the checkpoints that it leaves, and on no others.
+    if initialisation == 0:
+        config["checkpoints"] = study.checkpoints
+    if partition is None:
+        config["score_epoch_fraction"] = study.score_epoch_fraction
+    return QueryRun(seed, model, config, initialisation, partition)
 
 
-def score_run(study: Study, fingerprint: str, method: str, seed: int) -> ScoreRun:
-    """Return the scores of one method and seed."""
-    base = study.base(fingerprint)
-    query = query_run(study, fingerprint, seed) if score_method(method).needs_query else None
+def score_run(study: Study, fingerprint: str, method: str, model: str, seed: int) -> ScoreRun:
+    """Return the scores of one method, query model and seed."""
+    queries = _queries_read(study, fingerprint, method, model, seed)
     config = {
         "kind": "scores",
-        "schema": base["schema"],
+        "schema": SCHEMA,
         "data": fingerprint,
         "method": method,
         "seed": seed,
-        "query": query.key if query else None,
+        "queries": [query.key for query in queries],
     }
-    return ScoreRun(method, seed, query, config)
+    if isinstance(score_method(method), GradientMethod):
+        config["precision"] = study.score_precision
+    return ScoreRun(method, model, seed, queries, config)
 
 
-def estimated_samples(study: Study, plan: Plan, dataset: ImageDataset) -> dict[str, int]:
+def gradient_units(study: Study, run: ScoreRun) -> tuple[tuple[QueryRun, Unit], ...]:
+    """Return the gradient quantities that a score is made of, with the query runs they belong to.
+
+    Which class a quantity is about, where it is about one, shows only once the query run is done.
+    """
+    method = score_method(run.method)
+    if not isinstance(method, GradientMethod):
+        return ()
+    epochs = looked_at(study, run.seed)[method.looks_at]
+    return tuple(
+        (query, Unit(epoch, quantity))
+        for query in run.queries
+        for epoch in epochs
+        for quantity in method.quantities
+    )
+
+
+def looked_at(study: Study, seed: int) -> dict[str, tuple[int, ...]]:
+    """Return the epochs at which scores look at a query run, by :attr:`GradientMethod.looks_at`."""
+    epochs = study.training_of_queries().epochs
+    return {
+        "sampled": sampled_epochs(epochs, study.checkpoints, seed),
+        "score_epoch": (score_epoch(epochs, study.score_epoch_fraction),),
+    }
+
+
+def unit_config(query: QueryRun, unit: Unit, precision: ScoringPrecision) -> dict[str, Any]:
+    """Return what a gradient quantity at one checkpoint depends on."""
+    return {
+        "kind": "gradients",
+        "schema": SCHEMA,
+        "query": query.key,
+        "epoch": unit.epoch,
+        "quantity": unit.quantity,
+        "class": unit.klass,
+        "precision": precision,
+    }
+
+
+def covered_samples(query: QueryRun, n: int) -> int:
+    """Return how many of ``n`` training samples a query run is trained on."""
+    if query.partition is None:
+        return n
+    part, count = query.partition
+    return len(range(part, n, count))
+
+
+def visited_samples(
+    study: Study, scores: Iterable[ScoreRun], n: int, store: Store | None = None
+) -> int:
+    """Return how many samples scores put through a network; what several share is counted once.
+
+    Args:
+        study: Gives checkpoints and precision.
+        scores: What is to be computed.
+        n: Training samples.
+        store: Whose finished quantities are left out.
+    """
+    return sum(_visits(study, scores, n, store).values())
+
+
+def query_samples(study: Study, query: QueryRun, n: int) -> int:
+    """Return how many sample passes a query run takes: its epochs, and a third more for a trace."""
+    epochs = study.training_of_queries().epochs
+    if query.partition is not None:
+        return epochs * covered_samples(query, n)
+    if query.initialisation:
+        epochs = score_epoch(epochs, study.score_epoch_fraction)
+    return epochs * n * 4 // 3
+
+
+def estimated_samples(
+    study: Study, plan: Plan, dataset: ImageDataset, store: Store | None = None
+) -> dict[str, int]:
     """Return how many sample passes each stage of a plan takes.
 
     A pass is one sample forward and backward once, three times the work of a forward pass. A query
-    run takes its epochs and a third more for the trace; a score what its method says; a trial its
-    steps times the batch.
+    run takes its epochs and, with a trace, a third more; a trial its steps times the batch. A
+    gradient quantity takes one pass for each time that a sample is put through the network, and a
+    norm of the last layer alone a third of that.
+
+    Args:
+        study: What the plan is of.
+        plan: What is to be done.
+        dataset: Its data.
+        store: Whose finished gradient quantities are left out.
     """
     n = len(dataset.train)
-    epochs = study.training.epochs
-    passes = sum(score_method(run.method).passes(study.checkpoints) for run in plan.scores)
+    visits = _visits(study, plan.scores, n, store)
     steps = 0
     for run in plan.trials:
         kept = budget_for(n, run.trial.keep_fraction)
         length = training_length(study.budget, study.training, kept, n)
         steps += length.steps * min(study.training.batch_size, kept)
     return {
-        "queries": len(plan.queries) * epochs * n * 4 // 3,
-        "scores": passes * n,
+        "queries": sum(query_samples(study, query, n) for query in plan.queries),
+        "scores": sum(
+            count // 3 if unit.quantity == "last_layer_norm" else count
+            for (_, unit), count in visits.items()
+        ),
         "trials": steps,
     }
+
+
+def _visits(
+    study: Study, scores: Iterable[ScoreRun], n: int, store: Store | None
+) -> dict[tuple[str, Unit], int]:
+    """Return samples put through a network by query key and unit, without what is in the store."""
+    found: dict[tuple[str, Unit], int] = {}
+    for run in scores:
+        for query, unit in gradient_units(study, run):
+            config = unit_config(query, unit, study.score_precision)
+            if store is None or store.find("gradients", config) is None:
+                found[query.key, unit] = VISITS[unit.quantity] * covered_samples(query, n)
+    return found
+
+
+def _normalised(trial: TrialConfig) -> TrialConfig:
+    if trial.method == "none":
+        return trial
+    unread = score_method(trial.method).reads == "nothing"
+    if unread and not quota_rule(trial.quotas).needs_recalls:
+        return dataclasses.replace(trial, query_model=trial.model)
+    return trial
+
+
+def _queries_read(
+    study: Study, fingerprint: str, method: str, model: str, seed: int
+) -> tuple[QueryRun, ...]:
+    reads = score_method(method).reads
+    if reads == "nothing":
+        return ()
+    if reads == "partitions" and study.partitions > 1:
+        parts = [(part, study.partitions) for part in range(study.partitions)]
+        return tuple(query_run(study, fingerprint, model, seed, partition=part) for part in parts)
+    count = study.initialisations if reads == "initialisations" else 1
+    return tuple(query_run(study, fingerprint, model, seed, initialisation=r) for r in range(count))
 
 
 def _trial_run(study: Study, trial: TrialConfig, fingerprint: str) -> TrialRun:
     score = None
     if trial.method != "none":
-        score = score_run(study, fingerprint, trial.method, trial.seed)
+        score = score_run(study, fingerprint, trial.method, trial.query_model, trial.seed)
     recalls = None
     if quota_rule(trial.quotas).needs_recalls:
-        recalls = query_run(study, fingerprint, trial.seed)
+        recalls = query_run(study, fingerprint, trial.query_model, trial.seed)
     base = study.base(fingerprint)
     # A trial depends on these through its scores and quotas alone; what it does not read must not
     # change its identity.
-    for unread in ("checkpoints", "score_epoch_fraction"):
+    for unread in UNREAD_BY_TRIALS:
         del base[unread]
     config = {
         "kind": "trial",
@@ -204,8 +401,11 @@ def _scores(trials: Iterable[TrialRun]) -> tuple[ScoreRun, ...]:
 
 
 def _queries(trials: Iterable[TrialRun], scores: Iterable[ScoreRun]) -> tuple[QueryRun, ...]:
-    needed = [s.query for s in scores] + [t.recalls for t in trials]
-    return tuple({q.key: q for q in needed if q is not None}.values())
+    """Return each query run once; whole ones first, so that no long one is left over at the end."""
+    needed = [query for score in scores for query in score.queries]
+    needed += [trial.recalls for trial in trials if trial.recalls is not None]
+    distinct = {query.key: query for query in needed}.values()
+    return tuple(sorted(distinct, key=lambda q: (q.partition is not None, q.initialisation)))
 
 
 def _check_names(trial: TrialConfig) -> None:
@@ -232,6 +432,15 @@ def _check_budget(study: Study, trial: TrialConfig, dataset: ImageDataset) -> No
 
 
 def replace_dataset(study: Study, dataset: str | None, model: str | None) -> Study:
-    """Return the study on other data or with another model, where given."""
+    """Return the study on other data or with another model, where given.
+
+    Raises:
+        ConfigError: If a model is given and the search space names its own.
+    """
+    if model is not None and any("model" in space for space in study.spaces()):
+        raise ConfigError(
+            f"Expected a search space without 'model' to use {model!r} instead, found one that "
+            "names models itself; change it there."
+        )
     changes = {k: v for k, v in (("dataset", dataset), ("model", model)) if v is not None}
     return dataclasses.replace(study, **changes)  # type: ignore[arg-type]

@@ -6,9 +6,10 @@ left there, and leaves one entry itself before it returns.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,20 +22,17 @@ from raydrop.data.dataset import ImageDataset, Split
 from raydrop.errors import ScoringError
 from raydrop.metrics import by_class, class_metrics
 from raydrop.models import build_model
-from raydrop.plan import QueryRun, ScoreRun, TrialRun
-from raydrop.scores import (
-    GradientMethod,
-    QueryResult,
-    RandomMethod,
-    TraceMethod,
-    score_method,
-)
-from raydrop.scores.sharding import ShardedGradients
+from raydrop.plan import QueryRun, ScoreRun, TrialRun, looked_at, unit_config
+from raydrop.scores import GradientMethod, RandomMethod, ScoreMethod, TraceMethod, score_method
+from raydrop.scores.base import PartialScores, combined
+from raydrop.scores.partitions import stratified_partitions
+from raydrop.scores.sharding import Partial, ShardedGradients
+from raydrop.scores.source import GradientSource, QueryResult, Unit
 from raydrop.selection import budget_for, quota_rule, select, smooth_recalls
 from raydrop.store import Store, required
-from raydrop.study import SCHEMA, Study, derive_seed
+from raydrop.study import SCHEMA, ScoringPrecision, Study, config_hash, derive_seed
 from raydrop.training.budget import training_length
-from raydrop.training.checkpoints import checkpoint_epochs, flat_state
+from raydrop.training.checkpoints import flat_state
 from raydrop.training.evaluate import predict
 from raydrop.training.loop import EpochEnd, resolved_precision, train
 from raydrop.training.losses import CrossEntropy, loss_rule
@@ -58,63 +56,131 @@ def save_data_card(dataset: ImageDataset, store: Store) -> None:
     store.write("data", config, info, arrays)
 
 
-def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, device: str) -> None:
-    """Train the model on the whole training set, and leave its trace and checkpoints.
+@dataclass(frozen=True, eq=False)
+class QueryCourse:
+    """What a query run does: on which samples, for how long, and what it leaves."""
+
+    stream: str
+    """Name of its stream of seeds."""
+    positions: NDArray[np.int64]
+    """Samples that it is trained on, ascending, (M,)."""
+    last_epoch: int
+    """Epoch after which it ends, perhaps before its schedule does."""
+    sampled: tuple[int, ...]
+    """Epochs of the checkpoints for scores that look at the whole run."""
+    early: int | None
+    """Epoch of the checkpoint for scores that look early; None where none of them reads it."""
+    traced: bool
+    """Whether every training sample is observed after every epoch."""
+    validated: bool
+    """Whether recalls on validation are measured at the end."""
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Epochs after which it leaves a checkpoint, ascending."""
+        early = () if self.early is None else (self.early,)
+        return tuple(sorted({*self.sampled, *early}))
+
+
+def query_course(study: Study, run: QueryRun, labels: NDArray[np.int64]) -> QueryCourse:
+    """Return what a query run does.
+
+    The one on all the data serves every method. A further initialisation serves those that look
+    early, so it ends there; a surrogate of a part serves those that look at sampled checkpoints.
 
     Args:
-        study: Gives model and training.
+        study: Gives epochs and checkpoints.
+        run: Which query run.
+        labels: Classes of the training samples, (N,).
+    """
+    epochs = looked_at(study, run.seed)
+    sampled, (early,) = epochs["sampled"], epochs["score_epoch"]
+    last = study.training_of_queries().epochs
+    everything = np.arange(len(labels))
+    if run.partition is not None:
+        part, count = run.partition
+        positions = stratified_partitions(labels, count, run.seed)[part]
+        stream = f"query/partition/{part}/{count}"
+        return QueryCourse(stream, positions, last, sampled, None, traced=False, validated=False)
+    if run.initialisation:
+        stream = f"query/initialisation/{run.initialisation}"
+        return QueryCourse(stream, everything, early, (), early, traced=True, validated=False)
+    return QueryCourse("query", everything, last, sampled, early, traced=True, validated=True)
+
+
+def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, device: str) -> None:
+    """Train a query model, and leave its trace and checkpoints.
+
+    Args:
+        study: Gives training and checkpoints.
         run: Which query run.
         data: Prepared data.
         store: Where the result goes.
         device: ``cpu`` or ``cuda``.
     """
-    dataset, training = data.dataset, study.training
-    n = len(dataset.train)
-    length = training_length("equal_epochs", training, n, n)
-    early = max(1, round(study.score_epoch_fraction * length.epochs))
-    spread = checkpoint_epochs(length.epochs, study.checkpoints)
-    epochs = tuple(sorted({*spread, early}))
-    with seeded(derive_seed(run.seed, "query/weights")):
-        model = _model(study, dataset, device)
+    start = time.perf_counter()
+    dataset, training = data.dataset, study.training_of_queries()
+    course = query_course(study, run, dataset.train.labels)
+    size = len(course.positions)
+    length = training_length("equal_epochs", training, size, size)
+    with seeded(derive_seed(run.seed, f"{course.stream}/weights")):
+        model = _model(run.model, dataset, device)
     batches = make_batches(data, dataset.train, torch.device(device))
-    trace = Trace.empty(length.epochs, n)
+    trace = Trace.empty(course.last_epoch, len(dataset.train)) if course.traced else None
     states: list[NDArray[np.float32]] = []
     ends: list[EpochEnd] = []
 
     def after(end: EpochEnd) -> None:
-        trace.record(end.epoch - 1, model, batches)
         ends.append(end)
-        if end.epoch in epochs:
+        if trace is not None:
+            trace.record(end.epoch - 1, model, batches)
+        if end.epoch in course.checkpoints:
             states.append(flat_state(model))
+        if end.epoch == course.last_epoch < length.epochs:
+            raise _EnoughEpochs
 
-    seconds = train(
-        model,
-        batches,
-        torch.arange(n),
-        CrossEntropy(),
-        training,
-        length,
-        derive_seed(run.seed, "query/order"),
-        augment=False,
-        on_epoch_end=after,
-    )
-    held_out = make_batches(data, dataset.validation, torch.device(device))
-    validation = _recalls(model, held_out, dataset.validation, dataset.num_classes)
+    with contextlib.suppress(_EnoughEpochs):
+        train(
+            model,
+            batches,
+            torch.from_numpy(course.positions),
+            CrossEntropy(),
+            training,
+            length,
+            derive_seed(run.seed, f"{course.stream}/order"),
+            augment=training.augment,
+            on_epoch_end=after,
+        )
+    seconds = time.perf_counter() - start
+    recalls = None
+    if course.validated:
+        held_out = make_batches(data, dataset.validation, torch.device(device))
+        recalls = _recalls(model, held_out, dataset.validation, dataset.num_classes).tolist()
     info = {
         "seed": run.seed,
-        "validation_recalls": validation.tolist(),
+        "model": run.model,
+        "initialisation": run.initialisation,
+        "partition": run.partition,
+        "validation_recalls": recalls,
         "losses": [end.loss for end in ends],
         "learning_rates": [end.learning_rate for end in ends],
-        "checkpoint_epochs": list(epochs),
-        "spread": list(spread),
-        "score_epoch": early,
-        "epochs": length.epochs,
-        "steps": length.steps,
+        "checkpoint_epochs": list(course.checkpoints),
+        "sampled": list(course.sampled),
+        "score_epoch": course.early,
+        "epochs": len(ends),
+        "steps": ends[-1].step,
+        "n_train": len(dataset.train),
         "train_seconds": seconds,
         "device": device,
     }
-    arrays = {**trace.as_arrays(), "checkpoints": np.stack(states)}
+    arrays: dict[str, NDArray[Any]] = {"checkpoints": np.stack(states)}
+    arrays |= {} if trace is None else trace.as_arrays()
+    arrays |= {} if run.partition is None else {"positions": course.positions}
     store.write("query", run.config, info, arrays)
+
+
+class _EnoughEpochs(Exception):  # noqa: N818 - no error: it ends a training before its schedule
+    """Everything that a query run is for has been recorded."""
 
 
 def load_query(run: QueryRun, store: Store) -> QueryResult:
@@ -124,54 +190,120 @@ def load_query(run: QueryRun, store: Store) -> QueryResult:
         StoreError: If it is not there.
     """
     entry = required(store, "query", run.key)
-    trace = Trace.from_arrays(
-        {name: entry.array(name, mmap=True) for name in entry.names if name != "checkpoints"}
-    )
+    arrays = {name: entry.array(name, mmap=True) for name in entry.names}
+    checkpoints = arrays.pop("checkpoints")
+    positions = arrays.pop("positions", np.arange(entry.info["n_train"]))
+    recalls = entry.info["validation_recalls"]
     return QueryResult(
-        trace=trace,
-        checkpoints=entry.array("checkpoints", mmap=True),
+        positions=np.array(positions),
+        trace=Trace.from_arrays(arrays) if arrays else None,
+        checkpoints=checkpoints,
         checkpoint_epochs=tuple(entry.info["checkpoint_epochs"]),
         learning_rates=tuple(entry.info["learning_rates"]),
-        spread=tuple(entry.info["spread"]),
+        sampled=tuple(entry.info["sampled"]),
         score_epoch=entry.info["score_epoch"],
         steps=entry.info["steps"],
+        validation_recalls=None if recalls is None else np.array(recalls),
     )
 
 
-def run_score(run: ScoreRun, n: int, store: Store, gradients: ShardedGradients | None) -> None:
+class StoredUnits:
+    """Gradient quantities of one query run, kept in the store as they are finished."""
+
+    def __init__(self, store: Store, query: QueryRun, precision: ScoringPrecision) -> None:
+        self._store, self._query, self._precision = store, query, precision
+
+    def read(self, unit: Unit) -> NDArray[np.float32] | None:
+        """Return the values of a finished unit, or None."""
+        entry = self._store.find("gradients", self._config(unit))
+        return None if entry is None else entry.array("values")
+
+    def write(self, unit: Unit, values: NDArray[np.float32]) -> None:
+        """Keep a finished unit, and remove what was kept of it before."""
+        self._store.write("gradients", self._config(unit), {}, {"values": values})
+        self._store.remove("partial", config_hash(self._partial_config(unit)))
+
+    def read_partial(self, unit: Unit) -> Partial | None:
+        """Return what an earlier run left of a unit, or None."""
+        entry = self._store.find("partial", self._partial_config(unit))
+        if entry is None:
+            return None
+        return Partial(entry.array("values"), entry.array("written"))
+
+    def write_partial(self, unit: Unit, partial: Partial) -> None:
+        """Keep what there is of a unit, in place of what was kept of it before."""
+        config = self._partial_config(unit)
+        self._store.remove("partial", config_hash(config))
+        arrays = {"values": partial.values, "written": partial.written}
+        self._store.write("partial", config, {}, arrays)
+
+    def _config(self, unit: Unit) -> dict[str, Any]:
+        return unit_config(self._query, unit, self._precision)
+
+    def _partial_config(self, unit: Unit) -> dict[str, Any]:
+        return {**self._config(unit), "kind": "partial"}
+
+
+def run_score(
+    study: Study,
+    run: ScoreRun,
+    train: Split,
+    store: Store,
+    gradients: ShardedGradients | None,
+) -> None:
     """Compute one method's scores and leave them.
 
     Args:
+        study: Gives the precision of gradients.
         run: Which scores.
-        n: Training samples.
-        store: Where the query run is and the scores go.
-        gradients: Needed by methods that read gradients.
+        train: The training samples; their images are not read.
+        store: Where the query runs are and the scores go.
+        gradients: Of the run's query model; needed by methods that read gradients.
 
     Raises:
-        ScoringError: If a score is NaN; the message names the first samples.
+        ScoringError: If a score is no number; the message names the first samples by their ids.
     """
     start = time.perf_counter()
     method = score_method(run.method)
     scores: NDArray[np.floating]
     if isinstance(method, RandomMethod):
-        scores = method.draw(n, np.random.default_rng(derive_seed(run.seed, "scores/random")))
+        rng = np.random.default_rng(derive_seed(run.seed, "scores/random"))
+        scores = method.draw(len(train), rng)
     else:
-        assert run.query is not None
-        query = load_query(run.query, store)
-        if isinstance(method, TraceMethod):
-            scores = method.from_trace(query.trace, query.score_epoch)
-        else:
-            assert isinstance(method, GradientMethod)
-            assert gradients is not None
-            scores = method.from_gradients(query, gradients)
-    _check_scores(run.method, scores)
+        parts = [_scored(study, method, query, train, store, gradients) for query in run.queries]
+        scores = combined(parts, len(train))
+    _check_scores(method, scores, train.ids)
     info = {
         "method": run.method,
         "seed": run.seed,
+        "query_model": run.model if run.queries else None,
+        "query_runs": len(run.queries),
         "higher_is_kept": method.higher_is_kept,
         "seconds": time.perf_counter() - start,
     }
     store.write("scores", run.config, info, {"scores": np.asarray(scores)})
+
+
+def _scored(
+    study: Study,
+    method: ScoreMethod,
+    query: QueryRun,
+    train: Split,
+    store: Store,
+    gradients: ShardedGradients | None,
+) -> PartialScores:
+    """Return the scores that one query run gives."""
+    result = load_query(query, store)
+    if isinstance(method, TraceMethod):
+        assert result.trace is not None
+        assert result.score_epoch is not None
+        values = method.from_trace(result.trace, result.score_epoch)
+        return PartialScores(result.positions, values)
+    assert isinstance(method, GradientMethod)
+    assert gradients is not None
+    units = StoredUnits(store, query, study.score_precision)
+    source = GradientSource(result, train.labels, gradients, units)
+    return PartialScores(result.positions, method.from_gradients(source))
 
 
 def kept_positions(
@@ -208,7 +340,7 @@ def run_trial(
     """Select, train on what is kept, predict the test set, and leave one record.
 
     Args:
-        study: Gives model, training and budget.
+        study: Gives training and budget.
         run: Which trial.
         data: Prepared data.
         store: Where scores are and the record goes.
@@ -222,7 +354,7 @@ def run_trial(
     kept = kept_positions(study, run, dataset, store)
     length = training_length(study.budget, study.training, len(kept), len(dataset.train))
     with seeded(derive_seed(trial.seed, "trial/weights")):
-        model = _model(study, dataset, device)
+        model = _model(trial.model, dataset, device)
     loss = loss_rule(trial.loss).make()
     validation = make_batches(data, dataset.validation, torch.device(device))
 
@@ -245,7 +377,6 @@ def run_trial(
     result = class_metrics(predictions, dataset.test.labels, dataset.num_classes)
     info = {
         "dataset": dataset.name,
-        "model": study.model,
         "budget": study.budget,
         **trial.as_dict(),
         "network_method": "none",
@@ -255,6 +386,7 @@ def run_trial(
         "kept_by_class": np.bincount(
             dataset.train.labels[kept], minlength=dataset.num_classes
         ).tolist(),
+        **_noise(dataset.noisy, kept),
         "epochs": length.epochs,
         "steps": length.steps,
         "train_seconds": train_seconds,
@@ -275,7 +407,7 @@ def run_trial(
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch's global generators inside the context, and put them back afterwards."""
     with torch.random.fork_rng():
@@ -283,8 +415,8 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _model(study: Study, dataset: ImageDataset, device: str) -> nn.Module:
-    model = build_model(study.model, dataset.num_classes, dataset.image_shape).to(device)
+def _model(name: str, dataset: ImageDataset, device: str) -> nn.Module:
+    model = build_model(name, dataset.num_classes, dataset.image_shape).to(device)
     if device != "cpu":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
@@ -296,11 +428,23 @@ def _recalls(
     return by_class(predict(model, batches, len(split)), split.labels, num_classes)
 
 
-def _check_scores(method: str, scores: NDArray[np.floating]) -> None:
-    bad = np.flatnonzero(np.isnan(scores))
+def _check_scores(
+    method: ScoreMethod, scores: NDArray[np.floating], ids: NDArray[np.int64]
+) -> None:
+    sound = np.isfinite(scores) | (np.isposinf(scores) & method.may_be_infinite)
+    bad = np.flatnonzero(~sound)
     if len(bad):
         raise ScoringError(
-            f"Expected a number for every sample, found NaN from {method!r} for {len(bad)} of "
-            f"{len(scores)} samples, first at positions {bad[:5].tolist()}; "
-            "the query run probably diverged, so lower learning_rate."
+            f"Expected a number for every sample, found {scores[bad[0]]} from {method.name!r} for "
+            f"{len(bad)} of {len(scores)} samples, first those with the ids "
+            f"{ids[bad[:5]].tolist()}; the query run probably diverged, so lower learning_rate."
         )
+
+
+def _noise(noisy: NDArray[np.bool_] | None, kept: NDArray[np.int64]) -> dict[str, Any]:
+    """Return how many labels are known to be false, and which share of them a trial prunes."""
+    if noisy is None:
+        return {"n_noisy": None, "noisy_pruned": None}
+    count = int(noisy.sum())
+    pruned = count - int(noisy[kept].sum())
+    return {"n_noisy": count, "noisy_pruned": pruned / count if count else None}

@@ -17,15 +17,24 @@ from typing import Any, Literal, get_args
 
 from raydrop.errors import ConfigError, unknown_name
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of what is stored. Raise it when the same configuration would give other results."""
 
 Budget = Literal["equal_epochs", "equal_steps", "drop_paper"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "step"]
 Precision = Literal["auto", "fp32", "bf16"]
+ScoringPrecision = Literal["fp32", "bf16"]
 
-TRIAL_AXES = ("method", "quotas", "keep_fraction", "prune_fraction", "loss")
+TRIAL_AXES = (
+    "method",
+    "quotas",
+    "keep_fraction",
+    "prune_fraction",
+    "loss",
+    "model",
+    "query_model",
+)
 """Keys that a ``param_space`` may hold."""
 
 
@@ -93,7 +102,8 @@ class Training:
     precision: Precision = "auto"
     """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU and fp32 elsewhere."""
     augment: bool = True
-    """Whether trials augment. Query runs never do (DRoP, arXiv 2404.05579)."""
+    """Whether images are augmented. Query runs follow it only in ``Study.query_training``; those
+    that train as the study's trials do are never augmented (DRoP, arXiv 2404.05579)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", _as_tuple("milestones", self.milestones))
@@ -124,7 +134,7 @@ class TrialConfig:
     """One cell of a sweep, resolved: what is kept, how it is trained, and with which seed.
 
     A run that keeps everything is the same run whatever the method is called, so it is always
-    ``method="none", quotas="none", keep_fraction=1.0``.
+    ``method="none", quotas="none", keep_fraction=1.0``, and its query model is its own model.
     """
 
     method: str
@@ -135,6 +145,11 @@ class TrialConfig:
     """Share of the training set that remains, in (0, 1]."""
     loss: str
     """Loss of the final training."""
+    model: str
+    """Architecture of the final training, the target."""
+    query_model: str
+    """Architecture of the query run that scores and recalls come from; the target's own, where
+    neither is read (:func:`raydrop.plan.trial_configs` sees to that)."""
     seed: int
     """Seed of the query run, the pruning draw and the training."""
 
@@ -149,15 +164,21 @@ class TrialConfig:
         if self.keep_fraction == 1.0:
             object.__setattr__(self, "method", "none")
             object.__setattr__(self, "quotas", "none")
+            object.__setattr__(self, "query_model", self.model)
 
     @classmethod
-    def from_space(cls, point: Mapping[str, Any], seed: int) -> TrialConfig:
+    def from_space(
+        cls, point: Mapping[str, Any], seed: int, model: str, query_model: str | None = None
+    ) -> TrialConfig:
         """Build the trial that one point of a search space describes.
 
         Args:
-            point: ``method``, ``quotas``, ``loss`` and either ``keep_fraction`` or
-                ``prune_fraction``; what is absent is ``none``, ``none``, ``cross_entropy`` and 1.0.
+            point: ``method``, ``quotas``, ``loss``, ``model``, ``query_model`` and either
+                ``keep_fraction`` or ``prune_fraction``; what is absent is ``none``, ``none``,
+                ``cross_entropy``, the next two arguments, and 1.0.
             seed: One of the study's seeds.
+            model: Architecture where the point names none.
+            query_model: Query model where the point names none; None is the trial's own model.
 
         Raises:
             ConfigError: On an unknown key or a value of the wrong kind.
@@ -173,11 +194,17 @@ class TrialConfig:
             keep = _kept_after(point["prune_fraction"])
         else:
             keep = _number("keep_fraction", point.get("keep_fraction", 1.0))
+        target = point.get("model", model)
+        source = point.get("query_model", query_model or target)
+        for name, value in (("model", target), ("query_model", source)):
+            _check_text(name, value)
         return cls(
             method=str(point.get("method", "none")),
             quotas=str(point.get("quotas", "none")),
             keep_fraction=keep,
             loss=str(point.get("loss", "cross_entropy")),
+            model=target,
+            query_model=source,
             seed=seed,
         )
 
@@ -204,10 +231,11 @@ class Study:
     dataset: str
     """Data set and variants, such as ``digits+long_tail(10)``."""
     model: str
-    """Architecture, such as ``small_cnn``."""
+    """Architecture, such as ``small_cnn``, where ``param_space`` names none."""
     param_space: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     """A plain Tune search space over ``method``, ``quotas``, ``keep_fraction`` (or
-    ``prune_fraction``) and ``loss``; or several, whose points are joined."""
+    ``prune_fraction``), ``loss``, ``model`` and ``query_model``; or several, whose points are
+    joined."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One repetition of everything per seed."""
     budget: Budget = "equal_epochs"
@@ -215,6 +243,12 @@ class Study:
     int((0.5 + 0.5 d) E / d) epochs at density d as in DRoP."""
     training: Training = field(default_factory=Training)
     """How networks are trained."""
+    query_model: str | None = None
+    """Architecture that scores and validation recalls come from, where ``param_space`` names none;
+    None is each trial's own."""
+    query_training: Training | None = None
+    """How query runs are trained, surrogates and further initialisations included. None is like
+    :attr:`training`, but without augmentation; given, its own ``augment`` is obeyed."""
     minimum_per_class: int = 0
     """Samples that a quota rule leaves every class at least; without quotas there is no minimum."""
     recall_smoothing: float = 0.0
@@ -222,21 +256,31 @@ class Study:
     (correct + a) / (n + 2 a). With 1 (add-one), a class whose few validation samples all happen to
     be right still keeps something."""
     checkpoints: int = 10
-    """Checkpoints that a query run leaves, evenly spread over its epochs."""
+    """Checkpoints of a query run at which ``moso`` and others of its kind look, each drawn at
+    random from its own stretch of the run (:func:`raydrop.training.checkpoints.sampled_epochs`)."""
     score_epoch_fraction: float = 0.1
     """Point of the query run at which ``el2n`` and ``grand`` look, as a fraction of its epochs."""
+    initialisations: int = 1
+    """Query runs of different initial weights and order over which ``el2n`` and ``grand``
+    average; all but the first stop after the epoch at which these look."""
+    partitions: int = 1
+    """I, the parts that ``moso`` cuts the training set into, to score each of them by a surrogate
+    trained on that part alone; with 1, the query run itself is the surrogate."""
+    score_precision: ScoringPrecision = "fp32"
+    """Precision of the passes that per-sample gradients take; sums are always in fp32 or better."""
     include_unpruned: bool = True
-    """Whether to train on all the data too, for reference, once per loss and seed."""
+    """Whether to train on all the data too, for reference, once per model, loss and seed."""
     num_samples: int = 1
     """Draws from distributions in ``param_space``, as in ``TuneConfig``."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", _as_tuple("seeds", self.seeds))
         _check_choice("budget", self.budget, get_args(Budget))
+        _check_choice("score_precision", self.score_precision, get_args(ScoringPrecision))
         for name in ("name", "dataset", "model"):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not value.strip():
-                raise ConfigError(f"Expected a text for {name}, found {value!r}; name one.")
+            _check_text(name, getattr(self, name))
+        if self.query_model is not None:
+            _check_text("query_model", self.query_model)
         if "/" in self.name or self.name in (".", ".."):
             raise ConfigError(f"Expected a study name without '/', found {self.name!r}; rename it.")
         if not isinstance(self.param_space, Mapping | Sequence) or isinstance(
@@ -252,18 +296,16 @@ class Study:
                 "Expected a dict or a list of dicts for param_space, found a list of something "
                 "else; write each search space as a dict."
             )
-        if not isinstance(self.training, Training):
-            raise ConfigError(
-                f"Expected training to be a Training, found {type(self.training).__name__}; "
-                "write for example Training(epochs=30)."
-            )
+        _check_training("training", self.training)
+        if self.query_training is not None:
+            _check_training("query_training", self.query_training)
         for seed in self.seeds:
             _check_whole("seeds", seed, least=0)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"Expected distinct seeds, found {self.seeds}; list each one once.")
         _check_whole("minimum_per_class", self.minimum_per_class, least=0)
-        _check_whole("checkpoints", self.checkpoints, least=1)
-        _check_whole("num_samples", self.num_samples, least=1)
+        for name in ("checkpoints", "initialisations", "partitions", "num_samples"):
+            _check_whole(name, getattr(self, name), least=1)
         smoothing = _between("recall_smoothing", self.recall_smoothing, 0.0, math.inf)
         object.__setattr__(self, "recall_smoothing", smoothing)
         fraction = _between("score_epoch_fraction", self.score_epoch_fraction, 0.0, 1.0)
@@ -276,22 +318,30 @@ class Study:
             return (self.param_space,)
         return tuple(self.param_space)
 
+    def training_of_queries(self) -> Training:
+        """Return how query runs are trained: as asked for, or like trials without augmentation."""
+        return self.query_training or dataclasses.replace(self.training, augment=False)
+
     def base(self, data_fingerprint: str) -> dict[str, Any]:
         """Return what all results of this study share: their common part of every identity.
 
-        The name, the seeds and the search space are absent, since a study may grow by them and
-        keep what it has. The values are plain JSON, so they equal what is read back from a file.
+        The name, the seeds, the models and the search space are absent, since a study may grow by
+        them and keep what it has. The values are plain JSON, so they equal what is read back from a
+        file.
         """
         base = {
             "schema": SCHEMA,
             "data": data_fingerprint,
-            "model": self.model,
             "training": dataclasses.asdict(self.training),
+            "query_training": dataclasses.asdict(self.training_of_queries()),
             "budget": self.budget,
             "minimum_per_class": self.minimum_per_class,
             "recall_smoothing": self.recall_smoothing,
             "checkpoints": self.checkpoints,
             "score_epoch_fraction": self.score_epoch_fraction,
+            "initialisations": self.initialisations,
+            "partitions": self.partitions,
+            "score_precision": self.score_precision,
         }
         return json.loads(canonical_json(base))  # type: ignore[no-any-return]
 
@@ -303,6 +353,8 @@ class Study:
         """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["training"] = dataclasses.asdict(self.training)
+        if self.query_training is not None:
+            fields["query_training"] = dataclasses.asdict(self.query_training)
         fields["param_space"] = [dict(point) for point in points]
         return json.loads(json.dumps(fields))  # type: ignore[no-any-return]
 
@@ -314,11 +366,13 @@ class Study:
             ConfigError: If a field is unknown or absent.
         """
         fields = dict(values)
-        training = fields.pop("training", {})
         _check_known("field of a study", fields, cls)
-        _check_known("field of training", training, Training)
+        for name in ("training", "query_training"):
+            if fields.get(name) is not None:
+                _check_known(f"field of {name}", fields[name], Training)
+                fields[name] = Training(**fields[name])
         try:
-            return cls(training=Training(**training), **fields)
+            return cls(**fields)
         except TypeError as error:
             raise ConfigError(
                 f"Expected the fields of a study, found a problem ({error}); "
@@ -370,6 +424,19 @@ def _check_known(kind: str, values: Any, owner: type[Study] | type[Training]) ->
     for name in values:
         if name not in known:
             raise unknown_name(kind, name, known)
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"Expected a text for {name}, found {value!r}; name one.")
+
+
+def _check_training(name: str, value: object) -> None:
+    if not isinstance(value, Training):
+        raise ConfigError(
+            f"Expected {name} to be a Training, found {type(value).__name__}; "
+            "write for example Training(epochs=30)."
+        )
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

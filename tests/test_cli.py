@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from raydrop import cli
+from raydrop.cluster import progress
 from raydrop.data import load_dataset
 from raydrop.errors import RaydropError
 from raydrop.store import Store
@@ -243,6 +246,79 @@ def test_dry_run_says_what_it_would_take(
     assert not (tmp_path / "out").exists()
 
 
+def test_dry_run_says_how_many_query_runs_of_each_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = _sweep(
+        tmp_path,
+        param_space=[
+            {"method": method, "keep_fraction": 0.5, "query_model": "resnet56"}
+            for method in ("moso", "el2n")
+        ],
+        partitions=4,
+        initialisations=3,
+        seeds=(0, 1),
+    )
+    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "out", "--dry-run") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert (
+        "query runs 14, of which to do 14: 2 on all the data, 4 further initialisations, "
+        "8 surrogates, each on 1/4 of the data"
+    ) in out
+    assert "small_cnn; scored with resnet56 too" in out
+
+
+def _scaled(folder: Path) -> Path:
+    path = _sweep(folder)
+    path.write_text(
+        f"{path.read_text()}import dataclasses\n"
+        "small = dataclasses.replace(study, name='t_small', seeds=(0,))\n"
+        "tiny = dataclasses.replace(small, name='t_tiny')\n"
+    )
+    return path
+
+
+def test_a_script_may_define_its_study_at_several_scales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = _scaled(tmp_path)
+    for arguments, name in (((), "t"), (("--scale", "small"), "t_small")):
+        assert _main(monkeypatch, "run", sweep, "--dry-run", *arguments) == 0
+        assert f"Study {name}:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"), [("smal", "found small, tiny; name one"), ("study", "found small, tiny;")]
+)
+def test_an_unknown_scale_lists_those_that_the_script_defines(
+    scale: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert _main(monkeypatch, "run", _scaled(tmp_path), "--dry-run", "--scale", scale) == 1
+    assert said in _said(capsys)
+    assert _main(monkeypatch, "run", _sweep(tmp_path), "--dry-run", "--scale", scale) == 1
+    assert f"the study '{scale}' for --scale, found no other study than" in _said(capsys)
+    (tmp_path / "study.json").write_text("{}")
+    assert _main(monkeypatch, "run", tmp_path / "study.json", "--scale", scale) == 1
+    assert "which holds one study; leave out --scale" in _said(capsys)
+
+
+def test_results_of_another_schema_are_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "study.json").write_text(json.dumps({"base": {"schema": 1, "model": "small_cnn"}}))
+    assert _main(monkeypatch, "run", _sweep(tmp_path), "--out", out, "--dry-run") == 1
+    said = _said(capsys)
+    assert "Expected results of schema 2" in said
+    assert "found those of schema 1" in said
+    assert "choose another folder with --out" in said
+
+
 def test_no_right_to_write_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -269,6 +345,75 @@ def test_frontier_of_a_folder_without_a_study(
 ) -> None:
     assert _main(monkeypatch, "frontier", tmp_path) == 1
     assert "study.json" in _said(capsys)
+
+
+# Progress.
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that have passed; append to let time go on."""
+    seconds = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds[-1])
+    return seconds
+
+
+def _lines(console: Console) -> list[str]:
+    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def test_progress_estimates_the_time_left_within_one_long_item(clock: list[float]) -> None:
+    console = Console(file=io.StringIO())
+    with progress.stage_progress(console, "scores", items=1, work=1001) as stage:
+        clock.append(10.0)
+        stage.worked(200)  # the first one paid for starting, so the pace counts from here
+        clock.append(30.0)
+        stage.worked(400)
+        clock.append(50.0)
+        stage.worked(400)
+        stage.advance("moso")
+    assert _lines(console) == [
+        "scores: 0/1 (60%) in 30 s, about 20 s left",
+        "scores: 0/1 (100%) in 50 s, about 0 s left",
+        "scores: 1/1 in 50 s moso",
+    ]
+
+
+def test_progress_follows_what_turns_out_to_be_left(clock: list[float]) -> None:
+    console = Console(file=io.StringIO())
+    with progress.stage_progress(console, "scores", items=3, work=3000) as stage:
+        clock.append(10.0)
+        stage.worked(500)
+        clock.append(20.0)
+        stage.worked(500)
+        clock.append(40.0)
+        stage.expect(500)  # the others share most of what was done
+        stage.advance("moso", work=0)
+    assert _lines(console)[-1] == "scores: 1/3 (67%) in 40 s, about 30 s left moso"
+
+
+def test_progress_of_equal_items_is_counted_in_items(clock: list[float]) -> None:
+    console = Console(file=io.StringIO())
+    with progress.stage_progress(console, "trials", items=4) as stage:
+        for second in (20.0, 40.0, 41.0, 60.0):
+            clock.append(second)
+            stage.advance(f"at {second:g}")
+    assert _lines(console) == [
+        "trials: 1/4 in 20 s at 20",
+        "trials: 2/4 in 40 s, about 40 s left at 40",
+        "trials: 4/4 in 60 s at 60",
+    ]
+
+
+def test_a_terminal_shows_items_and_share() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with progress.stage_progress(console, "scores", items=2, work=100) as stage:
+        stage.worked(50)
+        stage.advance("grand", work=0)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1/2" in shown
+    assert "50%" in shown
+    assert "grand" in shown
 
 
 # Scores and selection without a sweep.
@@ -377,14 +522,17 @@ def test_score_then_select(tmp_path: Path) -> None:
     data = "digits+subset(12, test=6)+long_tail(3)"
     out = tmp_path / "scores.parquet"
     command = _command(
-        "score", "--data", data, "--model", "small_cnn", "--method", "grand", "--epochs", 2,
+        "score", "--data", data, "--model", "small_cnn", "--method", "moso_loo", "--epochs", 2,
+        "--partitions", 2, "--checkpoints", 2,
         "--num-cpus", 1, "--out", out, "--cache", tmp_path / "cache",
     )  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     frame, facts = read_scores(out)
     train = load_dataset(data).train
     assert frame["sample_id"].tolist() == train.ids.tolist()
-    assert (frame["score"] > 0).all()
+    assert frame["score"].nunique() == len(frame)
+    kinds = [entry.info["partition"] for entry in Store(tmp_path / "cache/store").entries("query")]
+    assert sorted(map(str, kinds)) == ["None", "[0, 2]", "[1, 2]"]
     assert len(facts.validation_recalls) == 10
     kept = tmp_path / "kept.csv"
     command = _command(

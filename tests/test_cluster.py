@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,147 +13,31 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
-import torch
-from numpy.typing import NDArray
 from rich.console import Console
 
-from raydrop.cluster import pool
+from raydrop.cluster import progress
 from raydrop.cluster.driver import Options, Outcome, run_study
-from raydrop.cluster.pool import PoolWorker, RayExecutor
 from raydrop.cluster.resources import Layout
+from raydrop.cluster.scoring import Context, run_queries, run_scores
 from raydrop.cluster.session import ray_session
-from raydrop.data.batches import PreparedData
-from raydrop.errors import ScoringError, StudyMismatchError
+from raydrop.cluster.space import expand
+from raydrop.data import load_dataset
+from raydrop.data.batches import prepare
+from raydrop.errors import StudyMismatchError
 from raydrop.frontier import write_frontier
-from raydrop.models import build_model
-from raydrop.scores.sharding import GradientWorker, LocalExecutor, Shard, ShardedGradients
-from raydrop.store import Store
-from raydrop.study import Study
-from raydrop.training.checkpoints import flat_state
+from raydrop.plan import make_plan, trial_configs
+from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
+from raydrop.stages import run_query, run_score
+from raydrop.store import Store, required
+from raydrop.study import Study, Training
 
 pytestmark = pytest.mark.ray
-
-# Workers cannot import test files, so the classes below travel whole.
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[None]:
     with ray_session(num_cpus=2):
         yield
-
-
-@pytest.fixture(scope="module")
-def data_ref(digits: PreparedData) -> Any:
-    return ray.put(digits)
-
-
-@pytest.fixture(scope="module")
-def state(digits: PreparedData) -> NDArray[np.float32]:
-    torch.manual_seed(0)
-    return flat_state(build_model("small_cnn", 10, digits.dataset.image_shape))
-
-
-def _layout(workers: int) -> Layout:
-    return Layout(workers, 1, 0.0)
-
-
-class DiesOnShardOne(PoolWorker):
-    def run(self, task: Any, shard: Shard, state: Any, direction: Any = None) -> Any:
-        if shard.index == 1:
-            os._exit(1)
-        return super().run(task, shard, state, direction)
-
-
-class DiesOnce(PoolWorker):
-    """Dies in the middle of shard 2 the first time that any actor comes to it."""
-
-    def run(self, task: Any, shard: Shard, state: Any, direction: Any = None) -> Any:
-        marker = Path(os.environ["RAYDROP_TEST_MARKER"])
-        if shard.index == 2 and not marker.exists():
-            marker.touch()
-            os._exit(1)
-        return super().run(task, shard, state, direction)
-
-
-class FailsOnShardOne(PoolWorker):
-    def run(self, task: Any, shard: Shard, state: Any, direction: Any = None) -> Any:
-        if shard.index == 1:
-            raise ScoringError("Expected a finite gradient, found none; mend the model.")
-        return super().run(task, shard, state, direction)
-
-
-def _all(executor: Any, n: int, state: NDArray[np.float32]) -> list[bytes]:
-    gradients = ShardedGradients(executor, n)
-    mean = gradients.mean_gradient(state)
-    results = (mean, gradients.dots(state, mean), gradients.norms(state))
-    return [array.tobytes() for array in results]
-
-
-def test_one_and_two_workers_give_the_bits_of_this_process(
-    digits: PreparedData, data_ref: Any, state: NDArray[np.float32]
-) -> None:
-    n = len(digits.dataset.train)
-    here = _all(LocalExecutor(GradientWorker(digits, "small_cnn")), n, state)
-    for workers in (1, 2):
-        executor = RayExecutor(data_ref, "small_cnn", _layout(workers))
-        try:
-            assert _all(executor, n, state) == here
-        finally:
-            executor.close()
-
-
-def test_a_worker_that_dies_leaves_the_scores_as_they_were(
-    digits: PreparedData,
-    data_ref: Any,
-    state: NDArray[np.float32],
-    tmp_path: Path,
-) -> None:
-    n = len(digits.dataset.train)
-    here = ShardedGradients(LocalExecutor(GradientWorker(digits, "small_cnn")), n).norms(state)
-    marker = str(tmp_path / "died")
-
-    class Marked(DiesOnce):
-        def __init__(self, *arguments: Any) -> None:
-            os.environ["RAYDROP_TEST_MARKER"] = marker
-            super().__init__(*arguments)
-
-    executor = RayExecutor(data_ref, "small_cnn", _layout(2), worker=Marked)
-    try:
-        found = ShardedGradients(executor, n).norms(state)
-    finally:
-        executor.close()
-    assert Path(marker).exists()
-    assert found.tobytes() == here.tobytes()
-
-
-def test_a_worker_that_always_dies_is_named_with_its_shard(
-    digits: PreparedData,
-    data_ref: Any,
-    state: NDArray[np.float32],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pool, "RESTARTS", 1)
-    executor = RayExecutor(data_ref, "small_cnn", _layout(1), worker=DiesOnShardOne)
-    try:
-        with pytest.raises(ScoringError, match=r"shard 1 \(samples 128 to 255\) to give its norm"):
-            ShardedGradients(executor, len(digits.dataset.train)).norms(state)
-    finally:
-        executor.close()
-
-
-def test_an_error_in_a_shard_is_told_with_its_reason(
-    digits: PreparedData, data_ref: Any, state: NDArray[np.float32]
-) -> None:
-    executor = RayExecutor(data_ref, "small_cnn", _layout(1), worker=FailsOnShardOne)
-    try:
-        with pytest.raises(ScoringError, match=r"shard 1 .*ScoringError: Expected a finite g"):
-            ShardedGradients(executor, len(digits.dataset.train)).norms(state)
-    finally:
-        executor.close()
-
-
-# Whole studies.
 
 
 def _run(study: Study, out: Path, **options: Any) -> Outcome:
@@ -184,8 +67,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
             {"method": "grand", "keep_fraction": 0.5, "loss": "cdb_w"},
         ],
         seeds=(0, 1),
-        training=dataclasses.replace(Study("x", "digits", "m", {}).training, epochs=2),
+        training=Training(epochs=2),
         checkpoints=2,
+        initialisations=2,
+        partitions=2,
         recall_smoothing=1.0,
     )
     out = tmp_path_factory.mktemp("finished")
@@ -205,6 +90,28 @@ def test_a_study_leaves_its_files(finished: tuple[Study, Path]) -> None:
     pruned = trials[trials["method"] != "none"]
     assert (pruned["n_kept"] == round(pruned["n_train"].iloc[0] / 2)).all()
     assert not (out / "tune").exists()
+
+
+def test_scores_are_the_bits_of_this_process(finished: tuple[Study, Path], tmp_path: Path) -> None:
+    """Query runs, surrogates included, as tasks, and gradients from a pool of actors."""
+    study, out = finished
+    data = prepare(load_dataset(study.dataset))
+    points = [{"method": method, "keep_fraction": 0.5} for method in ("moso", "grand")]
+    single = dataclasses.replace(study, seeds=(0,))
+    plan = make_plan(single, trial_configs(single, points), data.dataset)
+    store = Store(tmp_path)
+    for query in plan.queries:
+        run_query(study, query, data, store, "cpu")
+    worker = GradientWorker(data, study.model)
+    gradients = ShardedGradients(LocalExecutor(worker), data.dataset.train.ids)
+    assert len(plan.scores) == 2
+    for run in plan.scores:
+        run_score(study, run, data.dataset.train, store, gradients)
+        here, there = (
+            required(each, "scores", run.key).array("scores")
+            for each in (store, Store(out / "store"))
+        )
+        assert here.tobytes() == there.tobytes()
 
 
 def test_predictions_and_kept_samples_are_those_of_the_row(finished: tuple[Study, Path]) -> None:
@@ -253,6 +160,65 @@ def test_a_larger_study_adds_trials_to_the_same_folder(finished: tuple[Study, Pa
     assert all(after[path] == stamp for path, stamp in before.items())
     new = {Path(path).parts[-3] for path in after.keys() - before.keys()}
     assert new == {"scores", "trial"}
+
+
+def test_another_target_model_reuses_scores_of_the_same_folder(
+    finished: tuple[Study, Path],
+) -> None:
+    study, out = finished
+    before = _stamps(out)
+    transfer = dataclasses.replace(
+        study,
+        param_space=[
+            *study.spaces(),
+            {
+                "method": {"grid_search": ["moso", "random"]},
+                "keep_fraction": 0.5,
+                "model": "resnet56",
+                "query_model": "small_cnn",
+            },
+        ],
+    )
+    assert _run(transfer, out) == Outcome(planned=14 + 6, failed=0)
+    after = _stamps(out)
+    assert all(after[path] == stamp for path, stamp in before.items())
+    assert {Path(path).parts[-3] for path in after.keys() - before.keys()} == {"trial"}
+    trials = pd.read_parquet(out / "trials.parquet")
+    found = trials[trials["model"] == "resnet56"][["method", "query_model"]].value_counts()
+    assert found.to_dict() == {
+        ("moso", "small_cnn"): 2, ("random", "resnet56"): 2, ("none", "resnet56"): 2,
+    }  # fmt: skip
+
+
+def test_each_query_model_has_its_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.0)
+    study = Study(
+        name="pools",
+        dataset="digits+subset(12, test=6)",
+        model="small_cnn",
+        param_space={
+            "method": {"grid_search": ["grand", "el2n", "tracin_self"]},
+            "query_model": {"grid_search": ["small_cnn", "resnet56"]},
+            "keep_fraction": 0.5,
+        },
+        seeds=(0,),
+        training=Training(epochs=1),
+    )
+    data = prepare(load_dataset(study.dataset))
+    plan = make_plan(study, trial_configs(study, expand(study)), data.dataset)
+    console, store = Console(file=io.StringIO()), Store(tmp_path)
+    layout = Layout(2, 1, 0.0)
+    context = Context(study, store, ray.put(data), data.dataset.train, layout, console)
+    assert run_queries(context, plan.queries) == {}
+    assert run_scores(context, plan.scores, {}) == {}
+    assert len(list(store.entries("scores"))) == 6
+    # The two methods share their norms: one epoch of each network.
+    assert len(list(store.entries("gradients"))) == 2
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    scored = [line for line in lines if line.startswith("scores: ")]
+    # Shards within a score are told of.
+    assert any("scores: 2/6 (" in line and "s left" in line for line in scored)
+    assert scored[-1].startswith("scores: 6/6 in ")
 
 
 def test_another_studys_folder_is_refused(finished: tuple[Study, Path]) -> None:

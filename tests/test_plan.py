@@ -10,7 +10,16 @@ import pytest
 from raydrop.data import load_dataset
 from raydrop.data.dataset import ImageDataset
 from raydrop.errors import ConfigError
-from raydrop.plan import Plan, estimated_samples, make_plan, trial_configs
+from raydrop.plan import (
+    Plan,
+    estimated_samples,
+    gradient_units,
+    make_plan,
+    replace_dataset,
+    trial_configs,
+    unit_config,
+    visited_samples,
+)
 from raydrop.store import Store
 from raydrop.study import Study, Training, TrialConfig
 
@@ -53,32 +62,113 @@ def test_random_without_quotas_needs_no_query_run(dataset: ImageDataset) -> None
     assert len(plan.queries) == 2
 
 
+READERS: dict[str, dict[str, object]] = {
+    "el2n": {"method": "el2n", "quotas": "drop", "keep_fraction": 0.5},
+    "moso": {"method": "moso", "keep_fraction": 0.5},
+    "random": {"method": "random", "keep_fraction": 0.5},
+    "random with recalls": {"method": "random", "quotas": "drop", "keep_fraction": 0.5},
+    "unpruned": {},
+}
+ALL = "query scores trial"
+
+
 @pytest.mark.parametrize(
-    ("change", "same_query", "same_scores", "same_trial"),
+    ("change", "reader", "changes"),
     [
-        ({"name": "other"}, True, True, True),
-        ({"seeds": (0,)}, True, True, True),
-        ({"budget": "equal_steps"}, True, True, False),
-        ({"minimum_per_class": 1}, True, True, False),
-        ({"recall_smoothing": 1.0}, True, True, False),
-        ({"checkpoints": 3}, False, False, False),
-        ({"model": "resnet18"}, False, False, False),
-        ({"training": Training(epochs=3)}, False, False, False),
-        ({"training": Training(augment=False)}, True, True, False),
+        ({"name": "other"}, "el2n", ""),
+        ({"seeds": (0,)}, "el2n", ""),
+        ({"budget": "equal_steps"}, "el2n", "trial"),
+        ({"minimum_per_class": 1}, "el2n", "trial"),
+        ({"recall_smoothing": 1.0}, "el2n", "trial"),
+        ({"model": "resnet18"}, "el2n", ALL),
+        ({"training": Training(epochs=3)}, "el2n", ALL),
+        ({"training": Training(augment=False)}, "el2n", "trial"),
+        ({"checkpoints": 3}, "el2n", ALL),
+        ({"checkpoints": 3}, "random", ""),
+        ({"query_training": Training(augment=False)}, "el2n", ""),  # what it is by default
+        ({"query_training": Training(epochs=3)}, "el2n", ALL),
+        ({"query_training": Training(epochs=3)}, "random", ""),
+        ({"query_training": Training(epochs=3)}, "unpruned", ""),
+        ({"query_training": Training(epochs=3)}, "random with recalls", "query trial"),
+        ({"query_model": "resnet18"}, "el2n", ALL),
+        ({"query_model": "resnet18"}, "random", ""),
+        ({"query_model": "resnet18"}, "random with recalls", "query trial"),
+        ({"query_model": "resnet18"}, "unpruned", ""),
+        ({"initialisations": 2}, "el2n", "scores trial"),
+        ({"initialisations": 2}, "moso", ""),
+        ({"initialisations": 2}, "random with recalls", ""),
+        ({"partitions": 2}, "moso", ALL),
+        ({"partitions": 2}, "el2n", ""),
+        ({"score_precision": "bf16"}, "moso", "scores trial"),
+        ({"score_precision": "bf16"}, "el2n", ""),
     ],
 )
 def test_identity_follows_what_a_result_depends_on(
-    dataset: ImageDataset,
-    change: dict[str, object],
-    same_query: bool,
-    same_scores: bool,
-    same_trial: bool,
+    dataset: ImageDataset, change: dict[str, object], reader: str, changes: str
 ) -> None:
-    point = [{"method": "el2n", "quotas": "drop", "keep_fraction": 0.5}]
-    first, second = (_plan(s, dataset, point) for s in (_study(), _study(**change)))
-    assert (first.queries[0].key == second.queries[0].key) == same_query
-    assert (first.scores[0].key == second.scores[0].key) == same_scores
-    assert (first.trials[0].key == second.trials[0].key) == same_trial
+    plain = _study(include_unpruned=False)
+    other = dataclasses.replace(plain, **change)  # type: ignore[arg-type]
+    first, second = (_plan(study, dataset, [READERS[reader]]) for study in (plain, other))
+    differing = ""
+    for kind, before, after in (
+        ("query", first.queries, second.queries),
+        ("scores", first.scores, second.scores),
+        ("trial", first.trials, second.trials),
+    ):
+        if before and before[0].key != after[0].key:
+            differing += f" {kind}"
+    assert differing.split() == changes.split()
+
+
+def test_targets_share_the_scores_of_one_query_model(dataset: ImageDataset) -> None:
+    points: list[dict[str, object]] = [
+        {"method": method, "keep_fraction": 0.5, "model": model, "query_model": "small_cnn"}
+        for method in ("moso", "random")
+        for model in ("small_cnn", "resnet56")
+    ]
+    plan = _plan(_study(seeds=(0,)), dataset, points)
+    assert [query.model for query in plan.queries] == ["small_cnn"]
+    assert {(score.method, score.model) for score in plan.scores if score.queries} == {
+        ("moso", "small_cnn")
+    }
+    assert len(plan.scores) == 2
+    assert {(t.trial.method, t.trial.model, t.trial.query_model) for t in plan.trials} == {
+        ("moso", "small_cnn", "small_cnn"),
+        ("moso", "resnet56", "small_cnn"),
+        ("random", "small_cnn", "small_cnn"),
+        ("random", "resnet56", "resnet56"),  # reads nothing of the query model
+        ("none", "small_cnn", "small_cnn"),
+        ("none", "resnet56", "resnet56"),
+    }
+
+
+def test_kinds_of_query_runs(dataset: ImageDataset) -> None:
+    study = _study(seeds=(0,), partitions=3, initialisations=4)
+    points: list[dict[str, object]] = [
+        {"method": method, "keep_fraction": 0.5} for method in ("moso", "moso_loo", "grand", "el2n")
+    ]
+    plan = _plan(study, dataset, points)
+    kinds = [(query.initialisation, query.partition) for query in plan.queries]
+    whole, rest = kinds[0], kinds[1:]
+    assert whole == (0, None)
+    assert rest == [(r, None) for r in (1, 2, 3)] + [(0, (i, 3)) for i in range(3)]
+    read = {score.method: [query.key for query in score.queries] for score in plan.scores}
+    keys = [query.key for query in plan.queries]
+    assert read["moso"] == read["moso_loo"] == keys[4:]
+    assert read["grand"] == read["el2n"] == keys[:4]
+    assert len(set(keys)) == 7
+
+
+def test_fewer_samples_than_partitions_are_refused_before_anything_is_run(
+    dataset: ImageDataset,
+) -> None:
+    points: list[dict[str, object]] = [{"method": "moso", "keep_fraction": 0.5}]
+    n = len(dataset.train)
+    with pytest.raises(ConfigError, match=f"at least {n + 1} training samples.*found {n}; lower"):
+        _plan(_study(partitions=n + 1), dataset, points)
+    # What no method reads does not have to fit.
+    points = [{"method": "el2n", "keep_fraction": 0.5}]
+    assert _plan(_study(partitions=n + 1), dataset, points).queries
 
 
 def test_other_data_are_another_identity(dataset: ImageDataset) -> None:
@@ -151,21 +241,56 @@ def test_empty_space_is_refused() -> None:
 def test_unpruned_runs_are_added_once_per_loss_and_seed() -> None:
     trials = trial_configs(_study(), [{"method": "random", "keep_fraction": 0.5, "loss": "cdb_w"}])
     assert [t for t in trials if t.method == "none"] == [
-        TrialConfig("none", "none", 1.0, "cdb_w", seed) for seed in (0, 1)
+        TrialConfig("none", "none", 1.0, "cdb_w", "small_cnn", "small_cnn", seed) for seed in (0, 1)
     ]
 
 
-def test_estimated_work_by_hand(dataset: ImageDataset) -> None:
-    study = _study(seeds=(0,), include_unpruned=False, training=Training(epochs=6, batch_size=32))
-    plan = _plan(study, dataset, [{"method": "moso", "keep_fraction": 0.5}])
+@pytest.mark.parametrize(
+    ("methods", "changes", "queries", "scores"),
+    [
+        (["moso"], {}, 8, 2 * 3),
+        (["moso", "moso_loo"], {}, 8, 3 * 3),  # the products are shared
+        (["moso_loo", "tracin_self"], {}, 8, 3 * 3),  # and so are the norms
+        (["grand"], {}, 8, 1),
+        (["grand"], {"initialisations": 3}, 8 + 2 * 2 * 4 / 3, 3),
+        (["grand_last_layer"], {}, 8, 1 / 3),
+        (["class_alignment"], {}, 8, 3),
+        (["moso"], {"partitions": 2}, 6, 2 * 3),
+        (["moso", "el2n"], {"partitions": 2}, 6 + 8, 2 * 3),
+        (["moso", "moso_loo"], {"query_training": Training(epochs=2)}, 8 / 3, 3 * 2),
+    ],
+)
+def test_estimated_work_by_hand(
+    dataset: ImageDataset,
+    methods: list[str],
+    changes: dict[str, object],
+    queries: float,
+    scores: float,
+) -> None:
+    """In passes over the training set, at six epochs and three checkpoints."""
+    study = _study(
+        seeds=(0,), include_unpruned=False, training=Training(epochs=6, batch_size=32),
+        checkpoints=3, score_epoch_fraction=0.34, **changes,
+    )  # fmt: skip
+    plan = _plan(study, dataset, [{"method": m, "keep_fraction": 0.5} for m in methods])
     n = len(dataset.train)
     work = estimated_samples(study, plan, dataset)
-    assert work["queries"] == 8 * n
-    assert work["scores"] == 2 * 10 * n
-    assert work["trials"] == 6 * -(-round(n / 2) // 32) * 32
+    assert work["queries"] == pytest.approx(queries * n, abs=2)
+    assert work["scores"] == pytest.approx(scores * n, abs=2)
+    assert work["trials"] == len(methods) * 6 * -(-round(n / 2) // 32) * 32
 
 
-def test_a_trial_does_not_depend_on_what_it_does_not_read(dataset: ImageDataset) -> None:
-    point: list[dict[str, object]] = [{"method": "random", "keep_fraction": 0.5}]
-    first, second = (_plan(s, dataset, point) for s in (_study(), _study(checkpoints=3)))
-    assert [run.key for run in first.trials] == [run.key for run in second.trials]
+def test_finished_quantities_are_no_work_any_more(dataset: ImageDataset, store: Store) -> None:
+    study = _study(seeds=(0,), checkpoints=3)
+    plan = _plan(study, dataset, [{"method": "moso_loo", "keep_fraction": 0.5}])
+    n = len(dataset.train)
+    assert visited_samples(study, plan.scores, n, store) == 9 * n
+    query, unit = gradient_units(study, plan.scores[0])[0]
+    store.write("gradients", unit_config(query, unit, "fp32"), {})
+    assert visited_samples(study, plan.scores, n, store) == 8 * n
+
+
+def test_another_model_does_not_replace_those_of_the_search_space() -> None:
+    assert replace_dataset(_study(), None, "vgg16").model == "vgg16"
+    with pytest.raises(ConfigError, match="search space without 'model' to use 'vgg16' instead"):
+        replace_dataset(_study(param_space=[{"model": "resnet18"}]), None, "vgg16")

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from reference import dynamic_uncertainty_by_windows, forgetting_by_counting
+from reference import (
+    dynamic_uncertainty_by_windows,
+    forgetting_by_counting,
+    moso_by_averaging,
+)
 from torch import nn
 
-from raydrop.errors import ConfigError
-from raydrop.scores import METHODS, QueryResult, TraceMethod, score_method
+from raydrop.errors import ConfigError, ScoringError
+from raydrop.scores import METHODS, GradientMethod, TraceMethod, score_method
+from raydrop.scores.base import PartialScores, combined
+from raydrop.scores.class_alignment import ClassAlignment, worst_class
 from raydrop.scores.dynamic_uncertainty import DynamicUncertainty
 from raydrop.scores.forgetting import Forgetting
 from raydrop.scores.grand import Grand
-from raydrop.scores.moso import Moso
+from raydrop.scores.grand_last_layer import GrandLastLayer
+from raydrop.scores.moso import Moso, MosoLoo, leave_one_out
 from raydrop.scores.random import Random
+from raydrop.scores.sharding import Partial
+from raydrop.scores.source import GradientSource, QueryResult, Unit
+from raydrop.scores.tracin_self import TracinSelf
 from raydrop.training.trace import Trace, observe
 
 
@@ -92,63 +104,217 @@ class Linear:
 
     def __init__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
         self.x, self.y, self.n = x, y, len(x)
+        self.tasks: list[str] = []
 
-    def all(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
+    def all(self, state: NDArray[np.floating]) -> NDArray[np.float64]:
         return (self.x @ state - self.y)[:, None] * self.x
 
-    def mean_gradient(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.all(state).mean(axis=0)
-
-    def dots(
-        self, state: NDArray[np.float64], direction: NDArray[np.float64]
+    def mean_gradient(
+        self, state: NDArray[np.float32], positions: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        return self.all(state) @ direction
+        self.tasks.append("gradient_sum")
+        return self.all(state)[positions].mean(axis=0)
 
-    def norms(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.linalg.norm(self.all(state), axis=1)
+    def per_sample(
+        self,
+        task: str,
+        state: NDArray[np.float32],
+        positions: NDArray[np.int64],
+        direction: Any,
+        partial: Partial,
+    ) -> NDArray[np.float32]:
+        self.tasks.append(task)
+        own = self.all(state)[positions]
+        if task == "dot":
+            partial.values[0] = own @ direction
+        else:
+            width = 1 if task == "last_layer_norm" else None
+            partial.values[0] = np.linalg.norm(own[:, :width], axis=1)
+        partial.written[:] = True
+        return partial.values
 
 
-def _run(rng: np.random.Generator) -> tuple[QueryResult, Linear]:
-    states = rng.normal(size=(3, 4))
+class Memory:
+    """Units in a dict."""
+
+    def __init__(self) -> None:
+        self.units: dict[Unit, NDArray[np.float32]] = {}
+
+    def read(self, unit: Unit) -> NDArray[np.float32] | None:
+        return self.units.get(unit)
+
+    def write(self, unit: Unit, values: NDArray[np.float32]) -> None:
+        self.units[unit] = values
+
+    def read_partial(self, unit: Unit) -> Partial | None:
+        return None
+
+    def write_partial(self, unit: Unit, partial: Partial) -> None:
+        raise AssertionError("nothing fails here")
+
+
+EPOCHS, STATES, STEPS = (2, 7, 14), 3, 140
+
+
+def _source(
+    rng: np.random.Generator, positions: NDArray[np.int64] | None = None
+) -> tuple[GradientSource, Linear]:
+    engine = Linear(rng.normal(size=(20, 4)), rng.normal(size=20))
     run = QueryResult(
+        positions=np.arange(20) if positions is None else positions,
         trace=_trace(rng),
-        checkpoints=states.astype(np.float32),
-        checkpoint_epochs=(2, 7, 14),
+        checkpoints=rng.normal(size=(STATES, 4)).astype(np.float32),
+        checkpoint_epochs=EPOCHS,
         learning_rates=tuple(0.1 / (e + 1) for e in range(14)),
-        spread=(7, 14),
+        sampled=(7, 14),
         score_epoch=2,
-        steps=140,
+        steps=STEPS,
+        validation_recalls=np.array([0.9, 0.4, 0.4, 0.1]),
     )
-    return run, Linear(rng.normal(size=(20, 4)), rng.normal(size=20))
+    labels = np.arange(20) % 3  # class 3 has no training samples
+    return GradientSource(run, labels, engine, Memory()), engine  # type: ignore[arg-type]
 
 
-def test_moso_is_its_formula(rng: np.random.Generator) -> None:
-    run, gradients = _run(rng)
-    expected = []
-    for i in range(gradients.n):
-        terms = []
-        for epoch, state in zip((7, 14), run.checkpoints[1:], strict=True):
-            g = gradients.all(state)
-            terms.append(140 / 20 * run.learning_rates[epoch - 1] * (g.mean(axis=0) @ g[i]))
-        expected.append(np.mean(terms))
-    np.testing.assert_allclose(Moso().from_gradients(run, gradients), expected, rtol=1e-6)  # type: ignore[arg-type]
+def _gradients(source: GradientSource, engine: Linear) -> NDArray[np.float64]:
+    """Each sampled checkpoint's gradients of the samples that the source covers, (T, M, P)."""
+    return np.stack([engine.all(state)[source.positions] for state in source.run.checkpoints[1:]])
 
 
-def test_grand_looks_at_the_early_epoch(rng: np.random.Generator) -> None:
-    run, gradients = _run(rng)
-    expected = gradients.norms(run.checkpoints[0])
-    np.testing.assert_allclose(Grand().from_gradients(run, gradients), expected)  # type: ignore[arg-type]
+def _rates(source: GradientSource) -> list[float]:
+    return [source.run.learning_rates[epoch - 1] for epoch in source.run.sampled]
+
+
+SOME = np.array([1, 4, 5, 11, 19])
+
+
+@pytest.mark.parametrize("positions", [None, SOME])
+@pytest.mark.parametrize(("method", "left_out"), [(Moso(), False), (MosoLoo(), True)])
+def test_moso_is_its_formula(
+    rng: np.random.Generator,
+    method: GradientMethod,
+    left_out: bool,
+    positions: NDArray[np.int64] | None,
+) -> None:
+    source, engine = _source(rng, positions)
+    found = method.from_gradients(source)
+    terms = (_gradients(source, engine), _rates(source), STEPS)
+    expected = moso_by_averaging(*terms, left_out=left_out)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    other = moso_by_averaging(*terms, left_out=not left_out)
+    assert np.abs(found - other).max() > 1e-2  # a negative control
+
+
+def test_moso_loo_needs_others_to_leave_one_out_of(rng: np.random.Generator) -> None:
+    source, _ = _source(rng, np.array([3]))
+    with pytest.raises(ScoringError, match=r"at least 2 samples in each part.* found 1; lower pa"):
+        MosoLoo().from_gradients(source)
+
+
+def test_leave_one_out_products_are_those_with_the_mean_of_the_others(
+    rng: np.random.Generator,
+) -> None:
+    g = rng.normal(size=(6, 5))
+    mean = g.mean(axis=0)
+    found = leave_one_out(g @ mean, np.linalg.norm(g, axis=1), 6)
+    others = [g[np.arange(6) != i].mean(axis=0) @ g[i] for i in range(6)]
+    np.testing.assert_allclose(found, others, rtol=1e-12)
+    # mean_i d_i = ||G||^2, and of the products without oneself (N ||G||^2 - mean n_i) / (N - 1).
+    assert (g @ mean).mean() == pytest.approx(mean @ mean)
+    squares = (g**2).sum(axis=1).mean()
+    assert found.mean() == pytest.approx((6 * mean @ mean - squares) / 5)
+
+
+@pytest.mark.parametrize(("method", "width"), [(Grand(), 4), (GrandLastLayer(), 1)])
+def test_grand_looks_at_the_early_epoch(
+    rng: np.random.Generator, method: GradientMethod, width: int
+) -> None:
+    source, engine = _source(rng)
+    own = engine.all(source.run.checkpoints[0])[:, :width]
+    expected = np.linalg.norm(own, axis=1)
+    np.testing.assert_allclose(method.from_gradients(source), expected, rtol=1e-6)
+
+
+def test_tracin_self_is_its_formula_and_prunes_what_is_large(rng: np.random.Generator) -> None:
+    source, engine = _source(rng)
+    expected = [
+        sum(
+            rate * sum(value * value for value in gradients[i])
+            for rate, gradients in zip(_rates(source), _gradients(source, engine), strict=True)
+        )
+        for i in range(20)
+    ]
+    np.testing.assert_allclose(TracinSelf().from_gradients(source), expected, rtol=1e-5)
+    assert not TracinSelf().higher_is_kept
+
+
+def test_class_alignment_is_what_a_step_does_to_the_worst_class(rng: np.random.Generator) -> None:
+    source, engine = _source(rng)
+    found = ClassAlignment().from_gradients(source)
+    worst = source.labels == 1  # the first of two lowest recalls, among classes with samples
+    expected = np.zeros(20)
+    step = 1e-6
+    for rate, state in zip(_rates(source), source.run.checkpoints[1:], strict=True):
+        state = state.astype(np.float64)
+
+        def loss(w: NDArray[np.float64]) -> float:
+            return float(((engine.x @ w - engine.y)[worst] ** 2).mean() / 2)
+
+        for i, own in enumerate(engine.all(state)):
+            fall = loss(state + step * own) - loss(state - step * own)
+            expected[i] += rate * fall / (2 * step)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-8)
+    assert ClassAlignment().higher_is_kept
+
+
+def test_the_class_that_is_worst_off() -> None:
+    labels = np.array([0, 1, 1, 2])
+    assert worst_class(np.array([0.5, 0.2, 0.2]), labels) == 1
+    assert worst_class(np.array([0.5, 0.9, 0.2, 0.0]), labels) == 2
+    source, _ = _source(np.random.default_rng(0))
+    with pytest.raises(ScoringError, match="training samples of class 3 for its mean gradient"):
+        source.dots_with_class_mean(7, 3)
+
+
+def test_a_source_computes_each_quantity_once_whoever_asks_first(
+    rng: np.random.Generator,
+) -> None:
+    source, engine = _source(rng)
+    Moso().from_gradients(source)
+    assert engine.tasks == ["gradient_sum", "dot"] * 2
+    MosoLoo().from_gradients(source)
+    TracinSelf().from_gradients(source)
+    assert engine.tasks[4:] == ["norm"] * 2
+    source.norms_and_dots_with_mean(7)
+    source.dots_with_class_mean(7, 0)
+    source.dots_with_class_mean(7, 1)
+    source.dots_with_class_mean(7, 0)
+    assert engine.tasks[6:] == ["gradient_sum", "dot"] * 2
+
+
+def test_scores_of_several_runs_are_averaged_or_put_together() -> None:
+    everything = np.arange(4)
+    runs = [PartialScores(everything, np.array([1.0, 2, 3, np.inf])) for _ in range(2)]
+    runs.append(PartialScores(everything, np.array([4.0, 2, 0, 1])))
+    assert combined(runs, 4).tolist() == [2, 2, 2, np.inf]
+    parts = [
+        PartialScores(np.array([0, 3]), np.array([-1.0, -2])),
+        PartialScores(np.array([1, 2]), np.array([5.0, 6])),
+    ]
+    assert combined(parts, 4).tolist() == [-1, 5, 6, -2]
+    with pytest.raises(ScoringError, match="a score for each of 5 samples, found none for 1"):
+        combined(parts, 5)
 
 
 def test_every_method_says_what_it_is() -> None:
     assert set(METHODS) >= {
-        "random", "el2n", "forgetting", "dynamic_uncertainty", "entropy", "aum", "grand", "moso",
+        "random", "el2n", "forgetting", "dynamic_uncertainty", "entropy", "aum", "grand",
+        "grand_last_layer", "moso", "moso_loo", "tracin_self", "class_alignment",
     }  # fmt: skip
     for name, method in METHODS.items():
         assert method.name == name
         assert method.summary
-        assert method.citation or not method.needs_query
-        assert not (isinstance(method, TraceMethod) and method.needs_gradients)
+        assert method.citation or method.reads == "nothing"
+        assert isinstance(method, TraceMethod | GradientMethod) or method.reads == "nothing"
 
 
 def test_unknown_method_names_the_nearest() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,16 @@ from raydrop.study import (
 )
 
 POINT = {"method": "el2n", "quotas": "drop", "keep_fraction": 0.3, "loss": "cdb_w"}
+
+
+def trial(
+    method: str, quotas: str, keep_fraction: float, loss: str = "cross_entropy", seed: int = 0
+) -> TrialConfig:
+    return TrialConfig(method, quotas, keep_fraction, loss, "small_cnn", "small_cnn", seed)
+
+
+def from_space(point: Mapping[str, Any], seed: int = 0) -> TrialConfig:
+    return TrialConfig.from_space(point, seed, "small_cnn")
 
 
 def study(**fields: Any) -> Study:
@@ -46,10 +57,10 @@ def test_a_value_and_what_is_read_back_from_its_json_have_the_same_hash() -> Non
 
 def test_hashes_are_pinned_since_stored_results_are_found_by_them() -> None:
     assert config_hash({"b": [1.5, "x"], "a": 1}) == "253252306831c7a53e616d2fac19ec1f"
-    trial = TrialConfig("el2n", "drop", 0.3, "cross_entropy", 0)
-    assert config_hash(trial.as_dict()) == "309994a118204718bcec3307fe3f7e0d"
+    config = trial("el2n", "drop", 0.3).as_dict()
+    assert config_hash(config) == "dd4587dbf2bc9b6814366e0b4665ae3e"
     # If this one changes, stored results are no longer found: raise SCHEMA or undo the change.
-    assert config_hash(study().base("f")) == "82b3bd04126737fd591aa481ad67650d"
+    assert config_hash(study().base("f")) == "63b31006130a44161e54829f9ea75ee5"
 
 
 def test_seeds_are_pinned_and_independent_by_purpose() -> None:
@@ -87,50 +98,65 @@ def test_a_study_may_grow_without_losing_what_it_has() -> None:
     assert grown.base("f") == study().base("f")
     assert study().base("g") != study().base("f")
     assert study(budget="drop_paper").base("f") != study().base("f")
-    assert study(model="vgg16").base("f") != study().base("f")
+    assert study(model="vgg16", query_model="resnet18").base("f") == study().base("f")
 
 
 def test_specifications_are_frozen() -> None:
-    for value in (study(), Training(), TrialConfig("random", "none", 0.5, "cross_entropy", 0)):
+    for value in (study(), Training(), trial("random", "none", 0.5)):
         field = dataclasses.fields(value)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError, match=field):
             setattr(value, field, "changed")
 
 
 def test_a_trial_that_keeps_everything_has_one_name() -> None:
-    plain = TrialConfig("none", "none", 1.0, "cross_entropy", 0)
-    assert TrialConfig("el2n", "drop", 1.0, "cross_entropy", 0) == plain
-    assert TrialConfig("el2n", "drop", 1, "cross_entropy", 0).as_dict() == plain.as_dict()
-    assert type(TrialConfig("el2n", "drop", 1, "cross_entropy", 0).keep_fraction) is float
-    assert TrialConfig.from_space({}, seed=0) == plain
-    assert TrialConfig.from_space({**POINT, "keep_fraction": 1.0}, seed=0).quotas == "none"
-    assert TrialConfig.from_space({**POINT, "keep_fraction": 1.0}, seed=0).loss == "cdb_w"
+    plain = trial("none", "none", 1.0)
+    assert trial("el2n", "drop", 1.0) == plain
+    assert trial("el2n", "drop", 1).as_dict() == plain.as_dict()
+    assert type(trial("el2n", "drop", 1).keep_fraction) is float
+    assert from_space({}) == plain
+    assert from_space({**POINT, "keep_fraction": 1.0}).quotas == "none"
+    assert from_space({**POINT, "keep_fraction": 1.0}).loss == "cdb_w"
+    assert from_space({"query_model": "resnet18"}) == plain
 
 
 def test_a_point_of_the_search_space_becomes_a_trial() -> None:
-    trial = TrialConfig.from_space(MappingProxyType(POINT), seed=4)
-    assert trial.as_dict() == {**POINT, "seed": 4}
-    assert TrialConfig.from_space({"method": "random", "keep_fraction": 0.2}, seed=0) == (
-        TrialConfig("random", "none", 0.2, "cross_entropy", 0)
-    )
+    found = from_space(MappingProxyType(POINT), seed=4)
+    own = {"model": "small_cnn", "query_model": "small_cnn"}
+    assert found.as_dict() == {**POINT, **own, "seed": 4}
+    assert from_space({"method": "random", "keep_fraction": 0.2}) == trial("random", "none", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("point", "default", "models"),
+    [
+        ({}, None, ("small_cnn", "small_cnn")),
+        ({"model": "vgg16"}, None, ("vgg16", "vgg16")),
+        ({"model": "vgg16"}, "resnet50", ("vgg16", "resnet50")),
+        ({"query_model": "vgg16"}, "resnet50", ("small_cnn", "vgg16")),
+        ({"model": "vgg16", "query_model": "vgg19"}, "resnet50", ("vgg16", "vgg19")),
+    ],
+)
+def test_models_are_the_points_or_the_studys(
+    point: dict[str, Any], default: str | None, models: tuple[str, str]
+) -> None:
+    found = TrialConfig.from_space({**POINT, **point}, 0, "small_cnn", default)
+    assert (found.model, found.query_model) == models
 
 
 def test_rounding_of_a_keep_fraction_makes_no_other_trial() -> None:
-    written, computed = (TrialConfig("el2n", "none", k, "cdb_w", 0) for k in (0.3, 0.1 + 0.2))
+    written, computed = (trial("el2n", "none", k) for k in (0.3, 0.1 + 0.2))
     assert written == computed
 
 
 @pytest.mark.parametrize("percent", range(1, 100))
 def test_prune_fraction_and_keep_fraction_name_the_same_trial(percent: int) -> None:
-    kept = TrialConfig.from_space({"method": "random", "keep_fraction": percent / 100}, seed=0)
+    kept = from_space({"method": "random", "keep_fraction": percent / 100})
     pruned = {"method": "random", "prune_fraction": (100 - percent) / 100}
-    assert config_hash(TrialConfig.from_space(pruned, seed=0).as_dict()) == config_hash(
-        kept.as_dict()
-    )
+    assert config_hash(from_space(pruned).as_dict()) == config_hash(kept.as_dict())
 
 
 def test_pruning_nothing_is_the_trial_that_keeps_everything() -> None:
-    assert TrialConfig.from_space({"method": "el2n", "prune_fraction": 0}, seed=0).method == "none"
+    assert from_space({"method": "el2n", "prune_fraction": 0}).method == "none"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +164,9 @@ def test_pruning_nothing_is_the_trial_that_keeps_everything() -> None:
     [
         ({"methd": "el2n"}, "Unknown key of param_space 'methd': did you mean method"),
         ({"ratio": 0.3}, "'ratio': did you mean keep_fraction or prune_fraction"),
-        ({"zz": 1}, "choose one of keep_fraction, loss, method, prune_fraction, quotas"),
+        ({"zz": 1}, "choose one of keep_fraction, loss, method, model, prune_fraction, query_mo"),
+        ({"model": ""}, "a text for model, found ''"),
+        ({"query_model": 3}, "a text for query_model, found 3"),
         ({"keep_fraction": 0.3, "prune_fraction": 0.7}, "found both; remove one"),
         ({"method": "el2n", "keep_fraction": 0.0}, r"keep_fraction in \(0, 1\], found 0.0"),
         ({"method": "el2n", "keep_fraction": 1.5}, r"keep_fraction in \(0, 1\], found 1.5"),
@@ -153,13 +181,13 @@ def test_pruning_nothing_is_the_trial_that_keeps_everything() -> None:
 )
 def test_a_point_that_is_no_trial_is_refused(point: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        TrialConfig.from_space(point, seed=0)
+        from_space(point)
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, "0", True])
 def test_a_seed_is_a_whole_number(seed: Any) -> None:
     with pytest.raises(ConfigError, match=f"seed to be a whole number .* 0, found {seed!r}"):
-        TrialConfig("random", "none", 0.5, "cross_entropy", seed)
+        trial("random", "none", 0.5, seed=seed)
     with pytest.raises(ConfigError, match="seeds to be a whole number of at least 0, found"):
         study(seeds=(seed,))
 
@@ -209,6 +237,11 @@ def test_training_names_the_field_that_is_wrong(field: str, value: Any, message:
         ("seeds", ([0],), r"seeds to be a whole number of at least 0, found \[0\]"),
         ("budget", "equal_epoch", "Unknown budget 'equal_epoch': did you mean equal_epochs"),
         ("training", {"epochs": 3}, "training to be a Training, found dict"),
+        ("query_training", 3, "query_training to be a Training, found int"),
+        ("query_model", " ", "a text for query_model, found ' '"),
+        ("initialisations", 0, "initialisations to be a whole number of at least 1, found 0"),
+        ("partitions", 2.0, "partitions to be a whole number of at least 1, found 2.0"),
+        ("score_precision", "fp16", "Unknown score_precision 'fp16': did you mean"),
         ("minimum_per_class", -1, "minimum_per_class to be a whole number of at least 0, found -1"),
         ("checkpoints", 0, "checkpoints to be a whole number of at least 1, found 0"),
         ("score_epoch_fraction", 1.5, "score_epoch_fraction between 0 and 1, found 1.5"),
@@ -234,6 +267,11 @@ def test_a_study_survives_its_json() -> None:
         training=Training(milestones=(0.3, 0.6), gradient_clip=1.0, optimizer="adamw"),
         budget="drop_paper",
         minimum_per_class=2,
+        query_model="resnet18",
+        query_training=Training(epochs=5),
+        partitions=4,
+        initialisations=3,
+        score_precision="bf16",
     )
     points = [{"method": "el2n", "keep_fraction": fraction} for fraction in (0.2, 0.5)]
     values = json.loads(json.dumps(first.to_dict(points)))
@@ -249,6 +287,7 @@ def test_a_study_survives_its_json() -> None:
         ({"datset": "digits"}, "Unknown field of a study 'datset': did you mean dataset"),
         ({"training": {"epoch": 3}}, "Unknown field of training 'epoch': did you mean epochs"),
         ({"training": 3}, "a dict for the field of training, found 3"),
+        ({"query_training": {"epoch": 3}}, "Unknown field of query_training 'epoch'"),
         ({"training": {"epochs": 0}}, "epochs to be a whole number of at least 1, found 0"),
     ],
 )
@@ -262,3 +301,12 @@ def test_a_stored_study_without_its_model_is_refused() -> None:
     del values["model"]
     with pytest.raises(ConfigError, match=r"missing 1 required .* 'model'.*; use a study.json"):
         Study.from_dict(values)
+
+
+def test_query_runs_train_like_trials_without_augmentation_unless_told_otherwise() -> None:
+    plain = study(training=Training(epochs=7, augment=True))
+    assert plain.training_of_queries() == Training(epochs=7, augment=False)
+    told = study(query_training=Training(epochs=9, augment=True))
+    assert told.training_of_queries() == Training(epochs=9, augment=True)
+    spelled = study(query_training=Training(augment=False))
+    assert spelled.base("f") == study().base("f")

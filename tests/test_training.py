@@ -15,7 +15,7 @@ from raydrop.errors import ConfigError, StoreError, TrainingDivergedError
 from raydrop.models import build_model
 from raydrop.study import Training
 from raydrop.training.budget import Length, training_length
-from raydrop.training.checkpoints import checkpoint_epochs, flat_state, load_state
+from raydrop.training.checkpoints import flat_state, load_state, sampled_epochs, score_epoch
 from raydrop.training.evaluate import predict
 from raydrop.training.loop import EpochEnd, train
 from raydrop.training.losses import (
@@ -303,9 +303,26 @@ def test_checkpoint_of_another_model_is_refused(digits: PreparedData) -> None:
         load_state(model, np.zeros(3, np.float32))
 
 
-@pytest.mark.parametrize(
-    ("epochs", "count", "expected"),
-    [(30, 10, (3, 6, 9, 12, 15, 18, 21, 24, 27, 30)), (3, 10, (1, 2, 3)), (5, 1, (5,))],
-)
-def test_checkpoints_are_spread_evenly(epochs: int, count: int, expected: tuple[int, ...]) -> None:
-    assert checkpoint_epochs(epochs, count) == expected
+@pytest.mark.parametrize(("epochs", "count"), [(30, 10), (50, 7), (3, 10), (5, 1), (10, 4)])
+def test_one_checkpoint_is_drawn_from_each_stretch_of_the_run(epochs: int, count: int) -> None:
+    for seed in range(20):
+        drawn = sampled_epochs(epochs, count, seed)
+        assert len(drawn) == min(epochs, count)
+        for stretch, epoch in enumerate(drawn):
+            assert stretch * epochs // len(drawn) < epoch <= (stretch + 1) * epochs // len(drawn)
+    draws = {sampled_epochs(epochs, count, seed) for seed in range(20)}
+    assert (len(draws) > 1) == (count < epochs)
+
+
+def test_every_epoch_is_as_likely_to_be_drawn() -> None:
+    drawn = np.array([sampled_epochs(20, 4, seed) for seed in range(2000)])
+    counts = np.bincount(drawn.ravel(), minlength=21)[1:]
+    # Binomial: mean 400, standard deviation 18.
+    assert np.abs(counts - 400).max() < 4 * 18
+    # And the strata are drawn independently: else the sum of two would vary twice as much or not.
+    assert np.corrcoef(drawn.T)[np.triu_indices(4, 1)] == pytest.approx(0, abs=4 / 2000**0.5)
+
+
+@pytest.mark.parametrize(("fraction", "epoch"), [(0.0, 1), (0.1, 3), (0.5, 15), (1.0, 30)])
+def test_the_early_epoch(fraction: float, epoch: int) -> None:
+    assert score_epoch(30, fraction) == epoch

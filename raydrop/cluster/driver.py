@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, ScoringError, StoreError, StudyMismatchError
 from raydrop.plan import (
     Plan,
+    QueryRun,
     estimated_samples,
     make_plan,
     query_run,
@@ -33,7 +35,7 @@ from raydrop.plan import (
 )
 from raydrop.stages import save_data_card
 from raydrop.store import Store, required
-from raydrop.study import Study, config_hash
+from raydrop.study import SCHEMA, Study, config_hash
 from raydrop.tables import ScoreFacts, write_scores
 
 PACKAGES = ("raydrop", "torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn")
@@ -102,8 +104,8 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
 def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
     """Refuse an output folder whose results could not stand beside this study's.
 
-    A larger search space or more seeds belong to the same study; other data, another model or
-    other training settings do not.
+    A larger search space, more models or more seeds belong to the same study; other data, or other
+    settings of training, scoring and selection, do not.
 
     Raises:
         ConfigError: If it is no folder.
@@ -118,11 +120,18 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
         return
     try:
         found = json.loads(path.read_text())["base"]
+        schema = found["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyMismatchError(
             f"Expected {path} to describe a study, found that it cannot be read ({error}); "
             "choose another folder with --out, or remove that file to start anew there."
         ) from error
+    if schema != SCHEMA:
+        raise StudyMismatchError(
+            f"Expected results of schema {SCHEMA} in {out}, found those of schema {schema}, which "
+            "another version of raydrop computed and this one would compute differently; choose "
+            "another folder with --out, or use that version."
+        )
     expected = study.base(dataset.fingerprint)
     if found != expected:
         ours, theirs = _flat(expected), _flat(found)
@@ -194,7 +203,8 @@ def print_plan(
     console.print(
         f"Study [bold]{study.name}[/bold]: {dataset.name}, {len(dataset.train)} training images in "
         f"{dataset.num_classes} classes (smallest {sizes.min()}, largest {sizes.max()}), "
-        f"{len(dataset.validation)} for validation, {len(dataset.test)} for testing; {study.model}",
+        f"{len(dataset.validation)} for validation, {len(dataset.test)} for testing; "
+        f"{_models_text(plan)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -204,14 +214,15 @@ def print_plan(
         ("trials", plan.trials, missing.trials),
     ):
         needed = "" if name == "trials" or missing.trials else " (none needed any more)"
+        kinds = _kinds_text(plan.queries) if name == "query runs" else ""
         console.print(
-            f"  {name:<11} {len(whole):>5}, of which to do {len(left):>5}{needed}",
+            f"  {name:<11} {len(whole):>5}, of which to do {len(left):>5}{needed}{kinds}",
             highlight=False,
             soft_wrap=True,
         )
     if not missing.trials:
         return
-    work = estimated_samples(study, missing, dataset)
+    work = estimated_samples(study, missing, dataset, store)
     total = sum(work.values())
     full = total / (study.training.epochs * len(dataset.train))
     shares = ", ".join(f"{name} {count / total:.0%}" for name, count in work.items())
@@ -227,6 +238,27 @@ def print_plan(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _models_text(plan: Plan) -> str:
+    """Say which networks are trained in the end, and which ones others are scored with."""
+    targets = sorted({run.trial.model for run in plan.trials})
+    others = sorted({query.model for query in plan.queries} - set(targets))
+    return ", ".join(targets) + (f"; scored with {', '.join(others)} too" if others else "")
+
+
+def _kinds_text(queries: Iterable[QueryRun]) -> str:
+    """Say how many query runs of each kind there are, where there are others than the plain one."""
+    counts = Counter(_kind(query) for query in queries)
+    if counts.keys() <= {"on all the data"}:
+        return ""
+    return f": {', '.join(f'{count} {kind}' for kind, count in counts.items())}"
+
+
+def _kind(query: QueryRun) -> str:
+    if query.partition is not None:
+        return f"surrogates, each on 1/{query.partition[1]} of the data"
+    return "further initialisations" if query.initialisation else "on all the data"
 
 
 def _seconds_per_sample(plan: Plan, store: Store, study: Study) -> float | None:
@@ -256,8 +288,9 @@ def score_dataset(
 ) -> None:
     """Score every training sample by one method and write ``scores.parquet``.
 
-    The query run and the scores stay in the cache, so another method of the same query run costs
-    its own work alone. A query run is made for ``random`` too, because quotas read its recalls.
+    Query runs and scores stay in the cache, so another method of the same query runs costs its own
+    work alone. The query run on all the data is made for every method, because quotas read its
+    recalls.
 
     Args:
         study: Gives data, model and training.
@@ -272,12 +305,14 @@ def score_dataset(
     """
     dataset = load_dataset(study.dataset, options.data_root)
     make_plan(study, trial_configs(study, expand(study)), dataset)
-    query = query_run(study, dataset.fingerprint, seed)
-    wanted = score_run(study, dataset.fingerprint, method, seed)
+    query = query_run(study, dataset.fingerprint, study.model, seed)
+    wanted = score_run(study, dataset.fingerprint, method, study.model, seed)
     store = Store(options.out / "store")
+    scores = () if store.read("scores", wanted.key) else (wanted,)
+    needed = {run.key: run for run in (query, *(q for score in scores for q in score.queries))}
     missing = Plan(
-        queries=() if store.read("query", query.key) else (query,),
-        scores=() if store.read("scores", wanted.key) else (wanted,),
+        queries=tuple(run for key, run in needed.items() if store.read("query", key) is None),
+        scores=scores,
         trials=(),
     )
     if missing.queries or missing.scores:
@@ -320,7 +355,7 @@ def _run(
             in_memory=isinstance(data.dataset.train.images, ArrayImages),
             gpus_per_worker=options.gpus_per_worker,
         )
-        context = Context(study, store, ray.put(data), len(dataset.train), layout, console)
+        context = Context(study, store, ray.put(data), dataset.train, layout, console)
         lost = run_queries(context, missing.queries)
         lost |= run_scores(context, missing.scores, lost)
         if missing.trials:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -21,55 +21,115 @@ LINE_EVERY_SECONDS = 15.0
 
 
 class StageProgress:
-    """Counts what a stage has done."""
+    """Counts what a stage has done: items that are finished, and work within them.
 
-    def __init__(self, console: Console, stage: str, total: int, bar: Progress | None) -> None:
-        self._console, self._stage, self._total = console, stage, total
+    Time left is estimated from the work, whose pieces are small and alike, so that there is an
+    estimate before the first item is finished.
+    """
+
+    def __init__(
+        self, console: Console, stage: str, items: int, work: float, bar: Progress | None
+    ) -> None:
+        """Begin with nothing done.
+
+        Args:
+            console: Where lines go if there is no bar.
+            stage: Its name.
+            items: How many there are.
+            work: Expected amount, in any unit.
+            bar: Shows the progress in a terminal.
+        """
+        self._console, self._stage, self._items = console, stage, items
+        self._work = work
+        self._note = ""
         self._bar = bar
-        self._task = bar.add_task(stage, total=total, note="") if bar else None
-        self._done = 0
+        self._task = bar.add_task(stage, total=work, items=f"0/{items}", note="") if bar else None
+        self._finished = 0
+        self._done = 0.0
         self._start = self._last = time.monotonic()
-        self._first = 0.0
+        self._first: tuple[float, float] | None = None
 
-    def advance(self, note: str = "") -> None:
-        """Count one more, with a word on it."""
-        self._done += 1
-        self._first = self._first or time.monotonic()
+    def advance(self, note: str = "", work: float = 1.0) -> None:
+        """Count one more item as finished, with the work that it took and was not told of yet."""
+        self._finished += 1
+        self.worked(work, note)
+
+    def worked(self, amount: float, note: str | None = None) -> None:
+        """Count some work within an item."""
+        self._done += amount
+        now = time.monotonic()
+        if self._first is None and amount:
+            self._first = now, self._done
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=1, note=note)
-        elif time.monotonic() - self._last >= LINE_EVERY_SECONDS or self._done == self._total:
-            self._last = time.monotonic()
-            elapsed = self._last - self._start
-            done = f"{self._stage}: {self._done}/{self._total} in {elapsed:.0f} s"
-            self._console.print(
-                f"{done}{self._left()}  {note}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            self._note = self._note if note is None else note
+            items = f"{self._finished}/{self._items}"
+            self._bar.update(self._task, advance=amount, items=items, note=self._note)
+        elif now - self._last >= LINE_EVERY_SECONDS or (note is not None and self._is_over()):
+            self._last = now
+            self._print_line(note or "")
+
+    def expect(self, work: float) -> None:
+        """Correct how much work is left, where it was found to be less or more than expected."""
+        self._work = self._done + work
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=self._work)
+
+    def _is_over(self) -> bool:
+        return self._finished == self._items
+
+    def _print_line(self, note: str) -> None:
+        elapsed = self._last - self._start
+        share = "" if self._is_over() else self._share()
+        self._console.print(
+            f"{self._stage}: {self._finished}/{self._items}{share} in {elapsed:.0f} s"
+            f"{self._left()}  {note}".rstrip(),
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _share(self) -> str:
+        """Say how much of the work is done, where items alone would not tell."""
+        if self._work == self._items or not self._work:
+            return ""
+        return f" ({min(1.0, self._done / self._work):.0%})"
 
     def _left(self) -> str:
         """Say how long the rest takes, at the pace since the first, which paid for starting."""
-        rest = self._total - self._done
-        if self._done < 2 or not rest:
+        rest = self._work - self._done
+        if self._first is None or self._is_over() or rest <= 0:
             return ""
-        pace = (self._last - self._first) / (self._done - 1)
+        since, before = self._first
+        if self._done <= before:
+            return ""
+        pace = (self._last - since) / (self._done - before)
         return f", about {pace * rest:.0f} s left"
 
 
 @contextmanager
-def stage_progress(console: Console, stage: str, total: int) -> Iterator[StageProgress]:
-    """Show the progress of one stage while the context lasts."""
+def stage_progress(
+    console: Console, stage: str, items: int, work: float | None = None
+) -> Iterator[StageProgress]:
+    """Show the progress of one stage while the context lasts.
+
+    Args:
+        console: Where.
+        stage: Its name.
+        items: How many there are.
+        work: Expected amount; by default one for each item.
+    """
+    work = float(items) if work is None else work
     if not console.is_terminal:
-        yield StageProgress(console, stage, total, None)
+        yield StageProgress(console, stage, items, work, None)
         return
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[items]}"),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as bar:
-        yield StageProgress(console, stage, total, bar)
+        yield StageProgress(console, stage, items, work, bar)

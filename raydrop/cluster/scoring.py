@@ -1,12 +1,13 @@
-"""Stages 1 and 2 on Ray: query runs as tasks, scores on a pool of actors.
+"""Stages 1 and 2 on Ray: query runs as tasks, scores on a pool of actors for each query model.
 
 Nothing here imports Tune, which would cost every worker of these stages seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import torch
 from rich.console import Console
 
 from raydrop.cluster.pool import RayExecutor
-from raydrop.cluster.progress import stage_progress
+from raydrop.cluster.progress import StageProgress, stage_progress
 from raydrop.cluster.resources import Layout
+from raydrop.data.dataset import Split
 from raydrop.errors import RaydropError
-from raydrop.plan import QueryRun, ScoreRun
-from raydrop.scores import score_method
+from raydrop.plan import QueryRun, ScoreRun, query_samples, visited_samples
+from raydrop.scores import GradientMethod, score_method
 from raydrop.scores.sharding import ShardedGradients
 from raydrop.stages import run_query, run_score
 from raydrop.store import Store
@@ -38,14 +40,14 @@ class Context:
     store: Store
     data: Any
     """Object reference of the :class:`raydrop.data.batches.PreparedData`."""
-    n: int
-    """Training samples."""
+    train: Split
+    """The training samples; their images are not read here."""
     layout: Layout
     console: Console
 
 
 def run_queries(context: Context, queries: tuple[QueryRun, ...]) -> dict[str, str]:
-    """Run what is missing of stage 1.
+    """Run what is missing of stage 1; surrogates and further initialisations are tasks like others.
 
     Returns:
         A sentence for each query run that failed, by its key.
@@ -58,15 +60,18 @@ def run_queries(context: Context, queries: tuple[QueryRun, ...]) -> dict[str, st
         task.remote(context.study, run, context.data, context.store.root, layout): run
         for run in queries
     }
+    work = {run.key: query_samples(context.study, run, len(context.train)) for run in queries}
     failed: dict[str, str] = {}
-    with stage_progress(context.console, "query runs", len(queries)) as progress:
+    with stage_progress(
+        context.console, "query runs", len(queries), sum(work.values())
+    ) as progress:
         while owners:
             (done,), _ = ray.wait(list(owners), num_returns=1)
             run = owners.pop(done)
             message = _message_of(done)
             if message is not None:
                 failed[run.key] = message
-            progress.advance(f"seed {run.seed}" + (" failed" if message else ""))
+            progress.advance(describe_query(run) + (" failed" if message else ""), work[run.key])
     return failed
 
 
@@ -75,7 +80,8 @@ def run_scores(
 ) -> dict[str, str]:
     """Run what is missing of stage 2.
 
-    The actors end with this stage, so their resources are free before trials start.
+    Gradients need a pool of actors for each query model; one ends before the next starts, and the
+    last before this returns, so their resources are free again.
 
     Args:
         context: Of the sweep.
@@ -87,24 +93,69 @@ def run_scores(
     """
     if not scores:
         return {}
-    failed = {run.key: lost[run.query.key] for run in scores if run.query and run.query.key in lost}
-    todo = [run for run in scores if run.key not in failed]
-    executor = None
-    if any(score_method(run.method).needs_gradients for run in todo):
-        executor = RayExecutor(context.data, context.study.model, context.layout)
-    gradients = ShardedGradients(executor, context.n) if executor else None
-    try:
-        with stage_progress(context.console, "scores", len(todo)) as progress:
-            for run in todo:
-                try:
-                    run_score(run, context.n, context.store, gradients)
-                except RaydropError as error:
-                    failed[run.key] = str(error)
-                progress.advance(f"{run.method}, seed {run.seed}")
-    finally:
-        if executor is not None:
-            executor.close()
+    failed = {run.key: reason for run in scores if (reason := _lost_query(run, lost))}
+    waiting = [run for run in scores if run.key not in failed]
+    with stage_progress(
+        context.console, "scores", len(waiting), _work(context, waiting)
+    ) as progress:
+        for model, runs in _by_pool(waiting).items():
+            with _gradients(context, model, progress) as gradients:
+                for run in runs:
+                    try:
+                        run_score(context.study, run, context.train, context.store, gradients)
+                    except RaydropError as error:
+                        failed[run.key] = str(error)
+                    waiting.remove(run)
+                    # What it shared with others, or left undone, is work no longer expected of it.
+                    progress.expect(1 + _work(context, waiting))
+                    progress.advance(f"{run.method} of {run.model}, seed {run.seed}")
     return failed
+
+
+def _work(context: Context, scores: list[ScoreRun]) -> float:
+    """Return the work of some scores: samples put through a network, and one for each score."""
+    visits = visited_samples(context.study, scores, len(context.train), context.store)
+    return float(visits + len(scores))
+
+
+def _by_pool(scores: list[ScoreRun]) -> dict[str | None, list[ScoreRun]]:
+    """Return scores by the architecture that they need a pool of, or None."""
+    pools: dict[str | None, list[ScoreRun]] = {}
+    for run in scores:
+        needed = isinstance(score_method(run.method), GradientMethod)
+        pools.setdefault(run.model if needed else None, []).append(run)
+    return pools
+
+
+@contextlib.contextmanager
+def _gradients(
+    context: Context, model: str | None, progress: StageProgress
+) -> Iterator[ShardedGradients | None]:
+    """Give gradients of an architecture, from a pool of actors that ends with the context."""
+    if model is None:
+        yield None
+        return
+    executor = RayExecutor(
+        context.data, model, context.layout, precision=context.study.score_precision
+    )
+    try:
+        yield ShardedGradients(executor, context.train.ids, progress.worked)
+    finally:
+        executor.close()
+
+
+def describe_query(run: QueryRun) -> str:
+    """Say in a few words which query run it is."""
+    kind = ""
+    if run.partition is not None:
+        kind = f", part {run.partition[0] + 1} of {run.partition[1]}"
+    elif run.initialisation:
+        kind = f", initialisation {run.initialisation + 1}"
+    return f"{run.model}, seed {run.seed}{kind}"
+
+
+def _lost_query(run: ScoreRun, lost: Mapping[str, str]) -> str | None:
+    return next((lost[query.key] for query in run.queries if query.key in lost), None)
 
 
 def attempt(work: Callable[[], None]) -> str | None:

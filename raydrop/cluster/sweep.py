@@ -99,7 +99,7 @@ class _Advance(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Count a trial that reported."""
         result, config = trial.last_result, self._runs[trial.config["trial_id"]].trial
-        name = f"{config.method} + {config.quotas} at {config.keep_fraction:g}"
+        name = f"{config.model}, {config.method} + {config.quotas} at {config.keep_fraction:g}"
         if "failed" in result:
             self._progress.advance(f"{name} failed")
         else:

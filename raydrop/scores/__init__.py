@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from raydrop.errors import unknown_name
 from raydrop.scores.aum import Aum
-from raydrop.scores.base import GradientMethod, QueryResult, RandomMethod, ScoreMethod, TraceMethod
+from raydrop.scores.base import GradientMethod, RandomMethod, ScoreMethod, TraceMethod
+from raydrop.scores.class_alignment import ClassAlignment
 from raydrop.scores.dynamic_uncertainty import DynamicUncertainty
 from raydrop.scores.el2n import El2n
 from raydrop.scores.entropy import Entropy
 from raydrop.scores.forgetting import Forgetting
 from raydrop.scores.grand import Grand
-from raydrop.scores.moso import Moso
+from raydrop.scores.grand_last_layer import GrandLastLayer
+from raydrop.scores.moso import Moso, MosoLoo
 from raydrop.scores.random import Random
+from raydrop.scores.tracin_self import TracinSelf
 
 METHODS: dict[str, ScoreMethod] = {
     method.name: method
@@ -23,7 +26,11 @@ METHODS: dict[str, ScoreMethod] = {
         Entropy(),
         Aum(),
         Grand(),
+        GrandLastLayer(),
         Moso(),
+        MosoLoo(),
+        TracinSelf(),
+        ClassAlignment(),
     )
 }
 
@@ -42,7 +49,6 @@ def score_method(name: str) -> ScoreMethod:
 __all__ = [
     "METHODS",
     "GradientMethod",
-    "QueryResult",
     "RandomMethod",
     "ScoreMethod",
     "TraceMethod",

@@ -8,37 +8,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.scores.sharding import ShardedGradients
+from raydrop.errors import ScoringError
+from raydrop.scores.source import GradientSource, Quantity
 from raydrop.training.trace import Trace
 
+Reads = Literal["nothing", "run", "initialisations", "partitions"]
+"""Query runs that a score comes from: none; the one on all the data; that one and further
+initialisations, over which the score is averaged; or one surrogate per part of the training set,
+each of which scores its part (with one part, the run on all the data)."""
 
-@dataclass(frozen=True, eq=False)
-class QueryResult:
-    """What a query run left behind."""
-
-    trace: Trace
-    """Observations of every training sample after every epoch."""
-    checkpoints: NDArray[np.float32]
-    """Flat states, (T, S), in the order of :attr:`checkpoint_epochs`."""
-    checkpoint_epochs: tuple[int, ...]
-    """Epochs, from 1, after which they were taken."""
-    learning_rates: tuple[float, ...]
-    """Learning rate of every epoch's last step, (E,)."""
-    spread: tuple[int, ...]
-    """Those of :attr:`checkpoint_epochs` that are evenly spread over the run."""
-    score_epoch: int
-    """Epoch, from 1, at which early-training scores look."""
-    steps: int
-    """Optimiser steps of the whole run."""
-
-    def state_after(self, epoch: int) -> NDArray[np.float32]:
-        """Return the flat state after an epoch that has a checkpoint."""
-        return np.asarray(self.checkpoints[self.checkpoint_epochs.index(epoch)])
+LooksAt = Literal["score_epoch", "sampled"]
+"""Checkpoints of a query run: the one early in training, or those sampled from all of it."""
 
 
 class ScoreMethod(ABC):
@@ -48,25 +33,17 @@ class ScoreMethod(ABC):
     summary: ClassVar[str]
     citation: ClassVar[str] = ""
     higher_is_kept: ClassVar[bool] = True
-    """Whether the highest scores are what the method's authors keep."""
-    needs_query: ClassVar[bool] = True
-    """Whether it reads a query run."""
-    needs_gradients: ClassVar[bool] = False
-    """Whether it reads gradients at the query run's checkpoints."""
-
-    def passes(self, checkpoints: int) -> int:  # noqa: ARG002 - what costs something overrides this
-        """Return its cost in passes over the training set, each forward and backward once.
-
-        Args:
-            checkpoints: Evenly spread checkpoints that a query run leaves.
-        """
-        return 0
+    """Whether the highest scores are kept, which follows the method's own use."""
+    may_be_infinite: ClassVar[bool] = False
+    """Whether +infinity is a score; NaN and -infinity never are."""
+    reads: ClassVar[Reads] = "run"
+    """Query runs that it reads."""
 
 
 class RandomMethod(ScoreMethod):
     """A method that reads nothing."""
 
-    needs_query = False
+    reads = "nothing"
 
     @abstractmethod
     def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.floating]:
@@ -89,8 +66,50 @@ class TraceMethod(ScoreMethod):
 class GradientMethod(ScoreMethod):
     """A method that reads per-sample gradients at checkpoints of a query run."""
 
-    needs_gradients = True
+    looks_at: ClassVar[LooksAt]
+    """Checkpoints that it reads."""
+    quantities: ClassVar[tuple[Quantity, ...]]
+    """What it reads at each of them; the cost of a score follows from these."""
 
     @abstractmethod
-    def from_gradients(self, run: QueryResult, gradients: ShardedGradients) -> NDArray[np.floating]:
-        """Return scores (N,)."""
+    def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
+        """Return the scores (M,) of the samples that the source's query run covers.
+
+        Raises:
+            ScoringError: If they cannot be computed.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class PartialScores:
+    """Scores that one of several query runs gives."""
+
+    positions: NDArray[np.int64]
+    """Samples that it covers, as positions in the training set, (M,)."""
+    values: NDArray[np.floating]
+    """Their scores, (M,)."""
+
+
+def combined(parts: list[PartialScores], n: int) -> NDArray[np.float64]:
+    """Return the scores (N,) that several query runs give: each sample's mean over those it is in.
+
+    Initialisations cover every sample each, so this averages; surrogates cover a part each, so this
+    puts the parts together.
+
+    Args:
+        parts: In the order of the query runs, which is the order of summation.
+        n: N, training samples.
+
+    Raises:
+        ScoringError: If a sample is in none of them.
+    """
+    total, count = np.zeros(n), np.zeros(n, dtype=np.int64)
+    for part in parts:
+        total[part.positions] += part.values
+        count[part.positions] += 1
+    if not count.all():
+        raise ScoringError(
+            f"Expected a score for each of {n} samples, found none for {(count == 0).sum()}; "
+            "the query runs are of other data, so choose another folder with --out."
+        )
+    return total / count

@@ -10,15 +10,16 @@ from raydrop.training.trace import Trace
 
 
 class El2n(TraceMethod):
-    """|| softmax(f(x)) - onehot(y) ||_2 at one early epoch, of one query run.
+    """E || softmax(f(x)) - onehot(y) ||_2 at one early epoch.
 
-    The paper averages over several initialisations; here each seed of a study has its own query
-    run, so the spread over seeds includes that of the scores.
+    The expectation is over initialisations, ``Study.initialisations`` query runs; the paper takes
+    ten.
     """
 
     name = "el2n"
     summary = "norm of the error vector early in training; hardest kept"
     citation = "Paul et al. 2021, arXiv 2107.07075"
+    reads = "initialisations"
 
     def from_trace(self, trace: Trace, score_epoch: int) -> NDArray[np.floating]:
         """Return the error norms (N,) after ``score_epoch``."""

@@ -19,6 +19,7 @@ class Forgetting(TraceMethod):
     name = "forgetting"
     summary = "times a learned sample was forgotten; never learned = +inf, kept first"
     citation = "Toneva et al. 2019, arXiv 1812.05159"
+    may_be_infinite = True
 
     def from_trace(self, trace: Trace, score_epoch: int) -> NDArray[np.floating]:  # noqa: ARG002
         """Return the counts (N,), +inf where never learned."""

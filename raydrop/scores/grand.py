@@ -5,26 +5,26 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.scores.base import GradientMethod, QueryResult
-from raydrop.scores.sharding import ShardedGradients
+from raydrop.scores.base import GradientMethod
+from raydrop.scores.source import GradientSource
 
 
 class Grand(GradientMethod):
-    """|| grad_w l(x, y; w_t) ||_2 over all parameters, at one early epoch t of one query run.
+    """E || grad_w l(x, y; w_t) ||_2 over all parameters, at one early epoch t.
 
-    Early in training and not at initialisation, where the score does not reproduce (Kirsch 2023,
-    arXiv 2303.14753). The paper averages over several initialisations; here each seed of a study
-    has its own query run, so the spread over seeds includes that of the scores.
+    The expectation is over initialisations, ``Study.initialisations`` query runs; the paper takes
+    ten. Early in training and not at initialisation, where the score does not reproduce (Kirsch
+    2023, arXiv 2303.14753).
     """
 
     name = "grand"
     summary = "norm of the gradient over all parameters early in training; largest kept"
     citation = "Paul et al. 2021, arXiv 2107.07075"
+    reads = "initialisations"
+    looks_at = "score_epoch"
+    quantities = ("norm",)
 
-    def passes(self, checkpoints: int) -> int:  # noqa: ARG002 - it looks at one alone
-        """Return the cost of forming every sample's gradient once, about three passes."""
-        return 3
-
-    def from_gradients(self, run: QueryResult, gradients: ShardedGradients) -> NDArray[np.floating]:
-        """Return the gradient norms (N,) after the run's early epoch."""
-        return gradients.norms(run.state_after(run.score_epoch))
+    def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
+        """Return the gradient norms (M,) after the run's early epoch."""
+        assert source.run.score_epoch is not None
+        return source.norms(source.run.score_epoch)

@@ -2,39 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.scores.base import GradientMethod, QueryResult
-from raydrop.scores.sharding import ShardedGradients
+from raydrop.errors import ScoringError
+from raydrop.scores.base import GradientMethod
+from raydrop.scores.source import GradientSource
+
+
+def moso_scores(
+    source: GradientSource, product: Callable[[int], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Return mean_t (T / N) eta_t p_t over the sampled checkpoints t, (M,).
+
+    Args:
+        source: Gives T, the steps of its query run, N = M, the samples that it was trained on, and
+            eta_t, its learning rate at checkpoint t.
+        product: Gives p_t (M,) for an epoch: a product of mean gradient and own gradient.
+    """
+    run = source.run
+    total = np.zeros(len(source.positions))
+    for epoch in run.sampled:
+        total += run.rate_after(epoch) * product(epoch)
+    return total * run.steps / (len(source.positions) * len(run.sampled))
+
+
+def leave_one_out(
+    dots: NDArray[np.float64], norms: NDArray[np.float64], n: int
+) -> NDArray[np.float64]:
+    """Return <(N G - g_i) / (N - 1), g_i> = (N d_i - ||g_i||^2) / (N - 1).
+
+    (N G - g_i) / (N - 1) is the mean gradient of all samples but i.
+
+    Args:
+        dots: d_i = <G, g_i>, (M,).
+        norms: ||g_i||, (M,).
+        n: N, the samples that G is the mean of, at least 2.
+    """
+    return (n * dots - norms**2) / (n - 1)
 
 
 class Moso(GradientMethod):
-    """First-order moving-one-sample-out score from one surrogate, the query run.
+    """First-order moving-one-sample-out score, from a surrogate for each part of the training set.
 
     M(z_i) = mean over checkpoints t of (T / N) eta_t <G_t, grad l(z_i, w_t)>, with T the steps of
-    the run, N the training samples, eta_t the learning rate and G_t the mean gradient of all
-    training samples at checkpoint t. The checkpoints are evenly spread over the run. The paper's
-    leave-one-out gradient is (N G - g_i) / (N - 1); G replaces it here, which leaves out a term of
-    order || g_i ||^2 / N.
+    the surrogate that z_i's part was trained with, N the samples of that part, eta_t the learning
+    rate, and G_t the mean gradient of the part's samples at checkpoint t, all parameters, model in
+    eval mode. The checkpoints are sampled once for all parts. A high score says that the others'
+    loss would suffer without the sample, so it is kept; mislabelled samples and outliers come out
+    low or negative.
 
-    Per checkpoint: one backward pass for G, and one forward-mode product for all dot products.
+    G_t stands for the leave-one-out gradient (N G_t - g_i) / (N - 1) of the paper, which leaves out
+    a term of order ||g_i||^2 / N; :class:`MosoLoo` has it. With one part the query run on all the
+    data is the surrogate.
     """
 
     name = "moso"
     summary = "agreement with the mean gradient over training; least useful pruned first"
     citation = "Tan et al. 2023, arXiv 2310.14664"
+    reads = "partitions"
+    looks_at = "sampled"
+    quantities = ("dot_with_mean",)
 
-    def passes(self, checkpoints: int) -> int:
-        """Return two per checkpoint: one for the mean gradient, one for the products."""
-        return 2 * checkpoints
+    def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
+        """Return the scores (M,)."""
+        return moso_scores(source, source.dots_with_mean)
 
-    def from_gradients(self, run: QueryResult, gradients: ShardedGradients) -> NDArray[np.floating]:
-        """Return the scores (N,), in float64."""
-        total = np.zeros(gradients.n)
-        for epoch in run.spread:
-            state = run.state_after(epoch)
-            mean = gradients.mean_gradient(state)
-            rate = run.learning_rates[epoch - 1]
-            total += rate * gradients.dots(state, mean).astype(np.float64)
-        return total * run.steps / (gradients.n * len(run.spread))
+
+class MosoLoo(GradientMethod):
+    """MoSo with the exact leave-one-out gradient.
+
+    As :class:`Moso`, with <(N G_t - g_i) / (N - 1), g_i> in place of <G_t, g_i>: what is left of
+    the agreement once a sample no longer agrees with itself. The difference matters where N, the
+    samples of a part, is small, or a gradient is large: ||g_i||^2 / N against <G_t, g_i>.
+    """
+
+    name = "moso_loo"
+    summary = "moso with the sample itself left out of the mean gradient"
+    citation = "Tan et al. 2023, arXiv 2310.14664"
+    reads = "partitions"
+    looks_at = "sampled"
+    quantities = ("norm", "dot_with_mean")
+
+    def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
+        """Return the scores (M,).
+
+        Raises:
+            ScoringError: If a part has fewer than two samples.
+        """
+        n = len(source.positions)
+        if n < 2:
+            raise ScoringError(
+                f"Expected at least 2 samples in each part, to leave one out, found {n}; "
+                "lower partitions."
+            )
+
+        def product(epoch: int) -> NDArray[np.float64]:
+            norms, dots = source.norms_and_dots_with_mean(epoch)
+            return leave_one_out(dots, norms, n)
+
+        return moso_scores(source, product)

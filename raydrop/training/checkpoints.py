@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from raydrop.data.sampling import raw_draws
 from raydrop.errors import StoreError
 
 
@@ -43,6 +44,33 @@ def load_state(model: nn.Module, state: NDArray[np.float32]) -> None:
         value.copy_(piece.view(value.shape))
 
 
-def checkpoint_epochs(epochs: int, count: int) -> tuple[int, ...]:
-    """Return the epochs, from 1, after which a run leaves its evenly spread checkpoints."""
-    return tuple(sorted({max(1, round(epochs * (i + 1) / count)) for i in range(count)}))
+def sampled_epochs(epochs: int, count: int, seed: int) -> tuple[int, ...]:
+    """Return the epochs, from 1, after which a run leaves the checkpoints that scores average over.
+
+    The epochs are cut into ``count`` strata of nearly equal length, and one epoch is drawn from
+    each. Where ``count`` divides ``epochs``, each epoch is equally likely, as with a uniform draw,
+    but the average over the checkpoints varies less. The draw depends neither on the machine nor on
+    NumPy's version.
+
+    Args:
+        epochs: E, epochs of the whole run.
+        count: T, checkpoints; from E on, every epoch is one.
+        seed: Seed of the draw.
+
+    Returns:
+        min(T, E) ascending epochs.
+
+    Example:
+        >>> sampled_epochs(30, 5, seed=0)
+        (6, 8, 18, 23, 27)
+    """
+    count = min(count, epochs)
+    edges = [epochs * i // count for i in range(count + 1)]
+    draws = raw_draws(count, seed, "query/checkpoints").tolist()
+    strata = zip(edges[:-1], edges[1:], draws, strict=True)
+    return tuple(1 + low + draw % (high - low) for low, high, draw in strata)
+
+
+def score_epoch(epochs: int, fraction: float) -> int:
+    """Return the epoch, from 1, at which early-training scores look: a fraction of the run."""
+    return max(1, round(fraction * epochs))

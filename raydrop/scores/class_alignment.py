@@ -1,0 +1,47 @@
+"""Class alignment: whether training on a sample helps the class that is worst off."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydrop.scores.base import GradientMethod
+from raydrop.scores.source import GradientSource
+
+
+class ClassAlignment(GradientMethod):
+    """sum over sampled checkpoints t of eta_t <g_i, G_w>, with w the class of lowest recall.
+
+    g_i is the sample's gradient over all parameters, and G_w the mean gradient of the training
+    samples of class w, both at checkpoint t. To first order a step along -g_i changes the mean loss
+    of class w by -eta_t <g_i, G_w>, so the score is how much a step on the sample helps that class:
+    TracIn's influence (Pruthi et al. 2020, arXiv 2002.08484) on the class instead of on a test
+    sample. Large values are kept. Recalls are those of the query run on validation.
+    """
+
+    name = "class_alignment"
+    summary = "agreement with the gradient of the class of lowest recall; largest kept"
+    citation = "after Pruthi et al. 2020, arXiv 2002.08484"
+    looks_at = "sampled"
+    quantities = ("dot_with_class_mean",)
+
+    def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
+        """Return the alignments (M,)."""
+        assert source.validation_recalls is not None
+        worst = worst_class(source.validation_recalls, source.labels)
+        total = np.zeros(len(source.positions))
+        for epoch in source.run.sampled:
+            rate = source.run.rate_after(epoch)
+            total += rate * source.dots_with_class_mean(epoch, worst)
+        return total
+
+
+def worst_class(recalls: NDArray[np.float64], labels: NDArray[np.int64]) -> int:
+    """Return the class of lowest recall among those with training samples, the first on ties.
+
+    Args:
+        recalls: Recall of each class, (K,).
+        labels: Classes of the training samples, (N,).
+    """
+    present = np.bincount(labels, minlength=len(recalls)) > 0
+    return int(np.argmin(np.where(present, recalls, np.inf)))
