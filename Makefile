@@ -41,12 +41,15 @@ format: $(STAMP) ## Format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-benchmarks: $(STAMP) ## Measure what training costs beside a bare loop
+benchmarks: $(STAMP) ## Measure training and gradient scores beside bare loops and other libraries
+	$(UV) pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --editable '.[bench]'
 	$(VENV)/bin/python benchmarks/training.py
+	$(VENV)/bin/python benchmarks/scoring.py
+	$(VENV)/bin/python benchmarks/scoring.py --sharded
 
 constraints: $(STAMP) ## Resolve every version anew into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \
-	  $(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	  $(UV) pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 --upgrade \
 	    --no-header --no-annotate --no-emit-index-url --quiet; } > .constraints.new
 	@mv .constraints.new constraints.txt
 

@@ -368,9 +368,6 @@ EMBEDDINGS = {
         (9,), lambda: _embedding(padding_idx=-1), words=True
     ),
     "embedding, sparse": headed((TOKENS,), lambda: _embedding(sparse=True), words=True),
-    "embedding scaled by frequency": headed(
-        (9,), lambda: _embedding(scale_grad_by_freq=True), words=True, general=("layers.0.*",)
-    ),
     "embedding of limited length": headed(
         (TOKENS,), lambda: _embedding(max_norm=0.7), words=True, general=("layers.0.*",)
     ),
@@ -394,6 +391,18 @@ EMBEDDINGS = {
         parts=lambda: {"embed": _embedding(), "at": _embedding(), "head": linear(CLASSES)},
         words=True,
     ),
+    "twice as many positions as samples": applied(
+        lambda self, x: self.head(
+            torch.tanh(self.embed(x) + self.at(torch.arange(2 * BATCH))).mean(1)
+        ),
+        (2 * BATCH,),
+        parts=lambda: {
+            "embed": _embedding(),
+            "at": nn.Embedding(2 * BATCH, WIDTH),
+            "head": linear(CLASSES),
+        },
+        words=True,
+    ),
     "as many positions as samples": applied(
         lambda self, x: self.head(torch.tanh(self.embed(x) + self.at(torch.arange(BATCH))).mean(1)),
         (BATCH,),
@@ -414,6 +423,7 @@ class Attending(nn.Module):
         values: int | None = None,
         mask: str = "",
         weights: bool = False,
+        average: bool = True,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -422,26 +432,31 @@ class Attending(nn.Module):
         self.to_keys = linear(keys, bias=False) if keys else nn.Identity()
         self.to_values = linear(values) if values else nn.Identity()
         self.head = linear(CLASSES)
-        self.mask, self.weights = mask, weights
+        self.mask, self.weights, self.average = mask, weights, average
 
     def forward(self, inputs: Tensor) -> Tensor:
         masks: dict[str, Tensor] = {}
-        if self.mask == "causal":
+        if "causal" in self.mask:
             masks["attn_mask"] = torch.triu(torch.ones(TOKENS, TOKENS), 1).bool()
-        if self.mask == "own":
+        if "own" in self.mask:
             scores = inputs @ inputs.transpose(1, 2)
             masks["attn_mask"] = scores.repeat_interleave(self.attention.num_heads, 0)
-        if self.mask == "padding":
+        if "padding" in self.mask and "soft" not in self.mask:
             masks["key_padding_mask"] = F.pad(inputs[:, 1:, 0] > 0, (1, 0))
-        if self.mask == "soft padding":
+        if "soft padding" in self.mask:
             masks["key_padding_mask"] = inputs[:, :, 0]
         words = [inputs, self.to_keys(inputs), self.to_values(inputs)]
         if not self.attention.batch_first:
             words = [each.transpose(0, 1) for each in words]
-        attended, weights = self.attention(*words, need_weights=self.weights, **masks)
+        attended, weights = self.attention(
+            *words, need_weights=self.weights, average_attn_weights=self.average, **masks
+        )
         mean = attended.mean(1 if self.attention.batch_first else 0)
         logits = self.head(torch.tanh(mean))
-        return logits + weights[:, 0, :1] if self.weights else logits
+        if not self.weights:
+            return logits
+        first = weights[:, 0] if self.average else weights[:, 0, 0] - weights[:, 1, 1]
+        return logits * (1 + first[:, :1])
 
 
 def _attention(tokens: int = TOKENS, **options: Any) -> Case:
@@ -505,6 +520,9 @@ TRANSFORMERS = {
     "attention, sequence first": _attention(batch_first=False),
     "attention, sequence first, as many tokens as samples": _attention(BATCH, batch_first=False),
     "attention with weights": _attention(weights=True),
+    "attention with the weights of each head": _attention(weights=True, average=False),
+    "attention, causal and padded": _attention(mask="causal and padding", weights=True),
+    "attention, own mask and padded softly": _attention(mask="own and soft padding"),
     "attention without bias": _attention(bias=False),
     "attention across": _attention(keys=5, values=3),
     "attention across, of the same width": _attention(keys=WIDTH, values=WIDTH),
@@ -769,6 +787,20 @@ SHARED = {
         lambda self, x: self.head(torch.tanh(self.layer(x))),
         parts=lambda: {"layer": frozen(linear()), "head": linear(CLASSES)},
     ),
+    "frozen convolution and norms between layers that learn": headed(
+        (2, 6, 6),
+        lambda: nn.Conv2d(2, 4, 3),
+        lambda: frozen(nn.BatchNorm2d(4)),
+        nn.Tanh,
+        lambda: frozen(nn.Conv2d(4, 4, 2)),
+        lambda: frozen(nn.GroupNorm(2, 4)),
+        lambda: nn.Conv2d(4, 3, 2),
+        nn.Tanh,
+        lambda: frozen(nn.LayerNorm((2, 2))),
+    ),
+    "frozen attention between layers that learn": headed(
+        (TOKENS, WIDTH), linear, lambda: frozen(_encoder_layer()), linear
+    ),
     "frozen layer after one that learns": applied(
         lambda self, x: self.head(torch.tanh(self.layer(x))),
         parts=lambda: {"layer": linear(), "head": frozen(linear(CLASSES))},
@@ -901,6 +933,15 @@ class Recurrent(nn.Module):
         return self.head(self.layer(inputs)[0][:, -1])
 
 
+class Exponential(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return values.exp()
+
+
+def _with_parametrised_bias(layer: nn.Linear) -> nn.Module:
+    return nn.utils.parametrize.register_parametrization(layer, "bias", Exponential())
+
+
 def _old_weight_norm() -> nn.Module:
     return nn.utils.weight_norm(linear())
 
@@ -948,6 +989,12 @@ ODD = {
     "hook that changes gradients": headed((WIDTH,), linear, nn.Tanh, _halving_gradients),
     "spectral norm": headed(
         (WIDTH,), lambda: parametrizations.spectral_norm(linear()), general=("layers.0.*",)
+    ),
+    "bias with a parametrisation": headed(
+        (WIDTH,),
+        lambda: _with_parametrised_bias(linear()),
+        general=("layers.0.parametrizations.*",),
+        either=("layers.0.weight",),
     ),
     "weight norm": headed(
         (2, 5, 5), lambda: parametrizations.weight_norm(nn.Conv2d(2, 3, 3)), general=("layers.0.*",)

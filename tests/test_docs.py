@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,10 +73,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def _requirements(project: dict[str, Any]) -> list[str]:
+    extras = project["optional-dependencies"]
+    return [*project["dependencies"], *extras["dev"], *extras["bench"]]
+
+
 def test_every_dependency_has_its_reason() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     project = tomllib.loads(text)["project"]
-    for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    for requirement in _requirements(project):
         (line,) = [line for line in text.splitlines() if f'"{requirement}"' in line]
         assert " # " in line, requirement
 
@@ -84,7 +90,7 @@ def test_every_dependency_is_pinned_without_an_address() -> None:
     pins = (ROOT / "constraints.txt").read_text()
     assert "://" not in pins
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    for requirement in _requirements(project):
         name = re.split(r"[\[<>=~]", requirement)[0]
         assert re.search(rf"^{re.escape(name)}==", pins, re.MULTILINE), name
 

@@ -244,6 +244,7 @@ def test_an_error_in_a_shard_is_told_with_its_reason_and_the_pool_goes_on(
     assert np.flatnonzero(~partial.written).tolist() == list(range(64, 128))
     with pytest.raises(ScoringError, match=r"give its gradient_sum, .* shard 1 \(.*no luck;"):
         gradients.mean_gradient(state, positions)
+    assert [line[0] for line in worker.lines()].count("gradient_sum") <= 5  # no sum to be kept
     broken.unlink()
     # Somebody loses interest while both workers are busy.
     results = executor.map("norm", make_shards(positions), executor.share(state))
@@ -270,6 +271,20 @@ def test_without_workers_the_reason_is_told(
     reason = r"found 13 that did not, .*none of 1 workers answered within 1 s, so see with 'ray st"
     with pytest.raises(ScoringError, match=reason):
         ShardedGradients(start(1, cpus=2), ids).per_sample("norm", state, positions)
+
+
+def test_without_workers_the_shard_that_killed_most_is_named_first() -> None:
+    shards = make_shards(np.arange(4 * 64))
+    work = pool._Values(pool._Job(shard, lambda actor: ()) for shard in shards)
+    for job, deaths in zip(list(work.waiting), (0, 1, 2, 0), strict=True):
+        job.deaths = deaths
+    work.give_up("none of 7 workers is left")
+    assert not work.is_open
+    assert [shard.index for shard, _ in work.failures] == [2, 1, 0, 3]
+    assert work.failures[0][1].startswith("its worker died 2 times,")
+    assert all(reason.endswith("none of 7 workers is left") for _, reason in work.failures)
+    with pytest.raises(ScoringError, match=r"4 not, first shard 2 \(positions 128 to 191\)"):
+        work.check()
 
 
 class Reference:

@@ -303,6 +303,18 @@ def test_batch_size_changes_no_value_and_the_same_batch_size_no_bit(
         np.testing.assert_allclose(values, found[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("task", get_args(Task))
+def test_precision_reaches_the_engine(
+    task: Task, worker: GradientWorker, digits: PreparedData, state: Vector, direction: Vector
+) -> None:
+    shard = Shard(0, np.arange(64))
+    narrow = GradientWorker(digits, "small_cnn", precision="bf16", memory_bytes=SMALL_MEMORY)
+    found, plain = (w.run(task, shard, state, direction) for w in (narrow, worker))
+    assert found.dtype == np.float32
+    assert found.tobytes() != plain.tobytes()
+    assert np.linalg.norm(found - plain) < 0.05 * np.linalg.norm(plain)
+
+
 def test_sums_within_a_shard_are_taken_in_float64(
     digits: PreparedData, state: Vector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

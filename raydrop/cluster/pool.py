@@ -394,7 +394,8 @@ class _Crew:
                 f"none of {self._size} workers answered within {ANSWER_SECONDS:g} s, so see with "
                 "'ray status' that the nodes are there"
             )
-        return f"none of {self._size} workers is left{self._reason}"
+        reason = self._reason or f"each was started again {RESTARTS} times"
+        return f"none of {self._size} workers is left ({reason})"
 
 
 def _outcome(reference: Any) -> Any:
@@ -411,6 +412,4 @@ def _killed(job: _Job) -> str:
 
 def _last_words(error: exceptions.ActorDiedError) -> str:
     """Return why an actor could not be built; nothing if its process died."""
-    if not error.actor_init_failed:
-        return ""
-    return f" ({str(error).strip().splitlines()[-1].rstrip('.')})"
+    return str(error).strip().splitlines()[-1].rstrip(".") if error.actor_init_failed else ""

@@ -95,9 +95,8 @@ def run_scores(
         return {}
     failed = {run.key: reason for run in scores if (reason := _lost_query(run, lost))}
     waiting = [run for run in scores if run.key not in failed]
-    with stage_progress(
-        context.console, "scores", len(waiting), _work(context, waiting)
-    ) as progress:
+    work = _work(context, waiting)
+    with stage_progress(context.console, "scores", len(waiting), work or None) as progress:
         for model, runs in _by_pool(waiting).items():
             with _gradients(context, model, progress) as gradients:
                 for run in runs:
@@ -106,16 +105,17 @@ def run_scores(
                     except RaydropError as error:
                         failed[run.key] = str(error)
                     waiting.remove(run)
-                    # What it shared with others, or left undone, is work no longer expected of it.
-                    progress.expect(1 + _work(context, waiting))
-                    progress.advance(f"{run.method} of {run.model}, seed {run.seed}")
+                    if work:
+                        # What it shared with others, or left undone, is no longer expected of it.
+                        progress.expect(_work(context, waiting))
+                    note = f"{run.method} of {run.model}, seed {run.seed}"
+                    progress.advance(note, work=0 if work else 1)
     return failed
 
 
-def _work(context: Context, scores: list[ScoreRun]) -> float:
-    """Return the work of some scores: samples put through a network, and one for each score."""
-    visits = visited_samples(context.study, scores, len(context.train), context.store)
-    return float(visits + len(scores))
+def _work(context: Context, scores: list[ScoreRun]) -> int:
+    """Return the work of some scores: samples put through a network; all else takes no time."""
+    return visited_samples(context.study, scores, len(context.train), context.store)
 
 
 def _by_pool(scores: list[ScoreRun]) -> dict[str | None, list[ScoreRun]]:

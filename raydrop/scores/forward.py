@@ -23,6 +23,12 @@ class ForwardMode(Arithmetic):
         weight, bias = self.value(Slot(conv, "weight")), self.value(Slot(conv, "bias"))
         return cast(Tensor, _Convolution.apply(x, weight, bias, conv))  # type: ignore[no-untyped-call]
 
+    def embedding(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Return rows of a table, the padding without a tangent, as it has no gradient."""
+        y = super().embedding(layer, x)
+        padding = cast("nn.Embedding", layer).padding_idx
+        return y if padding is None else torch.where((x == padding)[..., None], y.detach(), y)
+
     def scale_shift(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """Return x * scale + shift."""
         return cast(Tensor, _ScaleShift.apply(x, scale, shift))  # type: ignore[no-untyped-call]

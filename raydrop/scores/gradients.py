@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -27,8 +28,8 @@ from torch.func import functional_call, grad, jvp, vmap
 from raydrop.errors import ScoringError
 from raydrop.scores.forward import ForwardMode
 from raydrop.scores.layers import Arithmetic, replaced, ruled_slots
-from raydrop.scores.memory import is_out_of_memory
-from raydrop.scores.tape import Plan, Tape, UnplannedUseError, probe
+from raydrop.scores.memory import bytes_per_sample, is_out_of_memory
+from raydrop.scores.tape import Plan, Tape, UnplannedUseError, probe, reached
 from raydrop.study import ScoringPrecision
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
@@ -41,6 +42,8 @@ DIRECTIONS_AT_ONCE = 4
 
 _log = logging.getLogger(__name__)
 _plans: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
+_activations: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], int]] = WeakKeyDictionary()
+_forward_modes: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
 _said: WeakSet[nn.Module] = WeakSet()
 _no_forward_mode: WeakSet[nn.Module] = WeakSet()
 
@@ -135,9 +138,12 @@ def per_sample_dots(
     """
     parameters = _checked_parameters(model)
     count = _check_directions(parameters, directions)
+    directions = {name: value.detach() for name, value in directions.items()}
     if model not in _no_forward_mode:
         try:
-            return _forward_mode(model, inputs, labels, directions, count, loss, precision)
+            if _forward_mode_agrees(model, inputs, labels, loss, precision):
+                return _forward_mode(model, inputs, labels, directions, count, loss, precision)
+            _no_forward_mode.add(model)
         except (RuntimeError, NotImplementedError) as error:
             if is_out_of_memory(error):
                 raise
@@ -206,6 +212,7 @@ def norm_and_dot(
     """
     parameters = _checked_parameters(model)
     _check_directions(parameters, {name: value[None] for name, value in direction.items()})
+    direction = {name: value.detach() for name, value in direction.items()}
     tape = _backward_mode(model, inputs, labels, direction, loss, precision)
     kind = _result_type(parameters)
     return tape.squares.sqrt().to(kind), tape.dots.to(kind)
@@ -241,7 +248,8 @@ def gradient_sum(
         gradients = torch.autograd.grad(
             total, list(named.values()), allow_unused=True, materialize_grads=True
         )
-    return dict(zip(named, gradients, strict=True))
+    dense = (value.to_dense() if value.is_sparse else value for value in gradients)
+    return dict(zip(named, dense, strict=True))
 
 
 def coverage(model: nn.Module, inputs: Tensor | None = None) -> tuple[ParameterPath, ...]:
@@ -309,6 +317,11 @@ def check_eval(model: nn.Module) -> None:
             )
         dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
         tracked = isinstance(module, nn.modules.instancenorm._InstanceNorm)
+        if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+            raise ScoringError(
+                f"Expected gradients that do not depend on the batch, found layer {name!r} that "
+                "scales them by how often a word occurs there; set scale_grad_by_freq=False."
+            )
         if module.training and (dropout or (tracked and module.track_running_stats)):
             raise ScoringError(
                 f"Expected a model in eval mode, found layer {name or 'model'!r} in train mode, "
@@ -348,12 +361,49 @@ def _forward_mode(
     def product(tangent: dict[str, Tensor]) -> Tensor:
         return cast(Tensor, jvp(losses, (parameters,), (tangent,))[1])
 
-    kinds = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.MultiheadAttention)
+    kinds = (
+        nn.modules.conv._ConvNd,
+        nn.modules.batchnorm._BatchNorm,
+        nn.Embedding,
+        nn.MultiheadAttention,
+    )
     math_only = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    with torch.no_grad(), math_only, replaced(model, ForwardMode(), kinds):
+    with torch.no_grad(), math_only, _no_word_of_speed(), replaced(model, ForwardMode(), kinds):
         if count == 1:
             return product({name: value[0] for name, value in tangents.items()})[:, None]
         return vmap(product, out_dims=1, chunk_size=DIRECTIONS_AT_ONCE)(tangents)
+
+
+def _forward_mode_agrees(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    loss: SampleLoss,
+    precision: ScoringPrecision,
+) -> bool:
+    """Whether forward mode gives what the backward pass defines, tried once on two samples.
+
+    A model may say that something has no gradient, or another one, in ways of which forward mode
+    knows nothing: a forward pass without gradients, a hook that changes them.
+    """
+    key = (inputs.shape[1:], inputs.dtype, tuple(_names(model)), loss, precision)
+    tried = _forward_modes.setdefault(model, {})
+    if key not in tried:
+        plan = _plan(model, inputs, labels, loss)
+        generator = torch.Generator().manual_seed(0)
+        direction = {
+            name: torch.randn(value.shape, generator=generator).to(value)
+            for name, value in parameters_of(model).items()
+        }
+        finite = inputs[:2].nan_to_num() if inputs.is_floating_point() else inputs[:2]
+        pair = finite, _fitting(loss, labels[:2], plan.classes)
+        tape = _backward_mode(model, *pair, direction, loss, precision)
+        stacked = {name: value[None] for name, value in direction.items()}
+        found = _forward_mode(model, *pair, stacked, 1, loss, precision)[:, 0]
+        length = torch.stack([v.double().norm() for v in direction.values()]).norm()
+        bound = (3e-2 if precision == "bf16" else 1e-4) * length * tape.squares.sqrt()
+        tried[key] = bool(((found - tape.dots).abs() <= bound).all())
+    return tried[key]
 
 
 def _backward_mode(
@@ -369,23 +419,52 @@ def _backward_mode(
     if loss is cross_entropy:
         _check_labels_fit(labels, plan.classes)
     names = _names(model)
+    batch = (inputs, labels, direction, loss, precision)
     try:
-        tape = Tape(plan, names, len(inputs), direction, inputs)
-        if plan.ruled:
-            # If the general ones were differentiated too, autograd would pass the tape by.
-            with torch.enable_grad(), _frozen(model, plan.general):
-                with replaced(model, tape):
-                    total = _losses(model, None, inputs, labels, loss, precision).sum()
-                if total.requires_grad:
-                    torch.autograd.grad(total, tape.anchor, allow_unused=True)
-            tape.finish()
+        tape = _by_rules(model, plan, names, *batch)
     except UnplannedUseError:
-        plan = Plan(frozenset(), frozenset(names.values()), frozenset(), {}, {}, plan.classes)
-        tape = Tape(plan, names, len(inputs), direction, inputs)
+        # Something about the model or the loss is not what it was: look at it anew.
+        _plans.pop(model, None)
+        try:
+            plan = _plan(model, inputs, labels, loss)
+            tape = _by_rules(model, plan, names, *batch)
+        except UnplannedUseError:
+            plan = Plan(frozenset(), frozenset(names.values()), frozenset(), {}, {}, plan.classes)
+            tape = _by_rules(model, plan, names, *batch)
     if plan.general:
         for first, formed in _general(model, plan.general, inputs, labels, loss, precision):
             for name, value in formed.items():
                 tape.add(value, None if direction is None else direction[name], first)
+    return tape
+
+
+def _by_rules(
+    model: nn.Module,
+    plan: Plan,
+    names: Mapping[int, str],
+    inputs: Tensor,
+    labels: Tensor,
+    direction: Mapping[str, Tensor] | None,
+    loss: SampleLoss,
+    precision: ScoringPrecision,
+) -> Tape:
+    """Return what the parameters with a rule add.
+
+    Raises:
+        UnplannedUseError: If the plan does not fit what the model does.
+    """
+    tape = Tape(plan, names, len(inputs), direction, inputs)
+    if not plan.ruled:
+        return tape
+    # If the general ones were differentiated too, autograd would pass the tape by. Layers stay
+    # replaced in the backward pass, which runs those again whose activations were not kept.
+    with torch.enable_grad(), _frozen(model, plan.general), replaced(model, tape):
+        total = _losses(model, None, inputs, labels, loss, precision).sum()
+        if reached(total, names):
+            raise UnplannedUseError
+        if total.requires_grad:
+            torch.autograd.grad(total, tape.anchor, allow_unused=True)
+    tape.finish()
     return tape
 
 
@@ -404,24 +483,56 @@ def _general(
     """
     wanted = {name: value for name, value in parameters_of(model).items() if name in names}
     held = sum(value.numel() * value.element_size() for value in wanted.values())
-    step = max(1, GENERAL_BYTES // max(1, held))
+    step = max(1, GENERAL_BYTES // (held + _activation_bytes(model, inputs)))
+    for first in range(0, len(inputs), step):
+        part = slice(first, first + step)
+        yield first, _formed(model, wanted, inputs[part], labels[part], loss, precision)
+
+
+def _formed(
+    model: nn.Module,
+    wanted: dict[str, Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    loss: SampleLoss,
+    precision: ScoringPrecision,
+) -> dict[str, Tensor]:
+    """Return whole gradients (b, *shape) of a few samples."""
 
     def single(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         pair = image[None], label[None]
         return _losses(model, values, *pair, loss, precision, checked=False).sum()
 
-    gradients = vmap(grad(single), in_dims=(None, 0, 0))
     with replaced(model, Arithmetic(), (nn.modules.batchnorm._BatchNorm, nn.MultiheadAttention)):
-        for first in range(0, len(inputs), step):
-            images, classes = inputs[first : first + step], labels[first : first + step]
-            try:
-                yield first, gradients(wanted, images, classes)
-            except (RuntimeError, NotImplementedError) as error:
-                if is_out_of_memory(error):
-                    raise
-                pairs = zip(images, classes, strict=True)
-                each = [_single(model, wanted, *pair, loss, precision) for pair in pairs]
-                yield first, {name: torch.stack([g[name] for g in each]) for name in wanted}
+        try:
+            with torch.no_grad(), _no_word_of_speed():
+                return dict(vmap(grad(single), in_dims=(None, 0, 0))(wanted, inputs, labels))
+        except (RuntimeError, NotImplementedError) as error:
+            if is_out_of_memory(error):
+                raise
+        pairs = zip(inputs, labels, strict=True)
+        each = [_single(model, wanted, *pair, loss, precision) for pair in pairs]
+        return {name: torch.stack([g[name] for g in each]) for name in wanted}
+
+
+@contextlib.contextmanager
+def _no_word_of_speed() -> Iterator[None]:
+    """Keep torch from warning that vmap runs some operation one sample after another."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        yield
+
+
+def _activation_bytes(model: nn.Module, inputs: Tensor) -> int:
+    """Return what one sample's activations take, as predicted once for each shape."""
+    known = _activations.setdefault(model, {})
+    shape = tuple(inputs.shape[1:])
+    if shape not in known:
+        try:
+            known[shape] = bytes_per_sample(model, shape)
+        except ScoringError:
+            known[shape] = 0  # not a model that can be tried without data
+    return known[shape]
 
 
 def _single(
@@ -450,9 +561,20 @@ def _plan(model: nn.Module, inputs: Tensor, labels: Tensor, loss: SampleLoss) ->
     if key not in plans:
         pair = labels[[0, min(1, len(labels) - 1)]]
         candidates = _candidates(model)
-        plans[key] = probe(model, names, candidates, inputs, lambda z: _unreduced(loss, z, pair))
+        plans[key] = probe(
+            model,
+            names,
+            candidates,
+            inputs,
+            lambda z: _unreduced(loss, z, _fitting(loss, pair, z.shape[-1])),
+        )
         _say_general(model, plans[key])
     return plans[key]
+
+
+def _fitting(loss: SampleLoss, labels: Tensor, classes: int) -> Tensor:
+    """Return labels that a trial run can do with; whether the real ones fit is checked later."""
+    return labels.clamp(0, classes - 1) if loss is cross_entropy else labels
 
 
 def _say_general(model: nn.Module, plan: Plan) -> None:
@@ -513,13 +635,27 @@ def _losses(
 ) -> Tensor:
     """Return the losses (B,) of a batch, with other parameter values where given."""
     half = precision == "bf16"
+    inputs = inputs.detach()
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
-        logits = model(inputs) if values is None else functional_call(model, values, (inputs,))
+        logits = model(inputs) if values is None else _called(model, values, inputs)
     if half:
         logits = logits.float()
     if checked and loss is cross_entropy:
         _check_labels_fit(labels, logits.shape[1])
     return _unreduced(loss, logits, labels)
+
+
+def _called(model: nn.Module, values: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    """Return a model's outputs with other parameter values, tied ones wherever they are."""
+    canonical = {id(parameter): name for name, parameter in model.named_parameters()}
+    # Each layer once: of one that a model holds twice, torch would not put back the parameters.
+    placed = {
+        f"{prefix}.{name}" if prefix else name: values[canonical[id(parameter)]]
+        for prefix, layer in model.named_modules()
+        for name, parameter in layer._parameters.items()
+        if parameter is not None and canonical[id(parameter)] in values
+    }
+    return cast(Tensor, functional_call(model, placed, (inputs,), tie_weights=False))
 
 
 def _unreduced(loss: SampleLoss, logits: Tensor, labels: Tensor) -> Tensor:

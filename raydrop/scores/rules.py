@@ -6,7 +6,8 @@ input x_t and an output gradient d_t. Two exact ways lead to its squared norm:
 * form every sample's gradient, a few samples at a time, reduce it, and let it go: T I O
   multiplications for I inputs and O outputs;
 * the Gram form, || sum_t d_t x_t' ||^2 = sum_{s,t} <x_s, x_t> <d_s, d_t>, in about T^2 (I + O). Its
-  terms cancel, so they are summed in float64 (Goodfellow 2015, arXiv 1510.01799, for T = 1).
+  terms cancel (inputs after a ReLU are all positive, output gradients sum to nearly zero), so all
+  of it is in float64 (Goodfellow 2015, arXiv 1510.01799, for T = 1).
 
 The cheaper of the two is taken. Shapes: B samples, each with k consecutive rows of the layer's
 batch dimension (k is 1 unless a model folds windows or time into it), C channels, ``slot`` for the
@@ -32,6 +33,9 @@ WORKSPACE_BYTES = {"cpu": 2**21, "cuda": 2**28}
 COPY_COST = 40
 """Multiplications that take as long as one addition of numbers out of order, as measured on a CPU
 for the shifted sums of :meth:`ConvUse._sum_over_taps`."""
+FAST_FLOAT64 = ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
+"""Compute capabilities of the GPUs whose float64 runs at half the float32 rate; others are at 1/32
+or below (NVIDIA's CUDA C++ programming guide, arithmetic throughput)."""
 SINGLE_WORK = 2**20
 """Multiplications from which on a CPU forms one sample's convolution gradient at a time."""
 
@@ -123,7 +127,7 @@ class LinearUse(Use):
         rows, positions, wide = self.inputs.shape
         narrow = delta.shape[2]
         positions *= rows // self.samples
-        gram = positions**2 * (wide + narrow)
+        gram = _gram_penalty(delta) * positions**2 * (wide + narrow)
         if role == "bias" or (positions > 1 and gram >= positions * wide * narrow):
             return super().square_and_dot(role, delta, direction)
         inputs = _full(self.inputs).reshape(self.samples, positions, wide)
@@ -174,21 +178,22 @@ class ConvUse(Use):
 
     def _one_by_one(self, inputs: Tensor, delta: Tensor) -> Tensor:
         """Let torch's own backward pass form one row's gradient at a time: its kernels are fast."""
-        reach = [self._reach(axis, size) for axis, size in enumerate(delta.shape[2:])]
-        padded = self._padded(inputs, reach)
+        padding = [before for before, _ in self._padding]
+        if self._mode != "constant" or any(before != behind for before, behind in self._padding):
+            reach = [self._reach(axis, size) for axis, size in enumerate(delta.shape[2:])]
+            inputs, padding = self._padded(inputs, reach), [0] * len(self._kernel)
         weight = delta.new_empty(delta.shape[1], inputs.shape[1] // self._groups, *self._kernel)
-        spatial = [0] * len(self._kernel)
         formed = [
             torch.ops.aten.convolution_backward(
                 delta[i : i + 1],
-                padded[i : i + 1],
+                inputs[i : i + 1],
                 weight,
                 None,
                 self._stride,
-                spatial,
+                padding,
                 self._dilation,
                 False,
-                spatial,
+                [0] * len(self._kernel),
                 self._groups,
                 [False, True, False],
             )[1]
@@ -260,7 +265,7 @@ class ConvUse(Use):
             for axis, size in enumerate(delta.shape[2:])
         )
         formed = positions * taps * channels * (outputs + COPY_COST)
-        multiplied = pixels**2 * channels + positions**2 * outputs
+        multiplied = _gram_penalty(delta) * (pixels**2 * channels + positions**2 * outputs)
         return multiplied + COPY_COST * taps * positions**2 < formed
 
     def _reach(self, axis: int, outputs: int) -> int:
@@ -441,33 +446,36 @@ class EmbeddingUse(Use):
         ids = self.inputs.reshape(self.samples, -1)
         gradient = gradient.reshape(*ids.shape, -1)
         same = ids[:, :, None] == ids[:, None, :]
-        square = _sum_of_grams(_gram(gradient), same.to(gradient.dtype))
+        square = _sum_of_grams(_gram(gradient), same.double())
         if direction is None:
             return square, torch.zeros_like(square)
         return square, _sum_of_products(direction[ids], gradient)
 
 
 def _gram(values: Tensor) -> Tensor:
-    """Return the inner products of positions, (B, T, T), of values (B, T, C)."""
-    return values @ values.transpose(1, 2)
+    """Return the inner products of positions, (B, T, T) in float64, of values (B, T, C)."""
+    exact = values.double()
+    return exact @ exact.transpose(1, 2)
+
+
+def _gram_penalty(values: Tensor) -> int:
+    """Return how many float32 multiplications one in float64 costs where the values are."""
+    if values.device.type != "cuda":
+        return 2
+    return 2 if torch.cuda.get_device_capability(values.device) in FAST_FLOAT64 else 64
 
 
 def _pixel_gram(values: Tensor) -> Tensor:
-    """Return the inner products of positions, (B, T, T), of values (B, C, ...)."""
+    """Return the inner products of positions, (B, T, T) in float64, of values (B, C, ...)."""
     return _gram(values.flatten(2).transpose(1, 2))
 
 
 def _sum_of_grams(first: Tensor, second: Tensor) -> Tensor:
-    """Return the sum of the products of two matrices (B, S, T) of inner products, (B,).
-
-    Their terms cancel: inputs after a ReLU are all positive, output gradients sum to nearly zero.
-    Rounded independently, the entries do little harm; the rows are summed in float64, since in
-    float32 the total would lose digits.
-    """
+    """Return the sum of the products of two float64 matrices (B, S, T) of inner products, (B,)."""
     samples, rows = first.shape[:2]
     left = first.reshape(samples * rows, 1, -1)
     by_row = torch.bmm(left, second.reshape(samples * rows, -1, 1))
-    return by_row.view(samples, rows).sum(1, dtype=torch.float64)
+    return by_row.view(samples, rows).sum(1)
 
 
 def _workspace(values: Tensor) -> int:

@@ -27,6 +27,10 @@ UseKey = tuple[str, int]
 """Name of the first parameter that a use reads, and how often one was read before."""
 
 
+UNCHANGED = -1
+"""No axis: exchanging a sample made no difference, which says nothing."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How every trainable parameter of a model is dealt with."""
@@ -37,8 +41,8 @@ class Plan:
     """Names that take the general path."""
     shared: frozenset[str]
     """Ruled ones that several uses read: their gradients are summed before they are reduced."""
-    axes: Mapping[UseKey, int]
-    """Axis of the inputs, 0 or 1, that holds the samples."""
+    axes: Mapping[UseKey, tuple[int, int]]
+    """Axis of the inputs, 0 or 1, that holds the samples, and how many rows of it each has."""
     reasons: Mapping[str, str]
     """Why a name takes the general path."""
     classes: int
@@ -161,8 +165,11 @@ class Tape(_Watching):
         active = self.active(slots)
         if not active:
             return y
-        axis = self._plan.axes.get(self.key(active))
-        if axis is None or x.shape[axis] % self._samples:
+        key = self.key(active)
+        if not torch.is_grad_enabled():
+            return y  # the model itself says that nothing is differentiated here
+        axis, rows = self._plan.axes.get(key, (0, 0))
+        if not rows or x.shape[axis] != rows * self._samples:
             raise UnplannedUseError
         if not y.requires_grad:
             # Nothing before it is differentiated, so autograd would stop short of this output.
@@ -190,7 +197,9 @@ class Tape(_Watching):
             square, dot = use.square_and_dot(role, delta, direction)
             self.squares += square
             self.dots += dot
-        use.inputs = use.inputs[:0]  # autograd holds this hook until all of the graph is done
+        use.inputs = use.inputs.new_empty(
+            0
+        )  # autograd holds this hook until all of the graph is done
 
     def _keep(self, name: str, slot: Slot, formed: Tensor) -> None:
         parameter = slot.parameter
@@ -209,7 +218,7 @@ class Tape(_Watching):
 
     def add(self, formed: Tensor, direction: Tensor | None, first: int = 0) -> None:
         """Add whole gradients (b, *shape) of the samples from ``first`` on."""
-        flat = formed.flatten(1).double()
+        flat = formed.reshape(len(formed), -1).double()
         rows = slice(first, first + len(flat))
         self.squares[rows] += flat.square().sum(1)
         if direction is not None:
@@ -233,23 +242,26 @@ def probe(
         loss: From outputs (2, ...) to losses (2,).
 
     Raises:
-        ScoringError: If one sample's output depends on another sample of its batch.
+        ScoringError: If one sample's output depends on another sample of its batch, or the loss on
+            parameters.
     """
-    first, second, other = _probe_samples(inputs)
     runs = []
-    for pair in (torch.stack([first, second]), torch.stack([first, other])):
+    for pair in _probe_pairs(inputs):
         watching = _Probe(names, candidates)
         with torch.enable_grad(), replaced(model, watching):
             outputs = model(pair)
             runs.append((watching.seen, outputs))
-    (seen, outputs), (changed, outputs_changed) = runs
-    _check_independent(outputs, outputs_changed)
-    reasons = dict.fromkeys(_reached(loss(outputs), names) & candidates, "used outside its layer")
-    axes: dict[UseKey, int] = {}
+    (seen, outputs), *others = runs
+    for _, outputs_changed in others:
+        _check_independent(outputs, outputs_changed)
+    _check_loss_reads_no_parameters(loss(outputs.detach()), names)
+    reasons = dict.fromkeys(reached(loss(outputs), names) & candidates, "used outside its layer")
+    axes: dict[UseKey, tuple[int, int]] = {}
     for key, use in seen.items():
-        axis = _sample_axis(use, changed.get(key))
+        found = {_sample_axis(use, changed.get(key)) for changed, _ in others} - {UNCHANGED}
+        axis = found.pop() if len(found) == 1 else None
         if axis is not None:
-            axes[key] = axis
+            axes[key] = axis, use.inputs.shape[axis] // 2
         for name, _ in use.slots if axis is None else ():
             reasons.setdefault(name, "its inputs do not hold one sample after another")
     general = frozenset(names.values()) - candidates | frozenset(reasons)
@@ -274,14 +286,19 @@ def _overlap(rows: list[slice | None]) -> bool:
     return None in rows or any(stop > start for (_, stop), (start, _) in gaps)
 
 
-def _probe_samples(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return two samples, and another one to exchange the second for."""
+def _probe_pairs(inputs: Tensor) -> list[Tensor]:
+    """Return two samples, and several times the same two with the second one exchanged."""
     first, second = inputs[0], inputs[min(1, len(inputs) - 1)]
-    if inputs.is_floating_point():
+    if not inputs.is_floating_point():
+        others = [torch.where(second > 0, second - 1, inputs.max()), inputs.max() - second]
+    else:
+        # A sample that is not finite would differ from itself.
+        first, second = first.nan_to_num(0.0, 1.0, -1.0), second.nan_to_num(0.0, 1.0, -1.0)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(second.shape, generator=generator).to(second)
-        return first, second, second.mean() + noise * (second - second.mean()).abs().max().clamp(1)
-    return first, second, torch.where(second > 0, second - 1, inputs.max())
+        spread = (second - second.mean()).abs().max().clamp(1)
+        others = [second.mean() + noise * spread, second.mean() - noise * spread, -second]
+    return [torch.stack([first, each]) for each in (second, *others)]
 
 
 def _check_independent(outputs: Tensor, changed: Tensor) -> None:
@@ -293,13 +310,24 @@ def _check_independent(outputs: Tensor, changed: Tensor) -> None:
         )
 
 
+def _check_loss_reads_no_parameters(losses: Tensor, names: Mapping[int, str]) -> None:
+    read = sorted(reached(losses, names))
+    if read:
+        raise ScoringError(
+            f"Expected a loss of logits and labels alone, found that it reads {read}; leave "
+            "penalties on parameters out, which are the same for every sample."
+        )
+
+
 def _sample_axis(use: _Seen, changed: _Seen | None) -> int | None:
-    """Return the axis along which only the second of two samples changed, or None."""
+    """Return the axis along which only the second of two samples changed, or None for none."""
     if changed is None or changed.inputs.shape != use.inputs.shape:
         return None
     if use.inputs._version != use.version or changed.inputs._version != changed.version:
         return None  # overwritten since, so nothing about it can be relied on
     differs = use.inputs != changed.inputs
+    if not differs.any():
+        return UNCHANGED
     if len(differs) % 2 == 0 and _second_half_only(differs):
         return 0
     if use.any_axis and differs.shape[1] == 2 and _second_half_only(differs.transpose(0, 1)):
@@ -312,7 +340,7 @@ def _second_half_only(differs: Tensor) -> bool:
     return not bool(first.any()) and bool(second.any())
 
 
-def _reached(losses: Tensor, names: Mapping[int, str]) -> frozenset[str]:
+def reached(losses: Tensor, names: Mapping[int, str]) -> frozenset[str]:
     """Return the names of parameters that autograd reaches from the losses."""
     found, visited, waiting = set(), set(), [losses.grad_fn]
     while waiting:
