@@ -62,14 +62,14 @@ small = dataclasses.replace(
     name="moso_transfer_small",
     dataset="digits",
     model="small_cnn",
-    param_space=spaces("small_cnn", ["shufflenet_v2_x0_5"], [0.4, 0.8]),
+    param_space=spaces("resnet56", ["small_cnn"], [0.2, 0.4, 0.6, 0.8]),
     seeds=(0, 1),
     training=dataclasses.replace(study.training, epochs=20, batch_size=32),
     # The paper's ratio of rate to batch size: a small surrogate swings too much with a higher one.
     query_training=Training(
         epochs=15, batch_size=64, learning_rate=0.025, nesterov=True, weight_decay=2e-4
     ),
-    partitions=4,
+    partitions=2,
     checkpoints=5,
 )
 

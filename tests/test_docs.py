@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from raydrop.cli import load_sweep
 from raydrop.cluster.space import expand
+from raydrop.models import build_model
 from raydrop.plan import trial_configs
 from raydrop.scores import score_method
+from raydrop.scores.gradients import parameters_of
 from raydrop.selection import quota_rule
 from raydrop.study import Study
 from raydrop.training.losses import loss_rule
@@ -51,8 +54,20 @@ def test_examples_in_docstrings(path: Path) -> None:
     assert result.failed == 0
 
 
+def _readme_code() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_readmes_gradient_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    _, code = _readme_code()
+    model = build_model("small_cnn", 3, (1, 8, 8)).eval()
+    names = {"model": model, "images": torch.rand(4, 1, 8, 8), "labels": torch.arange(4) % 3}
+    exec(code, {**names, "direction": parameters_of(model)})
+    assert len(capsys.readouterr().out.splitlines()) == len(list(model.parameters()))
+
+
 def test_the_readmes_example_is_a_study() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code, _ = _readme_code()
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     names: dict[str, object] = {"__name__": "example"}
     exec(code, names)

@@ -20,10 +20,7 @@ from gradient_cases import (
     BLOCKS,
     CASES,
     CLASSES,
-    CONVOLUTIONS,
-    DENSE,
     EMBEDDINGS,
-    NORMALISATION,
     ODD,
     SHARED,
     TRANSFORMERS,
@@ -149,7 +146,22 @@ LEFT_ALONE = [
     *ODD,
 ]
 
-FORWARD = [*DENSE, *CONVOLUTIONS, *NORMALISATION, *TRANSFORMERS, *SHARED, "embedding with padding"]
+FORWARD = [
+    "linear",
+    "conv2d",
+    "conv2d circular",
+    "conv3d grouped, strided, dilated",
+    "batch norm 2d",
+    "group norm",
+    "embedding with padding",
+    "attention, own mask and padded softly",
+    "encoder",
+    "vision transformer",
+    "tied linear layers",
+    "frozen weights, biases learn",
+    "frozen biases, weights learn",
+    "frozen convolution and norms between layers that learn",
+]
 
 every_case = pytest.mark.parametrize("name", CASES)
 
