@@ -604,6 +604,21 @@ def test_an_embedding_that_scales_by_the_batch_is_refused() -> None:
         per_sample_norm(model, torch.tensor([[1, 2], [2, 2]]), torch.tensor([0, 1]))
 
 
+def _skipping_large_ones(self: Any, inputs: Tensor) -> Tensor:
+    small = inputs[:, 0] < 100
+    outputs = inputs.clone()
+    outputs[small] = self.layer(inputs[small])
+    return self.head(torch.tanh(outputs))
+
+
+def test_a_sample_that_skips_a_layer_is_seen_although_no_other_one_does() -> None:
+    case = applied(_skipping_large_ones, parts=lambda: {"layer": linear(), "head": linear(CLASSES)})
+    problem = problem_of(case)
+    _assert_solves(problem)
+    problem.inputs[3, 0] = 1000
+    _assert_solves(problem)
+
+
 @pytest.mark.parametrize("name", ["conv2d", "batch norm 2d", "vision transformer", "lstm"])
 @pytest.mark.parametrize("row", [0, 1, 3])
 def test_a_sample_that_is_not_finite_leaves_the_others_alone(name: str, row: int) -> None:
@@ -1054,10 +1069,10 @@ def test_a_model_that_mixes_the_samples_of_a_batch_is_refused() -> None:
 
 
 def _overwriting(self: Any, inputs: Tensor) -> Tensor:
-    hidden = torch.tanh(self.layer(inputs))
+    hidden = self.layer(inputs)
     outputs = self.head(hidden)
     hidden.mul_(3)
-    return outputs
+    return torch.tanh(outputs)
 
 
 def test_an_input_overwritten_after_its_layer_is_an_error_as_in_training() -> None:

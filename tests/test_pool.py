@@ -287,6 +287,20 @@ def test_without_workers_the_shard_that_killed_most_is_named_first() -> None:
         work.check()
 
 
+def test_a_shard_is_tried_again_at_once_and_after_a_second_death_last() -> None:
+    shards = make_shards(np.arange(3 * 64))
+    work = pool._Values(pool._Job(shard, lambda actor: ()) for shard in shards)
+    orders = []
+    for _ in range(DEATHS_PER_SHARD):
+        job = next(job for job in work.waiting if job.shard.index == 0)
+        work.waiting.remove(job)
+        work.running += 1
+        work.ended(job, (), ray.exceptions.ActorUnavailableError("gone", None))
+        orders.append([job.shard.index for job in work.waiting])
+    assert orders == [[0, 1, 2], [1, 2, 0], [1, 2]]
+    assert [shard.index for shard, _ in work.failures] == [0]
+
+
 class Reference:
     """Stands for an object in Ray's store."""
 
