@@ -69,11 +69,15 @@ def cluster() -> Iterator[Cluster]:
     authentication.enable_token_auth_by_default()
     authentication.ensure_token_if_auth_enabled()
     head = {**_node(2), "include_dashboard": False, "_system_config": SYSTEM_CONFIG}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(**_node(3))
-    with ray_session(cluster.address):
-        yield cluster
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        # Whoever calls ray.init on this machine meanwhile is not to find this cluster.
+        patch.setattr("ray._private.utils.write_ray_address", lambda *_: None)
+        patch.setattr("ray._common.utils.reset_ray_address", lambda *_: None)
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster.add_node(**_node(3))
+        with ray_session(cluster.address):
+            yield cluster
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
