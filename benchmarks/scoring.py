@@ -612,7 +612,7 @@ def compare_executors(pairs: int, *, quick: bool) -> None:
             pools = [RayExecutor(reference, model, Layout(workers, 1, 0.0)) for workers in (1, 2)]
             one, two = (Checkpoint(data, model, pool) for pool in pools)
             here = Checkpoint(data, model, LocalExecutor(GradientWorker(data, model)))
-            gains = paired_ratios(one.run, two.run, pairs)
+            gains = [1 / ratio for ratio in paired_ratios(two.run, one.run, pairs)]
             print(f"sharded: {model}, throughput of two workers / one    {described(gains)}")
             costs = paired_ratios(one.run, here.run, pairs)
             print(f"sharded: {model}, one Ray worker / in this process   {described(costs)}")

@@ -221,6 +221,9 @@ CONVOLUTIONS = {
     "conv2d strided beyond its kernel": _convolution(
         nn.Conv2d, 3, 6, 6, out_channels=4, kernel_size=1, stride=2, bias=False
     ),
+    "conv2d strided along an axis where the kernel is one wide": _convolution(
+        nn.Conv2d, 2, 7, 7, out_channels=3, kernel_size=(1, 3), stride=(2, 3), padding=1
+    ),
     "conv2d strided without remainder": _convolution(
         nn.Conv2d, 3, 8, 8, out_channels=4, kernel_size=4, stride=4
     ),

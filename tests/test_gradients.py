@@ -20,6 +20,7 @@ from gradient_cases import (
     BLOCKS,
     CASES,
     CLASSES,
+    CONVOLUTIONS,
     EMBEDDINGS,
     ODD,
     SHARED,
@@ -964,11 +965,22 @@ def test_any_convolution_equals_the_batch_1_loop(
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(shape) - 2]
     found = solve(problem_of(headed(shape, lambda: kind(**options)), seed=seed))
     _assert_equals_the_loop(found)
+    _assert_every_form_equals_the_loop(found)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_every_form_of_a_convolution_equals_the_batch_1_loop(name: str) -> None:
+    _assert_every_form_equals_the_loop(solved(name))
+
+
+def _assert_every_form_equals_the_loop(found: Solved) -> None:
     for gram_pays, single_work in ((True, 0), (False, 0), (False, 10**9)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(rules.ConvUse, "_gram_pays", lambda self, delta, it=gram_pays: it)
             patch.setattr(rules, "SINGLE_WORK", single_work)
-            _assert_equals_the_loop(found, again=True)
+            norms, dots = norm_and_dot(*found.batch, found.direction)
+        assert_norms(norms, found.gradients)
+        assert_dots(dots, found.gradients, found.direction)
 
 
 @settings(properties, max_examples=30)
@@ -1000,12 +1012,10 @@ def test_any_embedding_equals_the_batch_1_loop(
     _assert_equals_the_loop(solve(problem_of(case, seed=seed)))
 
 
-def _assert_equals_the_loop(found: Solved, *, again: bool = False) -> None:
+def _assert_equals_the_loop(found: Solved) -> None:
     norms, dots = norm_and_dot(*found.batch, found.direction)
     assert_norms(norms, found.gradients)
     assert_dots(dots, found.gradients, found.direction)
-    if again:
-        return
     assert_norms(per_sample_norm(*found.batch), found.gradients)
     assert_dots(per_sample_dot(*found.batch, found.direction), found.gradients, found.direction)
 

@@ -32,6 +32,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
     try:
         if address is None:
             ray.init(
+                "local",  # or it would join a cluster that happens to run on this machine
                 num_cpus=num_cpus,
                 include_dashboard=False,
                 log_to_driver=False,
