@@ -269,6 +269,24 @@ def test_coverage_of_inputs_finds_uses_that_rules_do_not_see(name: str) -> None:
     assert all(each.reason for each in odd)
 
 
+@pytest.mark.parametrize("name", ["bare scale of the inputs", "vision transformer", "swin", "lstm"])
+def test_only_parameters_without_a_rule_take_the_general_path(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = solved(name)
+    taken: set[str] = set()
+    original = engine._general
+
+    def recording(model: nn.Module, names: frozenset[str], *rest: Any) -> Any:
+        taken.update(names)
+        return original(model, names, *rest)
+
+    monkeypatch.setattr(engine, "_general", recording)
+    per_sample_norm(*case.batch)
+    listed = coverage(case.problem.model, case.problem.inputs)
+    assert taken == {each.name for each in listed if each.path == "general"}
+
+
 @pytest.mark.parametrize("name", FORWARD)
 def test_dots_of_layers_with_a_rule_are_found_in_forward_mode(
     name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
