@@ -992,10 +992,14 @@ def test_every_form_of_a_convolution_equals_the_batch_1_loop(name: str) -> None:
 
 
 def _assert_every_form_equals_the_loop(found: Solved) -> None:
-    for gram_pays, single_work in ((True, 0), (False, 0), (False, 10**9)):
+    # In Gram form, one sample at a time, and by taps: one, two or all of them at a time.
+    forms = ((True, 0, 1), (False, 0, 1), (False, 10**9, 1), (False, 10**9, 7), (False, 10**9, 99))
+    for gram_pays, single_positions, tap_channels in forms:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(rules.ConvUse, "_gram_pays", lambda self, delta, it=gram_pays: it)
-            patch.setattr(rules, "SINGLE_WORK", single_work)
+            patch.setattr(rules, "SINGLE_POSITIONS", single_positions)
+            patch.setattr(rules, "TAP_CHANNELS", tap_channels)
+            patch.setitem(rules.WORKSPACE_BYTES, "cpu", 2048)  # several chunks of samples
             norms, dots = norm_and_dot(*found.batch, found.direction)
         assert_norms(norms, found.gradients)
         assert_dots(dots, found.gradients, found.direction)

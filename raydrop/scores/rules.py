@@ -36,8 +36,10 @@ for the shifted sums of :meth:`ConvUse._sum_over_taps`."""
 FAST_FLOAT64 = ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
 """Compute capabilities of the GPUs whose float64 runs at half the float32 rate; others are at 1/32
 or below (NVIDIA's CUDA C++ programming guide, arithmetic throughput)."""
-SINGLE_WORK = 2**20
-"""Multiplications from which on a CPU forms one sample's convolution gradient at a time."""
+SINGLE_POSITIONS = 512
+"""Output positions from which on a CPU forms one sample's convolution gradient at a time."""
+TAP_CHANNELS = 32
+"""Channels from which on one tap of a convolution's kernel is worth a matrix product of its own."""
 
 
 class Use(ABC):
@@ -171,10 +173,13 @@ class ConvUse(Use):
         self._stride, self._dilation, self._groups = stride, dilation, groups
 
     def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
-        work = math.prod(self._kernel) * inputs.shape[1] // self._groups * delta[0].numel()
-        if delta.device.type == "cpu" and work >= SINGLE_WORK:
+        if self._single(delta):
             return self._one_by_one(_full(inputs), delta)
-        return self._together(inputs, delta)
+        taps = torch.cat(list(self._by_taps(inputs, delta, _Canvas(), _Canvas())), 3)
+        return taps.reshape(*taps.shape[:3], *self._kernel)
+
+    def _single(self, delta: Tensor) -> bool:
+        return delta.device.type == "cpu" and delta[0, 0].numel() >= SINGLE_POSITIONS
 
     def _one_by_one(self, inputs: Tensor, delta: Tensor) -> Tensor:
         """Let torch's own backward pass form one row's gradient at a time: its kernels are fast."""
@@ -201,34 +206,40 @@ class ConvUse(Use):
         ]
         return torch.stack(formed)
 
-    def _together(self, inputs: Tensor, delta: Tensor) -> Tensor:
-        """Multiply output gradients with what each tap of the kernel saw.
+    def _by_taps(
+        self, inputs: Tensor, delta: Tensor, image: _Canvas, grid: _Canvas
+    ) -> Iterator[Tensor]:
+        """Yield the gradients of a few taps of the kernel at a time, (rows, O, C / groups, taps).
 
-        With the positions of a padded image in one row, what a tap sees is one piece of that row,
-        which is copied as a whole. For the pieces to line up, the output gradients are put on a
-        grid as wide as the image, with zeros between; a stride is as many images, each with every
-        stride-th pixel.
+        Each is a product of the output gradients with what a tap saw. With the positions of a
+        padded image in one row, that is one piece of the row, which is read where it lies. For the
+        pieces to line up, the output gradients are put on a grid as wide as the image, with zeros
+        between; a stride is as many images, each with every stride-th pixel.
         """
         rows, outputs = delta.shape[:2]
         sizes = delta.shape[2:]
         places = zip(sizes, self._kernel, self._stride, self._dilation, strict=True)
-        grid = [size + (kernel - 1) * gap // step for size, kernel, step, gap in places]
-        spread = _widened(delta, [sizes[0], *grid[1:]])
+        wide = [size + (kernel - 1) * gap // step for size, kernel, step, gap in places]
+        spread = grid.put(delta, [0] * len(wide), [sizes[0], *wide[1:]])
         spread = spread.reshape(rows * self._groups, outputs // self._groups, -1)
         # One more line than the grid, so that every piece has its full length.
-        reach = [n * step for n, step in zip([grid[0] + 1, *grid[1:]], self._stride, strict=True)]
-        padded = self._padded(_full(inputs), reach)
-        images = _Images(padded, self._stride, grid, self._groups)
-        taps = itertools.product(*(range(size) for size in self._kernel))
-        seen = [
-            images.piece(
-                [each * gap for each, gap in zip(tap, self._dilation, strict=True)], spread
-            )
-            for tap in taps
-        ]
-        columns = torch.stack(seen, 2).flatten(1, 2)
-        formed = torch.bmm(spread, columns.transpose(1, 2))
-        return formed.reshape(rows, outputs, -1, *self._kernel)
+        reach = [n * step for n, step in zip([wide[0] + 1, *wide[1:]], self._stride, strict=True)]
+        padded = image.put(*self._before_padding(inputs), reach)
+        images = _Images(padded, self._stride, wide, self._groups)
+        taps = list(itertools.product(*(range(size) for size in self._kernel)))
+        channels = inputs.shape[1] // self._groups
+        step = max(1, TAP_CHANNELS // channels)
+        for first in range(0, len(taps), step):
+            pieces = [
+                images.piece(
+                    [each * gap for each, gap in zip(tap, self._dilation, strict=True)], spread
+                )
+                for tap in taps[first : first + step]
+            ]
+            # Copied only where a tap has too few channels for a fast product.
+            seen = torch.stack(pieces, 2).flatten(1, 2) if step > 1 else pieces[0]
+            formed = torch.bmm(spread, seen.transpose(1, 2))
+            yield formed.reshape(rows, outputs, channels, -1)
 
     def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
         return delta.flatten(2).sum(2)
@@ -240,11 +251,30 @@ class ConvUse(Use):
         single = self._groups == 1 and self.rows == 1
         if role == "weight" and single and self._gram_pays(delta):
             return self._by_gram(_full(delta), direction)
-        return super().square_and_dot(role, delta, direction)
+        if role == "bias" or self._single(delta):
+            return super().square_and_dot(role, delta, direction)
+        square = torch.zeros(self.samples, dtype=torch.float64, device=delta.device)
+        dot = torch.zeros_like(square)
+        canvases = _Canvas(), _Canvas()
+        for first, last in self._chunks(role, delta):
+            part = slice(first * self.rows, last * self.rows)
+            tap = 0
+            for formed in self._by_taps(self.inputs[part], delta[part], *canvases):
+                if self.rows > 1:
+                    formed = formed.unflatten(0, (-1, self.rows)).sum(1)
+                square[first:last] += _sum_of_products(formed, formed)
+                if direction is not None:
+                    along = direction.flatten(2)[..., tap : tap + formed.shape[3]]
+                    dot[first:last] += _products_with(formed, along)
+                    tap += formed.shape[3]
+        return square, dot
 
     def _row_numbers(self, delta: Tensor) -> int:
-        inner = self.inputs.shape[1] * math.prod(self._kernel)
-        return inner * (delta.shape[1] // self._groups + math.prod(delta.shape[2:]))
+        channels = self.inputs.shape[1]
+        at_once = min(math.prod(self._kernel), max(1, TAP_CHANNELS * self._groups // channels))
+        copied = at_once if at_once > 1 else 0
+        formed = delta.shape[1] * channels // self._groups * at_once
+        return self.inputs[0].numel() * (1 + copied) + delta[0].numel() + formed
 
     def _by_gram(self, delta: Tensor, direction: Tensor | None) -> tuple[Tensor, Tensor]:
         inputs = _full(self.inputs)
@@ -275,15 +305,18 @@ class ConvUse(Use):
 
     def _padded(self, inputs: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return padded inputs, cut or filled up with zeros to sizes along the spatial axes."""
-        if self._mode == "constant":
-            before, inside = [first for first, _ in self._padding], inputs
-        else:
-            widths = [width for pair in reversed(self._padding) for width in pair]
-            before, inside = [0] * len(sizes), F.pad(inputs, widths, mode=self._mode)
+        inside, before = self._before_padding(inputs)
         wanted = zip(sizes, before, inside.shape[2:], strict=True)
         behind = [size - first - there for size, first, there in wanted]
         pairs = zip(reversed(before), reversed(behind), strict=True)
         return F.pad(inside, [width for pair in pairs for width in pair])
+
+    def _before_padding(self, inputs: Tensor) -> tuple[Tensor, list[int]]:
+        """Return inputs that want zeros alone around them, and how many before each axis."""
+        if self._mode == "constant":
+            return inputs, [first for first, _ in self._padding]
+        widths = [width for pair in reversed(self._padding) for width in pair]
+        return F.pad(inputs, widths, mode=self._mode), [0] * len(self._padding)
 
     def _gram_square(self, padded: Tensor, delta: Tensor) -> Tensor:
         """Return the squared norms from inner products of pixels rather than of whole windows.
@@ -321,6 +354,28 @@ class ConvUse(Use):
             windows = shifted.clone() if windows is None else windows.add_(shifted)
         assert windows is not None
         return _sum_of_grams(windows.reshape(gradient.shape), gradient)
+
+
+class _Canvas:
+    """Zeros into which values are put at one place, some samples after others.
+
+    Fresh memory costs a processor more than the copy does, so it is taken once.
+    """
+
+    def __init__(self) -> None:
+        self._zeros: Tensor | None = None
+
+    def put(self, values: Tensor, before: Sequence[int], sizes: Sequence[int]) -> Tensor:
+        """Return (rows, C, *sizes) with values (rows, C, ...) from ``before`` on, cut to fit."""
+        if self._zeros is None or len(self._zeros) < len(values):
+            self._zeros = _full(values.new_zeros(*values.shape[:2], *sizes))
+        whole = self._zeros[: len(values)]
+        places = zip(before, sizes, values.shape[2:], strict=True)
+        lengths = [min(size - first, there) for first, size, there in places]
+        inside = [slice(first, first + n) for first, n in zip(before, lengths, strict=True)]
+        cut = (slice(None), slice(None), *(slice(n) for n in lengths))
+        whole[(slice(None), slice(None), *inside)] = values[cut]
+        return whole
 
 
 class _Images:
@@ -398,14 +453,22 @@ class FixedScaleUse(Use):
         self._mean, self._deviation = mean, deviation
 
     def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
-        # sum d (x - m) / s without forming x - m: one pass over both tensors, nothing written.
-        channels = len(inputs) * inputs.shape[1]
-        products = _sum_of_products(
-            _full(inputs).reshape(channels, -1), delta.reshape(channels, -1)
-        )
-        totals = self._bias(inputs, delta).double()
-        centred = products.view_as(totals) - self._mean * totals
-        return (centred / self._deviation).to(delta.dtype)
+        # torch's own backward pass, each sample's channels taken for channels of one sample: it
+        # reads both tensors once and writes nothing of their size.
+        rows, channels = inputs.shape[:2]
+        formed: Tensor = torch.ops.aten.native_batch_norm_backward(
+            delta.reshape(1, rows * channels, -1),
+            _full(inputs).reshape(1, rows * channels, -1),
+            None,
+            self._mean.repeat(rows),
+            self._deviation.square().repeat(rows),
+            None,
+            None,
+            False,
+            0.0,
+            [False, True, False],
+        )[1]
+        return formed.view(rows, channels)
 
     def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
         return delta.flatten(2).sum(2) if delta.dim() > 2 else delta
@@ -480,13 +543,6 @@ def _sum_of_grams(first: Tensor, second: Tensor) -> Tensor:
 
 def _workspace(values: Tensor) -> int:
     return WORKSPACE_BYTES.get(values.device.type, WORKSPACE_BYTES["cuda"])
-
-
-def _widened(values: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return values (rows, C, ...) cut to sizes, or filled up with zeros behind each axis."""
-    spatial = values.shape[2:]
-    more = [wanted - size for wanted, size in zip(sizes, spatial, strict=True)]
-    return F.pad(values, [width for each in reversed(more) for width in (0, each)])
 
 
 def _sum_of_products(first: Tensor, second: Tensor) -> Tensor:
