@@ -20,6 +20,8 @@ from raydrop.errors import ConfigError, unknown_name
 SCHEMA = 2
 """Version of what is stored. Raise it when the same configuration would give other results."""
 
+By = Literal["class", "group"]
+"""What quotas, loss weights and worst cases are about: classes, or the groups that data carry."""
 Budget = Literal["equal_epochs", "equal_steps", "drop_paper"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "step"]

@@ -18,8 +18,8 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from raydrop.errors import DataError, unknown_name
-from raydrop.study import canonical_json
+from raydrop.errors import ConfigError, DataError, unknown_name
+from raydrop.study import By, canonical_json
 
 SMALL_SIDE = 64
 """Images whose longer side has at most this many pixels are kept decoded in memory."""
@@ -120,8 +120,15 @@ class Split:
     """Classes 0...K-1, (n,)."""
     images: ArrayImages | FileImages
     """Images, n of them."""
+    groups: NDArray[np.int64] | None = None
+    """Groups 0...G-1, (n,), such as label times background; None where the data have none."""
 
     def __post_init__(self) -> None:
+        if self.groups is not None and len(self.groups) != len(self.ids):
+            raise DataError(
+                f"Expected one group per sample id, found {len(self.groups)} groups for "
+                f"{len(self.ids)} ids; give each sample one."
+            )
         if not len(self.ids) == len(self.labels) == len(self.images):
             raise DataError(
                 f"Expected one label and one image per sample id, found {len(self.ids)} ids, "
@@ -133,7 +140,9 @@ class Split:
 
     def take(self, positions: Indices) -> Split:
         """Return the samples at ``positions``, in that order; ids and labels stay as they are."""
-        return Split(self.ids[positions], self.labels[positions], self.images.take(positions))
+        groups = None if self.groups is None else self.groups[positions]
+        images = self.images.take(positions)
+        return Split(self.ids[positions], self.labels[positions], images, groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,19 +174,35 @@ class ImageDataset:
     """Hash of content, splits and variants; the same data have the same one on any machine."""
     noisy: NDArray[np.bool_] | None = None
     """Which training labels were falsified, (n_train,); None where none ever were."""
+    group_names: tuple[str, ...] = ()
+    """Names of the G groups, in the order of their numbers; empty where the data have none."""
 
     def __post_init__(self) -> None:
         for name, split in self.splits().items():
-            _check_labels(name, split.labels, self.num_classes)
+            _check_range("labels", name, split.labels, self.num_classes)
             _check_shape(name, split.images, self.image_shape)
         for name in ("validation", "test"):
-            _check_no_class_missing(name, self.class_sizes(name), self.class_names)
+            _check_none_missing("class", name, self.class_sizes(name), self.class_names)
+        self._check_groups()
         _check_ids_unique(np.concatenate([split.ids for split in self.splits().values()]))
         if self.noisy is not None and len(self.noisy) != len(self.train):
             raise DataError(
                 f"Expected a noise flag for each of the {len(self.train)} training samples, found "
                 f"{len(self.noisy)}; give one per sample."
             )
+
+    def _check_groups(self) -> None:
+        for name, split in self.splits().items():
+            if (split.groups is None) != (not self.group_names):
+                raise DataError(
+                    f"Expected groups in every split or in none, found {len(self.group_names)} "
+                    f"names of groups and {'no' if split.groups is None else 'some'} groups in "
+                    f"{name}; give every sample one."
+                )
+            if split.groups is not None:
+                _check_range("groups", name, split.groups, len(self.group_names))
+                sizes = self.sizes("group", name)
+                _check_none_missing("group", name, sizes, self.group_names)
 
     @classmethod
     def from_content(
@@ -190,6 +215,7 @@ class ImageDataset:
         image_shape: tuple[int, int, int],
         horizontal_flip: bool,
         crop_padding: int,
+        group_names: tuple[str, ...] = (),
     ) -> ImageDataset:
         """Build a data set and its fingerprint.
 
@@ -201,14 +227,22 @@ class ImageDataset:
             image_shape: Channels, height and width.
             horizontal_flip: Whether mirroring keeps the label.
             crop_padding: Padding of random crops, in pixels.
+            group_names: Names of the groups; empty where the splits have none.
 
         Raises:
             DataError: If the parts do not fit together.
         """
-        facts = [content, list(class_names), list(image_shape), horizontal_flip, crop_padding]
-        fingerprint = _combine(canonical_json(facts), _splits_digest(splits))
+        facts: list[Any] = [content, list(class_names), list(image_shape)]
+        facts += [horizontal_flip, crop_padding, *([list(group_names)] if group_names else [])]
         return cls(
-            name, class_names, *splits, image_shape, horizontal_flip, crop_padding, fingerprint
+            name,
+            class_names,
+            *splits,
+            image_shape,
+            horizontal_flip,
+            crop_padding,
+            fingerprint=_combine(canonical_json(facts), _splits_digest(splits)),
+            group_names=group_names,
         )
 
     @property
@@ -221,15 +255,42 @@ class ImageDataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def class_sizes(self, split: str = "train") -> NDArray[np.int64]:
-        """Return the number of samples of each class in a split, (K,).
+        """Return the number of samples of each class in a split, (K,); see :meth:`sizes`."""
+        return self.sizes("class", split)
+
+    def names(self, by: By) -> tuple[str, ...]:
+        """Return the names of the classes or of the groups.
 
         Raises:
-            ConfigError: If there is no such split.
+            ConfigError: If groups are asked for and the data have none.
+        """
+        if by == "group" and not self.group_names:
+            raise ConfigError(
+                f"Expected groups in {self.name}, found none; use by='class', or data with groups."
+            )
+        return self.class_names if by == "class" else self.group_names
+
+    def members(self, by: By, split: str = "train") -> NDArray[np.int64]:
+        """Return the class or the group of every sample of a split, (n,).
+
+        Raises:
+            ConfigError: If there is no such split, or groups are asked for and there are none.
         """
         splits = self.splits()
         if split not in splits:
             raise unknown_name("split", split, splits)
-        return np.bincount(splits[split].labels, minlength=self.num_classes).astype(np.int64)
+        self.names(by)
+        groups = splits[split].groups
+        return splits[split].labels if by == "class" or groups is None else groups
+
+    def sizes(self, by: By, split: str = "train") -> NDArray[np.int64]:
+        """Return the number of samples of each class or group in a split, (K,) or (G,).
+
+        Raises:
+            ConfigError: As :meth:`members`.
+        """
+        count = len(self.names(by))
+        return np.bincount(self.members(by, split), minlength=count).astype(np.int64)
 
     def derive(
         self,
@@ -342,18 +403,19 @@ def _splits_digest(splits: tuple[Split, ...]) -> str:
     digest = hashlib.sha256()
     for split in splits:
         digest.update(len(split).to_bytes(8, "little"))
-        for array in (split.ids, split.labels):
+        groups = () if split.groups is None else (split.groups,)
+        for array in (split.ids, split.labels, *groups):
             # Byte order is fixed, so that every machine hashes the same bytes.
             digest.update(np.ascontiguousarray(array, dtype="<i8").data)
     return digest.hexdigest()
 
 
-def _check_labels(name: str, labels: NDArray[np.int64], num_classes: int) -> None:
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
+def _check_range(kind: str, split: str, values: NDArray[np.int64], count: int) -> None:
+    wrong = values[(values < 0) | (values >= count)]
     if len(wrong):
         raise DataError(
-            f"Expected labels from 0 to {num_classes - 1} in {name}, found {wrong[0]}; "
-            "correct it or name its class."
+            f"Expected {kind} from 0 to {count - 1} in {split}, found {wrong[0]}; "
+            "correct it or name it."
         )
 
 
@@ -367,14 +429,14 @@ def _check_shape(
         )
 
 
-def _check_no_class_missing(
-    name: str, sizes: NDArray[np.int64], class_names: tuple[str, ...]
+def _check_none_missing(
+    kind: str, split: str, sizes: NDArray[np.int64], names: tuple[str, ...]
 ) -> None:
-    for class_name, size in zip(class_names, sizes, strict=True):
+    for name, size in zip(names, sizes, strict=True):
         if size == 0:
             raise DataError(
-                f"Expected every class in {name}, found a class missing from {name}: "
-                f"{class_name!r}; add images of it there."
+                f"Expected every {kind} in {split}, found a {kind} missing from {split}: "
+                f"{name!r}; add images of it there."
             )
 
 
