@@ -163,6 +163,9 @@ def select(
     scores: Annotated[Path, typer.Argument(help="From `raydrop score`.")],
     keep_fraction: Annotated[float, typer.Option(help="Share of the samples to keep, in (0, 1].")],
     quotas: Annotated[str, typer.Option(help="Quota rule; see `raydrop methods`.")] = "none",
+    quota_scores: Annotated[
+        Path | None, typer.Option(help="Scores of the method that from_method:METHOD names.")
+    ] = None,
     recalls: Annotated[
         Path | None, typer.Option(help="csv with class,recall instead of the query model's.")
     ] = None,
@@ -180,7 +183,7 @@ def select(
 
     from raydrop.selection import budget_for, quota_rule, smooth_recalls
     from raydrop.selection import select as choose
-    from raydrop.tables import read_recalls, read_scores, write_kept
+    from raydrop.tables import counts_of_best, read_recalls, read_scores, write_kept
 
     if not 0 < keep_fraction <= 1:
         raise ConfigError(
@@ -195,21 +198,24 @@ def select(
     if recalls is not None:
         by_class = read_recalls(recalls, facts.class_names)
     budget = budget_for(len(frame), keep_fraction)
+    counts = None
+    if rule.method is not None:
+        counts = counts_of_best(quota_scores or scores, rule.method, frame, sizes, budget, seed)
     kept = choose(
         frame["score"].to_numpy(),
         labels,
         budget,
-        rule.allocate(sizes, by_class, budget, minimum_per_class),
+        rule.allocate(sizes, by_class, budget, minimum_per_class, counts),
         higher_is_kept=facts.higher_is_kept,
         tie_seed=seed,
     )
     write_kept(out, frame["sample_id"].to_numpy()[kept], labels[kept])
-    counts = np.bincount(labels[kept], minlength=len(sizes))
+    kept_sizes = np.bincount(labels[kept], minlength=len(sizes))
     table = Table("class", "of", "kept")
-    for name, size, count in zip(facts.class_names, sizes, counts, strict=True):
+    for name, size, count in zip(facts.class_names, sizes, kept_sizes, strict=True):
         table.add_row(name, str(size), str(count))
     console.print(table)
-    empty = [name for name, count in zip(facts.class_names, counts, strict=True) if count == 0]
+    empty = [name for name, count in zip(facts.class_names, kept_sizes, strict=True) if count == 0]
     if empty:
         errors.print(
             f"Nothing is kept of {', '.join(empty)}; --quotas with --minimum-per-class or "
@@ -223,9 +229,47 @@ def select(
 @app.command(epilog="Example: `raydrop frontier results/digits`")
 def frontier(
     directory: Annotated[Path, typer.Argument(help="Output folder of `raydrop run`.")],
+    by: Annotated[
+        str | None,
+        typer.Option(help="Whether worst is of a class or a group; by default as in the study."),
+    ] = None,
 ) -> None:
     """Make tables, figures and report anew from the records, without Ray or torch."""
-    _show(directory)
+    _show(directory, by)
+
+
+@app.command(
+    epilog="Example: `raydrop theory --means -1 1 --sigmas 0.5 1 --prior 0.5 --out theory.png`"
+)
+def theory(
+    means: Annotated[
+        tuple[float, float], typer.Option(help="Means of class 0 and class 1, ascending.")
+    ] = (-1.0, 1.0),
+    sigmas: Annotated[
+        tuple[float, float], typer.Option(help="Standard deviations of class 0 and class 1.")
+    ] = (0.5, 1.0),
+    prior: Annotated[float, typer.Option(help="Share of class 0, in (0, 1).")] = 0.5,
+    keep_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share to keep; by default the largest that keeps no class whole."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Figure to write, .png or .svg.")] = Path("theory.png"),
+) -> None:
+    """Show what pruning does to two Gaussian classes, in closed form."""
+    from raydrop.theory import TwoGaussians
+    from raydrop.theory_plot import STRATEGIES, write_theory_figure
+
+    mixture = TwoGaussians(means, sigmas, prior)
+    table = Table("", "densities", "prior 0", "threshold", "risk 0", "risk 1", "worst class")
+    for name, pruning in mixture.strategies(keep_fraction).items():
+        densities = " / ".join(f"{density:.4f}" for density in pruning.densities)
+        numbers = (pruning.prior0, pruning.threshold, *pruning.risks, pruning.worst_class_risk)
+        table.add_row(STRATEGIES[name], densities, *(f"{number:.6f}" for number in numbers))
+    console.print(table)
+    optimum = f"{mixture.minimax_risk:.6f} at the threshold {mixture.minimax_threshold:.6f}"
+    console.print(f"Least worst-class risk of any threshold: {optimum}", highlight=False)
+    write_theory_figure(out, mixture, keep_fraction)
+    console.print(f"Figure: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: `raydrop methods`")
@@ -237,9 +281,13 @@ def methods() -> None:
     from raydrop.selection import QUOTAS
     from raydrop.training.losses import LOSSES
 
-    for title, entries in (("scores", METHODS), ("quotas", QUOTAS), ("losses", LOSSES)):
+    for title, entries in (
+        ("scores", [(method.name, method) for method in METHODS.values()]),
+        ("quotas", [(rule.usage, rule) for rule in QUOTAS.values()]),
+        ("losses", [(family.usage, family) for family in LOSSES.values()]),
+    ):
         table = Table("name", "what it does", "source", title=title, title_justify="left")
-        for name, entry in entries.items():
+        for name, entry in entries:
             table.add_row(name, entry.summary, entry.citation)
         console.print(table)
     for title, described in (("data sets", DATASETS), ("models", MODELS)):
@@ -359,18 +407,21 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _show(directory: Path) -> None:
+def _show(directory: Path, by: str | None = None) -> None:
     """Write stage 4 and show its short table and where the report is."""
     from raydrop.frontier import write_frontier
 
-    print_summary(write_frontier(directory), console)
+    print_summary(write_frontier(directory, by), console)
 
 
 def print_summary(result: Frontier, console: Console) -> None:
     """Show the short table of a frontier: a line per series, a column per keep fraction."""
     from raydrop.frontier import remarks, summary_table
 
-    legend = "Average/worst-class accuracy; ● on the Pareto front, ○ on that of its keep fraction"
+    legend = (
+        f"Average/worst-{result.by} accuracy; "
+        "● on the Pareto front, ○ on that of its keep fraction"
+    )
     console.print(legend, highlight=False, soft_wrap=True)
     for loss, texts in summary_table(result).items():
         fractions = [f"keep {fraction:g}" for fraction in texts.columns]

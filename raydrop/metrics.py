@@ -1,9 +1,11 @@
-"""Recalls by class first, then what is made of them.
+"""Recalls by class, or accuracies by group, first; then what is made of them.
 
 Everything starts from the predicted class of every test sample, so any number here can be computed
-again from the records. A class (or a group, which is a class by another name) without test samples
-has no recall: it is NaN, never 0, and it is left out of every reduction. Training and reporting
-share these definitions.
+again from the records. A class's recall is the share of its samples that are predicted to be of it;
+a group's accuracy is the share of its samples that are predicted to be of their own class, which
+need not be the same class throughout the group. A class or group without test samples has neither:
+it is NaN, never 0, and it is left out of every reduction. Training and reporting share these
+definitions.
 """
 
 from __future__ import annotations
@@ -39,6 +41,28 @@ class ClassMetrics:
     """Standard deviation of the recalls over classes, ddof 0."""
 
 
+@dataclass(frozen=True, eq=False)
+class GroupMetrics:
+    """How well one network does on each group and over all of them, G being their number."""
+
+    by_group: NDArray[np.float64]
+    """(G,) accuracies; NaN where a group has no test samples."""
+    correct: NDArray[np.int64]
+    """(G,) correctly classified test samples."""
+    totals: NDArray[np.int64]
+    """(G,) test samples."""
+    average_accuracy: float
+    """Share of correct test samples, so large groups count more."""
+    worst_group_accuracy: float
+    """Lowest accuracy."""
+    worst_group: int
+    """Group with the lowest accuracy, the lowest index on ties."""
+    accuracy_gap: float
+    """Highest minus lowest accuracy."""
+    accuracy_std: float
+    """Standard deviation of the accuracies over groups, ddof 0."""
+
+
 def by_class(
     predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]], num_classes: int
 ) -> NDArray[np.float64]:
@@ -72,18 +96,50 @@ def class_metrics(
     Raises:
         DataError: If shapes differ, nothing is there, or a class lies outside 0…K-1.
     """
-    correct, totals = class_counts(predictions, labels, num_classes)
-    values = recalls(correct, totals)
-    return ClassMetrics(
-        by_class=values,
-        correct=correct,
-        totals=totals,
-        average_accuracy=float(correct.sum() / totals.sum()),
-        worst_class_accuracy=float(np.nanmin(values)),
-        worst_class=int(np.nanargmin(values)),
-        accuracy_gap=float(np.nanmax(values) - np.nanmin(values)),
-        accuracy_std=float(np.nanstd(values)),
-    )
+    return ClassMetrics(*_reduced(*class_counts(predictions, labels, num_classes)))
+
+
+def by_group(
+    predictions: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer[Any]],
+    groups: NDArray[np.integer[Any]],
+    num_groups: int,
+) -> NDArray[np.float64]:
+    """Return the accuracy of every group: its correct test samples over all its test samples.
+
+    Args:
+        predictions: (n_test,) predicted classes.
+        labels: (n_test,) true classes.
+        groups: (n_test,) groups.
+        num_groups: G.
+
+    Returns:
+        (G,) accuracies in [0, 1]; NaN for a group without test samples.
+
+    Raises:
+        DataError: If shapes differ, nothing is there, or a group lies outside 0…G-1.
+    """
+    return recalls(*group_counts(predictions, labels, groups, num_groups))
+
+
+def group_metrics(
+    predictions: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer[Any]],
+    groups: NDArray[np.integer[Any]],
+    num_groups: int,
+) -> GroupMetrics:
+    """Compute every metric of one network's predictions by group.
+
+    Args:
+        predictions: (n_test,) predicted classes.
+        labels: (n_test,) true classes.
+        groups: (n_test,) groups.
+        num_groups: G.
+
+    Raises:
+        DataError: If shapes differ, nothing is there, or a group lies outside 0…G-1.
+    """
+    return GroupMetrics(*_reduced(*group_counts(predictions, labels, groups, num_groups)))
 
 
 def class_counts(
@@ -97,18 +153,35 @@ def class_counts(
     Raises:
         DataError: If shapes differ, nothing is there, or a class lies outside 0…K-1.
     """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if predictions.shape != labels.shape or labels.ndim != 1 or not len(labels):
+    predictions, labels = _pair(predictions, labels)
+    _check_range("predictions", predictions, num_classes, "classes")
+    _check_range("labels", labels, num_classes, "classes")
+    return _counts(predictions == labels, labels, num_classes)
+
+
+def group_counts(
+    predictions: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer[Any]],
+    groups: NDArray[np.integer[Any]],
+    num_groups: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count the correct and all the test samples of every group.
+
+    Returns:
+        (G,) correct and (G,) all.
+
+    Raises:
+        DataError: If shapes differ, nothing is there, or a group lies outside 0…G-1.
+    """
+    predictions, labels = _pair(predictions, labels)
+    groups = np.asarray(groups)
+    if groups.shape != labels.shape:
         raise DataError(
-            "Expected one prediction per test label, found shapes "
-            f"{predictions.shape} and {labels.shape}; pass two (n_test,) arrays, n_test > 0."
+            f"Expected one group per test label, found shapes {groups.shape} and {labels.shape}; "
+            "pass the groups of the same test set."
         )
-    _check_classes("predictions", predictions, num_classes)
-    _check_classes("labels", labels, num_classes)
-    hits = labels[predictions == labels]
-    correct = np.bincount(hits, minlength=num_classes).astype(np.int64)
-    totals = np.bincount(labels, minlength=num_classes).astype(np.int64)
-    return correct, totals
+    _check_range("groups", groups, num_groups, "groups")
+    return _counts(predictions == labels, groups, num_groups)
 
 
 def recalls(correct: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -120,12 +193,50 @@ def recalls(correct: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np
     return values
 
 
-def _check_classes(name: str, values: NDArray[Any], num_classes: int) -> None:
-    if not np.issubdtype(values.dtype, np.integer):
-        raise DataError(f"Expected whole numbers for {name}, found {values.dtype}; pass classes.")
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high >= num_classes:
+def _reduced(
+    correct: NDArray[np.int64], totals: NDArray[np.int64]
+) -> tuple[
+    NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], float, float, int, float, float
+]:
+    """Return what :class:`ClassMetrics` and :class:`GroupMetrics` hold, in their order."""
+    values = recalls(correct, totals)
+    lowest, highest = float(np.nanmin(values)), float(np.nanmax(values))
+    return (
+        values,
+        correct,
+        totals,
+        float(correct.sum() / totals.sum()),
+        lowest,
+        int(np.nanargmin(values)),
+        highest - lowest,
+        float(np.nanstd(values)),
+    )
+
+
+def _counts(
+    hit: NDArray[np.bool_], members: NDArray[np.integer[Any]], number: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count hits and samples by the class or group that each sample is a member of."""
+    correct = np.bincount(members[hit], minlength=number).astype(np.int64)
+    return correct, np.bincount(members, minlength=number).astype(np.int64)
+
+
+def _pair(predictions: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if predictions.shape != labels.shape or labels.ndim != 1 or not len(labels):
         raise DataError(
-            f"Expected {name} in 0…{num_classes - 1}, found {low if low < 0 else high}; "
-            "check the number of classes."
+            "Expected one prediction per test label, found shapes "
+            f"{predictions.shape} and {labels.shape}; pass two (n_test,) arrays, n_test > 0."
+        )
+    return predictions, labels
+
+
+def _check_range(name: str, values: NDArray[Any], number: int, kind: str) -> None:
+    if not np.issubdtype(values.dtype, np.integer):
+        raise DataError(f"Expected whole numbers for {name}, found {values.dtype}; pass {kind}.")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= number:
+        raise DataError(
+            f"Expected {name} in 0…{number - 1}, found {low if low < 0 else high}; "
+            f"check the number of {kind}."
         )

@@ -8,6 +8,7 @@ gradients see what the layers computed.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from raydrop.data.dataset import SMALL_SIDE
 from raydrop.errors import ConfigError, unknown_name
 
 MODELS = {
+    "linear": "all pixels into one linear layer: logistic regression, for images of any shape",
     "small_cnn": "three 3x3 convolutions with BatchNorm, 7,514 parameters; for digits and MNIST",
     "vgg16": "13 3x3 convolutions with BatchNorm and one linear layer (torchvision's if > 64 px)",
     "vgg19": "16 3x3 convolutions with BatchNorm and one linear layer (torchvision's if > 64 px)",
@@ -26,7 +28,13 @@ MODELS = {
     "resnet50": "torchvision's; up to 64 px with a 3x3 stem of stride 1 and without max-pool",
     "resnet56": "thin CIFAR ResNet of He et al. 2016, three stages of nine blocks, 16 to 64 wide",
 }
-"""Names that raydrop itself explains; every classification model of torchvision works too."""
+"""Names that raydrop itself explains; every classification model of torchvision works too, and with
+:data:`PRETRAINED` behind its name it starts from torchvision's ImageNet weights."""
+
+PRETRAINED = ":imagenet"
+"""Ending of names of torchvision's models that start from :data:`PRETRAINED_WEIGHTS`."""
+PRETRAINED_WEIGHTS = "IMAGENET1K_V1"
+"""torchvision's name of the weights."""
 
 ImageShape = tuple[int, int, int]
 """Channels, height and width."""
@@ -50,7 +58,9 @@ def build_model(name: str, num_classes: int, image_shape: ImageShape) -> nn.Modu
     """Return a freshly initialised model in training mode.
 
     Args:
-        name: One of :data:`MODELS`, or torchvision's name of a classification model.
+        name: One of :data:`MODELS`, or torchvision's name of a classification model, which with
+            :data:`PRETRAINED` behind it starts from trained weights (downloaded once by
+            torchvision) with a fresh last layer.
         num_classes: K, the number of outputs.
         image_shape: Channels (1 or 3), height and width of an image.
 
@@ -62,7 +72,7 @@ def build_model(name: str, num_classes: int, image_shape: ImageShape) -> nn.Modu
     """
     builder = _OWN_BUILDERS.get(name)
     if builder is not None and (max(image_shape[1:]) <= SMALL_SIDE or name in _ANY_SIZE):
-        model = builder(num_classes, image_shape[0])
+        model = builder(num_classes, image_shape)
     else:
         model = _torchvision_model(name, num_classes)
         _take_channels(model, image_shape[0])
@@ -71,6 +81,13 @@ def build_model(name: str, num_classes: int, image_shape: ImageShape) -> nn.Modu
             module.inplace = False  # type: ignore[assignment]
     _check_fits(name, model, num_classes, image_shape)
     return model
+
+
+def linear(num_classes: int, image_shape: ImageShape) -> nn.Module:
+    """Return one linear layer from all C·H·W pixels: multinomial logistic regression."""
+    head = nn.Linear(math.prod(image_shape), num_classes)
+    parts: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten()), ("head", head)]
+    return nn.Sequential(OrderedDict(parts))
 
 
 def small_cnn(num_classes: int, channels: int) -> nn.Module:
@@ -145,15 +162,16 @@ class ThinBlock(nn.Module):
         return outputs
 
 
-_OWN_BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
-    "small_cnn": small_cnn,
-    "vgg16": lambda classes, channels: vgg("vgg16", classes, channels),
-    "vgg19": lambda classes, channels: vgg("vgg19", classes, channels),
-    "resnet18": lambda classes, channels: small_image_resnet("resnet18", classes, channels),
-    "resnet50": lambda classes, channels: small_image_resnet("resnet50", classes, channels),
-    "resnet56": ThinResNet,
+_OWN_BUILDERS: dict[str, Callable[[int, ImageShape], nn.Module]] = {
+    "linear": linear,
+    "small_cnn": lambda classes, shape: small_cnn(classes, shape[0]),
+    "vgg16": lambda classes, shape: vgg("vgg16", classes, shape[0]),
+    "vgg19": lambda classes, shape: vgg("vgg19", classes, shape[0]),
+    "resnet18": lambda classes, shape: small_image_resnet("resnet18", classes, shape[0]),
+    "resnet50": lambda classes, shape: small_image_resnet("resnet50", classes, shape[0]),
+    "resnet56": lambda classes, shape: ThinResNet(classes, shape[0]),
 }
-_ANY_SIZE = ("small_cnn", "resnet56")
+_ANY_SIZE = ("linear", "small_cnn", "resnet56")
 
 
 def _plain_network(layers: list[int | str], num_classes: int) -> nn.Module:
@@ -186,16 +204,35 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _torchvision_model(name: str, num_classes: int) -> Any:
-    """Return a classification model of torchvision with random weights."""
+    """Return a classification model of torchvision with random, or with trained weights."""
     # Here, because importing torchvision doubles the start of workers that do not need it.
     import torchvision
 
     # By module: detection, segmentation, video and quantized models live in modules of their own.
     known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
+    base = name.removesuffix(PRETRAINED)
+    if base not in known:
         raise unknown_name("model", name, {*MODELS, *known})
-    extra = _TORCHVISION_ARGUMENTS.get(name, {})
-    return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
+    extra = _TORCHVISION_ARGUMENTS.get(base, {})
+    if name == base:
+        return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
+    try:
+        model = torchvision.models.get_model(base, weights=PRETRAINED_WEIGHTS)
+    except OSError as error:
+        raise ConfigError(
+            f"Expected ImageNet weights of {base} to be there or to be downloaded, found: {error}; "
+            "connect this machine, or put the file into torch.hub's folder of checkpoints."
+        ) from error
+    _replace_head(model, num_classes)
+    return model
+
+
+def _replace_head(model: nn.Module, num_classes: int) -> None:
+    """Put a freshly initialised linear layer in place of the last one."""
+    path, last = [pair for pair in model.named_modules() if isinstance(pair[1], nn.Linear)][-1]
+    parent, _, child = path.rpartition(".")
+    assert isinstance(last, nn.Linear)
+    setattr(model.get_submodule(parent), child, nn.Linear(last.in_features, num_classes))
 
 
 def _take_channels(model: nn.Module, channels: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from raydrop.data.dataset import ImageDataset
 from raydrop.errors import ConfigError
 from raydrop.models import build_model
-from raydrop.scores import GradientMethod, score_method
+from raydrop.scores import CheckpointMethod, score_method
 from raydrop.scores.partitions import stratified_partitions
 from raydrop.scores.source import Quantity, Unit
 from raydrop.selection import budget_for, quota_rule
@@ -31,10 +31,13 @@ VISITS: Mapping[Quantity, int] = {
     "last_layer_norm": 1,
     "dot_with_mean": 2,
     "dot_with_class_mean": 1,
+    "embedding": 1,
 }
 """How often each sample is put through the network for a quantity: once for its own value, and once
 more where all of them share in a mean gradient. Those of one class alone are not counted."""
 
+FORWARD_ONLY: tuple[Quantity, ...] = ("last_layer_norm", "embedding")
+"""Quantities that take no backward pass."""
 
 UNREAD_BY_TRIALS = (
     "query_training",
@@ -93,6 +96,8 @@ class TrialRun:
     trial: TrialConfig
     score: ScoreRun | None
     """None where nothing is pruned."""
+    quota_scores: ScoreRun | None
+    """Scores whose best samples set the quotas (``from_method``); None where they set none."""
     recalls: QueryRun | None
     """Query run whose validation recalls set the quotas; None where they set none."""
     config: Mapping[str, Any]
@@ -127,15 +132,16 @@ def trial_configs(study: Study, points: Iterable[Mapping[str, Any]]) -> tuple[Tr
     """Return the distinct trials of a study, in a fixed order.
 
     A trial that reads neither scores nor recalls from a query run has its own model for a query
-    model, so that random pruning is one trial whatever the other methods are scored with.
+    model, so that random pruning is one trial whatever the other methods are scored with. Losses
+    have all their parameters spelled out, so that ``focal`` and ``focal(2.0)`` are one trial.
 
     Args:
         study: Gives the seeds, the default models, and whether unpruned runs are added.
         points: Points of its search space, without seeds.
 
     Raises:
-        ConfigError: If a point does not describe a trial, names an unknown method or quota rule, or
-            there is no point.
+        ConfigError: If a point does not describe a trial, names an unknown method, quota rule or
+            loss, or there is no point.
     """
     points = list(points)
     found = {
@@ -162,12 +168,13 @@ def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: ImageDataset
     Args:
         study: What is to be studied.
         trials: Its trials, from :func:`trial_configs`.
-        dataset: Its data; only labels and the fingerprint are read.
+        dataset: Its data; only labels, groups and the fingerprint are read.
 
     Raises:
-        ConfigError: On an unknown name, a budget that is too small for its rule, or fewer training
-            samples than partitions.
+        ConfigError: On an unknown name, a budget that is too small for its rule, a study by group
+            of data without groups, or fewer training samples than partitions.
     """
+    dataset.names(study.by)
     for model in sorted({name for trial in trials for name in (trial.model, trial.query_model)}):
         build_model(model, dataset.num_classes, dataset.image_shape)
     for trial in trials:
@@ -230,18 +237,18 @@ def score_run(study: Study, fingerprint: str, method: str, model: str, seed: int
         "seed": seed,
         "queries": [query.key for query in queries],
     }
-    if isinstance(score_method(method), GradientMethod):
+    if isinstance(score_method(method), CheckpointMethod):
         config["precision"] = study.score_precision
     return ScoreRun(method, model, seed, queries, config)
 
 
 def gradient_units(study: Study, run: ScoreRun) -> tuple[tuple[QueryRun, Unit], ...]:
-    """Return the gradient quantities that a score is made of, with the query runs they belong to.
+    """Return the gradient quantities or embeddings that a score is made of, with their query runs.
 
     Which class a quantity is about, where it is about one, shows only once the query run is done.
     """
     method = score_method(run.method)
-    if not isinstance(method, GradientMethod):
+    if not isinstance(method, CheckpointMethod):
         return ()
     epochs = looked_at(study, run.seed)[method.looks_at]
     return tuple(
@@ -253,11 +260,12 @@ def gradient_units(study: Study, run: ScoreRun) -> tuple[tuple[QueryRun, Unit], 
 
 
 def looked_at(study: Study, seed: int) -> dict[str, tuple[int, ...]]:
-    """Return the epochs at which scores look at a query run, by :attr:`GradientMethod.looks_at`."""
+    """Return epochs at which scores look at a query run, by :attr:`CheckpointMethod.looks_at`."""
     epochs = study.training_of_queries().epochs
     return {
         "sampled": sampled_epochs(epochs, study.checkpoints, seed),
         "score_epoch": (score_epoch(epochs, study.score_epoch_fraction),),
+        "last": (epochs,),
     }
 
 
@@ -314,7 +322,7 @@ def estimated_samples(
     A pass is one sample forward and backward once, three times the work of a forward pass. A query
     run takes its epochs and, with a trace, a third more; a trial its steps times the batch. A
     gradient quantity takes one pass for each time that a sample is put through the network, and a
-    norm of the last layer alone a third of that.
+    norm of the last layer alone, or an embedding, a third of that.
 
     Args:
         study: What the plan is of.
@@ -332,7 +340,7 @@ def estimated_samples(
     return {
         "queries": sum(query_samples(study, query, n) for query in plan.queries),
         "scores": sum(
-            count // 3 if unit.quantity == "last_layer_norm" else count
+            count // 3 if unit.quantity in FORWARD_ONLY else count
             for (_, unit), count in visits.items()
         ),
         "trials": steps,
@@ -353,10 +361,13 @@ def _visits(
 
 
 def _normalised(trial: TrialConfig) -> TrialConfig:
+    trial = dataclasses.replace(trial, loss=loss_rule(trial.loss).name)
     if trial.method == "none":
         return trial
-    unread = score_method(trial.method).reads == "nothing"
-    if unread and not quota_rule(trial.quotas).needs_recalls:
+    rule = quota_rule(trial.quotas)
+    methods = (trial.method, *([rule.method] if rule.method else []))
+    unread = all(score_method(method).reads == "nothing" for method in methods)
+    if unread and not rule.needs_recalls:
         return dataclasses.replace(trial, query_model=trial.model)
     return trial
 
@@ -375,11 +386,14 @@ def _queries_read(
 
 
 def _trial_run(study: Study, trial: TrialConfig, fingerprint: str) -> TrialRun:
-    score = None
-    if trial.method != "none":
-        score = score_run(study, fingerprint, trial.method, trial.query_model, trial.seed)
+    def scores_of(method: str) -> ScoreRun:
+        return score_run(study, fingerprint, method, trial.query_model, trial.seed)
+
+    rule = quota_rule(trial.quotas)
+    score = None if trial.method == "none" else scores_of(trial.method)
+    quota_scores = None if rule.method is None else scores_of(rule.method)
     recalls = None
-    if quota_rule(trial.quotas).needs_recalls:
+    if rule.needs_recalls:
         recalls = query_run(study, fingerprint, trial.query_model, trial.seed)
     base = study.base(fingerprint)
     # A trial depends on these through its scores and quotas alone; what it does not read must not
@@ -391,13 +405,15 @@ def _trial_run(study: Study, trial: TrialConfig, fingerprint: str) -> TrialRun:
         **base,
         "trial": trial.as_dict(),
         "scores": score.key if score else None,
+        "quota_scores": quota_scores.key if quota_scores else None,
         "recalls": recalls.key if recalls else None,
     }
-    return TrialRun(trial, score, recalls, config)
+    return TrialRun(trial, score, quota_scores, recalls, config)
 
 
 def _scores(trials: Iterable[TrialRun]) -> tuple[ScoreRun, ...]:
-    return tuple({t.score.key: t.score for t in trials if t.score is not None}.values())
+    needed = (score for t in trials for score in (t.score, t.quota_scores) if score is not None)
+    return tuple({score.key: score for score in needed}.values())
 
 
 def _queries(trials: Iterable[TrialRun], scores: Iterable[ScoreRun]) -> tuple[QueryRun, ...]:
@@ -411,7 +427,9 @@ def _queries(trials: Iterable[TrialRun], scores: Iterable[ScoreRun]) -> tuple[Qu
 def _check_names(trial: TrialConfig) -> None:
     if trial.method != "none":
         score_method(trial.method)
-    quota_rule(trial.quotas)
+    rule = quota_rule(trial.quotas)
+    if rule.method is not None:
+        score_method(rule.method)
     loss_rule(trial.loss)
 
 
@@ -422,13 +440,30 @@ def _check_budget(study: Study, trial: TrialConfig, dataset: ImageDataset) -> No
     least = study.minimum_per_class
     if trial.quotas == "balanced":
         least = max(least, 1)
-    needed = sum(min(least, int(size)) for size in dataset.class_sizes())
+    needed = sum(min(least, int(size)) for size in dataset.sizes(study.by))
     if budget < needed:
         raise ConfigError(
-            f"Expected a budget of at least {needed} samples ({least} per class) for quotas "
+            f"Expected a budget of at least {needed} samples ({least} per {study.by}) for quotas "
             f"{trial.quotas!r}, found {budget} at keep_fraction {trial.keep_fraction}; "
             "keep more or lower minimum_per_class."
         )
+
+
+def unshared_query_runs(plan: Plan) -> int:
+    """Return how many query models a plan would take if each were trained for one use.
+
+    That is one per seed, keep fraction and method that reads one (a score, or, for random pruning,
+    the quota rule), as in the code of the DRoP paper (Vysogorets, Ahuja, Kempe 2025, arXiv
+    2404.05579); further initialisations and parts are not counted.
+    """
+    uses = set()
+    for run in plan.trials:
+        trial = run.trial
+        if _queries([run], _scores([run])):
+            reads = run.score is not None and bool(run.score.queries)
+            name = trial.method if reads else trial.quotas
+            uses.add((name, trial.query_model, trial.keep_fraction, trial.seed))
+    return len(uses)
 
 
 def replace_dataset(study: Study, dataset: str | None, model: str | None) -> Study:

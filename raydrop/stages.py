@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,30 +17,48 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from raydrop.data.batches import Batches, PreparedData, make_batches
+from raydrop.data.batches import PreparedData, make_batches
 from raydrop.data.dataset import ImageDataset, Split
 from raydrop.errors import ScoringError
-from raydrop.metrics import by_class, class_metrics
+from raydrop.metrics import recalls as recalls_of
 from raydrop.models import build_model
 from raydrop.plan import QueryRun, ScoreRun, TrialRun, looked_at, unit_config
-from raydrop.scores import GradientMethod, RandomMethod, ScoreMethod, TraceMethod, score_method
+from raydrop.scores import (
+    EmbeddingMethod,
+    GradientMethod,
+    RandomMethod,
+    SamplingMethod,
+    ScoreMethod,
+    TraceMethod,
+    score_method,
+)
 from raydrop.scores.base import PartialScores, combined
 from raydrop.scores.partitions import stratified_partitions
 from raydrop.scores.sharding import Partial, ShardedGradients
 from raydrop.scores.source import GradientSource, QueryResult, Unit
 from raydrop.selection import budget_for, quota_rule, select, smooth_recalls
-from raydrop.store import Store, required
-from raydrop.study import SCHEMA, ScoringPrecision, Study, config_hash, derive_seed
+from raydrop.store import Entry, Store, required
+from raydrop.study import SCHEMA, By, ScoringPrecision, Study, config_hash, derive_seed
 from raydrop.training.budget import training_length
 from raydrop.training.checkpoints import flat_state
 from raydrop.training.evaluate import predict
 from raydrop.training.loop import EpochEnd, resolved_precision, train
-from raydrop.training.losses import CrossEntropy, loss_rule
+from raydrop.training.losses import CrossEntropy, LossContext, loss_rule
 from raydrop.training.trace import Trace
+
+RECALLS: Mapping[By, str] = {
+    "class": "validation_recalls",
+    "group": "validation_group_recalls",
+}
+"""Where a query run's record has its recalls on validation; None where it has no such ones."""
 
 
 def save_data_card(dataset: ImageDataset, store: Store) -> None:
-    """Leave what stage 4 has to know of the data: names, sizes, and the labels of the test set."""
+    """Leave what stage 4 has to know of the data: names, sizes, and the test set's labels.
+
+    The groups are there too: ``group_names`` and ``group_sizes``, which are empty where the data
+    have none, and the array ``test_groups`` (n_test,) where they have some.
+    """
     config = {"kind": "data", "schema": SCHEMA, "fingerprint": dataset.fingerprint}
     if store.find("data", config) is not None:
         return
@@ -48,11 +66,15 @@ def save_data_card(dataset: ImageDataset, store: Store) -> None:
         "dataset": dataset.name,
         "class_names": list(dataset.class_names),
         "class_sizes": dataset.class_sizes().tolist(),
+        "group_names": list(dataset.group_names),
+        "group_sizes": dataset.sizes("group").tolist() if dataset.group_names else [],
         "n_train": len(dataset.train),
         "n_validation": len(dataset.validation),
         "n_test": len(dataset.test),
     }
     arrays = {"test_labels": dataset.test.labels, "test_ids": dataset.test.ids}
+    if dataset.test.groups is not None:
+        arrays["test_groups"] = dataset.test.groups
     store.write("data", config, info, arrays)
 
 
@@ -70,6 +92,8 @@ class QueryCourse:
     """Epochs of the checkpoints for scores that look at the whole run."""
     early: int | None
     """Epoch of the checkpoint for scores that look early; None where none of them reads it."""
+    last: int | None
+    """Epoch of the checkpoint for scores that read the trained model; None where none does."""
     traced: bool
     """Whether every training sample is observed after every epoch."""
     validated: bool
@@ -78,8 +102,8 @@ class QueryCourse:
     @property
     def checkpoints(self) -> tuple[int, ...]:
         """Epochs after which it leaves a checkpoint, ascending."""
-        early = () if self.early is None else (self.early,)
-        return tuple(sorted({*self.sampled, *early}))
+        others = {epoch for epoch in (self.early, self.last) if epoch is not None}
+        return tuple(sorted({*self.sampled, *others}))
 
 
 def query_course(study: Study, run: QueryRun, labels: NDArray[np.int64]) -> QueryCourse:
@@ -101,11 +125,13 @@ def query_course(study: Study, run: QueryRun, labels: NDArray[np.int64]) -> Quer
         part, count = run.partition
         positions = stratified_partitions(labels, count, run.seed)[part]
         stream = f"query/partition/{part}/{count}"
-        return QueryCourse(stream, positions, last, sampled, None, traced=False, validated=False)
+        return QueryCourse(
+            stream, positions, last, sampled, None, None, traced=False, validated=False
+        )
     if run.initialisation:
         stream = f"query/initialisation/{run.initialisation}"
-        return QueryCourse(stream, everything, early, (), early, traced=True, validated=False)
-    return QueryCourse("query", everything, last, sampled, early, traced=True, validated=True)
+        return QueryCourse(stream, everything, early, (), early, None, traced=True, validated=False)
+    return QueryCourse("query", everything, last, sampled, early, last, traced=True, validated=True)
 
 
 def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, device: str) -> None:
@@ -152,16 +178,12 @@ def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, dev
             on_epoch_end=after,
         )
     seconds = time.perf_counter() - start
-    recalls = None
-    if course.validated:
-        held_out = make_batches(data, dataset.validation, torch.device(device))
-        recalls = _recalls(model, held_out, dataset.validation, dataset.num_classes).tolist()
     info = {
         "seed": run.seed,
         "model": run.model,
         "initialisation": run.initialisation,
         "partition": run.partition,
-        "validation_recalls": recalls,
+        **_validation_recalls(model if course.validated else None, data, device),
         "losses": [end.loss for end in ends],
         "learning_rates": [end.learning_rate for end in ends],
         "checkpoint_epochs": list(course.checkpoints),
@@ -250,6 +272,7 @@ def run_score(
     train: Split,
     store: Store,
     gradients: ShardedGradients | None,
+    device: str = "cpu",
 ) -> None:
     """Compute one method's scores and leave them.
 
@@ -258,7 +281,8 @@ def run_score(
         run: Which scores.
         train: The training samples; their images are not read.
         store: Where the query runs are and the scores go.
-        gradients: Of the run's query model; needed by methods that read gradients.
+        gradients: Of the run's query model; needed by methods that read its checkpoints.
+        device: ``cpu`` or ``cuda``, on which this process works where a method has use for it.
 
     Raises:
         ScoringError: If a score is no number; the message names the first samples by their ids.
@@ -270,7 +294,9 @@ def run_score(
         rng = np.random.default_rng(derive_seed(run.seed, "scores/random"))
         scores = method.draw(len(train), rng)
     else:
-        parts = [_scored(study, method, query, train, store, gradients) for query in run.queries]
+        parts = [
+            _scored(study, method, query, train, store, gradients, device) for query in run.queries
+        ]
         scores = combined(parts, len(train))
     _check_scores(method, scores, train.ids)
     info = {
@@ -291,6 +317,7 @@ def _scored(
     train: Split,
     store: Store,
     gradients: ShardedGradients | None,
+    device: str,
 ) -> PartialScores:
     """Return the scores that one query run gives."""
     result = load_query(query, store)
@@ -299,10 +326,18 @@ def _scored(
         assert result.score_epoch is not None
         values = method.from_trace(result.trace, result.score_epoch)
         return PartialScores(result.positions, values)
-    assert isinstance(method, GradientMethod)
+    seed = derive_seed(query.seed, f"scores/{method.name}")
+    if isinstance(method, SamplingMethod):
+        assert result.trace is not None
+        return PartialScores(result.positions, method.draw_from_trace(result.trace, seed))
+    assert isinstance(method, GradientMethod | EmbeddingMethod)
     assert gradients is not None
     units = StoredUnits(store, query, study.score_precision)
     source = GradientSource(result, train.labels, gradients, units)
+    if isinstance(method, EmbeddingMethod):
+        embeddings = source.embeddings()
+        values = method.from_embeddings(embeddings, source.labels, seed=seed, device=device)
+        return PartialScores(result.positions, values)
     return PartialScores(result.positions, method.from_gradients(source))
 
 
@@ -315,20 +350,43 @@ def kept_positions(
         return np.arange(n)
     budget = budget_for(n, run.trial.keep_fraction)
     scores = required(store, "scores", run.score.key)
-    rule = quota_rule(run.trial.quotas)
-    class_recalls = None
+    quotas = _quotas(study, run, dataset, store, budget)
+    return _selected(run, dataset.members(study.by), budget, scores, quotas)
+
+
+def _quotas(
+    study: Study, run: TrialRun, dataset: ImageDataset, store: Store, budget: int
+) -> NDArray[np.int64] | None:
+    """Return how many samples a trial keeps of each class or group, (U,), or None."""
+    recalls = counts = None
     if run.recalls is not None:
         query = required(store, "query", run.recalls.key)
-        class_recalls = smooth_recalls(
-            query.info["validation_recalls"],
-            dataset.class_sizes("validation"),
-            study.recall_smoothing,
-        )
+        measured = query.info[RECALLS[study.by]]
+        held_out = dataset.sizes(study.by, "validation")
+        recalls = smooth_recalls(measured, held_out, study.recall_smoothing)
+    sizes = dataset.sizes(study.by)
+    if run.quota_scores is not None:
+        scores = required(store, "scores", run.quota_scores.key)
+        members = dataset.members(study.by)
+        best = _selected(run, members, budget, scores, None)
+        counts = np.bincount(members[best], minlength=len(sizes))
+    allocate = quota_rule(run.trial.quotas).allocate
+    return allocate(sizes, recalls, budget, study.minimum_per_class, counts)
+
+
+def _selected(
+    run: TrialRun,
+    members: NDArray[np.int64],
+    budget: int,
+    scores: Entry,
+    quotas: NDArray[np.int64] | None,
+) -> NDArray[np.int64]:
+    """Return the best samples of stored scores, in all or by class or group, sorted."""
     return select(
         scores.array("scores"),
-        dataset.train.labels,
+        members,
         budget,
-        rule.allocate(dataset.class_sizes(), class_recalls, budget, study.minimum_per_class),
+        quotas,
         higher_is_kept=scores.info["higher_is_kept"],
         tie_seed=derive_seed(run.trial.seed, "selection/ties"),
     )
@@ -347,7 +405,8 @@ def run_trial(
         device: ``cpu`` or ``cuda``.
 
     Returns:
-        The trial's average and worst-class accuracy and its seconds, for progress alone.
+        The trial's average accuracy, that of the worst class (or group, where the study is by
+        group) and its seconds, for progress alone.
     """
     start = time.perf_counter()
     dataset, trial = data.dataset, run.trial
@@ -355,11 +414,16 @@ def run_trial(
     length = training_length(study.budget, study.training, len(kept), len(dataset.train))
     with seeded(derive_seed(trial.seed, "trial/weights")):
         model = _model(trial.model, dataset, device)
-    loss = loss_rule(trial.loss).make()
+    members = dataset.members(study.by)
+    loss = loss_rule(trial.loss).make(_loss_context(study, dataset, kept, length.epochs))
     validation = make_batches(data, dataset.validation, torch.device(device))
 
     def after(end: EpochEnd) -> None:  # noqa: ARG001 - the loop's contract
-        loss.end_epoch(_recalls(model, validation, dataset.validation, dataset.num_classes))
+        recalls = None
+        if loss.needs_recalls:
+            predicted = predict(model, validation, len(dataset.validation))
+            recalls = unit_recalls(predicted, dataset, study.by, "validation")
+        loss.end_epoch(recalls)
 
     train_seconds = train(
         model,
@@ -370,22 +434,24 @@ def run_trial(
         length,
         derive_seed(trial.seed, "trial/order"),
         augment=study.training.augment,
-        on_epoch_end=after if loss.needs_recalls else None,
+        on_epoch_end=after,
+        units=torch.tensor(members),  # a copy: what Ray shares is read-only, which torch minds
     )
     test = make_batches(data, dataset.test, torch.device(device))
     predictions = predict(model, test, len(dataset.test))
-    result = class_metrics(predictions, dataset.test.labels, dataset.num_classes)
     info = {
         "dataset": dataset.name,
         "budget": study.budget,
+        "by": study.by,
         **trial.as_dict(),
         "network_method": "none",
         "network_sparsity": 0.0,
         "n_kept": len(kept),
         "n_train": len(dataset.train),
-        "kept_by_class": np.bincount(
-            dataset.train.labels[kept], minlength=dataset.num_classes
-        ).tolist(),
+        "kept_by_class": _kept_sizes(dataset, "class", kept).tolist(),
+        "kept_by_group": _kept_sizes(dataset, "group", kept).tolist()
+        if dataset.group_names
+        else None,
         **_noise(dataset.noisy, kept),
         "epochs": length.epochs,
         "steps": length.steps,
@@ -400,8 +466,8 @@ def run_trial(
     }
     store.write("trial", run.config, info, arrays)
     return {
-        "average_accuracy": result.average_accuracy,
-        "worst_class_accuracy": result.worst_class_accuracy,
+        "average_accuracy": float((predictions == dataset.test.labels).mean()),
+        "worst_class_accuracy": float(unit_recalls(predictions, dataset, study.by, "test").min()),
         "train_seconds": train_seconds,
         "seconds": info["seconds"],
     }
@@ -422,10 +488,53 @@ def _model(name: str, dataset: ImageDataset, device: str) -> nn.Module:
     return model
 
 
-def _recalls(
-    model: nn.Module, batches: Batches, split: Split, num_classes: int
+def unit_recalls(
+    predictions: NDArray[np.integer[Any]], dataset: ImageDataset, by: By, split: str
 ) -> NDArray[np.float64]:
-    return by_class(predict(model, batches, len(split)), split.labels, num_classes)
+    """Return the recall of every class or group in a split, (U,).
+
+    Args:
+        predictions: Predicted classes of the split's samples, (n,).
+        dataset: Gives labels and groups.
+        by: Classes or groups.
+        split: ``validation`` or ``test``, in which every class and group occurs.
+    """
+    members, totals = dataset.members(by, split), dataset.sizes(by, split)
+    hits = predictions == dataset.splits()[split].labels
+    return recalls_of(np.bincount(members[hits], minlength=len(totals)), totals)
+
+
+def _validation_recalls(
+    model: nn.Module | None, data: PreparedData, device: str
+) -> dict[str, list[float] | None]:
+    """Return a query model's recalls by class and, where there are groups, by group."""
+    found: dict[str, list[float] | None] = dict.fromkeys(RECALLS.values())
+    if model is None:
+        return found
+    dataset = data.dataset
+    batches = make_batches(data, dataset.validation, torch.device(device))
+    predictions = predict(model, batches, len(dataset.validation))
+    for by, name in RECALLS.items():
+        if by == "class" or dataset.group_names:
+            found[name] = unit_recalls(predictions, dataset, by, "validation").tolist()
+    return found
+
+
+def _loss_context(
+    study: Study, dataset: ImageDataset, kept: NDArray[np.int64], epochs: int
+) -> LossContext:
+    """Return what a loss may know of the training that it is made for."""
+    return LossContext(
+        class_sizes=_kept_sizes(dataset, "class", kept),
+        unit_sizes=_kept_sizes(dataset, study.by, kept),
+        by=study.by,
+        epochs=epochs,
+    )
+
+
+def _kept_sizes(dataset: ImageDataset, by: By, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many kept samples each class or group has, (U,)."""
+    return np.bincount(dataset.members(by)[kept], minlength=len(dataset.names(by)))
 
 
 def _check_scores(

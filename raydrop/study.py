@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from raydrop.errors import ConfigError, unknown_name
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of what is stored. Raise it when the same configuration would give other results."""
 
 By = Literal["class", "group"]
@@ -142,11 +142,11 @@ class TrialConfig:
     method: str
     """Score that ranks samples, or ``none``."""
     quotas: str
-    """Rule that shares the budget among classes, or ``none``."""
+    """Rule that shares the budget among classes or groups, or ``none``."""
     keep_fraction: float
     """Share of the training set that remains, in (0, 1]."""
     loss: str
-    """Loss of the final training."""
+    """Loss of the final training, with its parameters, such as ``focal(2)``."""
     model: str
     """Architecture of the final training, the target."""
     query_model: str
@@ -243,6 +243,9 @@ class Study:
     budget: Budget = "equal_epochs"
     """How long a pruned set is trained: the same number of epochs, the same number of steps, or
     int((0.5 + 0.5 d) E / d) epochs at density d as in DRoP."""
+    by: By = "class"
+    """Whose quotas, minimum, weights in losses and validation recalls these are: those of the
+    classes, or of the groups that the data carry. Query runs and scores depend on neither."""
     training: Training = field(default_factory=Training)
     """How networks are trained."""
     query_model: str | None = None
@@ -252,11 +255,12 @@ class Study:
     """How query runs are trained, surrogates and further initialisations included. None is like
     :attr:`training`, but without augmentation; given, its own ``augment`` is obeyed."""
     minimum_per_class: int = 0
-    """Samples that a quota rule leaves every class at least; without quotas there is no minimum."""
+    """Samples that a quota rule leaves every class (or group, as :attr:`by` says) at least; without
+    quotas there is no minimum."""
     recall_smoothing: float = 0.0
-    """Validation samples of each outcome added to every class before quotas read its recall: r =
-    (correct + a) / (n + 2 a). With 1 (add-one), a class whose few validation samples all happen to
-    be right still keeps something."""
+    """Validation samples of each outcome added to every class or group before quotas read its
+    recall: r = (correct + a) / (n + 2 a). With 1 (add-one), a class whose few validation samples
+    all happen to be right still keeps something."""
     checkpoints: int = 10
     """Checkpoints of a query run at which ``moso`` and others of its kind look, each drawn at
     random from its own stretch of the run (:func:`raydrop.training.checkpoints.sampled_epochs`)."""
@@ -278,6 +282,7 @@ class Study:
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", _as_tuple("seeds", self.seeds))
         _check_choice("budget", self.budget, get_args(Budget))
+        _check_choice("by", self.by, get_args(By))
         _check_choice("score_precision", self.score_precision, get_args(ScoringPrecision))
         for name in ("name", "dataset", "model"):
             _check_text(name, getattr(self, name))
@@ -337,6 +342,7 @@ class Study:
             "training": dataclasses.asdict(self.training),
             "query_training": dataclasses.asdict(self.training_of_queries()),
             "budget": self.budget,
+            "by": self.by,
             "minimum_per_class": self.minimum_per_class,
             "recall_smoothing": self.recall_smoothing,
             "checkpoints": self.checkpoints,

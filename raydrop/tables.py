@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raydrop.errors import ConfigError, StoreError
+from raydrop.selection import select
 
 METADATA_KEY = b"raydrop"
 
@@ -77,6 +78,43 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, ScoreFacts]:
             "give a file that 'raydrop score --out FILE' wrote."
         ) from error
     return frame, facts
+
+
+def counts_of_best(
+    path: Path, method: str, samples: pd.DataFrame, sizes: NDArray[np.int64], budget: int, seed: int
+) -> NDArray[np.int64]:
+    """Return how many of the best samples by a file's scores each class has, (K,).
+
+    Args:
+        path: Of the scores.
+        method: Whose scores they have to be.
+        samples: ``sample_id, label`` of the samples that they have to be of.
+        sizes: Samples of each class, (K,).
+        budget: How many samples are the best.
+        seed: Settles ties among equal scores.
+
+    Raises:
+        ConfigError: If they are of another method or of other samples.
+    """
+    frame, facts = read_scores(path)
+    if facts.method != method:
+        raise ConfigError(
+            f"Expected scores of {method!r} in {path} for quotas from_method:{method}, found those "
+            f"of {facts.method!r}; give the file of that method with --quota-scores."
+        )
+    if not frame[["sample_id", "label"]].equals(samples[["sample_id", "label"]]):
+        raise ConfigError(
+            f"Expected scores of the same samples in {path}, found others; "
+            "score the same data set by both methods."
+        )
+    best = select(
+        frame["score"].to_numpy(),
+        frame["label"].to_numpy(),
+        budget,
+        higher_is_kept=facts.higher_is_kept,
+        tie_seed=seed,
+    )
+    return np.bincount(frame["label"].to_numpy()[best], minlength=len(sizes))
 
 
 def read_recalls(path: Path, class_names: list[str]) -> NDArray[np.float64]:

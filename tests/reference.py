@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -211,6 +212,44 @@ def recall_by_counting(
     return [statistics.mean(map(float, each)) if each else float("nan") for each in hits]
 
 
+def group_accuracy_by_counting(
+    predictions: Sequence[int], labels: Sequence[int], groups: Sequence[int], num_groups: int
+) -> list[float]:
+    """Accuracy of every group, (G,), NaN without samples: one pass over all samples for each."""
+    accuracies = []
+    for group in range(num_groups):
+        members = [i for i in range(len(labels)) if groups[i] == group]
+        hits = sum(1 for i in members if predictions[i] == labels[i])
+        accuracies.append(hits / len(members) if members else float("nan"))
+    return accuracies
+
+
+def densities_by_averaging(
+    kept: Sequence[Sequence[int]], sizes: Sequence[int]
+) -> list[tuple[float, int]]:
+    """Mean density and class of every class, densest first, from counts (n_seeds, K)."""
+    means = [
+        float(sum(Fraction(seed[k], sizes[k]) for seed in kept) / len(kept))
+        for k in range(len(sizes))
+    ]
+    return sorted(((mean, k) for k, mean in enumerate(means)), key=lambda pair: (-pair[0], pair[1]))
+
+
+def correlations_by_definition(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Pearson's correlation, and Spearman's: Pearson's of ranks, equal values sharing the mean."""
+
+    def pearson(a: Sequence[float], b: Sequence[float]) -> float:
+        mean_a, mean_b = statistics.mean(a), statistics.mean(b)
+        shared = sum((u - mean_a) * (v - mean_b) for u, v in zip(a, b, strict=True))
+        spread = sum((u - mean_a) ** 2 for u in a) * sum((v - mean_b) ** 2 for v in b)
+        return float(shared / spread**0.5)
+
+    def ranks(a: Sequence[float]) -> list[float]:
+        return [sum(v < u for v in a) + (sum(v == u for v in a) + 1) / 2 for u in a]
+
+    return pearson(x, y), pearson(ranks(x), ranks(y))
+
+
 def pareto_front_by_pairs(points: Sequence[Sequence[float]]) -> list[bool]:
     """Whether no other point is at least as high everywhere and higher somewhere, in O(n²)."""
 
@@ -338,3 +377,184 @@ def sum_by_halving(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     while 2 * first < len(parts):
         first *= 2
     return sum_by_halving(parts[:first]) + sum_by_halving(parts[first:])
+
+
+# --- selection: the water level by bisection, many cases at once ---
+
+
+def water_filled_by_bisection(
+    rates: NDArray[np.float64],
+    floors: NDArray[np.float64],
+    caps: NDArray[np.float64],
+    budgets: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Sizes clip(level * rate, floor, cap), (C, K), with a level for each of C cases, (C,).
+
+    The level lies between 1e-18 and 1e18 and is halved upon on a logarithmic scale, which 200
+    halvings determine to the last bit. All rates have to be above 0.
+    """
+
+    def sizes_at(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.clip(np.exp(logs)[:, None] * rates, floors, caps)
+
+    low, high = np.full(len(rates), np.log(1e-18)), np.full(len(rates), np.log(1e18))
+    for _ in range(200):
+        middle = (low + high) / 2
+        enough = sizes_at(middle).sum(axis=1) >= budgets
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return sizes_at(high)
+
+
+# --- training: losses one sample at a time, on Python's numbers ---
+
+
+def mean_loss_by_loop(
+    logits: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    weight: Callable[[int, float], float] = lambda i, p: 1.0,
+) -> float:
+    """Mean over samples i of weight(i, p_i) * -log p_i, p_i the probability of its own class."""
+    total = 0.0
+    for i, (own, label) in enumerate(zip(logits, labels, strict=True)):
+        others = sum(math.exp(other - own[label]) for other in own)
+        total += weight(i, 1 / others) * math.log(others)
+    return total / len(labels)
+
+
+def effective_number_by_summing(n: int, beta: float) -> float:
+    """Expected volume of n samples, 1 + beta + ... + beta^(n - 1)."""
+    return math.fsum(beta**j for j in range(n))
+
+
+def group_dro_by_loop(
+    batches: Sequence[tuple[Sequence[Sequence[float]], Sequence[int], Sequence[int]]],
+    weights: Sequence[float],
+    step: float,
+) -> tuple[list[float], list[float]]:
+    """Losses of consecutive batches (logits, labels, units), and the units' weights at the end."""
+    q, losses = list(weights), []
+    for logits, labels, units in batches:
+        means = []
+        for unit in range(len(q)):
+            own = [i for i, other in enumerate(units) if other == unit]
+            chosen = [logits[i] for i in own], [labels[i] for i in own]
+            means.append(mean_loss_by_loop(*chosen) if own else 0.0)
+        q = [share * math.exp(step * loss) for share, loss in zip(q, means, strict=True)]
+        q = [share / sum(q) for share in q]
+        losses.append(sum(share * loss for share, loss in zip(q, means, strict=True)))
+    return losses, q
+
+
+# --- scores: embeddings, all pairs of samples at once, and the coreset algorithm step by step ---
+
+
+def k_center_by_scan(points: NDArray[np.floating], limit: int) -> list[int]:
+    """Positions in the order of greedy k-center, from all pairs of distances, in float64.
+
+    Starts with the point nearest the mean; a point that coincides with a chosen one is left out.
+    """
+    exact = np.asarray(points, dtype=np.float64)
+    pairs = np.sqrt(((exact[:, None] - exact[None]) ** 2).sum(axis=2))
+    to_mean = [float(np.sqrt(((x - exact.mean(axis=0)) ** 2).sum())) for x in exact]
+    chosen = [to_mean.index(min(to_mean))]
+    while len(chosen) < limit:
+        nearest = [min(pairs[i, c] for c in chosen) for i in range(len(exact))]
+        if max(nearest) == 0:
+            break
+        chosen.append(nearest.index(max(nearest)))
+    return chosen
+
+
+def moderate_one_by_one(embeddings: NDArray[np.floating], labels: Sequence[int]) -> list[float]:
+    """-|d_i - median|, with d_i the distance from the mean of the samples of the same class."""
+    exact = [[float(value) for value in row] for row in embeddings]
+    distances = []
+    for row, label in zip(exact, labels, strict=True):
+        own = [other for other, its in zip(exact, labels, strict=True) if its == label]
+        center = [statistics.fmean(column) for column in zip(*own, strict=True)]
+        distances.append(math.dist(row, center))
+    middle = statistics.median(distances)
+    return [-abs(distance - middle) for distance in distances]
+
+
+def cosine_distances_by_pairs(
+    embeddings: NDArray[np.floating], centers: NDArray[np.floating]
+) -> list[float]:
+    """Smallest 1 - cos(z, c) over the centres, one pair at a time."""
+
+    def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+        lengths = math.hypot(*a) * math.hypot(*b)
+        return math.fsum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
+
+    return [min(1 - cosine(z, c) for c in centers) for z in embeddings.astype(np.float64)]
+
+
+def ccs_sizes_by_algorithm(
+    scores: Sequence[float], budget: int, cutoff: float, strata: int
+) -> tuple[list[int], dict[int, int]]:
+    """What CCS (arXiv 2210.15809, algorithm 1) takes: strata of all samples, and sizes by stratum.
+
+    Stratum -1 is what was set aside. The algorithm takes the smallest stratum that is left, gives
+    it an equal share of the budget that is left, rounded down, or all that it has, and goes on.
+    """
+    kept = math.floor(len(scores) * cutoff)
+    hardest = sorted(range(len(scores)), key=lambda i: scores[i])[:kept]
+    rest = [s for i, s in enumerate(scores) if i not in hardest]
+    width = (max(rest) - min(rest)) / strata
+    stratum = []
+    for i, score in enumerate(scores):
+        if i in hardest:
+            stratum.append(-1)
+        else:
+            place = sum(score >= min(rest) + width * edge for edge in range(1, strata))
+            stratum.append(place if width else 0)
+    waiting = {b: stratum.count(b) for b in sorted(set(stratum) - {-1})}
+    taken = dict.fromkeys(waiting, 0)
+    while waiting:
+        smallest = min(waiting, key=lambda b: waiting[b])
+        taken[smallest] = min(waiting[smallest], budget // len(waiting))
+        budget -= taken[smallest]
+        del waiting[smallest]
+    return stratum, taken
+
+
+# --- data: coloured borders pixel by pixel, colours sample by sample ---
+
+
+def bordered_pixel_by_pixel(
+    image: NDArray[np.uint8], colour: Sequence[int], strength: float, margin: int
+) -> NDArray[np.uint8]:
+    """One grey or RGB image (C, H, W) as RGB with its outermost pixels blended with a colour."""
+    channels, height, width = image.shape
+    result = np.zeros((3, height, width), np.uint8)
+    for c in range(3):
+        for y in range(height):
+            for x in range(width):
+                value = float(image[c if channels == 3 else 0, y, x])
+                if min(y, x, height - 1 - y, width - 1 - x) < margin:
+                    value = value * (1 - strength) + colour[c] * strength
+                result[c, y, x] = round(value)
+    return result
+
+
+def other_attributes(klass: int, num_attributes: int, count: int) -> list[int]:
+    """Attributes of a class's unaligned samples, the last first: all but its own, in turn."""
+    others = [a % num_attributes for a in range(klass + 1, klass + num_attributes)]
+    return [others[i % len(others)] for i in range(count)]
+
+
+# --- theory: the two thresholds as a textbook writes them, a formula per case ---
+
+
+def threshold_by_two_formulas(
+    means: tuple[float, float], sigmas: tuple[float, float], prior0: float
+) -> float:
+    """Average-risk threshold of two Gaussian classes (arXiv 2404.05579), NaN without a crossing."""
+    (m0, m1), (s0, s1) = means, sigmas
+    odds = prior0 / (1 - prior0)
+    if s0 == s1:
+        return (m0 + m1) / 2 + s0**2 / (m1 - m0) * float(np.log(odds))
+    inside = (m0 - m1) ** 2 - 2 * (s0**2 - s1**2) * float(np.log(odds * s1 / s0))
+    if inside < 0:
+        return float("nan")
+    return (m0 * s1**2 - m1 * s0**2 + s0 * s1 * inside**0.5) / (s1**2 - s0**2)

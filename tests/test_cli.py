@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ from raydrop.cluster import progress
 from raydrop.data import load_dataset
 from raydrop.errors import RaydropError
 from raydrop.store import Store
+from raydrop.study import SCHEMA
 from raydrop.tables import ScoreFacts, read_scores, write_scores
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +69,8 @@ def test_methods_lists_every_name(
 ) -> None:
     assert _main(monkeypatch, "methods") == 0
     out = capsys.readouterr().out
-    for name in ("moso", "drop", "cdb_w", "cifar100", "resnet18"):
+    names = ("moso", "drop", "from_method:METHOD", "cdb_w", "focal(2)", "cifar100", "resnet18")
+    for name in names:
         assert name in out
 
 
@@ -314,7 +318,7 @@ def test_results_of_another_schema_are_told_as_that(
     (out / "study.json").write_text(json.dumps({"base": {"schema": 1, "model": "small_cnn"}}))
     assert _main(monkeypatch, "run", _sweep(tmp_path), "--out", out, "--dry-run") == 1
     said = _said(capsys)
-    assert "Expected results of schema 2" in said
+    assert f"Expected results of schema {SCHEMA} in" in said
     assert "found those of schema 1" in said
     assert "choose another folder with --out" in said
 
@@ -473,6 +477,52 @@ def test_select_takes_other_recalls(
         == 0
     )  # fmt: skip
     assert pd.read_csv(out)["label"].value_counts().tolist() == [30, 30, 30]
+
+
+def _other_scores(scores: Path, name: str, **facts: Any) -> Path:
+    """Scores of another method: the same samples, best where their class is 2, then 1."""
+    frame, found = read_scores(scores)
+    path = scores.with_name(f"{name}.parquet")
+    labels = frame["label"].to_numpy()
+    values = 10.0 * labels + frame["score"].to_numpy()
+    facts = {"method": name, **facts}
+    write_scores(
+        path, frame["sample_id"].to_numpy(), labels, values, dataclasses.replace(found, **facts)
+    )
+    return path
+
+
+def test_select_takes_the_class_ratios_of_another_methods_scores(
+    scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, out = _other_scores(scores, "grand"), tmp_path / "kept.csv"
+    command = ("select", scores, "--keep-fraction", 0.5, "--out", out, "--minimum-per-class", 0)
+    quotas = ("--quotas", "from_method:grand", "--quota-scores", other)
+    assert _main(monkeypatch, *command, *quotas) == 0
+    kept = pd.read_csv(out)
+    assert kept["label"].value_counts().to_dict() == {2: 100, 1: 50}
+    frame, _ = read_scores(scores)
+    best = frame[frame["label"] == 1].nlargest(50, "score")["sample_id"]
+    assert set(kept[kept["label"] == 1]["sample_id"]) == set(best)
+    # Its own ratios are its own choice.
+    assert _main(monkeypatch, *command, "--quotas", "from_method:el2n") == 0
+    best = frame.nlargest(150, "score")["sample_id"]
+    assert set(pd.read_csv(out)["sample_id"]) == set(best)
+
+
+def test_select_refuses_quota_scores_that_do_not_fit(
+    scores: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("select", scores, "--keep-fraction", 0.5, "--quotas", "from_method:grand")
+    assert _main(monkeypatch, *command) == 1
+    assert "Expected scores of 'grand'" in (said := _said(capsys))
+    assert "found those of 'el2n'; give the file of that method with --quota-scores" in said
+    other = _other_scores(scores, "grand")
+    frame, facts = read_scores(other)
+    columns = [frame[name].to_numpy() for name in ("sample_id", "label", "score")]
+    write_scores(other, columns[0] + 1, *columns[1:], facts)
+    assert _main(monkeypatch, *command, "--quota-scores", other) == 1
+    assert "Expected scores of the same samples" in _said(capsys)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,17 @@ CANONICAL = [
     ("imagefolder:a b/c++(old)/d+subset(2)", "imagefolder:a b/c++(old)/d+subset(2)"),
     ("imagefolder:~/x+subset(2)/+subset(3)", "imagefolder:~/x+subset(2)/+subset(3)"),
     ("imagefolder:C:/photos", "imagefolder:C:/photos"),
+    ("imagefolder:/why?label=y", "imagefolder:/why?label=y"),
+    ("metadata:a b", "metadata:a b"),
+    ("metadata:a?group=place&label=y", "metadata:a"),
+    ("metadata:a ? group = sea & label=a b+subset(2)", "metadata:a?label=a b&group=sea+subset(2)"),
+    ("metadata:/why?/a?label=b", "metadata:/why?/a?label=b"),
+    ("metadata:/why?", "metadata:/why"),
+    ("metadata:/why??", "metadata:/why??"),
+    ("celeba", "celeba"),
+    ("celeba?group=Young+subset(5)", "celeba?group=Young+subset(5)"),
+    ("celeba:faces?target=Male&group=Hat", "celeba:faces?target=Male&group=Hat"),
+    ("celeba?", "celeba"),
 ]
 
 
@@ -64,7 +75,7 @@ def test_paths_may_hold_pluses_and_parentheses(
 
 BAD = [
     ("digits+long_tial(10)", "Unknown variant 'long_tial': did you mean long_tail"),
-    ("imagefolder:/a+b(1)", "Unknown variant 'b': choose one of label_noise, long_tail, subset"),
+    ("imagefolder:/a+b(1)", "Unknown variant 'b': choose one of label_noise, long_tail, spur"),
     ("digits+long_tail", r"\+name\(arguments\), found '\+long_tail'; write for example"),
     ("digits+long_tail(10", r"\+name\(arguments\), found '\+long_tail\(10'"),
     ("digits+long_tail()", r"such as \+long_tail\(10\), found long_tail\(\) \(missing a required"),
@@ -80,6 +91,11 @@ BAD = [
     ("digits+label_noise(0.1, seed=0.5)", "whole number of at least 0 for seed, found 0.5;"),
     ("digits+subset(0)", "whole number of at least 1 for n, found 0;"),
     ("digits+subset(inf)", "whole number of at least 1 for n, found inf;"),
+    ("digits?label=y", r"\?key=value only after celeba or metadata, found 'digits\?label=y'; rem"),
+    ("metadata:a?labl=y", "Unknown option of metadata 'labl': did you mean label"),
+    ("metadata:a?label", r"each option of metadata once as key=value, found 'label'; .* \?label=y"),
+    ("metadata:a?label=", r"each option of metadata once as key=value, found 'label='; write"),
+    ("metadata:a?label=b&label=c", "each option of metadata once .* found 'label=b&label=c'; "),
     ("digits+subset(2, test=0)", "whole number of at least 1 for test, found 0;"),
 ]
 
@@ -99,6 +115,14 @@ def test_what_does_not_fit_is_one_sentence(text: str, message: str) -> None:
         ("/photos", "Unknown data set '/photos': choose one of .*imagefolder"),
         ("imagefolder", "folder after imagefolder, found none; write imagefolder:PATH"),
         ("imagefolder: ", "folder after imagefolder, found none; write imagefolder:PATH"),
+        ("metadata", "folder after metadata, found none; write metadata:PATH"),
+        ("metadata:?label=y", "folder after metadata, found none; write metadata:PATH"),
+        ("waterbirds", "folder after waterbirds, found none; write waterbirds:PATH"),
+        ("celeba:", "folder after celeba, found none; write celeba:PATH"),
+        ("waterbird:x", "Unknown data set 'waterbird': did you mean waterbirds"),
+        ("tinyimagenet:x", "Unknown data set 'tinyimagenet': did you mean tiny_imagenet"),
+        ("CelebA", "Unknown data set 'CelebA': did you mean celeba"),
+        ("digits:", "digits without a path, found 'digits:'; remove"),
         ("digits:x", "digits without a path, found 'digits:x'; remove"),
     ],
 )
@@ -116,7 +140,8 @@ def test_variants_demand_numbers_in_python_too() -> None:
 
 def test_every_data_set_has_one_line() -> None:
     assert set(DATASETS) == {
-        "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder"
+        "digits", "gaussians", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder",
+        "tiny_imagenet", "imagenet", "metadata", "waterbirds", "celeba",
     }  # fmt: skip
     assert all(text and "\n" not in text and len(text) < 90 for text in DATASETS.values())
 

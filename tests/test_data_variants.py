@@ -81,6 +81,21 @@ def test_a_tail_needs_every_class(base: ImageDataset) -> None:
         LongTail(2).apply(without)
 
 
+@pytest.mark.parametrize("factor", [0, 0.99, -3, float("nan"), float("inf")])
+def test_a_factor_out_of_range_is_refused(factor: float) -> None:
+    with pytest.raises(ConfigError, match="factor of at least 1 in long_tail, found"):
+        LongTail(factor)
+
+
+def test_validation_and_test_stay_balanced(base: ImageDataset) -> None:
+    tailed = load_dataset("digits+long_tail(100)")
+    for name in ("validation", "test"):
+        before, after = base.splits()[name], tailed.splits()[name]
+        assert same(before, after)
+        assert np.array_equal(before.images.pixels, after.images.pixels)  # type: ignore[union-attr]
+        assert len(set(tailed.class_sizes(name).tolist())) == 1
+
+
 # False labels.
 
 
@@ -151,6 +166,19 @@ def test_earlier_noise_stays_marked(base: ImageDataset) -> None:
     assert twice.noisy is not None
     assert np.all(twice.noisy[once.noisy])
     assert twice.noisy.sum() > once.noisy.sum()
+
+
+def test_noise_may_not_take_the_last_image_of_a_class(base: ImageDataset) -> None:
+    tailed = LongTail(1000).apply(base)
+    only = tailed.train.ids[tailed.train.labels == 9]
+    assert len(only) == 1
+    kept = np.flatnonzero(np.isin(tailed.train.labels, (8, 9)))
+    few = tailed.derive("few", train=tailed.train.take(kept))
+    with pytest.raises(
+        DataError,
+        match=r"label_noise\(1\) to leave images of every class in train, found none left",
+    ):
+        LabelNoise(1).apply(few)
 
 
 def test_noise_needs_another_class(base: ImageDataset) -> None:

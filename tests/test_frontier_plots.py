@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from pathlib import Path
 
 import matplotlib as mpl
@@ -8,16 +10,22 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import AxLine
-from test_frontier_records import TRANSFER, FakeStudy
+from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 
-from raydrop.frontier import frontier_table
+from raydrop.frontier import correlation_points, density_points, frontier_table
 from raydrop.frontier.noise import Noise, noise_of
 from raydrop.frontier.plots import (
+    SHOWN_KEEPS,
+    KeepStyle,
     SeriesStyle,
+    correlation_figure,
+    density_figure,
     frontier_figure,
     keep_fraction_figure,
     noise_figure,
+    plot_accuracy_against_density,
     plot_by_keep_fraction,
+    plot_densities,
     plot_frontier,
     plot_noise,
     to_png,
@@ -232,3 +240,152 @@ def test_the_noise_figure_draws_the_shares_and_a_uniform_draw(noise: Noise) -> N
         legend_of(figure)
     )
     assert to_svg(figure) == to_svg(noise_figure(noise.points))
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """Groups whose worst is not in the worst class; three keep fractions."""
+    study = dataclasses.replace(GROUPED, keeps=(0.1, 0.2, 0.5))
+    return load_records(study.write(tmp_path_factory.mktemp("grouped")))
+
+
+@pytest.fixture(scope="module")
+def correlated(grouped: Records) -> pd.DataFrame:
+    """Densities and accuracies of every class, by series and keep fraction."""
+    points = correlation_points(grouped.trials, grouped.class_sizes)
+    assert points is not None
+    return points
+
+
+def test_figures_by_group_draw_the_worst_group(grouped: Records) -> None:
+    table = frontier_table(grouped.trials, by="group")
+    (ax,) = frontier_figure(table, "group").axes
+    pairs = table[["average_accuracy", "worst_group_accuracy"]].to_numpy().tolist()
+    assert {tuple(pair) for pair in pairs} <= drawn(ax)
+    foreign = table[["average_accuracy", "worst_class_accuracy"]].to_numpy().tolist()
+    assert not {tuple(pair) for pair in foreign} & drawn(ax)
+    assert ax.get_ylabel() == "worst-group accuracy"
+    average, worst = keep_fraction_figure(table, "group").axes
+    assert (average.get_ylabel(), worst.get_ylabel()) == (
+        "average accuracy",
+        "worst-group accuracy",
+    )
+    heights = {y for _, y in drawn(worst)}
+    assert set(table["worst_group_accuracy"]) <= heights
+    assert not set(table["worst_class_accuracy"]) & heights
+
+
+def test_densities_are_drawn_by_rank_with_the_fewest_samples_at_the_end(
+    correlated: pd.DataFrame,
+) -> None:
+    points = correlated[correlated["name"] == "el2n + drop"]
+    ax = Figure().subplots()
+    assert plot_densities(points, ax) is ax
+    assert {tuple(pair) for pair in points[["rank", "density"]].to_numpy().tolist()} <= drawn(ax)
+    cells = points.groupby("keep_fraction")
+    assert [text.get_text() for text in ax.texts] == [
+        f"{count}" for count in cells["smallest_kept"].first()
+    ]
+    for band, (_, rows) in zip(ax.collections, cells, strict=True):
+        heights = set(band.get_paths()[0].vertices[:, 1].tolist())
+        assert heights == {*rows["density_min"], *rows["density_max"]}
+
+
+def test_numbers_at_the_ends_of_lines_do_not_overlap(correlated: pd.DataFrame) -> None:
+    points = correlated[correlated["name"] == "el2n + drop"]
+    for density in (0.1, 1.0):
+        figure = density_figure(points.assign(density=density))
+        figure.canvas.draw()
+        (ax,) = figure.axes
+        boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
+        assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
+        assert boxes[-1].y1 <= ax.get_window_extent().y1 + 1
+
+
+def test_accuracies_are_drawn_against_densities_with_their_correlations(
+    correlated: pd.DataFrame,
+) -> None:
+    points = correlated[correlated["name"] == "el2n + none"]
+    ax = Figure().subplots()
+    assert plot_accuracy_against_density(points, ax) is ax
+    assert {tuple(p) for p in points[["density", "accuracy"]].to_numpy().tolist()} == drawn(ax)
+    first = points[points["keep_fraction"] == 0.1].iloc[0]
+    legend = ax.get_legend()
+    assert legend is not None
+    pearson, spearman = (f"{first[name]:+.2f}" for name in ("pearson", "spearman"))
+    assert pearson.startswith("-")
+    expected = f"0.1: {pearson}, {spearman}".replace("-", "\N{MINUS SIGN}")
+    assert legend.get_texts()[0].get_text() == expected
+    undefined = correlated[correlated["name"] == "random + none"]
+    texts = plot_accuracy_against_density(undefined, Figure().subplots()).get_legend().get_texts()
+    assert texts[0].get_text() == "0.1: \N{EN DASH}, \N{EN DASH}"
+
+
+def test_a_panel_per_series_random_first_on_shared_axes(correlated: pd.DataFrame) -> None:
+    names = ["random + none", "random + drop", "el2n + none", "el2n + drop"]
+    for figure in (density_figure(correlated), correlation_figure(correlated)):
+        assert [ax.get_title() for ax in figure.axes] == names
+        assert len({ax.get_ylim() for ax in figure.axes}) == 1
+        assert to_svg(figure).startswith(b"<?xml")
+    assert {"0.1", "0.2", "0.5", "every class alike"} <= set(legend_of(density_figure(correlated)))
+    by_group = density_figure(correlated, "group")
+    assert "fewest samples of a group" in legend_of(by_group)
+    assert by_group.get_supxlabel() == "groups, densest first"
+
+
+def test_many_keep_fractions_are_thinned_from_the_smallest_to_the_largest() -> None:
+    keeps = [round(0.1 * i, 1) for i in range(1, 10)]
+    style = KeepStyle.of(pd.DataFrame({"keep_fraction": keeps}))
+    assert style.keeps == (0.1, 0.3, 0.5, 0.7, 0.9)
+    assert len(style.keeps) == SHOWN_KEEPS
+    assert KeepStyle.of(pd.DataFrame({"keep_fraction": [0.3, 0.3]})).keeps == (0.3,)
+    lightness = [float(np.dot(style.look(k)["color"][:3], [0.3, 0.6, 0.1])) for k in style.keeps]
+    assert (np.diff(lightness) > 0.05).all()
+    assert len({style.look(keep)["marker"] for keep in style.keeps}) == SHOWN_KEEPS
+
+
+def test_very_many_classes_stay_a_small_file() -> None:
+    rng = np.random.default_rng(0)
+    keeps, classes = (0.2, 0.5, 0.8), 2000
+    points = pd.DataFrame(
+        {
+            "name": "el2n + none",
+            "model": "a",
+            "query_model": "a",
+            "method": "el2n",
+            "quotas": "none",
+            "keep_fraction": np.repeat(keeps, classes),
+            "rank": np.tile(np.arange(1, classes + 1), len(keeps)),
+            "density": rng.random(classes * len(keeps)),
+            "accuracy": rng.random(classes * len(keeps)),
+            "pearson": 0.1,
+            "spearman": 0.1,
+            "smallest_kept": 3,
+        }
+    )
+    points = points.assign(density_min=points["density"], density_max=points["density"])
+    svg = to_svg(correlation_figure(points))
+    assert b"<image" in svg
+    assert len(svg) < 300_000
+    assert b"<image" not in to_svg(correlation_figure(points[points["rank"] < 100]))
+    assert to_svg(correlation_figure(points)) == svg
+
+
+def test_the_same_densities_give_the_same_bytes_and_others_others(
+    correlated: pd.DataFrame,
+) -> None:
+    points = correlated[correlated["name"] == "el2n + drop"]
+    for draw in (density_figure, correlation_figure):
+        svg = to_svg(draw(points))
+        assert to_svg(draw(points)) == svg
+        assert to_svg(draw(points.assign(density=points["density"] * 0.9))) != svg
+
+
+def test_densities_are_drawn_where_keep_fractions_differ_between_series(grouped: Records) -> None:
+    lacking = grouped.trials[
+        (grouped.trials["method"] != "el2n") | (grouped.trials["keep_fraction"] == 0.2)
+    ]
+    points = density_points(lacking, grouped.class_sizes)
+    assert points is not None
+    figure = density_figure(points)
+    assert [len(ax.texts) for ax in figure.axes] == [3, 3, 1, 1]

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from reference import recall_by_counting
+from reference import group_accuracy_by_counting, recall_by_counting
 
-from raydrop.errors import DataError, IncompleteStudyError, StoreError
-from raydrop.frontier.records import TRIAL_COLUMNS, load_records
+from raydrop.errors import ConfigError, DataError, IncompleteStudyError, StoreError
+from raydrop.frontier.records import GROUP_COLUMNS, TRIAL_COLUMNS, load_records
 from raydrop.store import Store
-from raydrop.study import SCHEMA, Study, TrialConfig, config_hash
+from raydrop.study import SCHEMA, By, Study, TrialConfig, config_hash
 
 FINGERPRINT = "5a" * 32
 
@@ -39,6 +39,9 @@ class FakeStudy:
     """Where scores come from, for every model; each scores for itself where empty."""
     n_noisy: int | None = None
     """Mislabelled training samples."""
+    attributes: Sequence[str] = ()
+    """Groups are label x attribute, the first attribute four times as common as all others."""
+    by: By = "class"
 
     def trials(self) -> list[TrialConfig]:
         cells = itertools.product(
@@ -73,7 +76,8 @@ class FakeStudy:
         return pruned + gain * trial.keep_fraction
 
     def study(self) -> Study:
-        return Study("fake", "digits", "small_cnn", {"method": "random"}, seeds=tuple(self.seeds))
+        space, seeds = {"method": "random"}, tuple(self.seeds)
+        return Study("fake", "digits", "small_cnn", space, seeds=seeds, by=self.by)
 
     def identity(self, trial: TrialConfig) -> dict[str, Any]:
         return {"kind": "trial", **self.study().base(FINGERPRINT), "trial": trial.as_dict()}
@@ -83,6 +87,46 @@ class FakeStudy:
 
     def labels(self) -> NDArray[np.int64]:
         return np.repeat(np.arange(len(self.class_names)), self.test_per_class)
+
+    def group_names(self) -> list[str]:
+        pairs = itertools.product(self.class_names, self.attributes)
+        return [f"{name}, {attribute}" for name, attribute in pairs]
+
+    def groups(self) -> NDArray[np.int64]:
+        """Within each label: four of the first attribute, then one of another in turn."""
+        place = np.arange(self.test_per_class)
+        others = 1 + place // 5 % (len(self.attributes) - 1)
+        attributes = np.where(place % 5 < 4, 0, others)
+        labels = self.labels()
+        return labels * len(self.attributes) + np.resize(attributes, len(labels))
+
+    def group_sizes(self) -> list[int]:
+        rare = self.train_per_class // 5 // (len(self.attributes) - 1)
+        common = self.train_per_class - rare * (len(self.attributes) - 1)
+        return [common, *[rare] * (len(self.attributes) - 1)] * len(self.class_names)
+
+    def kept(self, trial: TrialConfig) -> list[int]:
+        """Known counts (K,): drop keeps more of harder classes, every further method fewer."""
+        base = round(self.train_per_class * trial.keep_fraction)
+        if trial.method == "none":
+            return [base] * len(self.class_names)
+        tilt = 0.5 * (trial.quotas == "drop") - 0.15 * self.methods.index(trial.method)
+        tilt += 0.01 * trial.seed * (trial.method != "random")
+        tilt = max(-0.9, min(tilt, 1 / trial.keep_fraction - 1))
+        steps = np.linspace(-1, 1, len(self.class_names))
+        return [base + round(tilt * base * step) for step in steps.tolist()]
+
+    def kept_by_group(self, trial: TrialConfig) -> list[int]:
+        """Rare groups are kept whole as far as possible where quotas are by group."""
+        counts = []
+        for kept in self.kept(trial):
+            rare = self.group_sizes()[1]
+            if self.by == "class" or trial.quotas == "none":
+                rare = round(rare * kept / self.train_per_class)
+            others = len(self.attributes) - 1
+            rare = min(rare, kept // (others + 1))
+            counts += [kept - rare * others, *[rare] * others]
+        return counts
 
     def predictions(self, trial: TrialConfig) -> NDArray[np.int16]:
         rng = np.random.default_rng([self.trials().index(trial), 7])
@@ -95,13 +139,19 @@ class FakeStudy:
         if trial.method != "none":
             difficulty = difficulty * (1 + 0.13 * self.methods.index(trial.method))
         labels = self.labels()
-        wrong = rng.random(len(labels)) < np.clip(difficulty, 0, 0.95)[labels]
+        chances = np.clip(difficulty, 0, 0.95)[labels]
+        if self.attributes:
+            # Rare groups are hard, most of all in the class that is easiest on average.
+            rare = self.groups() % len(self.attributes) > 0
+            relief = 0.5 if trial.quotas == "drop" and self.by == "group" else 1.0
+            chances = np.where(rare, relief * (0.9 - 0.15 * labels), 0.5 * chances)
+        wrong = rng.random(len(labels)) < chances
         others = (labels + rng.integers(1, classes, len(labels))) % classes
         return np.where(wrong, others, labels).astype(np.int16)
 
     def info(self, trial: TrialConfig) -> dict[str, Any]:
         n_train = self.train_per_class * len(self.class_names)
-        kept = round(self.train_per_class * trial.keep_fraction)
+        kept = self.kept(trial)
         return {
             "dataset": "digits",
             "model": "small_cnn",
@@ -109,13 +159,15 @@ class FakeStudy:
             **trial.as_dict(),
             "network_method": "none",
             "network_sparsity": 0.0,
-            "n_kept": kept * len(self.class_names),
+            "n_kept": sum(kept),
             "n_train": n_train,
             "n_noisy": self.n_noisy,
             "noisy_pruned": self.noisy_pruned(trial),
             "epochs": 30,
             "steps": 100,
-            "kept_by_class": [kept] * len(self.class_names),
+            "kept_by_class": kept,
+            "by": self.by,
+            "kept_by_group": self.kept_by_group(trial) if self.attributes else None,
             "train_seconds": 1.5,
             "seconds": 2.0,
             "device": "cpu",
@@ -149,6 +201,10 @@ class FakeStudy:
         }
         labels = self.labels()
         arrays = {"test_labels": labels, "test_ids": np.arange(len(labels))}
+        info |= {"group_names": self.group_names(), "group_sizes": []}
+        if self.attributes:
+            info["group_sizes"] = self.group_sizes()
+            arrays["test_groups"] = self.groups()
         store.write("data", {"schema": SCHEMA, "fingerprint": FINGERPRINT}, info, arrays)
 
     def write_trial(self, store: Store, trial: TrialConfig, predictions: NDArray[Any]) -> None:
@@ -188,6 +244,9 @@ TRANSFER = FakeStudy(
 )
 """Two target models, each with scores of its own and of the other; a tenth is mislabelled."""
 
+GROUPED = FakeStudy(attributes=("land", "water"), by="group")
+"""Eight groups, the rare four hard; quotas are by group."""
+
 
 def test_a_row_per_trial_in_a_fixed_order_with_the_promised_columns(tmp_path: Path) -> None:
     records = load_records(SMALL.write(tmp_path))
@@ -217,6 +276,69 @@ def test_metrics_come_from_the_predictions(tmp_path: Path) -> None:
         assert row["worst_class_accuracy"] == min(recalls)
         assert row["correct_by_class"] == [round(50 * recall) for recall in recalls]
         assert row["test_by_class"] == [50] * 4
+
+
+def test_metrics_by_group_come_from_the_predictions(tmp_path: Path) -> None:
+    records = load_records(GROUPED.write(tmp_path))
+    assert tuple(records.trials.columns) == TRIAL_COLUMNS + GROUP_COLUMNS
+    rows = records.trials.set_index("trial_id")
+    for trial in GROUPED.trials():
+        row = rows.loc[GROUPED.trial_id(trial)]
+        predictions, labels, groups = GROUPED.predictions(trial), GROUPED.labels(), GROUPED.groups()
+        accuracies = group_accuracy_by_counting(predictions, labels, groups, 8)
+        assert row["by_group"] == accuracies
+        assert row["worst_group_accuracy"] == min(accuracies)
+        assert row["worst_group"] == accuracies.index(min(accuracies))
+        assert row["group_accuracy_gap"] == pytest.approx(max(accuracies) - min(accuracies))
+        assert row["group_accuracy_std"] == pytest.approx(np.std(accuracies))
+        assert row["test_by_group"] == [40, 10] * 4
+        assert row["kept_by_group"] == GROUPED.kept_by_group(trial)
+        assert row["by"] == "group"
+        # Columns about classes stay about classes.
+        assert row["by_class"] == pytest.approx(recall_by_counting(predictions, labels, 4))
+    assert (rows["worst_group"] // 2 != rows["worst_class"]).any()
+
+
+def test_worst_cases_are_about_what_is_asked_for_or_what_the_study_is_by(tmp_path: Path) -> None:
+    records = load_records(GROUPED.write(tmp_path / "group"))
+    assert [records.chosen(by) for by in (None, "class", "group")] == ["group", "class", "group"]
+    assert records.names("group")[:3] == ("cat, land", "cat, water", "dog, land")
+    assert (records.names("class"), records.sizes("group")) == (records.class_names, (160, 40) * 4)
+    by_class = dataclasses.replace(GROUPED, by="class").write(tmp_path / "class")
+    assert load_records(by_class).chosen(None) == "class"
+    with pytest.raises(ConfigError, match=r"Unknown value of --by 'groups': did you mean group\?"):
+        records.chosen("groups")
+
+
+def test_without_groups_nothing_is_said_of_them(tmp_path: Path) -> None:
+    records = load_records(SMALL.write(tmp_path))
+    assert not set(GROUP_COLUMNS) & set(records.trials.columns)
+    assert (records.group_names, records.group_sizes, records.by) == ((), (), "class")
+    with pytest.raises(
+        ConfigError, match=r"Expected groups in the data of .* for --by group, found none; leave"
+    ):
+        records.chosen("group")
+
+
+def test_facts_that_know_of_no_groups_are_facts_without_groups(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Terse(FakeStudy):
+        def info(self, trial: TrialConfig) -> dict[str, Any]:
+            absent = ("by", "kept_by_group")
+            return {k: v for k, v in super().info(trial).items() if k not in absent}
+
+    Terse().write(tmp_path)
+    study = json.loads((tmp_path / "study.json").read_text())
+    del study["study"]["by"]
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    store = Store(tmp_path / "store")
+    (card,) = store.entries("data")
+    info = {name: value for name, value in card.info.items() if not name.startswith("group")}
+    store.remove("data", card.key)
+    store.write("data", card.config, info, {"test_labels": SMALL.labels()})
+    records = load_records(tmp_path)
+    assert records.chosen(None) == "class"
+    assert len(records.trials) == 18
 
 
 def test_facts_about_the_data_and_provenance(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from reference import pareto_front_by_pairs
-from test_frontier_records import FakeStudy
+from test_frontier_records import GROUPED, FakeStudy
 
 from raydrop.frontier import frontier_table, worst_class_interval
 from raydrop.frontier.answers import answers, verdict, verdicts
-from raydrop.frontier.records import load_records
-from raydrop.frontier.table import COLUMNS, by_merit, frontier_csv, mean_recalls
+from raydrop.frontier.records import Records, load_records
+from raydrop.frontier.table import COLUMNS, GROUP_COLUMNS, by_merit, frontier_csv, mean_recalls
 
 STUDY = FakeStudy(losses=("cross_entropy", "cdb_w"), seeds=(0, 1, 2))
 
@@ -269,3 +269,115 @@ def test_one_model_is_not_named() -> None:
 
 def test_by_merit_keeps_models_together() -> None:
     assert by_merit(frontier_table(hand_made(**TWO_MODELS)))["model"].is_monotonic_increasing
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """A study whose worst class and worst group are not in the same place."""
+    return load_records(GROUPED.write(tmp_path_factory.mktemp("grouped")))
+
+
+def table_of(records: Records, by: str) -> pd.DataFrame:
+    return frontier_table(
+        records.trials, records.class_names, group_names=records.group_names, by=records.chosen(by)
+    )
+
+
+def test_columns_of_groups_follow_those_of_classes_which_stay(grouped: Records) -> None:
+    table = table_of(grouped, "group")
+    assert tuple(table.columns) == COLUMNS + GROUP_COLUMNS
+    without = grouped.trials.drop(columns=[c for c in grouped.trials if "group" in str(c)])
+    plain = frontier_table(without, grouped.class_names)
+    assert tuple(plain.columns) == COLUMNS
+    fronts = ["on_front", "on_front_at_keep_fraction"]
+    pd.testing.assert_frame_equal(
+        table[list(COLUMNS)].drop(columns=fronts), plain.drop(columns=fronts), check_exact=True
+    )
+    pd.testing.assert_frame_equal(table_of(grouped, "class")[list(COLUMNS)], plain)
+    assert set(table["worst_group"]) <= set(grouped.group_names)
+    owner = table["worst_group"].str.partition(",")[0]
+    assert (owner != table["worst_class"]).any()
+    assert (table["worst_group_accuracy"] < table["worst_class_accuracy"]).all()
+
+
+def test_summaries_of_groups_are_those_of_their_counts(grouped: Records) -> None:
+    table = table_of(grouped, "group")
+    rows = grouped.trials[
+        (grouped.trials["method"] == "el2n")
+        & (grouped.trials["quotas"] == "drop")
+        & (grouped.trials["keep_fraction"] == 0.2)
+    ]
+    found = table[
+        (table["method"] == "el2n") & (table["quotas"] == "drop") & (table["keep_fraction"] == 0.2)
+    ].iloc[0]
+    correct, totals = np.array(rows["correct_by_group"].tolist()), rows["test_by_group"].iloc[0]
+    accuracies = correct / np.array(totals)
+    assert len(rows) == 2
+    assert found["worst_group_accuracy"] == pytest.approx(accuracies.min(axis=1).mean())
+    assert found["worst_group_accuracy_min"] == accuracies.min(axis=1).min()
+    assert found["worst_group_accuracy_max"] == accuracies.min(axis=1).max()
+    assert found["worst_group_accuracy_of_mean"] == accuracies.mean(axis=0).min()
+    assert found["worst_group"] == grouped.group_names[accuracies.mean(axis=0).argmin()]
+    assert found["group_accuracy_gap"] == pytest.approx(np.ptp(accuracies, axis=1).mean())
+    assert found["group_accuracy_std"] == pytest.approx(accuracies.std(axis=1).mean())
+    low, high = worst_class_interval(correct, totals)
+    assert (found["worst_group_low"], found["worst_group_high"]) == (low, high)
+    recalls = mean_recalls(grouped.trials, "group")
+    assert recalls.shape == (len(table), 8)
+    np.testing.assert_array_equal(recalls.min(axis=1), table["worst_group_accuracy_of_mean"])
+
+
+@pytest.mark.parametrize("by", ["class", "group"])
+def test_fronts_are_about_the_chosen_unit(grouped: Records, by: str) -> None:
+    table = table_of(grouped, by)
+    assert set(table["front_by"]) == {by}
+    objectives = table[["average_accuracy", f"worst_{by}_accuracy"]].to_numpy()
+    assert table["on_front"].tolist() == pareto_front_by_pairs(objectives)
+    other = table_of(grouped, "class" if by == "group" else "group")
+    assert table["on_front"].tolist() != other["on_front"].tolist()
+
+
+def test_csv_by_group_does_not_depend_on_row_order(grouped: Records) -> None:
+    text = frontier_csv(table_of(grouped, "group"))
+    shuffled = dataclasses.replace(grouped, trials=grouped.trials.sample(frac=1, random_state=3))
+    assert frontier_csv(table_of(shuffled, "group")) == text
+    assert frontier_csv(table_of(grouped, "class")) != text
+    assert text.startswith(",".join(COLUMNS + GROUP_COLUMNS) + "\n")
+
+
+def test_sentences_and_order_are_about_the_chosen_unit(grouped: Records) -> None:
+    table = table_of(grouped, "group")
+    for text in (verdict(table, "group"), *answers(table, "group")):
+        assert "worst group" in text
+        assert "class" not in text
+    full, best = (
+        table[table["method"] == name]["worst_group_accuracy"].max() for name in ("none", "random")
+    )
+    assert f"all the data at {full:.2f}" in verdict(table, "group")
+    assert f"keeps the worst group at {best:.2f}" in " ".join(answers(table, "group"))
+    for by in ("class", "group"):
+        cells = by_merit(table, grouped.chosen(by)).groupby(["loss", "keep_fraction"])
+        falling = [rows["worst_group_accuracy"].is_monotonic_decreasing for _, rows in cells]
+        assert all(falling) == (by == "group")
+
+
+def test_other_verdicts_are_about_the_chosen_unit_too() -> None:
+    def verdict_of(**by_point: list[list[int]]) -> str:
+        trials = hand_made(**by_point)
+        names = {name: name.replace("class", "group") for name in trials.columns}
+        spreads = {"accuracy_gap": "group_accuracy_gap", "accuracy_std": "group_accuracy_std"}
+        groups = trials.rename(columns=names | spreads)
+        both = groups.join(trials[[*spreads, *(c for c in trials if "class" in c)]])
+        return verdict(frontier_table(both, by="group"), "group")
+
+    nothing = verdict_of(none_none_100=[[0, 9]], random_none_50=[[0, 8]], random_drop_50=[[1, 8]])
+    assert nothing.startswith("All the data leave the worst group at 0.00")
+    assert "; the best worst group is random + drop" in nothing
+    assert verdict_of(none_none_100=[[7, 9]]).endswith(
+        "the worst group is at 0.70 (one seed) with cross_entropy."
+    )
+    held = verdict_of(none_none_100=[[7, 9]], random_drop_30=[[8, 8]])
+    assert held.startswith("The smallest keep fraction at which the worst group held is 0.3")
+    assert "At no keep fraction did the worst group hold" in verdict_of(
+        none_none_100=[[7, 9]], random_drop_30=[[6, 8]]
+    )

@@ -8,16 +8,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_frontier_records import TRANSFER, FakeStudy
+from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 
+import raydrop.cli
 import raydrop.frontier
 from raydrop.errors import StoreError
-from raydrop.frontier import Frontier, remarks, summary_table, write_frontier
-from raydrop.frontier.report import SHOWN_CLASSES, inline_svg
+from raydrop.frontier import (
+    Frontier,
+    frontier_table,
+    load_records,
+    remarks,
+    summary_table,
+    write_frontier,
+)
+from raydrop.frontier.report import SHOWN_CLASSES, inline_svg, render_report
 
-FILES = {"trials.parquet", "frontier.csv", "frontier.png", "frontier.svg", "report.html"}
+FIGURES = ("frontier", "curves", "densities", "correlations")
+FILES = {"trials.parquet", "frontier.csv", "report.html"}
+FILES |= {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
 STUDY = FakeStudy(losses=("cross_entropy", "cdb_w"))
 SMALL = FakeStudy(methods=("random",), keeps=(0.2,))
+BY_GROUP = dataclasses.replace(GROUPED, methods=("random",), keeps=(0.2,))
 
 
 class Page(HTMLParser):
@@ -59,14 +70,17 @@ def html(written: Frontier) -> str:
 
 
 def report_of(folder: Path) -> str:
-    return write_frontier(folder).report.read_text(encoding="utf-8")
+    """Return the report without what is written beside it, and without some of its figures."""
+    records = load_records(folder)
+    return render_report(records, frontier_table(records.trials, records.class_names))
 
 
 def test_every_file_is_written_and_nothing_else(written: Frontier) -> None:
     folder = written.records.directory
     assert set(written.paths) == FILES
     assert {path.name for path in folder.iterdir()} == FILES | {"store", "study.json"}
-    assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    for name in FIGURES:
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     points = pd.read_csv(folder / "frontier.csv", keep_default_na=False)
     assert len(points) == len(written.table) == 18
 
@@ -161,7 +175,7 @@ def test_the_report_says_what_is_there(written: Frontier, html: str) -> None:
 def test_the_report_can_be_used_with_the_keyboard(html: str) -> None:
     page = Page(html)
     boxes = [attributes for _, attributes in page.tags if attributes.get("role") == "region"]
-    assert len(boxes) == 4
+    assert len(boxes) == 6
     assert all(box["tabindex"] == "0" and box["aria-label"] for box in boxes)
     figures = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert all(figure["role"] == "img" and figure["aria-label"] for figure in figures)
@@ -203,7 +217,7 @@ def test_names_and_messages_are_escaped(tmp_path: Path) -> None:
     study = FakeStudy(class_names=(evil, "b'\"><img src=x>"))
     study.write(tmp_path, skip=study.trials()[:1])
     study.write_failure(tmp_path, study.trials()[0], evil)
-    html = report_of(tmp_path)
+    html = write_frontier(tmp_path).report.read_text(encoding="utf-8")
     page = Page(html)
     assert evil not in html
     assert [tag for tag, _ in page.tags].count("script") == 1
@@ -303,7 +317,7 @@ def test_the_report_says_what_share_of_the_mislabelled_samples_goes(transferred:
     ids = [attributes["id"] for _, attributes in Page(html).tags if "id" in attributes]
     assert len(set(ids)) == len(ids)
     boxes = [each for _, each in Page(html).tags if each.get("role") == "region"]
-    assert len(boxes) == 6
+    assert len(boxes) == 8
     assert all(box["tabindex"] == "0" and box["aria-label"] for box in boxes)
 
 
@@ -326,9 +340,112 @@ def test_without_known_noise_there_is_no_section_and_one_model_is_not_named(html
 def test_names_of_models_are_escaped(tmp_path: Path) -> None:
     evil, other = '<script>alert("1")</script>', "b'\"><img src=x>"
     study = dataclasses.replace(TRANSFER, models=(evil, other), query_models=(evil, other))
-    html = report_of(study.write(tmp_path))
+    html = write_frontier(study.write(tmp_path)).report.read_text(encoding="utf-8")
     page = Page(html)
     assert evil not in html
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert "img" not in {tag for tag, _ in page.tags}
     assert f"moso + none from {evil}" in page.text
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study whose quotas are by group."""
+    return BY_GROUP.write(tmp_path_factory.mktemp("grouped"))
+
+
+def test_a_study_by_group_is_reported_by_group_unless_asked_otherwise(grouped: Path) -> None:
+    by_group, by_class = write_frontier(grouped), write_frontier(grouped, "class")
+    assert (by_group.by, by_class.by) == ("group", "class")
+    assert set(by_group.paths) == FILES
+    for frontier in (by_group, by_class):
+        rows = frontier.table.to_dict("records")
+        texts = {t for table in summary_table(frontier).values() for t in table.to_numpy().ravel()}
+        for row in rows:
+            worst = row[f"worst_{frontier.by}_accuracy"]
+            assert any(t.startswith(f"{row['average_accuracy']:.2f}/{worst:.2f}") for t in texts)
+    stored = pd.read_parquet(grouped / "trials.parquet")
+    assert stored["by_group"].map(len).eq(8).all()
+    assert stored["kept_by_group"].map(sum).equals(stored["n_kept"])
+
+
+def test_the_report_by_group_speaks_of_groups(grouped: Path) -> None:
+    frontier = write_frontier(grouped, "group")
+    page = Page(frontier.report.read_text(encoding="utf-8"))
+    assert page.open == []
+    text = " ".join(page.text.split())
+    for row in frontier.table.to_dict("records"):
+        assert f"{row['worst_group_accuracy']:.3f}" in text
+        assert f"{row['worst_group_low']:.3f} to {row['worst_group_high']:.3f}" in text
+    for words in (
+        "fake: average against worst-group accuracy",
+        "Worst group against average",
+        "What is kept of each group",
+        "Accuracy by group",
+        "cat, water40 train",
+        "the lowest of 8 noisy accuracies, each from 10 to 40 test images",
+        "raydrop frontier DIR --by class makes it anew about the other",
+        "quotas and weights bygroup",
+    ):
+        assert words in text
+    assert "worst class" not in text
+    assert "recall" not in text
+    other = Page(report_of(grouped)).text
+    assert "Recall by class" in other
+    assert "worst group" not in other
+
+
+def test_the_report_shows_what_is_kept_and_whether_hard_classes_are(html: str) -> None:
+    page = Page(html)
+    assert "What is kept of each class" in page.text
+    assert "Hard classes and what is kept of them" in page.text
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert len(labels) == 4
+    assert "--by" not in page.text
+
+
+def test_figures_that_the_records_do_not_permit_are_left_out(tmp_path: Path) -> None:
+    without = dataclasses.replace(SMALL, unpruned=False).write(tmp_path / "pruned")
+    assert set(write_frontier(without).paths) == FILES - {"correlations.png", "correlations.svg"}
+    text = Page((without / "report.html").read_text(encoding="utf-8")).text
+    assert "What is kept" in text
+    assert "Hard classes" not in text
+    pruned = [trial for trial in SMALL.trials() if trial.method != "none"]
+    whole = SMALL.write(tmp_path / "whole", skip=pruned)
+    absent = {f"{name}.{kind}" for name in FIGURES[2:] for kind in ("png", "svg")}
+    assert set(write_frontier(whole).paths) == FILES - absent
+
+
+def frontier_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["raydrop", "frontier", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        raydrop.cli.main()
+    return int(exit_.value.code or 0)
+
+
+def test_the_command_takes_the_unit(
+    grouped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, by in (
+        ((), "group"),
+        (("--by", "class"), "class"),
+        (("--by", "group"), "group"),
+    ):
+        assert frontier_command(monkeypatch, grouped, *arguments) == 0
+        assert f"Average/worst-{by} accuracy;" in capsys.readouterr().out
+        assert set(pd.read_csv(grouped / "frontier.csv")["front_by"]) == {by}
+
+
+def test_by_group_without_groups_is_one_sentence_and_leaves_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SMALL.write(tmp_path)
+    write_frontier(tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in FILES}
+    assert frontier_command(monkeypatch, tmp_path, "--by", "group") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("Error: Expected groups in the data of")
+    assert said.endswith("found none; leave out --by, or run the study on data with groups.")
+    assert {name: (tmp_path / name).read_bytes() for name in FILES} == before
+    assert frontier_command(monkeypatch, tmp_path, "--by", "gruop") == 1
+    assert "Unknown value of --by 'gruop': did you mean group?" in capsys.readouterr().err

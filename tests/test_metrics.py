@@ -4,15 +4,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import recall_by_counting
+from reference import group_accuracy_by_counting, recall_by_counting
 from sklearn.metrics import accuracy_score, recall_score
 
 from raydrop.errors import DataError
-from raydrop.frontier import by_class, class_metrics
+from raydrop.frontier import by_class, by_group, class_metrics, group_metrics
 
 CLASSES = 4
 pairs = st.lists(
     st.tuples(st.integers(0, CLASSES - 1), st.integers(0, CLASSES - 1)), min_size=1, max_size=40
+)
+
+triples = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=40
 )
 
 
@@ -89,3 +93,63 @@ def test_impossible_predictions_are_errors(
 ) -> None:
     with pytest.raises(DataError, match=message):
         class_metrics(np.array(predictions), np.array(labels), 3)
+
+
+@settings(deadline=None)
+@given(triples)
+def test_accuracies_of_groups_equal_those_of_counting(samples: list[tuple[int, int, int]]) -> None:
+    predictions, labels, groups = np.array(samples, dtype=np.int64).T
+    expected = group_accuracy_by_counting(predictions, labels, groups, 6)
+    np.testing.assert_array_equal(by_group(predictions, labels, groups, 6), expected)
+    metrics = group_metrics(predictions, labels, groups, 6)
+    present = [value for value in expected if value == value]
+    np.testing.assert_array_equal(metrics.by_group, expected)
+    assert metrics.average_accuracy == pytest.approx(accuracy_score(labels, predictions))
+    assert metrics.worst_group_accuracy == min(present)
+    assert metrics.by_group[metrics.worst_group] == min(present)
+    assert metrics.accuracy_gap == pytest.approx(max(present) - min(present))
+    assert metrics.accuracy_std == pytest.approx(float(np.std(present)))
+
+
+@settings(deadline=None)
+@given(pairs)
+def test_classes_taken_for_groups_have_the_metrics_of_classes(
+    samples: list[tuple[int, int]],
+) -> None:
+    predictions, labels = arrays(samples)
+    groups = group_metrics(predictions, labels, labels, CLASSES)
+    classes = class_metrics(predictions, labels, CLASSES)
+    for one, other in zip(vars(groups).values(), vars(classes).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_worst_group_may_lie_in_the_best_class() -> None:
+    # Land birds (0) on land, on water; water birds (1) on land, on water.
+    groups = np.repeat([0, 1, 2, 3], [16, 4, 5, 5])
+    labels = groups // 2
+    predictions = labels.copy()
+    predictions[[16, 17, 18]] = 1
+    predictions[[20, 21, 25]] = 0
+    metrics = group_metrics(predictions, labels, groups, 4)
+    np.testing.assert_allclose(metrics.by_group, [1, 0.25, 0.6, 0.8])
+    assert (metrics.worst_group, metrics.worst_group_accuracy) == (1, 0.25)
+    classes = class_metrics(predictions, labels, 2)
+    assert (classes.worst_class, classes.worst_class_accuracy) == (1, 0.7)
+    assert metrics.average_accuracy == classes.average_accuracy
+    # A group's number is not a class, so agreement with it means nothing.
+    wrong = class_metrics(predictions, groups, 4)
+    assert wrong.by_class.tolist() != metrics.by_group.tolist()
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([0, 1], r"Expected one group per test label, found shapes \(2,\) and \(3,\); pass the"),
+        ([0, 1, 2], r"Expected groups in 0…1, found 2; check the number of groups\."),
+        ([0, -1, 1], r"Expected groups in 0…1, found -1"),
+        ([0.0, 1.0, 1.0], r"Expected whole numbers for groups, found float64; pass groups\."),
+    ],
+)
+def test_impossible_groups_are_errors(groups: list[float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        group_metrics(np.array([0, 1, 1]), np.array([0, 1, 0]), np.array(groups), 2)

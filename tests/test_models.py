@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import urllib.error
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -191,3 +195,30 @@ def test_images_that_do_not_fit(name: str, shape: tuple[int, int, int], found: s
 
 def test_every_model_has_one_line() -> None:
     assert all(text and "\n" not in text and len(text) < 90 for text in MODELS.values())
+
+
+def test_trained_weights_get_a_fresh_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = torchvision.models.resnet18(weights=None)
+    asked = []
+
+    def get_model(name: str, *, weights: str | None, **_: Any) -> nn.Module:
+        asked.append((name, weights))
+        return copy.deepcopy(trained)
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+    model = build_model("resnet18:imagenet", 4, (3, 224, 224))
+    assert asked == [("resnet18", "IMAGENET1K_V1")]
+    ours, theirs = model.state_dict(), trained.state_dict()
+    same = {name for name in theirs if ours[name].shape == theirs[name].shape}
+    assert set(theirs) - same == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(ours[name], theirs[name]) for name in same)
+    assert ours["fc.weight"].shape == (4, 512)
+
+
+def test_weights_that_cannot_be_had_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_model(*_: Any, **__: Any) -> nn.Module:
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+    with pytest.raises(ConfigError, match=r"ImageNet weights of resnet18 .* no route.*connect"):
+        build_model("resnet18:imagenet", 4, (3, 224, 224))

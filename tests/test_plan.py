@@ -18,6 +18,7 @@ from raydrop.plan import (
     replace_dataset,
     trial_configs,
     unit_config,
+    unshared_query_runs,
     visited_samples,
 )
 from raydrop.store import Store
@@ -55,6 +56,24 @@ def test_each_query_run_and_score_is_shared_by_all_its_trials(dataset: ImageData
     assert len({run.key for run in plan.trials}) == len(plan.trials)
 
 
+def test_sharing_is_told_beside_what_it_saves(dataset: ImageDataset) -> None:
+    methods = ["el2n", "grand", "forgetting", "dynamic_uncertainty", "moso", "aum", "entropy"]
+    points: list[dict[str, object]] = [
+        {"method": m, "quotas": q, "keep_fraction": k}
+        for m in methods
+        for q in ("none", "drop")
+        for k in (0.1, 0.3, 0.5, 0.7, 0.9)
+    ]
+    plan = _plan(_study(seeds=(0, 1, 2), initialisations=5), dataset, points)
+    assert unshared_query_runs(plan) == 7 * 5 * 3
+    assert sum(query.initialisation == 0 for query in plan.queries) == 3
+    assert sum(query.initialisation > 0 for query in plan.queries) == 4 * 3
+    drop = _plan(_study(), dataset, [{"method": "random", "keep_fraction": 0.5, "quotas": "drop"}])
+    assert unshared_query_runs(drop) == 2  # one per seed
+    none = _plan(_study(), dataset, [{"method": "random", "keep_fraction": 0.5}])
+    assert unshared_query_runs(none) == 0
+
+
 def test_random_without_quotas_needs_no_query_run(dataset: ImageDataset) -> None:
     plan = _plan(_study(), dataset, [{"method": "random", "keep_fraction": 0.5}])
     assert plan.queries == ()
@@ -67,6 +86,9 @@ READERS: dict[str, dict[str, object]] = {
     "moso": {"method": "moso", "keep_fraction": 0.5},
     "random": {"method": "random", "keep_fraction": 0.5},
     "random with recalls": {"method": "random", "quotas": "drop", "keep_fraction": 0.5},
+    "random as el2n": {"method": "random", "quotas": "from_method:el2n", "keep_fraction": 0.5},
+    "el2n as random": {"method": "el2n", "quotas": "from_method:random", "keep_fraction": 0.5},
+    "random as random": {"method": "random", "quotas": "from_method:random", "keep_fraction": 0.5},
     "unpruned": {},
 }
 ALL = "query scores trial"
@@ -94,6 +116,14 @@ ALL = "query scores trial"
         ({"query_model": "resnet18"}, "random", ""),
         ({"query_model": "resnet18"}, "random with recalls", "query trial"),
         ({"query_model": "resnet18"}, "unpruned", ""),
+        ({"query_model": "resnet18"}, "random as el2n", ALL),
+        ({"query_model": "resnet18"}, "el2n as random", ALL),
+        ({"query_model": "resnet18"}, "random as random", ""),
+        ({"initialisations": 2}, "random as el2n", "scores trial"),
+        ({"initialisations": 2}, "random as random", ""),
+        ({"query_training": Training(epochs=3)}, "random as el2n", ALL),
+        ({"score_precision": "bf16"}, "random as el2n", ""),
+        ({"recall_smoothing": 1.0}, "random as el2n", "trial"),
         ({"initialisations": 2}, "el2n", "scores trial"),
         ({"initialisations": 2}, "moso", ""),
         ({"initialisations": 2}, "random with recalls", ""),
@@ -115,9 +145,50 @@ def test_identity_follows_what_a_result_depends_on(
         ("scores", first.scores, second.scores),
         ("trial", first.trials, second.trials),
     ):
-        if before and before[0].key != after[0].key:
+        if any(one.key != other.key for one, other in zip(before, after, strict=False)):
             differing += f" {kind}"
     assert differing.split() == changes.split()
+
+
+def test_from_method_shares_the_methods_own_scores(dataset: ImageDataset, store: Store) -> None:
+    points: list[dict[str, object]] = [
+        {"method": "random", "quotas": "from_method:el2n", "keep_fraction": 0.5},
+        {"method": "el2n", "keep_fraction": 0.5},
+    ]
+    plan = _plan(_study(seeds=(0,), include_unpruned=False), dataset, points)
+    by_method = {score.method: score for score in plan.scores}
+    assert len(plan.scores) == len(by_method) == 2
+    (quoted,) = [run for run in plan.trials if run.trial.method == "random"]
+    (plain,) = [run for run in plan.trials if run.trial.method == "el2n"]
+    assert quoted.score == by_method["random"]
+    assert quoted.quota_scores == plain.score == by_method["el2n"]
+    assert quoted.recalls is plain.quota_scores is None
+    # Its scores and their query run are missing as long as the trial is, and no longer.
+    store.write("trial", plain.config, {})
+    left = plan.missing(store)
+    assert {score.method for score in left.scores} == {"random", "el2n"}
+    assert left.queries == plan.queries == by_method["el2n"].queries
+    store.write("trial", quoted.config, {})
+    assert plan.missing(store) == Plan((), (), ())
+
+
+def test_from_method_of_an_unknown_method_names_the_nearest(dataset: ImageDataset) -> None:
+    point = {"method": "random", "quotas": "from_method:el2m", "keep_fraction": 0.5}
+    with pytest.raises(ConfigError, match="Unknown method 'el2m': did you mean el2n"):
+        _plan(_study(), dataset, [point])
+
+
+def test_a_loss_is_one_trial_however_it_is_written() -> None:
+    points: list[dict[str, object]] = [
+        {"loss": loss} for loss in ("focal", "focal(2)", "focal(gamma=2.0)", "focal(3)")
+    ]
+    trials = trial_configs(_study(seeds=(0,)), points)
+    assert [trial.loss for trial in trials] == ["focal(2)", "focal(3)"]
+
+
+def test_a_study_by_group_needs_groups(dataset: ImageDataset) -> None:
+    with pytest.raises(ConfigError, match=r"groups in digits\+long_tail\(10\), found none; use"):
+        _plan(_study(by="group"), dataset, [{}])
 
 
 def test_targets_share_the_scores_of_one_query_model(dataset: ImageDataset) -> None:

@@ -16,7 +16,14 @@ from reference import (
 from torch import nn
 
 from raydrop.errors import ConfigError, ScoringError
-from raydrop.scores import METHODS, GradientMethod, TraceMethod, score_method
+from raydrop.scores import (
+    METHODS,
+    EmbeddingMethod,
+    GradientMethod,
+    SamplingMethod,
+    TraceMethod,
+    score_method,
+)
 from raydrop.scores.base import PartialScores, combined
 from raydrop.scores.class_alignment import ClassAlignment, worst_class
 from raydrop.scores.dynamic_uncertainty import DynamicUncertainty
@@ -309,12 +316,14 @@ def test_every_method_says_what_it_is() -> None:
     assert set(METHODS) >= {
         "random", "el2n", "forgetting", "dynamic_uncertainty", "entropy", "aum", "grand",
         "grand_last_layer", "moso", "moso_loo", "tracin_self", "class_alignment",
+        "k_center", "moderate", "ssp", "ccs",
     }  # fmt: skip
     for name, method in METHODS.items():
         assert method.name == name
         assert method.summary
         assert method.citation or method.reads == "nothing"
-        assert isinstance(method, TraceMethod | GradientMethod) or method.reads == "nothing"
+        kinds = TraceMethod | SamplingMethod | GradientMethod | EmbeddingMethod
+        assert isinstance(method, kinds) or method.reads == "nothing"
 
 
 def test_unknown_method_names_the_nearest() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from reference import (
     drop_sizes_by_redistribution,
     rounded_by_largest_remainder,
+    water_filled_by_bisection,
     water_filled_by_scan,
 )
 
@@ -21,6 +23,7 @@ from raydrop.selection import (
     drop_quotas,
     proportional_quotas,
     quota_rule,
+    quotas_from_counts,
     smooth_recalls,
 )
 
@@ -104,8 +107,9 @@ def test_quotas_sum_to_the_budget_and_stay_within_their_bounds(case: Case, minim
     sizes, errors, budget = case
     floors = np.minimum(sizes, minimum)
     budget = max(budget, int(floors.sum()))
-    for rule in ("proportional", "balanced", "drop"):
-        quotas = QUOTAS[rule].allocate(sizes, recalls_of(errors), budget, minimum)
+    counts = [int(size * error) for size, error in zip(sizes, errors, strict=True)]
+    for rule in ("proportional", "balanced", "drop", "from_method"):
+        quotas = QUOTAS[rule].allocate(sizes, recalls_of(errors), budget, minimum, counts)
         assert quotas is not None
         assert quotas.sum() == budget
         assert (quotas <= sizes).all()
@@ -161,6 +165,86 @@ def test_drop_does_not_depend_on_the_order_of_classes(case: Case, random: Random
         return dict(zip(pairs, quotas.tolist(), strict=True))
 
     assert by_class(shuffled) == by_class(classes)
+
+
+@properties
+@given(cases(), st.randoms(use_true_random=False))
+def test_no_rule_depends_on_the_order_of_classes(case: Case, random: Random) -> None:
+    sizes, errors, budget = case
+    counts = [int(size * error) for size, error in zip(sizes, errors, strict=True)]
+    order = random.sample(range(len(sizes)), len(sizes))
+    for rule in ("proportional", "balanced", "from_method"):
+
+        def keyed(chosen: Sequence[int], rule: str = rule) -> list[tuple[int, int, int]]:
+            """What a rule reads of each class, with its quota: classes alike may swap theirs."""
+            own = [sizes[k] for k in chosen]
+            read = [counts[k] if rule == "from_method" else 0 for k in chosen]
+            quotas = QUOTAS[rule].allocate(own, None, budget, 0, read)
+            assert quotas is not None
+            return sorted(zip(own, read, quotas.tolist(), strict=True))
+
+        assert keyed(order) == keyed(range(len(sizes)))
+
+
+def random_cases(count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Sizes, errors, minima and budgets: long tails, perfect classes, tiny and full budgets."""
+    classes = 8
+    sizes = np.rint(10 ** rng.uniform(0, 4, (count, classes))).astype(np.int64)
+    errors = rng.integers(0, 51, (count, classes)) / 50
+    minima = rng.integers(0, 20, count) * rng.integers(0, 2, count)
+    least = np.minimum(sizes, minima[:, None]).sum(axis=1)
+    budgets = least + np.rint(rng.random(count) * (sizes.sum(axis=1) - least)).astype(np.int64)
+    return sizes, errors, minima, budgets
+
+
+def test_drop_equals_an_independent_water_filling_on_ten_thousand_cases() -> None:
+    sizes, errors, minima, budgets = random_cases(10_000, np.random.default_rng(7))
+    floors = np.minimum(sizes, minima[:, None])
+    # Perfect classes are the limit of tiny errors, and stay out of the way of the next smallest.
+    rates = sizes * np.maximum(errors, 1e-13)
+    expected = water_filled_by_bisection(rates, floors, sizes, budgets)
+    found = np.empty_like(expected)
+    for row, (size, error, minimum, budget) in enumerate(
+        zip(sizes, errors, minima, budgets, strict=True)
+    ):
+        found[row] = size * drop_densities(size, 1 - error, budget, minimum)
+        whole = drop_quotas(size, 1 - error, budget, minimum)
+        assert whole.sum() == budget
+        assert (np.abs(whole - found[row]) < 1).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    # What ignores class sizes, as published code does, is found out in nearly every case.
+    blind = water_filled_by_bisection(np.maximum(errors, 1e-13), floors, sizes, budgets)
+    assert (np.abs(blind - expected).max(axis=1) > 1e-3).mean() > 0.9
+
+
+@properties
+@given(cases(least_size=1), st.integers(0, 30), st.data())
+def test_quotas_from_counts_are_the_counts_where_no_floor_binds(
+    case: Case, minimum: int, data: st.DataObject
+) -> None:
+    sizes, _, _ = case
+    counts = [data.draw(st.integers(0, size)) for size in sizes]
+    budget = sum(counts)
+    assert quotas_from_counts(sizes, counts, budget).tolist() == counts
+    floors = [min(minimum, size) for size in sizes]
+    if sum(floors) > budget or not all(counts):
+        return
+    exact = water_filled_by_scan([Fraction(c) for c in counts], floors, sizes, budget)
+    flat = [Fraction(0)] * len(sizes)
+    expected = rounded_by_largest_remainder(exact, sizes, flat, budget)
+    assert quotas_from_counts(sizes, counts, budget, minimum).tolist() == expected
+
+
+def test_quotas_from_counts_at_their_edges() -> None:
+    assert quotas_from_counts([50, 50, 50], [30, 20, 0], 50).tolist() == [30, 20, 0]
+    assert quotas_from_counts([50, 50, 50], [30, 20, 0], 50, minimum=5).tolist() == [27, 18, 5]
+    assert quotas_from_counts([50, 50, 5], [48, 2, 0], 50, minimum=10).tolist() == [35, 10, 5]
+    assert quotas_from_counts([50, 50, 0], [1, 3, 0], 40).tolist() == [10, 30, 0]
+    assert quotas_from_counts([10, 40, 20], [10, 0, 0], 40).tolist() == [10, 20, 10]
+    with pytest.raises(ConfigError, match=r"counts from 0 to the size of each class, found counts"):
+        quotas_from_counts([5, 5], [6, 0], 6)
+    with pytest.raises(ConfigError, match=r"for sizes \[5, 5\]; count samples of the same data"):
+        quotas_from_counts([5, 5], [1, 1, 1], 3)
 
 
 @properties
@@ -258,7 +342,7 @@ def test_smoothing_is_the_mean_of_the_beta_posterior() -> None:
 
 
 def test_the_registry_says_what_each_rule_needs() -> None:
-    assert list(QUOTAS) == ["none", "proportional", "balanced", "drop"]
+    assert list(QUOTAS) == ["none", "proportional", "balanced", "drop", "from_method"]
     assert [name for name, rule in QUOTAS.items() if rule.needs_recalls] == ["drop"]
     assert QUOTAS["none"].allocate([5, 5], None, 3, 0) is None
     assert QUOTAS["balanced"].allocate([5, 5], None, 4, 0).tolist() == [2, 2]
@@ -269,6 +353,15 @@ def test_the_registry_says_what_each_rule_needs() -> None:
     assert quota_rule("drop") is QUOTAS["drop"]
     with pytest.raises(ConfigError, match="Unknown quotas 'dropp': did you mean drop"):
         quota_rule("dropp")
+    assert quota_rule("from_method:el2n").method == "el2n"
+    assert [rule.method for rule in QUOTAS.values()] == [None] * 5
+    with pytest.raises(ConfigError, match="Unknown quotas 'from_methd:el2n': did you mean from_m"):
+        quota_rule("from_methd:el2n")
+    for text in ("from_method", "from_method:", "drop:el2n"):
+        with pytest.raises(ConfigError, match=f"found '{text}'; a method follows from_method:"):
+            quota_rule(text)
+    with pytest.raises(ConfigError, match="counts of the samples that a method keeps of each"):
+        QUOTAS["from_method"].allocate([5, 5], None, 4, 0)
     with pytest.raises(ConfigError, match="one validation recall for each of 2 classes, found no"):
         QUOTAS["drop"].allocate([5, 5], None, 4, 0)
 

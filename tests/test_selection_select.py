@@ -134,7 +134,7 @@ def test_quota_rules_and_select_fit_together() -> None:
     labels = rng.choice(4, 1000, p=[0.6, 0.3, 0.08, 0.02])
     sizes, budget = np.bincount(labels), budget_for(1000, 0.2)
     for rule in QUOTAS.values():
-        quotas = rule.allocate(sizes, [0.9, 0.8, 0.6, 0.2], budget, 5)
+        quotas = rule.allocate(sizes, [0.9, 0.8, 0.6, 0.2], budget, 5, [100, 90, 10, 0])
         kept = select(rng.random(1000), labels, budget, quotas, minimum_per_class=5)
         assert kept.size == budget == 200
         counts = np.bincount(labels[kept], minlength=4)

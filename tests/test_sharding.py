@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -233,6 +234,15 @@ def _oracle(
     return gradients_one_by_one(twin, images.double(), labels)
 
 
+def _embedded(digits: PreparedData, model: nn.Module, positions: NDArray[np.int64]) -> Tensor:
+    """What every layer but the last makes of the samples in float64, (M, D)."""
+    batches = make_batches(digits, digits.dataset.train, torch.device("cpu"))
+    ((images, _),) = batches([torch.from_numpy(positions)])
+    layers = list(copy.deepcopy(model).double().children())
+    assert isinstance(layers[-1], nn.Linear)
+    return nn.Sequential(*layers[:-1])(images.double()).detach()
+
+
 def test_every_task_gives_what_one_backward_pass_per_sample_gives(
     worker: GradientWorker,
     model: nn.Module,
@@ -248,13 +258,14 @@ def test_every_task_gives_what_one_backward_pass_per_sample_gives(
     head = norms_of([{k: g for k, g in each.items() if "head" in k} for each in gradients])
     expected = {"norm": [norms], "last_layer_norm": [head], "dot": [dots]}
     expected["norm_and_dot"] = [norms, dots]
+    expected["embedding"] = list(_embedded(digits, model, positions).T)
     sharded = ShardedGradients(LocalExecutor(worker), ids)
     for task in PER_SAMPLE:
         found = sharded.per_sample(task, state, positions, direction)
         assert found.shape == (len(expected[task]), len(positions))
         for row, values in zip(found, expected[task], strict=True):
             # A product may cancel, so its error is relative to the factors.
-            scale = float(norms.max() * np.linalg.norm(direction)) if values is dots else 0.0
+            scale = float(norms.max() * np.linalg.norm(direction)) if values is dots else 0.1
             np.testing.assert_allclose(row, values, rtol=1e-4, atol=1e-5 * scale)
     mean = torch.cat([g.flatten() for g in sum_of(gradients).values()]) / len(positions)
     found_mean = sharded.mean_gradient(state, positions)

@@ -60,7 +60,7 @@ def test_hashes_are_pinned_since_stored_results_are_found_by_them() -> None:
     config = trial("el2n", "drop", 0.3).as_dict()
     assert config_hash(config) == "dd4587dbf2bc9b6814366e0b4665ae3e"
     # If this one changes, stored results are no longer found: raise SCHEMA or undo the change.
-    assert config_hash(study().base("f")) == "63b31006130a44161e54829f9ea75ee5"
+    assert config_hash(study().base("f")) == "43b44c1d02269abed66f1802e9f655ef"
 
 
 def test_seeds_are_pinned_and_independent_by_purpose() -> None:
@@ -98,6 +98,7 @@ def test_a_study_may_grow_without_losing_what_it_has() -> None:
     assert grown.base("f") == study().base("f")
     assert study().base("g") != study().base("f")
     assert study(budget="drop_paper").base("f") != study().base("f")
+    assert study(by="group").base("f") != study().base("f")
     assert study(model="vgg16", query_model="resnet18").base("f") == study().base("f")
 
 
@@ -236,6 +237,7 @@ def test_training_names_the_field_that_is_wrong(field: str, value: Any, message:
         ("seeds", 3, r"a list for seeds, found 3; write \[3\]"),
         ("seeds", ([0],), r"seeds to be a whole number of at least 0, found \[0\]"),
         ("budget", "equal_epoch", "Unknown budget 'equal_epoch': did you mean equal_epochs"),
+        ("by", "groups", "Unknown by 'groups': did you mean group"),
         ("training", {"epochs": 3}, "training to be a Training, found dict"),
         ("query_training", 3, "query_training to be a Training, found int"),
         ("query_model", " ", "a text for query_model, found ' '"),
@@ -266,6 +268,7 @@ def test_a_study_survives_its_json() -> None:
         param_space={"method": "el2n", "keep_fraction": {"grid_search": [0.2, 0.5]}},
         training=Training(milestones=(0.3, 0.6), gradient_clip=1.0, optimizer="adamw"),
         budget="drop_paper",
+        by="group",
         minimum_per_class=2,
         query_model="resnet18",
         query_training=Training(epochs=5),

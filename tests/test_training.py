@@ -20,8 +20,9 @@ from raydrop.training.evaluate import predict
 from raydrop.training.loop import EpochEnd, train
 from raydrop.training.losses import (
     LOSSES,
-    CdbW,
     CrossEntropy,
+    Loss,
+    LossContext,
     cdb_weights,
     loss_rule,
     weighted_cross_entropy,
@@ -124,15 +125,14 @@ def test_a_batch_of_weightless_classes_has_no_gradient() -> None:
 
 def test_cdb_w_is_unweighted_in_the_first_epoch_and_then_follows_the_recalls() -> None:
     logits, labels = torch.randn(20, 2), torch.randint(2, (20,))
-    loss = CdbW()
-    assert loss(logits, labels) == F.cross_entropy(logits, labels)
+    loss = loss_rule("cdb_w").make(LossContext(np.array([10, 10]), np.array([10, 10])))
+    torch.testing.assert_close(loss(logits, labels, labels), F.cross_entropy(logits, labels))
     loss.end_epoch(np.array([0.9, 0.5]))
     expected = F.cross_entropy(logits, labels, torch.tensor([0.1, 0.5]))
-    torch.testing.assert_close(loss(logits, labels), expected)
+    torch.testing.assert_close(loss(logits, labels, labels), expected)
 
 
 def test_unknown_loss_names_the_nearest() -> None:
-    assert set(LOSSES) == {"cross_entropy", "cdb_w"}
     with pytest.raises(ConfigError, match="Unknown loss 'cdbw': did you mean cdb_w"):
         loss_rule("cdbw")
 
@@ -141,7 +141,7 @@ def test_unknown_loss_names_the_nearest() -> None:
 
 
 def _train(
-    digits: PreparedData, seed: int = 0, loss: CrossEntropy | None = None, **changes: object
+    digits: PreparedData, seed: int = 0, loss: Loss | None = None, **changes: object
 ) -> tuple[torch.nn.Module, list[EpochEnd]]:
     training = dataclasses.replace(Training(epochs=3, batch_size=32), **changes)
     torch.manual_seed(0)
@@ -188,16 +188,21 @@ def test_loop_equals_plain_steps(digits: PreparedData) -> None:
         torch.manual_seed(0)
         models.append(build_model("small_cnn", 10, digits.dataset.image_shape))
     seen: list[torch.Tensor] = []
+    units_seen: list[torch.Tensor] = []
 
     class Watch(CrossEntropy):
-        def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        def __call__(
+            self, logits: torch.Tensor, labels: torch.Tensor, units: torch.Tensor
+        ) -> torch.Tensor:
             seen.append(labels)
-            return super().__call__(logits, labels)
+            units_seen.append(units)
+            return super().__call__(logits, labels, units)
 
     length = training_length("equal_epochs", training, 40, 40)
     train(models[0], batches, positions, Watch(), training, length, 3, augment=False)
     order = torch.cat(seen)
     assert sorted(order.tolist()) == sorted(digits.dataset.train.labels[:40].tolist())
+    assert torch.cat(units_seen).tolist() == order.tolist()
 
     generator = torch.Generator()
     from raydrop.study import derive_seed
@@ -210,6 +215,44 @@ def test_loop_equals_plain_steps(digits: PreparedData) -> None:
             for p in models[1].parameters():
                 p -= 0.05 * p.grad  # type: ignore[operator]
     np.testing.assert_allclose(flat_state(models[0]), flat_state(models[1]), atol=1e-6)
+
+
+def test_a_loss_is_told_the_unit_of_every_sample(digits: PreparedData) -> None:
+    """Units are given by position in the split, and follow the order of the batches."""
+    train_split = digits.dataset.train
+    units = torch.from_numpy(train_split.ids % 7)
+    seen: list[tuple[int, int]] = []
+
+    class Watch(CrossEntropy):
+        def __call__(
+            self, logits: torch.Tensor, labels: torch.Tensor, units: torch.Tensor
+        ) -> torch.Tensor:
+            seen.extend(zip(labels.tolist(), units.tolist(), strict=True))
+            return super().__call__(logits, labels, units)
+
+    positions = torch.arange(5, 300, 3)
+    model = build_model("small_cnn", 10, digits.dataset.image_shape)
+    batches = make_batches(digits, train_split, CPU)
+    training = Training(epochs=1, batch_size=16)
+    length = training_length("equal_epochs", training, len(positions), len(positions))
+    train(model, batches, positions, Watch(), training, length, 0, augment=False, units=units)
+    labels = train_split.labels[positions].tolist()
+    assert sorted(seen) == sorted(zip(labels, units[positions].tolist(), strict=True))
+    by_order = [unit for _, unit in seen]
+    assert by_order != [unit for _, unit in sorted(seen)]
+
+
+@pytest.mark.parametrize("family", sorted(LOSSES))
+def test_every_loss_trains(digits: PreparedData, family: str) -> None:
+    sizes = np.bincount(digits.dataset.train.labels[::5], minlength=10)
+    loss = loss_rule(family).make(LossContext(sizes, sizes, epochs=10))
+    if loss.needs_recalls:
+        loss.end_epoch(np.linspace(0.5, 0.9, 10))
+    model, ends = _train(digits, loss=loss, epochs=10)
+    assert ends[-1].loss < ends[0].loss
+    test = digits.dataset.test
+    predictions = predict(model, make_batches(digits, test, CPU), len(test))
+    assert (predictions == test.labels).mean() > 0.4
 
 
 def test_training_learns_digits(digits: PreparedData) -> None:

@@ -32,6 +32,7 @@ from raydrop.plan import (
     query_run,
     score_run,
     trial_configs,
+    unshared_query_runs,
 )
 from raydrop.stages import save_data_card
 from raydrop.store import Store, required
@@ -217,6 +218,15 @@ def print_plan(
         kinds = _kinds_text(plan.queries) if name == "query runs" else ""
         console.print(
             f"  {name:<11} {len(whole):>5}, of which to do {len(left):>5}{needed}{kinds}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    shared = sum(query.partition is None and not query.initialisation for query in plan.queries)
+    unshared = unshared_query_runs(plan)
+    if unshared > shared:
+        console.print(
+            f"  shared      {shared} full query runs serve what {unshared} would, one per method, "
+            "keep fraction and seed",
             highlight=False,
             soft_wrap=True,
         )

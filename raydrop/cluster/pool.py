@@ -1,9 +1,11 @@
 """Sharded gradient scoring on a pool of Ray actors.
 
-Each actor has one call in flight, so that a death names the right shard, and is given work only
-after it has answered a ping. What an actor was doing when it died is given to another; Ray starts
-the actor again meanwhile. Gradient sums stay in the object store of the node where they were
-computed, and are added there by the actors; the driver sees the last one alone.
+Each actor has two calls in flight, so that it never waits for the driver, and is given work only
+after it has answered a ping. What an actor had when it died is given to others; Ray starts the
+actor again meanwhile. Which of two calls it died of is not known, so each of them is made again
+with an actor to itself, and only a shard that kills there is given up. Gradient sums stay in the
+object store of the node where they were computed, and are added there by the actors; the driver
+sees the last one alone.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ from raydrop.scores.sharding import (
 )
 from raydrop.scores.tree import PairwiseSum
 from raydrop.study import ScoringPrecision
+
+IN_FLIGHT = 2
+"""Calls that an actor has at most: the one it works on and the next one."""
 
 RESTARTS = 16
 """Times that Ray starts an actor again; generous, because the loss of a node counts too."""
@@ -174,7 +179,12 @@ class _Job:
     node: int = 0
     """Which node of the tree it computes, in a sum."""
     deaths: int = 0
-    """Workers that died of it, or with it."""
+    """Workers that died of it, or of another call that they had too."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it has to have an actor to itself, so that a death would be its doing."""
+        return self.deaths > 0
 
 
 class _Work:
@@ -308,7 +318,7 @@ class _Sum(_Work):
         return _Job(shard, lambda actor: actor.joint.options(num_returns=2).remote(a, b), node)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Call:
     """A call in flight."""
 
@@ -320,15 +330,15 @@ class _Call:
 
 
 class _Crew:
-    """The actors, each of them free, in a call, or expected to answer a ping.
+    """The actors, each of them ready for calls, or expected to answer a ping.
 
-    Calls outlive the work that they belong to, when that is abandoned; their actors come back when
-    they end.
+    Calls outlive the work that they belong to, when that is abandoned; their actors have room again
+    when they end.
     """
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self._size = len(actors)
-        self._free: deque[Any] = deque()
+        self._load: dict[Any, list[_Call]] = {}  # of the actors that answered
         self._calls: dict[Any, _Call] = {}  # by the reference that tells of the end
         self._heard = time.monotonic()
         self._reason = ""
@@ -352,11 +362,27 @@ class _Crew:
             yield
 
     def _hand_out(self, work: _Work) -> None:
-        while self._free and work.waiting:
-            actor, job = self._free.popleft(), work.waiting.popleft()
+        while work.waiting:
+            job = work.waiting[0]
+            actor = self._actor_for(job)
+            if actor is None:
+                return
+            work.waiting.popleft()
             references = job.call(actor)
             work.running += 1
-            self._calls[references[-1]] = _Call(actor, references, work, job)
+            call = _Call(actor, references, work, job)
+            self._calls[references[-1]] = call
+            self._load[actor].append(call)
+
+    def _actor_for(self, job: _Job) -> Any | None:
+        """Return the actor with the fewest calls that may take a job, or None."""
+        room = 1 if job.is_suspect else IN_FLIGHT
+        open_to = [
+            actor
+            for actor, calls in self._load.items()
+            if len(calls) < room and not any(call.job and call.job.is_suspect for call in calls)
+        ]
+        return min(open_to, key=lambda actor: len(self._load[actor]), default=None)
 
     def _wait(self) -> Any | None:
         """Return a reference that is ready, or None if nobody is at work and nobody answers."""
@@ -372,15 +398,28 @@ class _Crew:
         """Note how a call ended, and what became of its actor."""
         call = self._calls.pop(reference)
         outcome = _outcome(reference)
+        if call.work is None:
+            self._answered(call.actor, outcome)
+            return
         if not isinstance(outcome, _DEATHS):
             self._heard = time.monotonic()
-            self._free.append(call.actor)
-        elif call.work is None and isinstance(outcome, exceptions.ActorDiedError):
-            self._reason = _last_words(outcome)  # it will not be started again
-        else:
-            self._ping(call.actor)
-        if call.work is not None and call.job is not None:
+            if call in self._load.get(call.actor, ()):
+                self._load[call.actor].remove(call)
+        elif call in self._load.get(call.actor, ()):
+            del self._load[call.actor]
+            self._ping(call.actor)  # once for all calls that it had
+        if call.job is not None:
             call.work.ended(call.job, call.references, outcome)
+
+    def _answered(self, actor: Any, outcome: Any) -> None:
+        """Note how a ping ended."""
+        if isinstance(outcome, exceptions.ActorDiedError):
+            self._reason = _last_words(outcome)  # it will not be started again
+        elif isinstance(outcome, _DEATHS):
+            self._ping(actor)
+        else:
+            self._heard = time.monotonic()
+            self._load[actor] = []
 
     def _ping(self, actor: Any) -> None:
         # While an actor is starting again, a ping fails after two seconds, and another one follows.

@@ -22,7 +22,7 @@ from raydrop.cluster.resources import Layout
 from raydrop.data.dataset import Split
 from raydrop.errors import RaydropError
 from raydrop.plan import QueryRun, ScoreRun, query_samples, visited_samples
-from raydrop.scores import GradientMethod, score_method
+from raydrop.scores import CheckpointMethod, score_method
 from raydrop.scores.sharding import ShardedGradients
 from raydrop.stages import run_query, run_score
 from raydrop.store import Store
@@ -80,8 +80,8 @@ def run_scores(
 ) -> dict[str, str]:
     """Run what is missing of stage 2.
 
-    Gradients need a pool of actors for each query model; one ends before the next starts, and the
-    last before this returns, so their resources are free again.
+    Gradients and embeddings need a pool of actors for each query model; one ends before the next
+    starts, and the last before this returns, so their resources are free again.
 
     Args:
         context: Of the sweep.
@@ -101,7 +101,14 @@ def run_scores(
             with _gradients(context, model, progress) as gradients:
                 for run in runs:
                     try:
-                        run_score(context.study, run, context.train, context.store, gradients)
+                        run_score(
+                            context.study,
+                            run,
+                            context.train,
+                            context.store,
+                            gradients,
+                            _driver_device(context.layout),
+                        )
                     except RaydropError as error:
                         failed[run.key] = str(error)
                     waiting.remove(run)
@@ -122,7 +129,7 @@ def _by_pool(scores: list[ScoreRun]) -> dict[str | None, list[ScoreRun]]:
     """Return scores by the architecture that they need a pool of, or None."""
     pools: dict[str | None, list[ScoreRun]] = {}
     for run in scores:
-        needed = isinstance(score_method(run.method), GradientMethod)
+        needed = isinstance(score_method(run.method), CheckpointMethod)
         pools.setdefault(run.model if needed else None, []).append(run)
     return pools
 
@@ -142,6 +149,11 @@ def _gradients(
         yield ShardedGradients(executor, context.train.ids, progress.worked)
     finally:
         executor.close()
+
+
+def _driver_device(layout: Layout) -> str:
+    """Return where this process works: on a GPU, if the workers do and it sees one itself."""
+    return layout.device if torch.cuda.is_available() else "cpu"
 
 
 def describe_query(run: QueryRun) -> str:

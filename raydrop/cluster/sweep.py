@@ -128,7 +128,7 @@ def _trial_task(config: dict[str, Any], context: TrialContext) -> None:
 
 
 def _lost_input(run: TrialRun, lost: Mapping[str, str]) -> str | None:
-    for needed in (run.score, run.recalls):
+    for needed in (run.score, run.quota_scores, run.recalls):
         if needed is not None and needed.key in lost:
             return lost[needed.key]
     return None

@@ -1,11 +1,19 @@
-"""Data sets by name: ``load_dataset("digits+long_tail(10)")``."""
+"""Data sets by name: ``load_dataset("digits+long_tail(10)")``.
+
+Images of at most 64 pixels a side keep their size and, in training, are shifted by a few pixels
+and, but for digits, mirrored. Others become 3x224x224; :mod:`raydrop.data.folder` says how.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from raydrop.data.celeba import load_celeba
 from raydrop.data.dataset import ArrayImages, FileImages, ImageDataset, ImageSource, Split
 from raydrop.data.digits import load_digits
 from raydrop.data.downloads import load_download
-from raydrop.data.folder import load_folder
+from raydrop.data.folder import load_folder, load_imagenet, load_tiny_imagenet
+from raydrop.data.metadata import Columns, load_metadata, load_waterbirds
 from raydrop.data.spec import DatasetSpec, parse_spec
 from raydrop.errors import ConfigError, unknown_name
 
@@ -23,13 +31,27 @@ __all__ = [
 
 DATASETS = {
     "digits": "1,797 handwritten digits of 8x8 pixels, shipped with scikit-learn: no download",
+    "gaussians": "samples of two Gaussian classes: gaussians(sigma0=0.5, sigma1=1, n=20000)",
     "mnist": "70,000 handwritten digits of 28x28 pixels; validation is half of the test set",
     "fashion_mnist": "70,000 grey images of clothes, 28x28; validation is half of the test set",
     "cifar10": "60,000 colour photos of 10 kinds, 32x32; validation is half of the test set",
     "cifar100": "60,000 colour photos of 100 kinds, 32x32; validation is half of the test set",
     "imagefolder": "your own: imagefolder:PATH with train/CLASS/*, test/CLASS/* and maybe val/",
+    "tiny_imagenet": "tiny_imagenet:PATH, its folder tiny-imagenet-200; its val is halved",
+    "imagenet": "imagenet:PATH with train/WNID/* and val/WNID/*; its val is halved",
+    "metadata": "your own with groups: metadata:PATH with metadata.csv; ?label=y&group=place",
+    "waterbirds": "waterbirds:PATH with metadata.csv; groups are bird times background",
+    "celeba": "202,599 faces; celeba?target=Blond_Hair&group=Male, or celeba:PATH",
 }
 """What ``load_dataset`` knows: name to one-line description."""
+
+
+_FOLDERS: dict[str, Callable[[str, str | None], ImageDataset]] = {
+    "imagefolder": load_folder,
+    "tiny_imagenet": load_tiny_imagenet,
+    "imagenet": load_imagenet,
+    "waterbirds": load_waterbirds,
+}
 
 
 def load_dataset(spec: str, data_root: str | None = None) -> ImageDataset:
@@ -37,7 +59,12 @@ def load_dataset(spec: str, data_root: str | None = None) -> ImageDataset:
 
     Args:
         spec: A name of :data:`DATASETS`, then variants in the order in which they apply:
-            ``+long_tail(factor)``, ``+label_noise(rate, seed=0)``, ``+subset(n, test=n)``.
+            ``+long_tail(factor)``, ``+label_noise(rate, seed=0)``, ``+subset(n, test=n)``,
+            ``+spurious(correlation, strength=0.5, attributes=2, seed=0)``. Options of
+            ``metadata:PATH`` name its table, columns and what groups are:
+            ``?file=metadata.csv&image=img_filename&label=y&split=split&group=place&groups=crossed``
+            (or ``plain``: the attribute alone, or ``none``); those of ``celeba`` two attributes:
+            ``?target=Blond_Hair&group=Male``. Only what differs from these defaults need be given.
         data_root: Where downloads go and relative image folders start; by default
             ``~/.cache/raydrop`` and the current folder.
 
@@ -59,12 +86,19 @@ def load_dataset(spec: str, data_root: str | None = None) -> ImageDataset:
 def _load_base(spec: DatasetSpec, data_root: str | None) -> ImageDataset:
     if spec.name not in DATASETS:
         raise unknown_name("data set", spec.name, DATASETS)
-    if spec.name == "imagefolder":
+    if spec.drawn is not None:
+        return spec.drawn.load()
+    if spec.name == "celeba" and spec.path != "":
+        return load_celeba(spec.path, data_root, name=spec.base, **spec.option_values())
+    if spec.name in {*_FOLDERS, "metadata", "celeba"}:
         if not spec.path:
             raise ConfigError(
-                "Expected a folder after imagefolder, found none; write imagefolder:PATH."
+                f"Expected a folder after {spec.name}, found none; write {spec.name}:PATH."
             )
-        return load_folder(spec.path, data_root)
+        if spec.name == "metadata":
+            columns = Columns(**spec.option_values())
+            return load_metadata(spec.path, data_root, columns, spec.base)
+        return _FOLDERS[spec.name](spec.path, data_root)
     if spec.path is not None:
         raise ConfigError(
             f"Expected {spec.name} without a path, found {spec.base!r}; remove the colon and path."

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 
 import numpy as np
 import PIL.Image
@@ -143,6 +143,13 @@ class Split:
         groups = None if self.groups is None else self.groups[positions]
         images = self.images.take(positions)
         return Split(self.ids[positions], self.labels[positions], images, groups)
+
+
+class DerivedFacts(TypedDict, total=False):
+    """What a variant may change about a data set besides its splits."""
+
+    image_shape: tuple[int, int, int]
+    group_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,6 +307,8 @@ class ImageDataset:
         validation: Split | None = None,
         test: Split | None = None,
         noisy: NDArray[np.bool_] | None = None,
+        content: str = "",
+        **facts: Unpack[DerivedFacts],
     ) -> ImageDataset:
         """Return a variant of this data set with other splits and a matching fingerprint.
 
@@ -309,6 +318,8 @@ class ImageDataset:
             validation: Its validation samples; those of this data set by default.
             test: Its test samples; those of this data set by default.
             noisy: Which of its training labels are false, (n_train,).
+            content: Hash of what its ids stand for, where its images are others than before.
+            **facts: Its image shape and the names of its groups, where they are others.
 
         Returns:
             The variant. One that changes nothing keeps the fingerprint.
@@ -317,7 +328,8 @@ class ImageDataset:
         test = self.test if test is None else test
         before = _splits_digest((self.train, self.validation, self.test))
         after = _splits_digest((train, validation, test))
-        fingerprint = self.fingerprint if before == after else _combine(self.fingerprint, after)
+        changed = canonical_json([content, facts]) + after if content or facts else after
+        fingerprint = self.fingerprint if before == changed else _combine(self.fingerprint, changed)
         return dataclasses.replace(
             self,
             name=name,
@@ -326,6 +338,7 @@ class ImageDataset:
             test=test,
             noisy=noisy,
             fingerprint=fingerprint,
+            **facts,
         )
 
     def decoded(self, limit_bytes: int = 2 * 1024**3) -> ImageDataset:

@@ -56,7 +56,9 @@ def load_download(name: str, data_root: str | None) -> ImageDataset:
         DataError: If the files are neither there nor can be downloaded.
     """
     source, root = DOWNLOADS[name], Path(data_root or DEFAULT_ROOT).expanduser()
-    official_train, official_test = _open(name, root, train=True), _open(name, root, train=False)
+    official_train, official_test = (
+        download(name, source.torchvision_name, root, train=train) for train in (True, False)
+    )
     pixels, test_pixels = _pixels(official_train.data), _pixels(official_test.data)
     labels, test_labels = _labels(official_train.targets), _labels(official_test.targets)
     class_names = tuple(str(class_name) for class_name in official_train.classes)
@@ -78,14 +80,25 @@ def load_download(name: str, data_root: str | None) -> ImageDataset:
     )
 
 
-def _open(name: str, root: Path, train: bool) -> Any:
-    """Return torchvision's data set object, downloading its files where they are absent."""
+def download(name: str, torchvision_name: str, root: Path, **arguments: object) -> Any:
+    """Return torchvision's data set object, downloading its files where they are absent.
+
+    Args:
+        name: What specifications call it.
+        torchvision_name: Class in ``torchvision.datasets``.
+        root: Folder for the files; made where it is absent.
+        **arguments: What else the class takes.
+
+    Raises:
+        DataError: If the files are neither there nor can be downloaded.
+    """
     import torchvision
 
-    dataset = getattr(torchvision.datasets, DOWNLOADS[name].torchvision_name)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        return dataset(str(root), train=train, download=True)
+        return getattr(torchvision.datasets, torchvision_name)(
+            str(root), download=True, **arguments
+        )
     except (RuntimeError, OSError, EOFError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.errors import DataError
-from raydrop.study import derive_seed
+from raydrop.study import By, derive_seed
 
 
 def raw_draws(count: int, seed: int, purpose: str) -> NDArray[np.uint64]:
@@ -72,12 +72,23 @@ def choose_per_class(
 
 
 def halves(
-    labels: NDArray[np.int64], class_names: tuple[str, ...], seed: int, purpose: str
+    labels: NDArray[np.int64],
+    class_names: tuple[str, ...],
+    seed: int,
+    purpose: str,
+    kind: By = "class",
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return positions of two random halves of a test set: validation and what stays test.
 
     Each class is halved by itself; of an odd number, the test half gets one more. DRoP validates
     on half of the test set in the same way (Vysogorets et al. 2024, arXiv 2404.05579).
+
+    Args:
+        labels: Classes 0...K-1 of the test samples, or their groups, (n,).
+        class_names: Names of the classes or groups.
+        seed: Of the choice.
+        purpose: What the choice is for.
+        kind: What ``labels`` are.
 
     Raises:
         DataError: If a class has fewer than two samples.
@@ -86,8 +97,9 @@ def halves(
     for name, size in zip(class_names, sizes, strict=True):
         if size < 2:
             raise DataError(
-                "Expected at least two test images of every class, one of which becomes validation,"
-                f" found {size} of class {name!r}; add test images or separate validation images."
+                f"Expected at least two test images of every {kind}, one of which becomes "
+                f"validation, found {size} of {kind} {name!r}; add test images or separate "
+                "validation images."
             )
     validation = choose_per_class(labels, sizes // 2, seed, purpose)
     return validation, np.setdiff1d(np.arange(len(labels)), validation)

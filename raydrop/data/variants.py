@@ -1,7 +1,8 @@
-"""Harder versions of a data set: long-tailed, with false labels, or small.
+"""Harder versions of a data set: long-tailed, with false labels, spuriously coloured, or small.
 
 Each variant is a frozen value with the arguments that a specification writes, such as
-``long_tail(10)``, and an ``apply`` from data set to data set. Sample ids never change.
+``long_tail(10)``, and an ``apply`` from data set to data set. Sample ids never change. None may
+take the last training image of a class or group.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ImageDataset, Split
+from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
+from raydrop.data.groups import crossed
 from raydrop.data.sampling import choose_per_class, raw_draws, shuffled
+from raydrop.data.spurious import COLOURS, aligned_attributes, paint_borders, uniform_attributes
 from raydrop.errors import ConfigError, DataError
+from raydrop.study import By
 
 CHOICE_SEED = 0
 """Seed of ``long_tail`` and ``subset``: fixed, so that all studies of a variant share its data."""
@@ -56,10 +60,10 @@ class LongTail:
         """Drop training images so that class sizes follow :func:`long_tail_sizes`.
 
         Validation and test keep all of theirs. Choices for a larger factor are nested in those for
-        a smaller one.
+        a smaller one. Groups follow their samples.
 
         Raises:
-            DataError: If a class has no training image to start with.
+            DataError: If a class has no training image to start with, or a group would have none.
         """
         sizes = dataset.class_sizes()
         if sizes.min() == 0:
@@ -122,9 +126,11 @@ class LabelNoise:
         """Falsify exactly round(rate · N) training labels and mark them in ``noisy``.
 
         Labels that an earlier ``label_noise`` changed stay marked. Validation and test keep theirs.
+        Groups stay too: they say what is true of a sample, not what its label claims.
 
         Raises:
             ConfigError: If there is no other class to choose.
+            DataError: If a class would lose its last training image.
         """
         train, classes = dataset.train, dataset.num_classes
         if classes < 2:
@@ -135,6 +141,7 @@ class LabelNoise:
         if dataset.noisy is not None:
             changed = changed | dataset.noisy
         falsified = dataclasses.replace(train, labels=labels)
+        _check_none_emptied(dataset, self, falsified)
         return dataset.derive(f"{dataset.name}+{self}", train=falsified, noisy=changed)
 
 
@@ -183,7 +190,13 @@ class Subset:
         return f"subset({number_text(self.n)}{test})"
 
     def apply(self, dataset: ImageDataset) -> ImageDataset:
-        """Keep a random choice of each class in each split; smaller choices nest in larger ones."""
+        """Keep a random choice of each class in each split; smaller choices nest in larger ones.
+
+        Groups follow their samples.
+
+        Raises:
+            DataError: If a group would lose its last image in a split.
+        """
         held_out = self.n if self.test is None else self.test
         return _with_train(
             dataset,
@@ -194,9 +207,120 @@ class Subset:
         )
 
 
-VARIANTS: dict[str, type[LongTail] | type[LabelNoise] | type[Subset]] = {
+@dataclass(frozen=True)
+class Spurious:
+    """A border whose colour goes with the label in training, but not in validation and test."""
+
+    example: ClassVar[str] = "spurious(0.9, strength=0.5)"
+
+    correlation: float
+    """Share of each class's training images that have the colour of their label, in [0, 1]."""
+    strength: float = 0.5
+    """Opacity of the border, in [0, 1]; 0 leaves groups without anything to see, as a control."""
+    attributes: int = 2
+    """Number of colours, A: the first of red, green, blue, yellow, magenta and cyan."""
+    seed: int = 0
+    """Seed of which images get which colour."""
+
+    def __post_init__(self) -> None:
+        for name in ("correlation", "strength"):
+            value = getattr(self, name)
+            if not 0 <= _number(name, value, self.example) <= 1:
+                raise ConfigError(
+                    f"Expected a {name} from 0 to 1 in spurious, found {value}; "
+                    f"write for example +{self.example}."
+                )
+        _check_whole("attributes", self.attributes, least=2, example="spurious(0.9, attributes=3)")
+        if self.attributes > len(COLOURS):
+            raise ConfigError(
+                f"Expected 2 to {len(COLOURS)} attributes in spurious, found {self.attributes}; "
+                f"each is one of the colours {', '.join(COLOURS)}."
+            )
+        _check_whole("seed", self.seed, least=0, example="spurious(0.9, seed=1)")
+
+    def __str__(self) -> str:
+        arguments = [number_text(self.correlation)]
+        for field in dataclasses.fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                arguments.append(f"{field.name}={number_text(value)}")
+        return f"spurious({', '.join(arguments)})"
+
+    def apply(self, dataset: ImageDataset) -> ImageDataset:
+        """Colour images and make a group of each class and colour, such as "3 on red".
+
+        In training, exactly round(correlation · n_k) images of class k get colour k mod A and the
+        others the other colours, equally often up to one; in validation and test every colour is
+        equally frequent in each class, so that all groups can be judged (after the coloured MNIST
+        of Arjovsky et al. 2019, arXiv 1907.02893). Group k · A + a is class k on colour a. Labels
+        that ``label_noise`` falsified before count as they then are; falsified afterwards, they
+        leave the group as it is. Grey images become RGB; files that are small and fit in memory
+        are decoded.
+
+        Raises:
+            ConfigError: If the data have groups already.
+            DataError: If images are too large or too many for memory, or a group would be empty.
+        """
+        if dataset.group_names:
+            raise ConfigError(
+                f"Expected data without groups before spurious, found {dataset.name} with "
+                f"{len(dataset.group_names)} groups; leave spurious out."
+            )
+        decoded = dataset.decoded()
+        splits = [self._coloured(decoded, name, split) for name, split in decoded.splits().items()]
+        images = [split.images for split in splits]
+        pixels = [part.pixels for part in images if isinstance(part, ArrayImages)]
+        colours = list(COLOURS)[: int(self.attributes)]
+        return decoded.derive(
+            f"{dataset.name}+{self}",
+            train=splits[0],
+            validation=splits[1],
+            test=splits[2],
+            noisy=dataset.noisy,
+            content=pixel_digest(*pixels),
+            image_shape=(3, dataset.image_shape[1], dataset.image_shape[2]),
+            group_names=tuple(f"{k} on {c}" for k in dataset.class_names for c in colours),
+        )
+
+    def _coloured(self, dataset: ImageDataset, name: str, split: Split) -> Split:
+        """Return a split with coloured images and with groups."""
+        channels, height, width = dataset.image_shape
+        if not isinstance(split.images, ArrayImages) or channels not in (1, 3):
+            raise DataError(
+                "Expected small grey or RGB images that fit in memory for spurious, found "
+                f"{len(split)} of {channels}x{height}x{width} in {name} of {dataset.name}; use "
+                "images of at most 64 pixels a side, or a subset of them."
+            )
+        classes, count, seed = dataset.num_classes, int(self.attributes), int(self.seed)
+        purpose = f"spurious/{name}"
+        if name == "train":
+            attributes = aligned_attributes(
+                split.labels, classes, count, self.correlation, seed, purpose
+            )
+        else:
+            attributes = uniform_attributes(split.labels, classes, count, seed, purpose)
+        groups = crossed(split.labels, attributes, count)
+        self._check_groups(dataset, name, np.bincount(groups, minlength=classes * count))
+        images = ArrayImages(paint_borders(split.images.pixels, attributes, self.strength))
+        return dataclasses.replace(split, images=images, groups=groups)
+
+    def _check_groups(self, dataset: ImageDataset, name: str, sizes: NDArray[np.int64]) -> None:
+        if sizes.min() > 0:
+            return
+        label, attribute = divmod(int(sizes.argmin()), int(self.attributes))
+        group = f"{dataset.class_names[label]} on {list(COLOURS)[attribute]}"
+        of_class = int(dataset.class_sizes(name)[label])
+        raise DataError(
+            f"Expected images of every class on every colour after {self}, found no {group!r} in "
+            f"{name}, where the class has {of_class} images; use a correlation nearer to "
+            f"{1 / self.attributes:.2g}, fewer attributes or more images."
+        )
+
+
+VARIANTS: dict[str, type[LongTail] | type[LabelNoise] | type[Spurious] | type[Subset]] = {
     "long_tail": LongTail,
     "label_noise": LabelNoise,
+    "spurious": Spurious,
     "subset": Subset,
 }
 """Every variant by the name that specifications use."""
@@ -220,13 +344,35 @@ def _with_train(
     validation: Split | None = None,
     test: Split | None = None,
 ) -> ImageDataset:
+    train = dataset.train.take(kept)
+    for name, split in (("train", train), ("validation", validation), ("test", test)):
+        if split is not None:
+            _check_none_emptied(dataset, variant, split, name)
     return dataset.derive(
         f"{dataset.name}+{variant}",
-        train=dataset.train.take(kept),
+        train=train,
         validation=validation,
         test=test,
         noisy=None if dataset.noisy is None else dataset.noisy[kept],
     )
+
+
+def _check_none_emptied(
+    dataset: ImageDataset, variant: Variant, after: Split, name: str = "train"
+) -> None:
+    """Raise where a class or group has samples in a split before, but none after a variant."""
+    kinds: tuple[By, ...] = ("class", "group") if dataset.group_names else ("class",)
+    for kind in kinds:
+        members = after.labels if kind == "class" or after.groups is None else after.groups
+        left = np.bincount(members, minlength=len(dataset.names(kind)))
+        before = dataset.sizes(kind, name)
+        emptied = np.flatnonzero((before > 0) & (left == 0))
+        if len(emptied):
+            raise DataError(
+                f"Expected {variant} to leave images of every {kind} in {name}, found none left of "
+                f"the {before[emptied[0]]} of {kind} {dataset.names(kind)[emptied[0]]!r}; use a "
+                "milder variant or data with more of them."
+            )
 
 
 def _number(name: str, value: object, example: str) -> float:

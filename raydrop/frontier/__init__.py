@@ -1,4 +1,4 @@
-"""Stage 4: from records to the frontier of average against worst-class accuracy.
+"""Stage 4: from records to the frontier of average against worst-class or worst-group accuracy.
 
 Reads an output folder and writes into it. Imports neither Ray nor torch, so a finished sweep can be
 studied on any machine.
@@ -14,24 +14,46 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from raydrop.errors import StoreError
+from raydrop.frontier.densities import correlation_points, density_points
 from raydrop.frontier.intervals import worst_class_interval
 from raydrop.frontier.names import has_several_models, series_name, setting_name
 from raydrop.frontier.pareto import pareto_front
-from raydrop.frontier.plots import frontier_figure, to_png, to_svg
+from raydrop.frontier.plots import (
+    correlation_figure,
+    density_figure,
+    frontier_figure,
+    keep_fraction_figure,
+    to_png,
+    to_svg,
+)
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.report import render_report
-from raydrop.frontier.table import front_mark, frontier_csv, frontier_table
-from raydrop.metrics import ClassMetrics, by_class, class_metrics
+from raydrop.frontier.table import front_mark, frontier_csv, frontier_table, worst_accuracy
+from raydrop.metrics import (
+    ClassMetrics,
+    GroupMetrics,
+    by_class,
+    by_group,
+    class_metrics,
+    group_metrics,
+)
+from raydrop.study import By
 
 __all__ = [
     "ClassMetrics",
     "Frontier",
+    "GroupMetrics",
     "Records",
     "by_class",
+    "by_group",
     "class_metrics",
+    "correlation_points",
+    "density_points",
     "frontier_table",
+    "group_metrics",
     "load_records",
     "pareto_front",
     "remarks",
@@ -51,6 +73,8 @@ class Frontier:
     """A row per point, as in ``frontier.csv``."""
     paths: Mapping[str, Path]
     """The written files by name, such as ``"frontier.csv"``."""
+    by: By = "class"
+    """Whether worst cases and fronts are about classes or groups."""
 
     @property
     def report(self) -> Path:
@@ -58,14 +82,19 @@ class Frontier:
         return self.paths["report.html"]
 
 
-def write_frontier(directory: str | Path) -> Frontier:
+def write_frontier(directory: str | Path, by: str | None = None) -> Frontier:
     """Read an output folder's records and write everything that is made of them.
 
-    Writes ``trials.parquet``, ``frontier.csv``, ``frontier.png``, ``frontier.svg`` and
-    ``report.html``. All are made before the first is written, and each appears whole or not at all.
+    Writes ``trials.parquet``, ``frontier.csv``, ``report.html``, and as PNG and SVG the figures
+    ``frontier`` (worst against average), ``curves`` (both against the keep fraction),
+    ``densities`` (what is kept of each class, where anything is pruned) and ``correlations``
+    (densities against accuracies on all the data, where a trial keeps all). All are made before the
+    first is written, and each appears whole or not at all.
 
     Args:
         directory: An output folder with ``study.json`` and ``store``.
+        by: Whether worst cases and fronts are those of a ``class`` or of a ``group``; None is what
+            the study's own quotas and loss weights are about.
 
     Returns:
         The records, the table and the paths.
@@ -73,22 +102,41 @@ def write_frontier(directory: str | Path) -> Frontier:
     Raises:
         StoreError: If the folder cannot be read or written.
         IncompleteStudyError: If no trial is finished.
+        ConfigError: If ``by`` is ``group`` and the data have no groups.
     """
     records = load_records(directory)
-    table = frontier_table(records.trials, records.class_names)
-    figure = frontier_figure(table)
-    svg = to_svg(figure)
+    unit = records.chosen(by)
+    table = frontier_table(
+        records.trials, records.class_names, group_names=records.group_names, by=unit
+    )
+    figures = _figures(records, table, unit)
+    svgs = {name: to_svg(figure) for name, figure in figures.items()}
     files = {
         "trials.parquet": _parquet(records.trials),
         "frontier.csv": frontier_csv(table).encode(),
-        "frontier.png": to_png(figure),
-        "frontier.svg": svg,
-        "report.html": render_report(records, table, svg).encode(),
+        **{f"{name}.png": to_png(figure) for name, figure in figures.items()},
+        **{f"{name}.svg": svg for name, svg in svgs.items()},
+        "report.html": render_report(records, table, svgs, unit).encode(),
     }
     paths = {name: records.directory / name for name in files}
     for name, content in files.items():
         _replace(paths[name], content)
-    return Frontier(records, table, paths)
+    return Frontier(records, table, paths, unit)
+
+
+def _figures(records: Records, table: pd.DataFrame, by: By) -> dict[str, Figure]:
+    """Return the figures that the records permit, by the names of their files."""
+    figures = {
+        "frontier": frontier_figure(table, by),
+        "curves": keep_fraction_figure(table, by),
+    }
+    densities = density_points(records.trials, records.sizes(by), by)
+    if densities is not None:
+        figures["densities"] = density_figure(densities, by)
+    correlated = correlation_points(records.trials, records.sizes(by), by)
+    if correlated is not None:
+        figures["correlations"] = correlation_figure(correlated, by)
+    return figures
 
 
 def summary_table(frontier: Frontier) -> dict[str, pd.DataFrame]:
@@ -97,23 +145,20 @@ def summary_table(frontier: Frontier) -> dict[str, pd.DataFrame]:
     Returns:
         For each loss (``"cross_entropy"``; with several models ``"resnet18, cross_entropy"``), a
         row per method and quotas (such as ``"random + drop"``, or ``"moso + none from resnet50"``
-        where scores come from another model), the best mean worst class first, and a column per
-        keep fraction with ``"average/worst class"``. A point on the Pareto front carries a full
-        dot, one on the front of its keep fraction alone an empty one.
+        where scores come from another model), the best mean worst class (or group) first, and a
+        column per keep fraction with ``"average/worst class"``. A point on the Pareto front carries
+        a full dot, one on the front of its keep fraction alone an empty one.
     """
     rows = frontier.table.to_dict("records")
-    several = has_several_models(frontier.table)
+    several, worst = has_several_models(frontier.table), worst_accuracy(frontier.by)
     points = frontier.table.assign(
         setting=[setting_name(row, several_models=several) for row in rows],
         series=[series_name(row) for row in rows],
-        text=[
-            f"{row['average_accuracy']:.2f}/{row['worst_class_accuracy']:.2f}{front_mark(row)}"
-            for row in rows
-        ],
+        text=[f"{row['average_accuracy']:.2f}/{row[worst]:.2f}{front_mark(row)}" for row in rows],
     )
     tables = {}
     for setting, group in points.groupby("setting"):
-        merit = group.groupby("series")["worst_class_accuracy"].mean()
+        merit = group.groupby("series")[worst].mean()
         order = merit.sort_values(ascending=False, kind="stable").index
         texts = group.pivot_table("text", "series", "keep_fraction", aggfunc="first")
         tables[str(setting)] = texts.loc[order].fillna("")

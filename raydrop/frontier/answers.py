@@ -1,7 +1,8 @@
 """What the table says, in sentences.
 
-The question is whether less data will do without sacrificing the worst class. The answers compare
-means over seeds and state the range of the seeds beside them; they never claim more than that.
+The question is whether less data will do without sacrificing the worst class, or the worst group.
+The answers compare means over seeds and state the range of the seeds beside them; they never claim
+more than that.
 """
 
 from __future__ import annotations
@@ -11,26 +12,30 @@ from typing import Any
 import pandas as pd
 
 from raydrop.frontier.names import has_several_models, series_name
+from raydrop.frontier.table import worst_accuracy
+from raydrop.study import By
 
-WORST = "worst_class_accuracy"
+WORST = "worst_accuracy"
+"""Of the class or of the group, as was asked for; :func:`_rows` says which under ``by``."""
 AVERAGE = "average_accuracy"
 NOISY = "noisy_pruned"
 
 Row = dict[str, Any]
 
 
-def verdicts(table: pd.DataFrame) -> list[str]:
+def verdicts(table: pd.DataFrame, by: By = "class") -> list[str]:
     """Answer the study's question once for each model, which is named where there are several.
 
     Args:
         table: As from :func:`~raydrop.frontier.table.frontier_table`.
+        by: Whether the question is about the worst class or the worst group.
     """
     if not has_several_models(table):
-        return [verdict(table)]
-    return [f"{model}: {verdict(points)}" for model, points in table.groupby("model")]
+        return [verdict(table, by)]
+    return [f"{model}: {verdict(points, by)}" for model, points in table.groupby("model")]
 
 
-def verdict(table: pd.DataFrame) -> str:
+def verdict(table: pd.DataFrame, by: By = "class") -> str:
     """Answer the study's question for one model, in one or two sentences.
 
     The worst class *held* at a point if its mean worst-class accuracy is at least that of training
@@ -40,9 +45,10 @@ def verdict(table: pd.DataFrame) -> str:
 
     Args:
         table: Points of one model, from :func:`~raydrop.frontier.table.frontier_table`.
+        by: Whether the question is about the worst class or the worst group.
     """
-    full = _unpruned(table)
-    pruned = _rows(table[table["method"] != "none"])
+    full = _unpruned(table, by)
+    pruned = _rows(table[table["method"] != "none"], by)
     if not pruned:
         return f"Every finished trial keeps all the data: {_each(list(full.values()))}."
     compared = [(row, full[row["loss"]]) for row in pruned if row["loss"] in full]
@@ -50,12 +56,12 @@ def verdict(table: pd.DataFrame) -> str:
     if alive:
         return _held_or_nearest(alive)
     why = (
-        "All the data leave the worst class at 0.00, so there is nothing to sacrifice"
+        f"All the data leave the worst {by} at 0.00, so there is nothing to sacrifice"
         if compared
         else "No finished trial keeps all the data with the same loss, so nothing can be compared"
     )
     best = max(pruned, key=_by_worst)
-    return f"{why}; the best worst class is {_point(best)}, at {_value(best)}."
+    return f"{why}; the best worst {by} is {_point(best)}, at {_value(best)}."
 
 
 def _held_or_nearest(pairs: list[tuple[Row, Row]]) -> str:
@@ -65,27 +71,29 @@ def _held_or_nearest(pairs: list[tuple[Row, Row]]) -> str:
         smallest = min(row["keep_fraction"] for row, _ in held)
         there = [pair for pair in held if pair[0]["keep_fraction"] == smallest]
         row, reference = max(there, key=lambda pair: _by_worst(pair[0]))
-        opening = f"The smallest keep fraction at which the worst class held is {smallest:g}"
+        worst = f"worst {row['by']}"
+        opening = f"The smallest keep fraction at which the {worst} held is {smallest:g}"
     else:
         row, reference = max(pairs, key=lambda pair: pair[0][WORST] - pair[1][WORST])
-        opening = "At no keep fraction did the worst class hold; the nearest"
+        opening = f"At no keep fraction did the worst {row['by']} hold; the nearest"
     return f"{opening}: {_comparison(row, reference)}"
 
 
-def answers(table: pd.DataFrame) -> list[str]:
+def answers(table: pd.DataFrame, by: By = "class") -> list[str]:
     """Return one sentence for each model, loss and keep fraction below 1, large fractions first.
 
-    Each names the method and quotas with the best worst class, then random pruning without quotas
-    (or, without such a point, the best method without quotas), then all the data.
+    Each names the method and quotas with the best worst class or group, then random pruning without
+    quotas (or, without such a point, the best method without quotas), then all the data.
 
     Args:
         table: As from :func:`~raydrop.frontier.table.frontier_table`.
+        by: Whether the best worst class or the best worst group is named.
     """
     several = has_several_models(table)
     return [
         sentence
         for model, points in table.groupby("model")
-        for sentence in _answers(points, f"{model} and " if several else "")
+        for sentence in _answers(points, by, f"{model} and " if several else "")
     ]
 
 
@@ -98,18 +106,19 @@ def noise_answer(points: pd.DataFrame) -> str:
     order = points.sort_values(
         ["keep_fraction", NOISY], ascending=[False, False], kind="stable"
     ).drop_duplicates("keep_fraction")
+    rows = [{str(name): value for name, value in row.items()} for row in order.to_dict("records")]
     parts = [
         f"by {row['name']} at keep fraction {row['keep_fraction']:g} ({row[NOISY]:.2f}, "
         f"{_seeds(row, NOISY)}; a uniform draw: {row['uniform']:.2f})"
-        for row in _rows(order)
+        for row in rows
     ]
     return f"The largest share of the mislabelled samples is pruned {', '.join(parts)}."
 
 
-def _answers(table: pd.DataFrame, model: str) -> list[str]:
+def _answers(table: pd.DataFrame, by: By, model: str) -> list[str]:
     """Return the sentences about one model, which is named before the loss unless it is empty."""
-    full = _unpruned(table)
-    pruned = _rows(table[table["method"] != "none"])
+    full = _unpruned(table, by)
+    pruned = _rows(table[table["method"] != "none"], by)
     cells = sorted({(row["loss"], -row["keep_fraction"]) for row in pruned})
     return [
         _answer([row for row in pruned if _cell(row) == cell], full.get(cell[0]), model)
@@ -121,7 +130,7 @@ def _answer(rows: list[Row], full: Row | None, model: str) -> str:
     best, baseline = max(rows, key=_by_worst), _baseline(rows)
     sentence = (
         f"At keep fraction {best['keep_fraction']:g} with {model}{best['loss']}, "
-        f"{series_name(best)} keeps the worst class at {_value(best)}"
+        f"{series_name(best)} keeps the worst {best['by']} at {_value(best)}"
     )
     if baseline is not None and baseline is not best:
         sentence += f", {series_name(baseline)} at {baseline[WORST]:.2f}"
@@ -160,12 +169,16 @@ def _overlap(row: Row, other: Row) -> bool:
     return bool(row[low] <= other[high] and other[low] <= row[high])
 
 
-def _unpruned(table: pd.DataFrame) -> dict[str, Row]:
-    return {row["loss"]: row for row in _rows(table[table["method"] == "none"])}
+def _unpruned(table: pd.DataFrame, by: By) -> dict[str, Row]:
+    return {row["loss"]: row for row in _rows(table[table["method"] == "none"], by)}
 
 
-def _rows(table: pd.DataFrame) -> list[Row]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+def _rows(table: pd.DataFrame, by: By) -> list[Row]:
+    """Return points as rows whose worst accuracy has one name for classes and for groups."""
+    own = worst_accuracy(by)
+    common = {f"{own}{end}": f"{WORST}{end}" for end in ("", "_min", "_max")}
+    points = table.rename(columns=common).assign(by=by)
+    return [{str(name): value for name, value in row.items()} for row in points.to_dict("records")]
 
 
 def _point(row: Row) -> str:
@@ -173,7 +186,9 @@ def _point(row: Row) -> str:
 
 
 def _each(rows: list[Row]) -> str:
-    return ", ".join(f"the worst class is at {_value(row)} with {row['loss']}" for row in rows)
+    return ", ".join(
+        f"the worst {row['by']} is at {_value(row)} with {row['loss']}" for row in rows
+    )
 
 
 def _value(row: Row) -> str:

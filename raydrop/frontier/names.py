@@ -11,6 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from raydrop.study import By
+
+PLURALS: dict[By, str] = {"class": "classes", "group": "groups"}
+
 Row = Mapping[Any, Any]
 """A point, or a trial's configuration, by column."""
 

@@ -2,9 +2,10 @@
 
 Colour and marker shape stand for the method (and where its scores come from, if that is not the
 model trained), line style and marker filling for the quotas, and marker size for the keep fraction,
-so a print in grey still tells the series apart. Functions that draw take and return ``Axes``; those
-that compose return a ``Figure``, without pyplot's global state. The same table gives the same SVG,
-byte for byte.
+so a print in grey still tells the series apart. Where a panel is about one method, colour and
+marker shape stand for the keep fraction, from dark (small) to light (large). Functions that draw
+take and return ``Axes``; those that compose return a ``Figure``, without pyplot's global state. The
+same table gives the same SVG, byte for byte.
 """
 
 from __future__ import annotations
@@ -16,24 +17,30 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.style
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import AxLine, Line2D
+from matplotlib.ticker import MaxNLocator
 
-from raydrop.frontier.names import has_several_models, scorer_name, setting_name
+from raydrop.frontier.names import PLURALS, has_several_models, scorer_name, setting_name
+from raydrop.frontier.table import worst_accuracy
+from raydrop.study import By
 
 Look = dict[str, Any]
 """Keyword arguments of a line."""
 
 AVERAGE = "average_accuracy"
-WORST = "worst_class_accuracy"
 NOISY = "noisy_pruned"
 LABELS = {
     AVERAGE: "average accuracy",
-    WORST: "worst-class accuracy",
+    worst_accuracy("class"): "worst-class accuracy",
+    worst_accuracy("group"): "worst-group accuracy",
     NOISY: "share of mislabelled samples pruned",
 }
 
@@ -47,6 +54,12 @@ FULL_DATA = "#333333"
 FRONT_COLOUR = "#B8860B"
 FRONTS = {"on_front_at_keep_fraction": 0.8, "on_front": 2.2}
 """Widths of the rings that mark points of each Pareto front."""
+SHOWN_KEEPS = 5
+"""Keep fractions in a panel that is about one method; more cannot be told apart."""
+PANEL_COLUMNS = 4
+RHO = "\N{GREEK SMALL LETTER RHO}"
+MANY_MARKERS = 4000
+"""Above this, markers become pixels also in an SVG, which would otherwise be megabytes large."""
 
 STYLE = {
     "font.size": 10,
@@ -98,37 +111,69 @@ class SeriesStyle:
         return FILLS[self.quotas.index(quotas) % len(FILLS)]
 
 
-def plot_frontier(points: pd.DataFrame, ax: Axes, style: SeriesStyle | None = None) -> Axes:
+@dataclass(frozen=True)
+class KeepStyle:
+    """How keep fractions look where a panel is about one method."""
+
+    keeps: tuple[float, ...]
+    """Those that are shown, ascending."""
+
+    @classmethod
+    def of(cls, points: pd.DataFrame) -> KeepStyle:
+        """Give keep fractions their looks: all, or some from the smallest to the largest."""
+        keeps = sorted(points["keep_fraction"].unique())
+        places = np.linspace(0, len(keeps) - 1, min(len(keeps), SHOWN_KEEPS)).round()
+        return cls(tuple(float(keeps[int(place)]) for place in places))
+
+    def look(self, keep: float) -> Look:
+        """Return colour and marker. The colours' lightness grows with the keep fraction."""
+        index = self.keeps.index(keep)
+        # Without the yellow end of the map, which vanishes on white.
+        place = 0.8 * index / max(len(self.keeps) - 1, 1)
+        return {
+            "color": mpl.colormaps["viridis"](place),
+            "marker": MARKERS[index % len(MARKERS)],
+            "markersize": 3.5,
+        }
+
+
+def plot_frontier(
+    points: pd.DataFrame, ax: Axes, style: SeriesStyle | None = None, by: By = "class"
+) -> Axes:
     """Draw worst-class against average accuracy, a line per method, quotas, model and loss.
 
     Args:
         points: Rows of :func:`~raydrop.frontier.table.frontier_table`.
         ax: Where to draw.
         style: Looks shared with other panels; from ``points`` where None.
+        by: Whether to draw the worst class or the worst group.
 
     Returns:
         ``ax``.
     """
-    style = style or SeriesStyle.of(points)
+    style, worst = style or SeriesStyle.of(points), worst_accuracy(by)
     # As a bare artist: axline() would stretch the limits to a point of the line.
     ax.add_artist(AxLine((0, 0), None, 1, **_equality()))
     for (method, quotas), series in _series(points):
-        ax.plot(series[AVERAGE], series[WORST], **_line_look(style, method, quotas))
+        ax.plot(series[AVERAGE], series[worst], **_line_look(style, method, quotas))
         for row in series.to_dict("records"):
             look = _marker_look(style, method, quotas, _marker_size(row["keep_fraction"]))
-            ax.plot([row[AVERAGE]], [row[WORST]], **look)
+            ax.plot([row[AVERAGE]], [row[worst]], **look)
     for column, width in FRONTS.items():
         front = points[points[column]]
-        ax.plot(front[AVERAGE], front[WORST], **_ring(width))
+        ax.plot(front[AVERAGE], front[worst], **_ring(width))
     full = points[points["method"] == "none"]
-    ax.plot(full[AVERAGE], full[WORST], **_star())
+    ax.plot(full[AVERAGE], full[worst], **_star())
     ax.set_xlabel(LABELS[AVERAGE])
-    ax.set_ylabel(LABELS[WORST])
+    ax.set_ylabel(LABELS[worst])
     return ax
 
 
 def plot_by_keep_fraction(
-    points: pd.DataFrame, axes: Sequence[Axes], style: SeriesStyle | None = None
+    points: pd.DataFrame,
+    axes: Sequence[Axes],
+    style: SeriesStyle | None = None,
+    by: By = "class",
 ) -> Sequence[Axes]:
     """Draw average (left) and worst-class accuracy (right) against the keep fraction.
 
@@ -139,13 +184,14 @@ def plot_by_keep_fraction(
         points: Rows of :func:`~raydrop.frontier.table.frontier_table`.
         axes: The two panels.
         style: Looks shared with other panels; from ``points`` where None.
+        by: Whether to draw the worst class or the worst group.
 
     Returns:
         ``axes``.
     """
     style = style or SeriesStyle.of(points)
     full = points[points["method"] == "none"]
-    for ax, name in zip(axes, (AVERAGE, WORST), strict=True):
+    for ax, name in zip(axes, (AVERAGE, worst_accuracy(by)), strict=True):
         _draw_against_keep_fraction(points, ax, name, style)
         for row in full.to_dict("records"):
             ax.axhline(row[name], color=FULL_DATA, linewidth=0.8, linestyle=(0, (1, 3)))
@@ -180,7 +226,89 @@ def plot_noise(points: pd.DataFrame, ax: Axes, style: SeriesStyle | None = None)
     return ax
 
 
-def frontier_figure(points: pd.DataFrame) -> Figure:
+def plot_densities(points: pd.DataFrame, ax: Axes, style: KeepStyle | None = None) -> Axes:
+    """Draw sorted densities, a line per keep fraction, for one method and quotas.
+
+    Bands are the lowest and highest value over seeds. The number at the end of a line is the fewest
+    samples that any class keeps; the dotted line, the keep fraction, is where every class would be
+    if all were pruned alike.
+
+    Args:
+        points: Of one series, as from :func:`~raydrop.frontier.densities.density_points`.
+        ax: Where to draw.
+        style: Looks shared with other panels; from ``points`` where None.
+
+    Returns:
+        ``ax``.
+    """
+    style = style or KeepStyle.of(points)
+    ax.set_ylim(-0.03, 1.06)
+    shown = [
+        (keep, points[points["keep_fraction"] == keep].sort_values("rank"))
+        for keep in style.keeps
+        if (points["keep_fraction"] == keep).any()
+    ]
+    ends = _spread([rows["density"].iloc[-1] for _, rows in shown], least=0.09)
+    for (keep, rows), end in zip(shown, ends, strict=True):
+        look = style.look(keep)
+        colour, last = look["color"], rows.iloc[-1]
+        ax.axhline(keep, color=colour, linewidth=0.6, linestyle=(0, (1, 3)))
+        low, high = rows["density_min"], rows["density_max"]
+        ax.fill_between(rows["rank"], low, high, color=colour, alpha=0.15, linewidth=0)
+        if len(rows) > 30:
+            look["marker"] = "none"
+        ax.plot(rows["rank"], rows["density"], linewidth=1.2, **look)
+        _write_beside(ax, f"{last['smallest_kept']}", (last["rank"], end), colour)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return ax
+
+
+def plot_accuracy_against_density(
+    points: pd.DataFrame,
+    ax: Axes,
+    style: KeepStyle | None = None,
+    *,
+    rasterized: bool = False,
+) -> Axes:
+    """Draw the accuracy of each class on all the data against its density, for one series.
+
+    The legend beside the panel gives Pearson's and Spearman's correlation over classes for each
+    keep fraction.
+
+    Args:
+        points: Of one series, as from :func:`~raydrop.frontier.densities.correlation_points`.
+        ax: Where to draw.
+        style: Looks shared with other panels; from ``points`` where None.
+        rasterized: Whether markers are pixels also in an SVG.
+
+    Returns:
+        ``ax``.
+    """
+    style = style or KeepStyle.of(points)
+    handles = []
+    for keep in style.keeps:
+        rows = points[points["keep_fraction"] == keep]
+        if rows.empty:
+            continue
+        look = style.look(keep) | {"linestyle": "none", "alpha": 0.85}
+        ax.plot(rows["density"], rows["accuracy"], rasterized=rasterized, **look)
+        pearson, spearman = (_signed(rows[name].iloc[0]) for name in ("pearson", "spearman"))
+        handles.append(_entry(f"{keep:g}: {pearson}, {spearman}", look))
+    ax.legend(
+        handles=handles,
+        title=f"keep: r, {RHO}",
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.04),
+        fontsize=8,
+        title_fontsize=8,
+        handletextpad=0.1,
+        borderpad=0.1,
+        alignment="left",
+    )
+    return ax
+
+
+def frontier_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     """Compose the frontier: a panel per model and loss on shared axes, one legend outside."""
     settings = _settings(points)
     losses = points["loss"].nunique()
@@ -192,7 +320,7 @@ def frontier_figure(points: pd.DataFrame) -> Figure:
         figure = _figure(4.6 * columns + 2.2, 4.4 * rows, handles)
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for (title, there), ax in zip(settings, panels, strict=False):
-            plot_frontier(there, ax, style).set_title(title, parse_math=False)
+            plot_frontier(there, ax, style, by).set_title(title, parse_math=False)
             ax.label_outer()
         for ax in panels[len(settings) :]:
             ax.remove()
@@ -200,7 +328,7 @@ def frontier_figure(points: pd.DataFrame) -> Figure:
     return figure
 
 
-def keep_fraction_figure(points: pd.DataFrame) -> Figure:
+def keep_fraction_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     """Compose accuracies against the keep fraction: a row of two panels per model and loss."""
     settings = _settings(points)
     style = SeriesStyle.of(points)
@@ -209,7 +337,7 @@ def keep_fraction_figure(points: pd.DataFrame) -> Figure:
         figure = _figure(11.4, 3.9 * len(settings), handles)
         panels = figure.subplots(len(settings), 2, sharex=True, sharey="col", squeeze=False)
         for (title, there), pair in zip(settings, panels, strict=True):
-            for ax in plot_by_keep_fraction(there, pair, style):
+            for ax in plot_by_keep_fraction(there, pair, style, by):
                 ax.set_title(title, parse_math=False)
         for ax in panels[:-1].ravel():
             ax.set_xlabel("")
@@ -233,6 +361,51 @@ def noise_figure(points: pd.DataFrame) -> Figure:
     return figure
 
 
+def density_figure(points: pd.DataFrame, by: By = "class") -> Figure:
+    """Compose sorted densities: a panel per series on shared axes, one legend outside.
+
+    Args:
+        points: As from :func:`~raydrop.frontier.densities.density_points`.
+        by: What they are densities of.
+    """
+    style = KeepStyle.of(points)
+    handles = [_heading("keep fraction")]
+    handles += [_entry(f"{keep:g}", style.look(keep) | {"markersize": 6}) for keep in style.keeps]
+    handles += [_heading("reference"), _entry(f"every {by} alike", _equality())]
+    handles.append(_entry("lowest to highest seed", _band()))
+    handles.append(_entry(f"fewest samples of a {by}", _number()))
+    with _style():
+        figure, panels = _panels(points, 2.5, handles)
+        for ax, rows in panels:
+            plot_densities(rows, ax, style)
+        figure.supxlabel(f"{PLURALS[by]}, densest first", fontsize=10)
+        figure.supylabel("density (share kept)", fontsize=10)
+        _draw_legend(figure, handles)
+    return figure
+
+
+def correlation_figure(points: pd.DataFrame, by: By = "class") -> Figure:
+    """Compose accuracies on all the data against densities: a panel per series on shared axes.
+
+    Args:
+        points: As from :func:`~raydrop.frontier.densities.correlation_points`.
+        by: What has densities and accuracies.
+    """
+    style = KeepStyle.of(points)
+    many = bool(points["keep_fraction"].isin(style.keeps).sum() > MANY_MARKERS)
+    with _style():
+        figure, panels = _panels(points, 3.1, ())
+        for ax, rows in panels:
+            plot_accuracy_against_density(rows, ax, style, rasterized=many)
+        figure.supxlabel(
+            f"density (share kept); r is Pearson's and {RHO} Spearman's correlation over "
+            f"{PLURALS[by]}",
+            fontsize=10,
+        )
+        figure.supylabel(f"accuracy of a {by} on all the data", fontsize=10)
+    return figure
+
+
 def to_svg(figure: Figure) -> bytes:
     """Return a figure as SVG without date or other metadata."""
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -247,8 +420,17 @@ def to_png(figure: Figure) -> bytes:
 def _saved(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
     buffer = io.BytesIO()
     with _style():
+        _lay_out(figure)
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place everything once, since that takes as long as drawing it, for every format."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def _style() -> AbstractContextManager[None]:
@@ -262,6 +444,70 @@ def _figure(width: float, height: float, handles: Sequence[Line2D]) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _panels(
+    points: pd.DataFrame, width: float, handles: Sequence[Line2D]
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """Return a figure and a panel with its points for each series, ``width`` inches each."""
+    names = _ordered_names(points)
+    columns = min(len(names), PANEL_COLUMNS)
+    rows = math.ceil(len(names) / columns)
+    figure = _figure(width * columns + 1.2, 2.3 * rows + 0.5, handles)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for spare in axes[len(names) :]:
+        spare.remove()
+    panels = []
+    for number, (name, ax) in enumerate(zip(names, axes, strict=False)):
+        ax.set_title(name, fontsize=9, parse_math=False)
+        # Also where the panel below is missing.
+        ax.tick_params(labelbottom=number + columns >= len(names))
+        panels.append((ax, points[points["name"] == name]))
+    return figure, panels
+
+
+def _ordered_names(points: pd.DataFrame) -> list[str]:
+    """Return the series' names: random pruning and no quotas first, within each model."""
+    rows = points.drop_duplicates("name").to_dict("records")
+
+    def place(row: dict[Any, Any]) -> tuple[Any, ...]:
+        random, free = row["method"] != "random", row["quotas"] != "none"
+        return row["model"], random, scorer_name(row), free, row["quotas"]
+
+    return [str(row["name"]) for row in sorted(rows, key=place)]
+
+
+def _write_beside(ax: Axes, text: str, place: tuple[float, float], colour: Any) -> None:
+    """Write a short text right of a place, perhaps beyond the frame."""
+    ax.annotate(
+        text,
+        place,
+        xytext=(6, 0),
+        textcoords="offset points",
+        color=colour,
+        fontsize=8,
+        va="center",
+        annotation_clip=False,
+    )
+
+
+def _spread(heights: Sequence[float], least: float) -> list[float]:
+    """Return heights for labels, at most 1: as ``heights``, but at least ``least`` apart."""
+    order = np.argsort(heights, kind="stable")
+    placed = np.array(heights, dtype=np.float64)[order]
+    for i in range(1, len(placed)):
+        placed[i] = max(placed[i], placed[i - 1] + least)
+    placed = np.minimum(placed, 1 - least * np.arange(len(placed))[::-1])
+    result = np.empty(len(placed))
+    result[order] = placed
+    return [float(height) for height in result]
+
+
+def _signed(value: float) -> str:
+    """Return a correlation with two decimals and a real minus, or a dash where it is undefined."""
+    if math.isnan(value):
+        return "\N{EN DASH}"
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _settings(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -352,6 +598,10 @@ def _uniform() -> Look:
 
 def _band() -> Look:
     return {"color": "#555555", "alpha": 0.25, "linewidth": 8, "solid_capstyle": "butt"}
+
+
+def _number() -> Look:
+    return {"color": "#555555", "marker": "$12$", "markersize": 11, "linestyle": "none"}
 
 
 def _marker_size(keep_fraction: float) -> float:

@@ -1,8 +1,9 @@
 """From an output folder to one table with a row per finished trial.
 
 Reads what earlier stages left: ``study.json`` and the store. Every metric is computed here from the
-recorded predictions. What is not there is as much a result as what is, so missing, failed and
-damaged trials are returned beside the finished ones.
+recorded predictions, by class and, where the data have groups, by group. What is not there is as
+much a result as what is, so missing, failed and damaged trials are returned beside the finished
+ones.
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.errors import DataError, IncompleteStudyError, StoreError
-from raydrop.metrics import class_metrics
+from raydrop.errors import (
+    ConfigError,
+    DataError,
+    IncompleteStudyError,
+    StoreError,
+    unknown_name,
+)
+from raydrop.metrics import class_metrics, group_metrics
 from raydrop.store import META, Entry, Store
-from raydrop.study import SCHEMA
+from raydrop.study import SCHEMA, By
 
 IDENTITY = (
     "dataset",
@@ -64,6 +71,21 @@ TRIAL_COLUMNS = (
 """Columns of ``trials.parquet``. ``worst_class`` is an index, ``*_by_class`` are lists over
 classes; intervals are computed from the counts among them."""
 
+GROUP_COLUMNS = (
+    "by",
+    "worst_group_accuracy",
+    "worst_group",
+    "group_accuracy_gap",
+    "group_accuracy_std",
+    "by_group",
+    "correct_by_group",
+    "test_by_group",
+    "kept_by_group",
+)
+"""Further columns of ``trials.parquet`` where the data have groups. ``by`` is ``class`` or
+``group``: what the trial's quotas and loss weights are about. The others are like their namesakes
+of classes, with a group's accuracy, correct over all its test samples, in place of a recall."""
+
 ROW_ORDER = [
     "model",
     "query_model",
@@ -83,8 +105,9 @@ class Records:
     directory: Path
     """The output folder."""
     trials: pd.DataFrame
-    """A row per finished trial that the study asks for, with :data:`TRIAL_COLUMNS`, ordered by
-    model, query model, method, quotas, loss, keep fraction and seed."""
+    """A row per finished trial that the study asks for, with :data:`TRIAL_COLUMNS` and, where the
+    data have groups, :data:`GROUP_COLUMNS`, ordered by model, query model, method, quotas, loss,
+    keep fraction and seed."""
     class_names: tuple[str, ...]
     """K names."""
     class_sizes: tuple[int, ...]
@@ -97,6 +120,41 @@ class Records:
     """``KIND/KEY`` of entries found altered or truncated; they count as missing."""
     provenance: dict[str, Any]
     """Where the numbers come from: identities, versions, seeds, split sizes, devices, costs."""
+    group_names: tuple[str, ...] = ()
+    """G names; empty where the data have no groups."""
+    group_sizes: tuple[int, ...] = ()
+    """(G,) samples in the full training set; empty where the data have no groups."""
+    by: By = "class"
+    """What the study's quotas and loss weights are about."""
+
+    def names(self, by: By) -> tuple[str, ...]:
+        """Return the names of the classes or of the groups."""
+        return self.class_names if by == "class" else self.group_names
+
+    def sizes(self, by: By) -> tuple[int, ...]:
+        """Return the training samples of each class or group."""
+        return self.class_sizes if by == "class" else self.group_sizes
+
+    def chosen(self, by: str | None) -> By:
+        """Return what worst cases are to be about: what is asked for, or else :attr:`by`.
+
+        Args:
+            by: ``class``, ``group``, or None.
+
+        Raises:
+            ConfigError: If it is neither, or the data have no groups.
+        """
+        choice = self.by if by is None else by
+        if choice == "class":
+            return "class"
+        if choice != "group":
+            raise unknown_name("value of --by", choice, get_args(By))
+        if not self.group_names:
+            raise ConfigError(
+                f"Expected groups in the data of {self.directory} for --by group, found none; "
+                "leave out --by, or run the study on data with groups."
+            )
+        return "group"
 
     @property
     def several_models(self) -> bool:
@@ -128,7 +186,9 @@ def load_records(directory: str | Path) -> Records:
     failures, missing = _split_absent(store, absent)
     if not rows:
         raise _nothing_finished(folder, len(asked), failures)
-    trials = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
+    group_names = tuple(str(name) for name in data.info.get("group_names") or ())
+    columns = (*TRIAL_COLUMNS, *(GROUP_COLUMNS if group_names else ()))
+    trials = pd.DataFrame(rows, columns=list(columns))
     # Numbers also where every value is None, which pandas would keep as objects.
     trials = trials.astype({"n_noisy": "Int64", "noisy_pruned": "float64"})
     trials = trials.sort_values(ROW_ORDER, kind="stable", ignore_index=True)
@@ -141,6 +201,9 @@ def load_records(directory: str | Path) -> Records:
         failures=tuple(failures),
         damaged=tuple(store.damaged),
         provenance=_provenance(study, store, data, trials),
+        group_names=group_names,
+        group_sizes=tuple(int(size) for size in data.info.get("group_sizes") or ()),
+        by=study["study"].get("by", "class"),
     )
 
 
@@ -189,12 +252,25 @@ def _read_data(store: Store, study: Mapping[str, Any]) -> Entry:
 def _rows(entries: Iterator[Entry], data: Entry) -> Iterator[dict[str, Any]]:
     labels = data.array("test_labels")
     num_classes = len(data.info["class_names"])
+    num_groups = len(data.info.get("group_names") or ())
+    groups = data.array("test_groups") if num_groups else None
     for entry in entries:
+        predictions = entry.array("predictions")
+        try:
+            measured = _by_class(predictions, labels, num_classes)
+            if groups is not None:
+                measured |= _by_group(predictions, labels, groups, num_groups)
+        except DataError as error:
+            raise DataError(
+                f"Expected predictions for this test set in trial {entry.key}, found a problem: "
+                f"{error}"
+            ) from error
         yield {
             "trial_id": entry.key,
             **_identity(entry),
-            **{name: entry.info.get(name) for name in (*NOISE, *TRAINING)},
-            **_measured(entry, labels, num_classes),
+            **{name: entry.info.get(name) for name in (*NOISE, *TRAINING, "kept_by_group")},
+            "by": entry.info.get("by", "class"),
+            **measured,
         }
 
 
@@ -209,13 +285,8 @@ def _identity(entry: Entry) -> dict[str, Any]:
     return {name: info[name] for name in IDENTITY}
 
 
-def _measured(entry: Entry, labels: NDArray[Any], num_classes: int) -> dict[str, Any]:
-    try:
-        metrics = class_metrics(entry.array("predictions"), labels, num_classes)
-    except DataError as error:
-        raise DataError(
-            f"Expected predictions for this test set in trial {entry.key}, found a problem: {error}"
-        ) from error
+def _by_class(predictions: NDArray[Any], labels: NDArray[Any], num_classes: int) -> dict[str, Any]:
+    metrics = class_metrics(predictions, labels, num_classes)
     return {
         "average_accuracy": metrics.average_accuracy,
         "worst_class_accuracy": metrics.worst_class_accuracy,
@@ -225,6 +296,21 @@ def _measured(entry: Entry, labels: NDArray[Any], num_classes: int) -> dict[str,
         "by_class": metrics.by_class.tolist(),
         "correct_by_class": metrics.correct.tolist(),
         "test_by_class": metrics.totals.tolist(),
+    }
+
+
+def _by_group(
+    predictions: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any], num_groups: int
+) -> dict[str, Any]:
+    metrics = group_metrics(predictions, labels, groups, num_groups)
+    return {
+        "worst_group_accuracy": metrics.worst_group_accuracy,
+        "worst_group": metrics.worst_group,
+        "group_accuracy_gap": metrics.accuracy_gap,
+        "group_accuracy_std": metrics.accuracy_std,
+        "by_group": metrics.by_group.tolist(),
+        "correct_by_group": metrics.correct.tolist(),
+        "test_by_group": metrics.totals.tolist(),
     }
 
 

@@ -17,11 +17,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raydrop.frontier.answers import answers, noise_answer, verdicts
-from raydrop.frontier.names import has_several_models, point_name, scorer_name
+from raydrop.frontier.names import PLURALS, has_several_models, point_name, scorer_name
 from raydrop.frontier.noise import Noise, noise_of
 from raydrop.frontier.plots import frontier_figure, keep_fraction_figure, noise_figure, to_svg
 from raydrop.frontier.records import Records
-from raydrop.frontier.table import by_merit, front_mark, mean_recalls
+from raydrop.frontier.table import by_merit, front_mark, gap_and_std, mean_recalls, worst_accuracy
+from raydrop.study import By
 
 SHOWN_ANSWERS = 6
 SHOWN_CLASSES = 100
@@ -38,38 +39,48 @@ _templates = jinja2.Environment(
 )
 
 
-def render_report(records: Records, table: pd.DataFrame, frontier_svg: bytes | None = None) -> str:
+def render_report(
+    records: Records,
+    table: pd.DataFrame,
+    drawn: Mapping[str, bytes] | None = None,
+    by: By = "class",
+) -> str:
     """Return the report as HTML.
 
     Args:
         records: What is known about the study.
         table: Its points, from :func:`~raydrop.frontier.table.frontier_table`.
-        frontier_svg: The frontier figure, where it has been drawn already.
+        drawn: SVG files by what they show: ``frontier`` and ``curves``, which are drawn here where
+            they are absent, ``densities`` and ``correlations``, which are left out.
+        by: Whether worst cases are classes or groups.
     """
-    if frontier_svg is None:
-        frontier_svg = to_svg(frontier_figure(table))
-    recalls = mean_recalls(records.trials)
-    ordered = by_merit(table)
+    svgs = {"frontier": b"", "curves": b"", **(drawn or {})}
+    svgs["frontier"] = svgs["frontier"] or to_svg(frontier_figure(table, by))
+    svgs["curves"] = svgs["curves"] or to_svg(keep_fraction_figure(table, by))
+    recalls = mean_recalls(records.trials, by)
+    ordered = by_merit(table, by)
     several = has_several_models(table)
-    classes = _shown_classes(recalls)
+    names, sizes = records.names(by), records.sizes(by)
+    shown = _shown_classes(recalls)
     return _templates.get_template("report.html").render(
-        title=f"{records.provenance['name']}: average against worst-class accuracy",
-        verdicts=verdicts(table),
-        answers=answers(table),
+        title=f"{records.provenance['name']}: average against worst-{by} accuracy",
+        unit=by,
+        units=PLURALS[by],
+        measure=MEASURES[by],
+        verdicts=verdicts(table, by),
+        answers=answers(table, by),
         shown_answers=SHOWN_ANSWERS,
         warnings=_warnings(records, table),
-        frontier_svg=inline_svg(frontier_svg, "frontier", "Worst-class against average accuracy"),
-        keep_svg=inline_svg(
-            to_svg(keep_fraction_figure(table)), "keep", "Accuracies against the keep fraction"
-        ),
+        figures=_inlined(svgs, by),
         noise=_noise(noise_of(records.trials)),
-        columns=[column for column in POINT_COLUMNS if several or column["name"] != "model"],
-        points=[_point_cells(row, several) for row in ordered.to_dict("records")],
-        classes=[{"name": records.class_names[k], "size": records.class_sizes[k]} for k in classes],
-        hidden_classes=len(records.class_names) - len(classes),
-        by_class=_class_rows(ordered, recalls[ordered.index], classes, several),
-        n_classes=len(records.class_names),
-        test_sizes=_span(records.trials["test_by_class"].iloc[0]),
+        columns=_point_columns(by, several_models=several),
+        points=[_point_cells(row, by, several) for row in ordered.to_dict("records")],
+        classes=[{"name": names[k], "size": sizes[k]} for k in shown],
+        hidden_classes=len(names) - len(shown),
+        by_class=_class_rows(ordered, recalls[ordered.index], shown, several),
+        n_classes=len(names),
+        other_unit=_other_unit(records, by),
+        test_sizes=_span(records.trials[f"test_by_{by}"].iloc[0]),
         provenance=_provenance(records),
     )
 
@@ -92,6 +103,32 @@ def inline_svg(svg: bytes, prefix: str, description: str) -> str:
     return f'{head} role="img" aria-label="{html.escape(description)}">{rest}'
 
 
+MEASURES: dict[By, str] = {"class": "recall", "group": "accuracy"}
+"""What the share of correct test samples is called."""
+
+DESCRIPTIONS = {
+    "frontier": "Worst-{by} against average accuracy",
+    "curves": "Accuracies against the keep fraction",
+    "densities": "Sorted densities: the share of each {by} that is kept",
+    "correlations": "Accuracy of each {by} on all the data against its density",
+}
+"""What a screen reader says of each figure."""
+
+
+def _inlined(svgs: Mapping[str, bytes], by: By) -> dict[str, str]:
+    """Return the figures as elements of the page, by what they show."""
+    return {
+        name: inline_svg(svg, name, DESCRIPTIONS[name].format(by=by)) for name, svg in svgs.items()
+    }
+
+
+def _other_unit(records: Records, by: By) -> By | None:
+    """Return what the report could be about instead, or None where the data have no groups."""
+    if not records.group_names:
+        return None
+    return "class" if by == "group" else "group"
+
+
 POINT_COLUMNS = (
     {"name": "front", "text": True},
     {"name": "model", "text": True},
@@ -101,7 +138,7 @@ POINT_COLUMNS = (
     {"name": "keep fraction", "text": False},
     {"name": "kept", "text": False},
     {"name": "seeds", "text": False},
-    {"name": "worst class", "text": False},
+    {"name": "worst {by}", "text": False},
     {"name": "95 % interval", "text": False},
     {"name": "worst is", "text": True},
     {"name": "average", "text": False},
@@ -110,24 +147,33 @@ POINT_COLUMNS = (
 )
 
 
-def _point_cells(row: Mapping[Any, Any], several_models: bool) -> list[Cell]:
+def _point_columns(by: By, *, several_models: bool) -> list[dict[str, Any]]:
+    return [
+        column | {"name": str(column["name"]).format(by=by)}
+        for column in POINT_COLUMNS
+        if several_models or column["name"] != "model"
+    ]
+
+
+def _point_cells(row: Mapping[Any, Any], by: By, several_models: bool) -> list[Cell]:
     mark = front_mark(row)
     names = [scorer_name(row), row["quotas"], row["loss"]]
     if several_models:
         names.insert(0, row["model"])
-    low, high = row["worst_class_low"], row["worst_class_high"]
+    low, high = row[f"worst_{by}_low"], row[f"worst_{by}_high"]
+    gap, std = (row[name] for name in gap_and_std(by))
     return [
         {**_cell(" ○●".index(mark or " "), mark, left=True), "best": True},
         *(_cell(name, name, left=True) for name in names),
         _cell(row["keep_fraction"], f"{row['keep_fraction']:g}"),
         _cell(row["n_kept"], f"{row['n_kept']:.0f}"),
         _cell(row["n_seeds"], row["n_seeds"]),
-        _with_range(row, "worst_class_accuracy"),
+        _with_range(row, worst_accuracy(by)),
         _cell(low, f"{low:.3f} to {high:.3f}"),
-        _cell(row["worst_class"], row["worst_class"], left=True),
+        _cell(row[f"worst_{by}"], row[f"worst_{by}"], left=True),
         _with_range(row, "average_accuracy"),
-        _cell(row["accuracy_gap"], f"{row['accuracy_gap']:.3f}"),
-        _cell(row["accuracy_std"], f"{row['accuracy_std']:.3f}"),
+        _cell(gap, f"{gap:.3f}"),
+        _cell(std, f"{std:.3f}"),
     ]
 
 
@@ -274,6 +320,7 @@ def _provenance(records: Records) -> list[tuple[str, str]]:
         ("scores from", _query_models(records.trials)),
         ("split sizes", sizes),
         ("seeds", ", ".join(str(seed) for seed in facts["seeds"])),
+        ("quotas and weights by", records.by if records.group_names else ""),
         ("training budget", ", ".join(sorted(records.trials["budget"].unique()))),
         *((name, _cost(*facts["costs"][kind])) for name, kind in STAGES),
         ("device", ", ".join(facts["devices"])),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from raydrop.frontier.intervals import worst_class_interval
 from raydrop.frontier.pareto import pareto_front
 from raydrop.metrics import recalls
+from raydrop.study import By
 
 POINT = (
     "dataset",
@@ -53,10 +54,49 @@ COLUMNS = (
 )
 """Columns of ``frontier.csv``."""
 
-OBJECTIVES = ["average_accuracy", "worst_class_accuracy"]
+GROUP_COLUMNS = (
+    "worst_group_accuracy",
+    "worst_group_accuracy_min",
+    "worst_group_accuracy_max",
+    "worst_group_accuracy_of_mean",
+    "worst_group",
+    "worst_group_low",
+    "worst_group_high",
+    "group_accuracy_gap",
+    "group_accuracy_std",
+    "front_by",
+)
+"""Further columns where the data have groups: the same of groups, and what the marks of the fronts
+are about, ``class`` or ``group``."""
+
+_SPREADS = {
+    "class": ("accuracy_gap", "accuracy_std"),
+    "group": ("group_accuracy_gap", "group_accuracy_std"),
+}
 
 
-def frontier_table(trials: pd.DataFrame, class_names: Sequence[str] | None = None) -> pd.DataFrame:
+def worst_accuracy(by: By) -> str:
+    """Return the column of the accuracy that a frontier is about besides the average."""
+    return f"worst_{by}_accuracy"
+
+
+def gap_and_std(by: By) -> tuple[str, str]:
+    """Return the columns of the highest minus the lowest accuracy, and of their deviation."""
+    return _SPREADS[by]
+
+
+def has_groups(trials_or_points: pd.DataFrame) -> bool:
+    """Return whether trials or points are also known by group."""
+    return worst_accuracy("group") in trials_or_points
+
+
+def frontier_table(
+    trials: pd.DataFrame,
+    class_names: Sequence[str] | None = None,
+    *,
+    group_names: Sequence[str] | None = None,
+    by: By = "class",
+) -> pd.DataFrame:
     """Join the seeds of every point.
 
     ``worst_class_accuracy`` is the mean over seeds of each seed's lowest recall, so it may mix
@@ -68,21 +108,32 @@ def frontier_table(trials: pd.DataFrame, class_names: Sequence[str] | None = Non
     of mean average and mean worst-class accuracy over all points of a data set and model,
     ``on_front_at_keep_fraction`` that among the points that keep the same fraction.
 
+    Where the trials are known by group too, the columns of :data:`GROUP_COLUMNS` say of groups
+    what their namesakes say of classes, and ``by`` chooses which of the two the fronts are about.
+
     Args:
         trials: A row per trial, as in :attr:`Records.trials`.
         class_names: (K,) names for ``worst_class``; its index where None.
+        group_names: (G,) names for ``worst_group``; its index where None.
+        by: Whether the fronts are those of the worst class or of the worst group.
 
     Returns:
-        A row per point with :data:`COLUMNS`, ordered by :data:`POINT`.
+        A row per point with :data:`COLUMNS` and, where trials are known by group,
+        :data:`GROUP_COLUMNS`, ordered by :data:`POINT`.
     """
+    names: dict[By, Sequence[str] | None] = {"class": class_names}
+    if has_groups(trials):
+        names["group"] = group_names
     points = [
-        dict(zip(POINT, key, strict=True)) | _summary(group, class_names)
-        for key, group in _points(trials)
+        dict(zip(POINT, key, strict=True)) | _summary(seeds, names)
+        for key, seeds in _points(trials)
     ]
     table = pd.DataFrame(points)
-    table["on_front"] = _front(table, ["dataset", "model"])
-    table["on_front_at_keep_fraction"] = _front(table, ["dataset", "model", "keep_fraction"])
-    return table[list(COLUMNS)]
+    table["on_front"] = _front(table, ["dataset", "model"], by)
+    table["on_front_at_keep_fraction"] = _front(table, ["dataset", "model", "keep_fraction"], by)
+    if "group" not in names:
+        return table[list(COLUMNS)]
+    return table.assign(front_by=by)[[*COLUMNS, *GROUP_COLUMNS]]
 
 
 def frontier_csv(table: pd.DataFrame) -> str:
@@ -91,9 +142,9 @@ def frontier_csv(table: pd.DataFrame) -> str:
     return text
 
 
-def by_merit(table: pd.DataFrame) -> pd.DataFrame:
+def by_merit(table: pd.DataFrame, by: By = "class") -> pd.DataFrame:
     """Order points for reading: by model and loss, large keep fractions and good points first."""
-    order = ["model", "loss", "keep_fraction", "worst_class_accuracy"]
+    order = ["model", "loss", "keep_fraction", worst_accuracy(by)]
     return table.sort_values(order, ascending=[True, True, False, False], kind="stable")
 
 
@@ -104,9 +155,12 @@ def front_mark(row: Mapping[Any, Any]) -> str:
     return "○" if row["on_front_at_keep_fraction"] else ""
 
 
-def mean_recalls(trials: pd.DataFrame) -> NDArray[np.float64]:
-    """Return (n_points, K) recalls averaged over seeds, in the rows of :func:`frontier_table`."""
-    return np.array([_seed_recalls(group).mean(axis=0) for _, group in _points(trials)])
+def mean_recalls(trials: pd.DataFrame, by: By = "class") -> NDArray[np.float64]:
+    """Return recalls (n_points, K) averaged over seeds, in the rows of :func:`frontier_table`.
+
+    With ``by="group"`` they are the accuracies of the groups, (n_points, G).
+    """
+    return np.array([_seed_recalls(seeds, by).mean(axis=0) for _, seeds in _points(trials)])
 
 
 def _points(trials: pd.DataFrame) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -115,39 +169,48 @@ def _points(trials: pd.DataFrame) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
     return list(ordered.groupby(list(POINT), sort=True))
 
 
-def _summary(group: pd.DataFrame, class_names: Sequence[str] | None) -> dict[str, Any]:
-    by_class = _seed_recalls(group).mean(axis=0)
-    worst = int(np.nanargmin(by_class))
-    correct = np.array(group["correct_by_class"].tolist())
-    low, high = worst_class_interval(correct, group["test_by_class"].iloc[0])
+def _summary(seeds: pd.DataFrame, names: Mapping[By, Sequence[str] | None]) -> dict[str, Any]:
+    """Join the seeds of one point, for classes and, where they are among names, for groups."""
+    summary = {
+        "n_seeds": len(seeds),
+        "n_kept": seeds["n_kept"].mean(),
+        **_with_range(seeds, "average_accuracy"),
+        "noisy_pruned": seeds["noisy_pruned"].mean(),
+    }
+    for by, called in names.items():
+        summary |= _worst(seeds, by, called)
+    return summary
+
+
+def _worst(seeds: pd.DataFrame, by: By, names: Sequence[str] | None) -> dict[str, Any]:
+    mean = _seed_recalls(seeds, by).mean(axis=0)
+    worst = int(np.nanargmin(mean))
+    correct = np.array(seeds[f"correct_by_{by}"].tolist())
+    low, high = worst_class_interval(correct, seeds[f"test_by_{by}"].iloc[0])
     return {
-        "n_seeds": len(group),
-        "n_kept": group["n_kept"].mean(),
-        **_with_range(group, "average_accuracy"),
-        **_with_range(group, "worst_class_accuracy"),
-        "worst_class_accuracy_of_mean": by_class[worst],
-        "worst_class": worst if class_names is None else class_names[worst],
-        "worst_class_low": low,
-        "worst_class_high": high,
-        "accuracy_gap": group["accuracy_gap"].mean(),
-        "accuracy_std": group["accuracy_std"].mean(),
-        "noisy_pruned": group["noisy_pruned"].mean(),
+        **_with_range(seeds, worst_accuracy(by)),
+        f"{worst_accuracy(by)}_of_mean": mean[worst],
+        f"worst_{by}": worst if names is None else names[worst],
+        f"worst_{by}_low": low,
+        f"worst_{by}_high": high,
+        **{name: seeds[name].mean() for name in gap_and_std(by)},
     }
 
 
-def _with_range(group: pd.DataFrame, name: str) -> dict[str, float]:
-    values = group[name]
+def _with_range(seeds: pd.DataFrame, name: str) -> dict[str, float]:
+    values = seeds[name]
     return {name: values.mean(), f"{name}_min": values.min(), f"{name}_max": values.max()}
 
 
-def _seed_recalls(group: pd.DataFrame) -> NDArray[np.float64]:
-    """Return (n_seeds, K) recalls."""
-    correct = np.array(group["correct_by_class"].tolist())
-    return recalls(correct, np.array(group["test_by_class"].iloc[0]))
+def _seed_recalls(seeds: pd.DataFrame, by: By) -> NDArray[np.float64]:
+    """Return (n_seeds, K) recalls, or (n_seeds, G) accuracies of groups."""
+    correct = np.array(seeds[f"correct_by_{by}"].tolist())
+    return recalls(correct, np.array(seeds[f"test_by_{by}"].iloc[0]))
 
 
-def _front(table: pd.DataFrame, within: list[str]) -> NDArray[np.bool_]:
+def _front(table: pd.DataFrame, within: list[str], by: By) -> NDArray[np.bool_]:
     front = np.zeros(len(table), dtype=bool)
+    objectives = table[["average_accuracy", worst_accuracy(by)]].to_numpy()
     for rows in table.groupby(within).indices.values():
-        front[rows] = pareto_front(table[OBJECTIVES].to_numpy()[rows])
+        front[rows] = pareto_front(objectives[rows])
     return front

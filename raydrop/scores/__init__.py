@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from raydrop.errors import unknown_name
 from raydrop.scores.aum import Aum
-from raydrop.scores.base import GradientMethod, RandomMethod, ScoreMethod, TraceMethod
+from raydrop.scores.base import (
+    CheckpointMethod,
+    EmbeddingMethod,
+    GradientMethod,
+    RandomMethod,
+    SamplingMethod,
+    ScoreMethod,
+    TraceMethod,
+)
+from raydrop.scores.ccs import Ccs
 from raydrop.scores.class_alignment import ClassAlignment
 from raydrop.scores.dynamic_uncertainty import DynamicUncertainty
 from raydrop.scores.el2n import El2n
@@ -12,8 +21,11 @@ from raydrop.scores.entropy import Entropy
 from raydrop.scores.forgetting import Forgetting
 from raydrop.scores.grand import Grand
 from raydrop.scores.grand_last_layer import GrandLastLayer
+from raydrop.scores.k_center import KCenter
+from raydrop.scores.moderate import Moderate
 from raydrop.scores.moso import Moso, MosoLoo
 from raydrop.scores.random import Random
+from raydrop.scores.ssp import Ssp
 from raydrop.scores.tracin_self import TracinSelf
 
 METHODS: dict[str, ScoreMethod] = {
@@ -31,6 +43,10 @@ METHODS: dict[str, ScoreMethod] = {
         MosoLoo(),
         TracinSelf(),
         ClassAlignment(),
+        KCenter(),
+        Moderate(),
+        Ssp(),
+        Ccs(),
     )
 }
 
@@ -48,8 +64,11 @@ def score_method(name: str) -> ScoreMethod:
 
 __all__ = [
     "METHODS",
+    "CheckpointMethod",
+    "EmbeddingMethod",
     "GradientMethod",
     "RandomMethod",
+    "SamplingMethod",
     "ScoreMethod",
     "TraceMethod",
     "score_method",

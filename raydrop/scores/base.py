@@ -22,8 +22,9 @@ Reads = Literal["nothing", "run", "initialisations", "partitions"]
 initialisations, over which the score is averaged; or one surrogate per part of the training set,
 each of which scores its part (with one part, the run on all the data)."""
 
-LooksAt = Literal["score_epoch", "sampled"]
-"""Checkpoints of a query run: the one early in training, or those sampled from all of it."""
+LooksAt = Literal["score_epoch", "sampled", "last"]
+"""Checkpoints of a query run: the one early in training, those sampled from all of it, or the last
+one, which is the trained model."""
 
 
 class ScoreMethod(ABC):
@@ -63,17 +64,66 @@ class TraceMethod(ScoreMethod):
         """
 
 
-class GradientMethod(ScoreMethod):
-    """A method that reads per-sample gradients at checkpoints of a query run."""
+class SamplingMethod(ScoreMethod):
+    """A method that draws samples at random, with the trace of a query run as its guide."""
+
+    @abstractmethod
+    def draw_from_trace(self, trace: Trace, seed: int) -> NDArray[np.floating]:
+        """Return scores (N,): the higher, the earlier a sample is drawn.
+
+        Args:
+            trace: Of the query run.
+            seed: Same trace and seed, same draw.
+        """
+
+
+class CheckpointMethod(ScoreMethod):
+    """A method that puts samples through a query run's network again, at its checkpoints."""
 
     looks_at: ClassVar[LooksAt]
     """Checkpoints that it reads."""
     quantities: ClassVar[tuple[Quantity, ...]]
     """What it reads at each of them; the cost of a score follows from these."""
 
+
+class GradientMethod(CheckpointMethod):
+    """A method that reads per-sample gradients at checkpoints of a query run."""
+
     @abstractmethod
     def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
         """Return the scores (M,) of the samples that the source's query run covers.
+
+        Raises:
+            ScoringError: If they cannot be computed.
+        """
+
+
+class EmbeddingMethod(CheckpointMethod):
+    """A method that reads the embeddings of the samples by the trained query model.
+
+    The embedding of a sample is what the model's last linear layer gets to see of it, in eval mode
+    and without augmentation, at the end of the query run.
+    """
+
+    looks_at = "last"
+    quantities = ("embedding",)
+
+    @abstractmethod
+    def from_embeddings(
+        self,
+        embeddings: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> NDArray[np.floating]:
+        """Return scores (N,).
+
+        Args:
+            embeddings: Of the samples, (N, D).
+            labels: Their classes, (N,).
+            seed: Of random choices, where the method makes any.
+            device: ``cpu`` or ``cuda``, where the method is worth a GPU.
 
         Raises:
             ScoringError: If they cannot be computed.

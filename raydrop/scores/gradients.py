@@ -289,8 +289,8 @@ def last_layer_only(model: nn.Module) -> Iterator[None]:
     Raises:
         ScoringError: If there is no linear layer, or its parameters are frozen.
     """
-    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    kept = {id(p) for p in linear[-1].parameters() if p.requires_grad} if linear else set()
+    layer = last_linear(model)
+    kept = {id(p) for p in layer.parameters() if p.requires_grad} if layer else set()
     if not kept:
         raise ScoringError(
             "Expected a trainable linear layer at the end of the model, found none; "
@@ -299,6 +299,12 @@ def last_layer_only(model: nn.Module) -> Iterator[None]:
     others = {n for n, p in model.named_parameters() if p.requires_grad and id(p) not in kept}
     with _frozen(model, others):
         yield
+
+
+def last_linear(model: nn.Module) -> nn.Linear | None:
+    """Return the last linear layer of a model in the order of its modules, or None."""
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    return linear[-1] if linear else None
 
 
 def check_eval(model: nn.Module) -> None:

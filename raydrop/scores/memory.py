@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # sharding.py imports this file
 
 T = TypeVar("T")
 
-_FORWARD_TASKS = ("dot", "last_layer_norm")
+_FORWARD_TASKS = ("dot", "last_layer_norm", "embedding")
 """Nothing is kept for a backward pass; a layer's memory is free again once the next is done."""
 
 _OUT_OF_MEMORY_TEXTS = (
@@ -69,7 +69,7 @@ def predict_memory(
       for the backward pass. The layers add up.
     * ``dot``: everything that lives at once while the layer runs, primal values, tangents and
       temporary tensors alike. Nothing stays, so the largest layer decides, not the sum.
-    * ``last_layer_norm``: likewise, of a plain forward pass.
+    * ``last_layer_norm``, ``embedding``: likewise, of a plain forward pass.
 
     A tensor that several layers share counts once. Not counted are parameters, buffers, the loss,
     and the workspace of compute kernels. A module that computes outside its children, such as the
@@ -100,9 +100,9 @@ def bytes_per_sample(
 ) -> int:
     """Predict what a pass holds at its peak for each sample of a batch, all layers together.
 
-    For ``dot`` and ``last_layer_norm`` the largest layer of :func:`predict_memory`; otherwise the
-    sum of its layers, and the gradients at the input and output of the largest one, which is what
-    the backward pass works on. For norms these count twice, because the rules of
+    For ``dot``, ``last_layer_norm`` and ``embedding`` the largest layer of :func:`predict_memory`;
+    otherwise the sum of its layers, and the gradients at the input and output of the largest one,
+    which is what the backward pass works on. For norms these count twice, because the rules of
     :mod:`raydrop.scores.rules` pad and copy inputs and gradients of one layer at a time.
 
     Args:
@@ -254,7 +254,7 @@ def _sample(model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype) ->
 def _run(model: nn.Module, sample: Tensor, task: Task) -> _Observation:
     if task == "dot":
         return _watch_forward(model, sample, _push_tangents)
-    if task == "last_layer_norm":
+    if task in ("last_layer_norm", "embedding"):
         return _watch_forward(model, sample, lambda module, x: module(x))
     return _watch_backward(model, sample, copies=1 if task == "gradient_sum" else 2)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from raydrop.data.batches import PreparedData, make_batches
 from raydrop.errors import ScoringError
 from raydrop.models import build_model
+from raydrop.scores.embeddings import embeddings_of
 from raydrop.scores.gradients import (
     gradient_sum,
     last_layer_only,
@@ -35,9 +36,10 @@ from raydrop.training.checkpoints import load_state
 
 T = TypeVar("T")
 
-Task = Literal["gradient_sum", "norm", "last_layer_norm", "dot", "norm_and_dot"]
+Task = Literal["gradient_sum", "norm", "last_layer_norm", "dot", "norm_and_dot", "embedding"]
 """sum_i g_i; || g_i ||; the same over the last layer's parameters alone; <v, g_i>; both || g_i ||
-and <v, g_i>. g_i is the gradient of sample i's own loss over all trainable parameters."""
+and <v, g_i>; the input of the last linear layer. g_i is the gradient of sample i's own loss over
+all trainable parameters."""
 
 SCORING_BATCH = 128
 """Most samples per pass; larger batches gain nothing, and a fixed limit keeps bits the same."""
@@ -77,6 +79,11 @@ def make_shards(positions: NDArray[np.int64]) -> tuple[Shard, ...]:
     size = min(max(-(-len(positions) // 64), 64), 8192)
     starts = range(0, len(positions), size)
     return tuple(Shard(i, positions[start : start + size]) for i, start in enumerate(starts))
+
+
+def rows_of(task: Task) -> int | None:
+    """Return R, the values that a per-sample task gives of each sample; None if the model says."""
+    return {"norm_and_dot": 2, "embedding": None}.get(task, 1)
 
 
 def ignore(_: object) -> None:
@@ -146,7 +153,8 @@ class GradientWorker:
 
         Returns:
             The sum of gradients (P,) for ``gradient_sum``; norms and dot products (2, M) for
-            ``norm_and_dot``; otherwise one value per sample, (1, M).
+            ``norm_and_dot``; embeddings (D, M) for ``embedding``; otherwise one value per sample,
+            (1, M).
 
         Raises:
             ScoringError: If the model, the labels or the direction do not fit; see
@@ -196,6 +204,11 @@ class GradientWorker:
             with last_layer_only(model):
                 return norms(images, labels)
 
+        def embedded(images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG001 - like the others
+            return embeddings_of(model, images, precision=precision).T
+
+        if task == "embedding":
+            return embedded
         if task == "norm":
             return norms
         if task == "last_layer_norm":
@@ -332,19 +345,20 @@ class LocalExecutor:
             raise FailedShardsError([(shard, in_one_line(error))]) from error
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Partial:
     """Values of samples as far as they are there; kept up to date while shards are run."""
 
     values: NDArray[np.float32]
-    """Values, (R, M), for M positions; zero where not written."""
+    """Values, (R, M), for M positions; zero where not written. (0, M) until the first ones are
+    written, where the model says how many a sample has."""
     written: NDArray[np.bool_]
     """Whether a sample's values are there, (M,)."""
 
     @classmethod
-    def empty(cls, rows: int, samples: int) -> Partial:
+    def empty(cls, rows: int | None, samples: int) -> Partial:
         """Return one for ``samples`` samples with ``rows`` values each, none of them written."""
-        return cls(np.zeros((rows, samples), np.float32), np.zeros(samples, np.bool_))
+        return cls(np.zeros((rows or 0, samples), np.float32), np.zeros(samples, np.bool_))
 
 
 class ShardedGradients:
@@ -420,15 +434,15 @@ class ShardedGradients:
                 computed is written into it, so that after an exception it is worth keeping.
 
         Returns:
-            The values (R, M): norms and dot products for ``norm_and_dot``, otherwise one row.
+            The values (R, M): norms and dot products for ``norm_and_dot``, D rows for
+            ``embedding``, otherwise one row.
 
         Raises:
             ScoringError: If a shard failed, or a value is not finite; names it by sample ids, once
                 all the others are written.
         """
         shards = make_shards(positions)
-        rows = 2 if task == "norm_and_dot" else 1
-        partial = _fitting(partial, rows, len(positions))
+        partial = _fitting(partial, rows_of(task), len(positions))
         places = _places(shards)
         todo = [shard for shard in shards if not partial.written[places[shard.index]].all()]
         shared = self._executor.share(state)
@@ -456,6 +470,8 @@ class ShardedGradients:
         self, partial: Partial, place: slice, values: NDArray[np.float32]
     ) -> NDArray[np.bool_]:
         """Write the finite values (R, M) of a shard; return which samples' are."""
+        if not len(partial.values):
+            partial.values = np.zeros((len(values), len(partial.written)), np.float32)
         finite = np.asarray(np.isfinite(values).all(axis=0))
         newly = int((finite & ~partial.written[place]).sum())
         partial.values[:, place][:, finite] = values[:, finite]
@@ -484,10 +500,11 @@ def _places(shards: Sequence[Shard]) -> Mapping[int, slice]:
     return places
 
 
-def _fitting(partial: Partial | None, rows: int, samples: int) -> Partial:
+def _fitting(partial: Partial | None, rows: int | None, samples: int) -> Partial:
     """Return a partial result of the right shape: the given one, or an empty one."""
     if partial is None:
         return Partial.empty(rows, samples)
+    rows = len(partial.values) if rows is None else rows
     if partial.values.shape != (rows, samples) or partial.written.shape != (samples,):
         raise ScoringError(
             f"Expected a partial result of shape ({rows}, {samples}), found "

@@ -1,4 +1,4 @@
-"""Where gradient methods get their numbers: per-sample quantities of one query run.
+"""Where gradient and embedding methods get their numbers: quantities of one query run.
 
 Several methods ask for the same quantity at the same checkpoint. A source computes each once and
 keeps it, so what a second method costs is what it does not share with the first, and whatever stops
@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.errors import ScoringError
-from raydrop.scores.sharding import Partial, ShardedGradients, Task
+from raydrop.scores.sharding import Partial, ShardedGradients, Task, rows_of
 from raydrop.training.trace import Trace
 
-Quantity = Literal["norm", "last_layer_norm", "dot_with_mean", "dot_with_class_mean"]
+Quantity = Literal["norm", "last_layer_norm", "dot_with_mean", "dot_with_class_mean", "embedding"]
 """|| g_i ||; the same over the last layer's parameters alone; <G, g_i> with G the mean gradient of
-the samples that the query run covers; <G_c, g_i> with G_c that of one class among them."""
+the samples that the query run covers; <G_c, g_i> with G_c that of one class among them; the input
+of the last linear layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,11 @@ class QueryResult:
     validation_recalls: NDArray[np.float64] | None
     """Recall of each class on validation, (K,); None where the run does not measure it."""
 
+    @property
+    def last_epoch(self) -> int:
+        """Epoch, from 1, after which the run ended."""
+        return len(self.learning_rates)
+
     def state_after(self, epoch: int) -> NDArray[np.float32]:
         """Return the flat state after an epoch that has a checkpoint."""
         return np.asarray(self.checkpoints[self.checkpoint_epochs.index(epoch)])
@@ -68,14 +74,17 @@ class Unit:
 
 
 class UnitCache(Protocol):
-    """Keeps units of one query run, and what there is of an unfinished one."""
+    """Keeps units of one query run, and what there is of an unfinished one.
+
+    The values of a unit are one number per sample, (M,), or for embeddings D of them, (D, M).
+    """
 
     def read(self, unit: Unit) -> NDArray[np.float32] | None:
-        """Return the values (M,) of a finished unit, or None."""
+        """Return the values of a finished unit, or None."""
         ...
 
     def write(self, unit: Unit, values: NDArray[np.float32]) -> None:
-        """Keep the values (M,) of a finished unit, and forget what was there of it unfinished."""
+        """Keep the values of a finished unit, and forget what was there of it unfinished."""
         ...
 
     def read_partial(self, unit: Unit) -> Partial | None:
@@ -88,7 +97,7 @@ class UnitCache(Protocol):
 
 
 class GradientSource:
-    """Per-sample gradient quantities of one query run.
+    """Per-sample gradient quantities and embeddings of one query run.
 
     Each quantity has one way of being computed, whatever else is there already. Norms and dot
     products could share a backward pass, but would then round differently than each by itself, and
@@ -152,10 +161,19 @@ class GradientSource:
             )
         return self._values(Unit(epoch, "dot_with_class_mean", klass), "dot", members)
 
+    def embeddings(self) -> NDArray[np.float32]:
+        """Return what the last linear layer of the trained query model gets to see, (M, D)."""
+        unit = Unit(self.run.last_epoch, "embedding")
+        rows = self._cache.read(unit)
+        if rows is None:
+            rows = self._computed(unit, "embedding", None)
+            self._cache.write(unit, rows)
+        return np.ascontiguousarray(rows.T)
+
     def _values(
         self, unit: Unit, task: Task, mean_over: NDArray[np.int64] | None = None
     ) -> NDArray[np.float64]:
-        """Return a unit from the cache, or compute and keep it.
+        """Return a unit of one number per sample from the cache, or compute and keep it.
 
         Args:
             unit: What is wanted.
@@ -164,24 +182,25 @@ class GradientSource:
         """
         values = self._cache.read(unit)
         if values is None:
-            values = self._computed(unit, task, mean_over)
+            values = np.ascontiguousarray(self._computed(unit, task, mean_over)[0])
             self._cache.write(unit, values)
         return values.astype(np.float64)
 
     def _computed(
         self, unit: Unit, task: Task, mean_over: NDArray[np.int64] | None
     ) -> NDArray[np.float32]:
-        partial = self._cache.read_partial(unit) or Partial.empty(1, len(self.positions))
+        """Return a unit's values, (R, M)."""
+        partial = self._cache.read_partial(unit)
+        if partial is None:
+            partial = Partial.empty(rows_of(task), len(self.positions))
         state = self.run.state_after(unit.epoch)
         try:
             mean = None
             if mean_over is not None:
                 mean = self._gradients.mean_gradient(state, mean_over)
-            found = self._gradients.per_sample(task, state, self.positions, mean, partial)
+            return self._gradients.per_sample(task, state, self.positions, mean, partial)
         except BaseException:
             # Also where the user interrupts: hours of work may be in it.
             if partial.written.any():
                 self._cache.write_partial(unit, partial)
             raise
-        values: NDArray[np.float32] = found[0]
-        return values

@@ -1,4 +1,4 @@
-"""How many samples each class keeps, and which ones. Pure NumPy."""
+"""How many samples each class or group keeps, and which ones. Pure NumPy."""
 
 from raydrop.selection.quotas import (
     QUOTAS,
@@ -8,6 +8,7 @@ from raydrop.selection.quotas import (
     drop_quotas,
     proportional_quotas,
     quota_rule,
+    quotas_from_counts,
     smooth_recalls,
 )
 from raydrop.selection.select import budget_for, select
@@ -21,6 +22,7 @@ __all__ = [
     "drop_quotas",
     "proportional_quotas",
     "quota_rule",
+    "quotas_from_counts",
     "select",
     "smooth_recalls",
 ]

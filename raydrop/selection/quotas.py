@@ -13,12 +13,14 @@ rule           a_k                what comes out without floors
 proportional   N_k                the same density in every class
 balanced       1                  the same number in every class; a smaller class whole
 drop           N_k (1 - r_k)      density min(1, λ (1 - r_k)): more where recall r_k is worse
+from_method:S  c_k                c_k, the samples of class k among the best by score S
 =============  =================  ==========================================================
 
 Σ x_k is piecewise linear in λ and bends where a class leaves its floor (λ = m_k/a_k) or becomes
 full (λ = N_k/a_k), so the right piece is looked up among the sorted bends and λ solved there in
 closed form: no tolerance, no iteration limit. Largest remainders then make integers of the sizes.
-Groups (label and attribute, say) work the same with groups for classes.
+Groups (label and attribute, say) work the same with groups for classes; N_k is then the group's
+size and r_k the share of its validation samples that are classified correctly.
 
 Shapes: ``K`` classes.
 """
@@ -26,13 +28,14 @@ Shapes: ``K`` classes.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
+import dataclasses
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from raydrop.errors import unknown_name
+from raydrop.errors import ConfigError, unknown_name
 from raydrop.selection.checks import (
     FloatArray,
     IntArray,
@@ -174,8 +177,77 @@ def balanced_quotas(class_sizes: ArrayLike, budget: int, minimum: int = 0) -> In
     return _quotas(sizes, (sizes > 0).astype(np.float64), budget, minimum)
 
 
-Allocate = Callable[[ArrayLike, ArrayLike | None, int, int], IntArray | None]
-"""(class_sizes, recalls, budget, minimum) -> quotas, or None for one ranking over all classes."""
+def quotas_from_counts(
+    class_sizes: ArrayLike, counts: ArrayLike, budget: int, minimum: int = 0
+) -> IntArray:
+    """Return quotas in the proportions in which a method kept the classes by itself.
+
+    With c_k the samples of class k among the ``budget`` best by a score S over all classes, the
+    quotas are c_k: the class ratios that S produced, which Vysogorets, Ahuja and Kempe (2025, arXiv
+    2404.05579) call StrategyQ. With random choice inside each class they tell whether a method owes
+    its results to how much it keeps of each class or to which samples.
+
+    A class without any sample among the best gets none, unless there is a minimum: sizes are then
+    clip(λ c_k, m_k, N_k) with m_k = min(minimum, N_k) and λ such that they sum to the budget, so
+    floors are paid for by the other classes in proportion to their c_k, and classes with c_k = 0
+    stay at their floors. With S as the choice inside classes too, and no minimum, the samples are
+    the same as without quotas. Counts for another budget are scaled to this one; where all of them
+    are whole or zero, the rest goes to the others in proportion to N_k. Whole numbers as in
+    :func:`drop_quotas`.
+
+    Args:
+        class_sizes: Samples N_k of each class, shape (K,), whole numbers.
+        counts: c_k, shape (K,), whole numbers, at most N_k each.
+        budget: Samples to keep in all, from 0 to Σ N_k.
+        minimum: Samples that each class keeps at least (all of a smaller class).
+
+    Returns:
+        Samples to keep of each class, shape (K,), at most N_k each, summing to ``budget``.
+
+    Raises:
+        ConfigError: If the counts do not fit the classes, the budget does not fit the data or the
+            minimum does not fit the budget.
+
+    Example:
+        >>> quotas_from_counts([100, 100, 100], [60, 40, 0], budget=100).tolist()
+        [60, 40, 0]
+        >>> quotas_from_counts([100, 100, 100], [60, 40, 0], budget=100, minimum=10).tolist()
+        [54, 36, 10]
+    """
+    sizes = checked_counts("class_sizes", class_sizes)
+    chosen = checked_counts("counts", counts)
+    if chosen.shape != sizes.shape or (chosen > sizes).any():
+        raise ConfigError(
+            "Expected counts from 0 to the size of each class, found counts "
+            f"{chosen.tolist()} for sizes {sizes.tolist()}; count samples of the same data."
+        )
+    rates = chosen.astype(np.float64)
+    return _quotas(sizes, rates, budget, minimum, urgency=rates)
+
+
+class Allocate(Protocol):
+    """Shares a budget among classes or groups."""
+
+    def __call__(
+        self,
+        class_sizes: ArrayLike,
+        recalls: ArrayLike | None,
+        budget: int,
+        minimum: int,
+        counts: ArrayLike | None = None,
+        /,
+    ) -> IntArray | None:
+        """Return quotas (K,), or None where samples of all classes are ranked together.
+
+        Args:
+            class_sizes: Samples of each class, (K,).
+            recalls: Recall of each class on validation, (K,), for rules that need recalls.
+            budget: Samples to keep in all.
+            minimum: Samples that each class keeps at least.
+            counts: Samples of each class among the best by :attr:`QuotaRule.method`, (K,), for
+                rules that name one.
+        """
+        ...
 
 
 def smooth_recalls(recalls: ArrayLike, totals: ArrayLike, pseudocount: float) -> FloatArray:
@@ -206,6 +278,8 @@ def smooth_recalls(recalls: ArrayLike, totals: ArrayLike, pseudocount: float) ->
 class QuotaRule:
     """A way to share the budget among classes, and the facts that a pipeline asks about it."""
 
+    usage: str
+    """How a search space writes it."""
     summary: str
     """What it does, in one line."""
     citation: str
@@ -213,67 +287,132 @@ class QuotaRule:
     needs_recalls: bool
     """Whether it needs validation recalls of a query model; without, they may be None."""
     allocate: Allocate
-    """(class_sizes (K,), recalls (K,) or None, budget, minimum) -> quotas (K,), or None where there
-    are no quotas and samples of all classes are ranked together."""
+    """What computes the quotas."""
+    method: str | None = None
+    """Method among whose best samples classes are counted; None for rules that need no counts."""
 
 
 def quota_rule(name: str) -> QuotaRule:
-    """Return the quota rule of a name.
+    """Return the quota rule of a name such as ``drop`` or ``from_method:el2n``.
+
+    Whether there is such a method is for the caller to check: nothing here knows the methods.
 
     Raises:
-        ConfigError: If no rule has this name; the message lists near ones.
+        ConfigError: If no rule has this name, in which case the message lists near ones, or if a
+            method is missing or too many.
+
+    Example:
+        >>> quota_rule("from_method:el2n").method
+        'el2n'
     """
-    if name not in QUOTAS:
+    kind, colon, method = name.partition(":")
+    if kind not in QUOTAS:
         raise unknown_name("quotas", name, QUOTAS)
-    return QUOTAS[name]
+    rule = QUOTAS[kind]
+    if kind != "from_method" and not colon:
+        return rule
+    if kind != "from_method" or not method:
+        raise ConfigError(
+            f"Expected quotas {rule.usage!r}, found {name!r}; a method follows from_method: alone, "
+            "as in from_method:el2n."
+        )
+    return dataclasses.replace(rule, method=method)
 
 
-def _none(_sizes: ArrayLike, _recalls: ArrayLike | None, _budget: int, _minimum: int) -> None:
+def _none(
+    _sizes: ArrayLike,
+    _recalls: ArrayLike | None,
+    _budget: int,
+    _minimum: int,
+    *_counts: object,
+) -> None:
     """Leave the budget to one ranking; :func:`~raydrop.selection.select` honours the minimum."""
 
 
 def _proportional(
-    sizes: ArrayLike, _recalls: ArrayLike | None, budget: int, minimum: int
+    sizes: ArrayLike,
+    _recalls: ArrayLike | None,
+    budget: int,
+    minimum: int,
+    *_counts: object,
 ) -> IntArray:
     return proportional_quotas(sizes, budget, minimum)
 
 
-def _balanced(sizes: ArrayLike, _recalls: ArrayLike | None, budget: int, minimum: int) -> IntArray:
+def _balanced(
+    sizes: ArrayLike,
+    _recalls: ArrayLike | None,
+    budget: int,
+    minimum: int,
+    *_counts: object,
+) -> IntArray:
     return balanced_quotas(sizes, budget, minimum)
 
 
-def _drop(sizes: ArrayLike, recalls: ArrayLike | None, budget: int, minimum: int) -> IntArray:
-    counts = checked_counts("class_sizes", sizes)
-    return drop_quotas(counts, checked_recalls(recalls, counts.size), budget, minimum)
+def _drop(
+    sizes: ArrayLike,
+    recalls: ArrayLike | None,
+    budget: int,
+    minimum: int,
+    *_counts: object,
+) -> IntArray:
+    checked = checked_counts("class_sizes", sizes)
+    return drop_quotas(checked, checked_recalls(recalls, checked.size), budget, minimum)
+
+
+def _from_method(
+    sizes: ArrayLike,
+    _recalls: ArrayLike | None,
+    budget: int,
+    minimum: int,
+    counts: ArrayLike | None = None,
+) -> IntArray:
+    if counts is None:
+        raise ConfigError(
+            "Expected counts of the samples that a method keeps of each class, found none; "
+            "count them among its best samples."
+        )
+    return quotas_from_counts(sizes, counts, budget, minimum)
 
 
 QUOTAS: dict[str, QuotaRule] = {
     "none": QuotaRule(
+        usage="none",
         summary="no quotas: the best samples over all classes",
         citation="the usual form of score-based pruning",
         needs_recalls=False,
         allocate=_none,
     ),
     "proportional": QuotaRule(
+        usage="proportional",
         summary="the same share of every class",
         citation="stratified sampling with proportional allocation (Neyman, 1934)",
         needs_recalls=False,
         allocate=_proportional,
     ),
     "balanced": QuotaRule(
+        usage="balanced",
         summary="equally many samples of every class, smaller classes whole",
         citation="class-balanced subsampling (Idrissi et al., 2022, arXiv 2110.14503)",
         needs_recalls=False,
         allocate=_balanced,
     ),
     "drop": QuotaRule(
+        usage="drop",
         summary="a share of every class in proportion to its validation error",
         citation="DRoP (Vysogorets, Ahuja, Kempe, 2025, arXiv 2404.05579)",
         needs_recalls=True,
         allocate=_drop,
     ),
+    "from_method": QuotaRule(
+        usage="from_method:METHOD",
+        summary="as many of every class as a method keeps by itself",
+        citation="StrategyQ of DRoP (Vysogorets, Ahuja, Kempe, 2025, arXiv 2404.05579)",
+        needs_recalls=False,
+        allocate=_from_method,
+    ),
 }
-"""Every quota rule by name."""
+"""Every quota rule by name; ``from_method`` is followed by a colon and a method."""
 
 
 def _quotas(

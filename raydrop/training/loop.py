@@ -44,6 +44,7 @@ def train(
     *,
     augment: bool,
     on_epoch_end: Callable[[EpochEnd], None] | None = None,
+    units: Tensor | None = None,
 ) -> float:
     """Train a model in place.
 
@@ -57,6 +58,8 @@ def train(
         seed: Seed of the order and the augmentation, independent of the initial weights.
         augment: Whether images are augmented.
         on_epoch_end: Called after each epoch, its time counted in.
+        units: Class or group of every sample of the split, by its position, (N,) int64, which a
+            loss may weigh samples by; None is their classes.
 
     Returns:
         Seconds that it took.
@@ -76,13 +79,13 @@ def train(
         total: Tensor | None = None
         first = step
         groups = even_groups(order, training.batch_size)[: length.steps - step]
-        for images, labels in batches(groups, augment_seed):
+        for group, (images, labels) in zip(groups, batches(groups, augment_seed), strict=True):
             rate = learning_rate(training, step, length.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            for settings in optimizer.param_groups:
+                settings["lr"] = rate
             optimizer.zero_grad()
             with context():
-                value = loss(model(images), labels)
+                value = loss(model(images), labels, _units_of(group, units, labels))
             value.backward()
             if training.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
@@ -96,6 +99,13 @@ def train(
         if on_epoch_end is not None:
             on_epoch_end(EpochEnd(epoch + 1, step, rate, mean))
     return time.perf_counter() - start
+
+
+def _units_of(positions: Tensor, units: Tensor | None, labels: Tensor) -> Tensor:
+    """Return the classes or groups of a batch, (B,), on the labels' device."""
+    if units is None:
+        return labels
+    return units[positions].to(labels.device, non_blocking=True)
 
 
 def resolved_precision(precision: Precision, device: str) -> Precision:

@@ -1,0 +1,132 @@
+"""Losses of the final training: what each class, group or sample weighs; one family per file.
+
+A loss is made anew for each training, from what is kept (:class:`LossContext`). It may look at the
+recalls on the validation set after each epoch, never at the test set. :data:`LOSSES` lists them.
+
+One convention for all weights but those of ``cdb_w``, which divides by the sum of the weights in
+the batch as DRoP does: losses of samples are multiplied by their weights and *averaged plainly*, so
+the weights' scale matters and each docstring says what they sum to.
+"""
+
+from __future__ import annotations
+
+from raydrop.errors import unknown_name
+from raydrop.training.losses.base import Loss, LossContext, weighted_cross_entropy
+from raydrop.training.losses.cross_entropy import CrossEntropy
+from raydrop.training.losses.difficulty import CdbW, CdbWOriginal, cdb_weights
+from raydrop.training.losses.focal import Focal
+from raydrop.training.losses.frequency import (
+    ClassBalanced,
+    InverseFrequency,
+    effective_number_weights,
+    inverse_frequency_weights,
+)
+from raydrop.training.losses.group_dro import GroupDro
+from raydrop.training.losses.ldam import LdamDrw, ldam_margins
+from raydrop.training.losses.logit_adjusted import LogitAdjusted, log_priors
+from raydrop.training.losses.rules import LossFamily, LossRule, Parameter, parse_call
+
+LOSSES: dict[str, LossFamily] = {
+    family.name: family
+    for family in (
+        LossFamily("cross_entropy", CrossEntropy, "every sample weighs the same", ""),
+        LossFamily(
+            "cdb_w",
+            CdbW,
+            "classes (or groups) weigh 1 - recall of the previous epoch on validation",
+            "Sinha et al. 2020, arXiv 2010.01824; Vysogorets et al. 2025, arXiv 2404.05579",
+        ),
+        LossFamily(
+            "cdb_w_original",
+            CdbWOriginal,
+            "they weigh (1 - recall)^tau, tau a number or dynamic, summing to their number",
+            "Sinha et al. 2020, arXiv 2010.01824",
+            (Parameter("tau", "dynamic", words=("dynamic",)),),
+        ),
+        LossFamily(
+            "inverse_frequency",
+            InverseFrequency,
+            "classes (or groups) count alike, whatever their sizes",
+            "the usual form of balanced weights; King and Zeng 2001",
+        ),
+        LossFamily(
+            "class_balanced",
+            ClassBalanced,
+            "classes (or groups) weigh the inverse of their effective number of samples",
+            "Cui et al. 2019, arXiv 1901.05555",
+            (Parameter("beta", 0.9999, below=1.0),),
+        ),
+        LossFamily(
+            "focal",
+            Focal,
+            "samples weigh (1 - p)^gamma, p the probability of their class",
+            "Lin et al. 2017, arXiv 1708.02002",
+            (Parameter("gamma", 2.0),),
+        ),
+        LossFamily(
+            "logit_adjusted",
+            LogitAdjusted,
+            "tau times the log of the class priors is added to the logits in training",
+            "Menon et al. 2021, arXiv 2007.07314",
+            (Parameter("tau", 1.0),),
+        ),
+        LossFamily(
+            "ldam_drw",
+            LdamDrw,
+            "larger margins for smaller classes; re-weighted in the last fifth of the epochs",
+            "Cao et al. 2019, arXiv 1906.07413",
+            (Parameter("max_margin", 0.5), Parameter("scale", 30.0)),
+        ),
+        LossFamily(
+            "group_dro",
+            GroupDro,
+            "groups (or classes) weigh more, exponentially, the higher their losses are",
+            "Sagawa et al. 2020, arXiv 1911.08731",
+            (Parameter("step", 0.01),),
+        ),
+    )
+}
+"""Every family of losses by name."""
+
+
+def loss_rule(text: str) -> LossRule:
+    """Return the loss that a text such as ``focal(2)`` names, its parameters spelled out.
+
+    Raises:
+        ConfigError: If there is none, in which case the message lists the nearest names, or if its
+            parameters do not fit.
+
+    Example:
+        >>> loss_rule("focal").name, loss_rule("cdb_w_original(tau=0.50)").name
+        ('focal(2)', 'cdb_w_original(0.5)')
+    """
+    name, arguments = parse_call(text)
+    if name not in LOSSES:
+        raise unknown_name("loss", name, LOSSES)
+    return LOSSES[name].rule(arguments)
+
+
+__all__ = [
+    "LOSSES",
+    "CdbW",
+    "CdbWOriginal",
+    "ClassBalanced",
+    "CrossEntropy",
+    "Focal",
+    "GroupDro",
+    "InverseFrequency",
+    "LdamDrw",
+    "LogitAdjusted",
+    "Loss",
+    "LossContext",
+    "LossFamily",
+    "LossRule",
+    "Parameter",
+    "cdb_weights",
+    "effective_number_weights",
+    "inverse_frequency_weights",
+    "ldam_margins",
+    "log_priors",
+    "loss_rule",
+    "weighted_cross_entropy",
+]

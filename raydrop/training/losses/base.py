@@ -1,0 +1,128 @@
+"""What a loss is, what it may know, and the parts that several share.
+
+Shapes: ``B`` samples of a batch, ``K`` classes, ``U`` units: classes or groups, as the study says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raydrop.study import By
+
+
+@dataclass(frozen=True, eq=False)
+class LossContext:
+    """What a loss may know of the training that it is made for."""
+
+    class_sizes: NDArray[np.int64]
+    """Kept samples of each class, (K,)."""
+    unit_sizes: NDArray[np.int64]
+    """Kept samples of each class or group, (U,)."""
+    by: By = "class"
+    """Whether units are classes or groups."""
+    epochs: int = 1
+    """Epochs of the training."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, K."""
+        return len(self.class_sizes)
+
+
+class Loss(Protocol):
+    """Turns a batch's logits and labels into the scalar that is minimised."""
+
+    needs_recalls: ClassVar[bool] = False
+    """Whether :meth:`end_epoch` has to be given the validation recalls, which cost a pass."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:
+        """Return the loss of a batch, a scalar.
+
+        Args:
+            logits: (B, K), of any floating type.
+            labels: Classes, (B,) int64.
+            units: Classes or groups, (B,) int64; the labels themselves where units are classes.
+        """
+        ...
+
+    def end_epoch(self, recalls: NDArray[np.float64] | None) -> None:  # noqa: ARG002
+        """Take note of the end of an epoch.
+
+        Args:
+            recalls: Validation recall of each class or group, (U,); None where
+                :attr:`needs_recalls` is False.
+        """
+        return
+
+
+class UnitWeighted(Loss):
+    """Mean over the batch of w_{u_i} l_i, with l_i the cross-entropy of sample i and u_i its unit.
+
+    The mean divides by B, not by the sum of the weights.
+    """
+
+    def __init__(self, weights: NDArray[np.float64]) -> None:
+        """Take the weights of the units, (U,)."""
+        self._weights = torch.from_numpy(weights)
+
+    def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:
+        """Return the plain mean of the weighted losses."""
+        losses = sample_losses(logits, labels)
+        self._weights = self._weights.to(losses)
+        return (self._weights[units] * losses).mean()
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Return logits in at least float32: sums of weighted losses need more than bf16 has."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return -log softmax(logits)[label] of every sample, (B,), in at least float32."""
+    return F.cross_entropy(full_precision(logits), labels, reduction="none")
+
+
+def weighted_cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor, units: Tensor | None = None
+) -> Tensor:
+    """Return sum_i w_{u_i} l_i / sum_i w_{u_i}, the weighted mean of cross-entropies.
+
+    A batch whose units all weigh nothing has the loss 0, not 0/0.
+
+    Args:
+        logits: (B, K).
+        labels: (B,).
+        weights: (U,).
+        units: (B,); the labels by default, with which this is what
+            ``torch.nn.functional.cross_entropy`` computes with class weights.
+    """
+    losses = sample_losses(logits, labels)
+    chosen = weights[labels if units is None else units].to(losses)
+    total = chosen.sum()
+    return (chosen * losses).sum() / total.clamp_min(torch.finfo(total.dtype).tiny)
+
+
+def weights_of_present(
+    values: NDArray[np.float64], sizes: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Scale the weights (P,) of the P units that have samples to sum to P; all others weigh 0.
+
+    Args:
+        values: Weights of the units that have samples, in their order, at least 0.
+        sizes: Samples of every unit, (U,).
+
+    Returns:
+        Weights (U,); 1 for each unit that has samples, where their values are all 0.
+    """
+    present = sizes > 0
+    total = values.sum()
+    weights = np.zeros(len(sizes))
+    weights[present] = values * (len(values) / total) if total > 0 else 1.0
+    return weights
