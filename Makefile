@@ -1,5 +1,6 @@
 # Every target does its own set-up: a virtual environment in .venv with the versions of
-# constraints.txt, installed by uv, which is fetched first where it is not on the path.
+# constraints.txt, installed by uv, which is fetched first where it is not on the path. Bytecode is
+# compiled once here, or each of Ray's workers might compile torch anew.
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -20,7 +21,7 @@ install: $(STAMP) ## Install raydrop and what it needs into .venv
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(UV) --version >/dev/null 2>&1 || $(VENV)/bin/python -m pip install --quiet uv
-	$(UV) pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --editable '.[dev]'
+	$(UV) pip install --quiet --python $(VENV)/bin/python --compile-bytecode --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 study: $(STAMP) ## Run the digits study: all four stages, about four minutes on two cores

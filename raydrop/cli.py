@@ -419,8 +419,7 @@ def print_summary(result: Frontier, console: Console) -> None:
     from raydrop.frontier import remarks, summary_table
 
     legend = (
-        f"Average/worst-{result.by} accuracy; "
-        "● on the Pareto front, ○ on that of its keep fraction"
+        f"Average/worst-{result.by} accuracy; ● on the Pareto front, ○ on that of its keep fraction"
     )
     console.print(legend, highlight=False, soft_wrap=True)
     for loss, texts in summary_table(result).items():

@@ -243,7 +243,7 @@ def test_large_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_images_that_are_neither_grey_nor_rgb_are_refused() -> None:
-    with pytest.raises(DataError, match=r"grey or RGB images .* found 20 of 2x8x8 in train"):
+    with pytest.raises(DataError, match=r"grey or RGB images .* found 20 of 2x4x4 in train"):
         load_dataset("gaussians(n=20, test=20)+spurious(0.75)")
 
 
