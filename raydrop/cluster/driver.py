@@ -200,10 +200,11 @@ def print_plan(
     console: Console,
 ) -> None:
     """Say what a study takes, what of it is done, and how much work is left."""
-    sizes = dataset.class_sizes()
+    sizes = dataset.sizes(study.by)
+    units = "classes" if study.by == "class" else "groups"
     console.print(
         f"Study [bold]{study.name}[/bold]: {dataset.name}, {len(dataset.train)} training images in "
-        f"{dataset.num_classes} classes (smallest {sizes.min()}, largest {sizes.max()}), "
+        f"{len(sizes)} {units} (smallest {sizes.min()}, largest {sizes.max()}), "
         f"{len(dataset.validation)} for validation, {len(dataset.test)} for testing; "
         f"{_models_text(plan)}",
         highlight=False,
