@@ -20,7 +20,7 @@ from torch import nn
 from raydrop.data.batches import PreparedData, make_batches
 from raydrop.data.dataset import ImageDataset, Split
 from raydrop.errors import ScoringError
-from raydrop.metrics import recalls as recalls_of
+from raydrop.metrics import by_group
 from raydrop.models import build_model
 from raydrop.plan import QueryRun, ScoreRun, TrialRun, looked_at, unit_config
 from raydrop.scores import (
@@ -499,9 +499,9 @@ def unit_recalls(
         by: Classes or groups.
         split: ``validation`` or ``test``, in which every class and group occurs.
     """
-    members, totals = dataset.members(by, split), dataset.sizes(by, split)
-    hits = predictions == dataset.splits()[split].labels
-    return recalls_of(np.bincount(members[hits], minlength=len(totals)), totals)
+    # A class is a group whose samples all have one label.
+    labels, members = dataset.splits()[split].labels, dataset.members(by, split)
+    return by_group(predictions, labels, members, len(dataset.names(by)))
 
 
 def _validation_recalls(
