@@ -39,6 +39,10 @@ class ScoringError(RaydropError):
     """A score could not be computed; what was scored before is kept."""
 
 
+class NetworkError(RaydropError, ValueError):
+    """A network cannot be traced, pruned, saved, or built again from what was saved."""
+
+
 class IncompleteStudyError(RaydropError):
     """A study ended with trials that failed; everything else is finished and reported."""
 

@@ -36,6 +36,8 @@ TRIAL_AXES = (
     "loss",
     "model",
     "query_model",
+    "network_method",
+    "network_target",
 )
 """Keys that a ``param_space`` may hold."""
 
@@ -154,6 +156,10 @@ class TrialConfig:
     neither is read (:func:`raydrop.plan.trial_configs` sees to that)."""
     seed: int
     """Seed of the query run, the pruning draw and the training."""
+    network_method: str = "none"
+    """How the trained network is pruned, with its parameters, or ``none``."""
+    network_target: str = "none"
+    """How much of the network goes, such as ``flops(0.75)``, or ``none``."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep_fraction", _keep_fraction(self.keep_fraction))

@@ -17,7 +17,9 @@ ROOT = Path(raydrop.__file__).parent
 ALLOWED = {
     "errors": set(),
     "study": {"errors"},
+    "rules": {"errors"},
     "metrics": {"errors"},
+    "harm": {"errors", "metrics"},
     "spaces": {"errors", "study"},
     "theory": {"errors"},
     "theory_plot": {"errors", "theory", "frontier"},
@@ -25,8 +27,9 @@ ALLOWED = {
     "selection": {"errors"},
     "models": {"errors", "data"},
     "data": {"errors", "study"},
-    "frontier": {"errors", "study", "store", "metrics"},
-    "training": {"errors", "study", "data", "metrics", "models"},
+    "frontier": {"errors", "study", "store", "metrics", "harm"},
+    "training": {"errors", "study", "rules", "data", "metrics", "models"},
+    "network": {"errors", "study", "rules", "data", "models", "training"},
     "scores": {"errors", "study", "data", "models", "training"},
 }
 

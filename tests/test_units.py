@@ -17,6 +17,7 @@ from raydrop.data.dataset import ImageDataset, Split
 from raydrop.errors import ConfigError
 from raydrop.models import build_model
 from raydrop.plan import Plan, TrialRun, make_plan, trial_configs
+from raydrop.rules import Rule
 from raydrop.selection import drop_quotas, smooth_recalls
 from raydrop.stages import (
     kept_positions,
@@ -30,7 +31,7 @@ from raydrop.store import Entry, Store, required
 from raydrop.study import Study, Training
 from raydrop.training.checkpoints import load_state
 from raydrop.training.evaluate import predict
-from raydrop.training.losses import CrossEntropy, LossContext, LossRule
+from raydrop.training.losses import CrossEntropy, LossContext
 
 GROUPS = ("low even", "low odd", "high even", "high odd")
 STUDY = Study(
@@ -251,7 +252,7 @@ def test_a_trial_by_group_records_it_and_its_loss_sees_groups(
         def end_epoch(self, recalls: NDArray[np.float64] | None) -> None:
             seen["recalls"].append(recalls)
 
-    monkeypatch.setattr(LossRule, "make", lambda _, context: Spy(context))
+    monkeypatch.setattr(Rule, "make", lambda _, context: Spy(context))
     outcome = run_trial(study, run, data, store, "cpu")
     entry = required(store, "trial", run.key)
     kept = np.flatnonzero(np.isin(data.dataset.train.ids, entry.array("kept_ids")))

@@ -10,7 +10,7 @@ the weights' scale matters and each docstring says what they sum to.
 
 from __future__ import annotations
 
-from raydrop.errors import unknown_name
+from raydrop.rules import Family, Parameter, Rule, rule_of
 from raydrop.training.losses.base import Loss, LossContext, weighted_cross_entropy
 from raydrop.training.losses.cross_entropy import CrossEntropy
 from raydrop.training.losses.difficulty import CdbW, CdbWOriginal, cdb_weights
@@ -24,7 +24,9 @@ from raydrop.training.losses.frequency import (
 from raydrop.training.losses.group_dro import GroupDro
 from raydrop.training.losses.ldam import LdamDrw, ldam_margins
 from raydrop.training.losses.logit_adjusted import LogitAdjusted, log_priors
-from raydrop.training.losses.rules import LossFamily, LossRule, Parameter, parse_call
+
+LossFamily = Family[Loss]
+LossRule = Rule[Loss]
 
 LOSSES: dict[str, LossFamily] = {
     family.name: family
@@ -100,10 +102,7 @@ def loss_rule(text: str) -> LossRule:
         >>> loss_rule("focal").name, loss_rule("cdb_w_original(tau=0.50)").name
         ('focal(2)', 'cdb_w_original(0.5)')
     """
-    name, arguments = parse_call(text)
-    if name not in LOSSES:
-        raise unknown_name("loss", name, LOSSES)
-    return LOSSES[name].rule(arguments)
+    return rule_of(text, "loss", LOSSES)
 
 
 __all__ = [
@@ -121,7 +120,6 @@ __all__ = [
     "LossContext",
     "LossFamily",
     "LossRule",
-    "Parameter",
     "cdb_weights",
     "effective_number_weights",
     "inverse_frequency_weights",

@@ -1,7 +1,9 @@
-"""Losses by name: ``focal(2)`` is a family, ``focal``, with its parameter.
+"""Names with parameters, as search spaces write them: ``focal(2)`` is a family and its parameter.
 
 The canonical text, which is part of a trial's identity, spells out every parameter in order, so a
-trial means the same whatever a later version takes for a default.
+trial means the same whatever a later version takes for a default. Parameters that are *named* stand
+in it only where they differ from their default, as ``pw(0.5, 1, labels=hard)``: they are the
+variants of a published form, whose own name stays short.
 """
 
 from __future__ import annotations
@@ -10,19 +12,21 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from raydrop.errors import ConfigError, unknown_name
-from raydrop.training.losses.base import Loss, LossContext
 
 _CALL = re.compile(r"\s*(?P<name>\w+)\s*(\((?P<arguments>[^()]*)\))?\s*")
 
 Value = float | str
 """Of a parameter: a number, or one of the words that it accepts."""
 
+Built = TypeVar("Built")
+
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a family of losses."""
+    """A parameter of a family."""
 
     name: str
     """What it is called, as in ``focal(gamma=2)``."""
@@ -34,6 +38,12 @@ class Parameter:
     """Number that it has to be less than."""
     words: tuple[str, ...] = ()
     """Words that stand for something else than a number."""
+    numeric: bool = True
+    """Whether it may be a number; otherwise it is one of :attr:`words`."""
+    whole: bool = False
+    """Whether numbers have to be whole."""
+    named: bool = False
+    """Whether it is written with its name, and only where it differs from its default."""
 
     def parse(self, family: str, text: str) -> Value:
         """Return the value that a text writes.
@@ -45,27 +55,34 @@ class Parameter:
         if word in self.words:
             return word
         try:
-            number = float(word)
+            number = float(word) if self.numeric else math.nan
         except ValueError:
             number = math.nan
-        if not self.least <= number < self.below:
-            upper = "" if math.isinf(self.below) else f" and less than {self.below:g}"
-            words = "".join(f" or {each!r}" for each in self.words)
+        if not self.least <= number < self.below or (self.whole and number != int(number)):
+            value = value_text(self.default)
             raise ConfigError(
-                f"Expected {self.name} of {family} to be a finite number of at least "
-                f"{self.least:g}{upper}{words}, found {word!r}; write for example "
-                f"{family}({value_text(self.default)})."
+                f"Expected {self.name} of {family} to be {self._expected}, found {word!r}; write "
+                f"for example {family}({f'{self.name}={value}' if self.named else value})."
             )
         return number
 
+    @property
+    def _expected(self) -> str:
+        words = " or ".join(repr(each) for each in self.words)
+        if not self.numeric:
+            return words
+        upper = "" if math.isinf(self.below) else f" and less than {self.below:g}"
+        kind = "a whole number" if self.whole else "a finite number"
+        return f"{kind} of at least {self.least:g}{upper}{f' or {words}' if words else ''}"
+
 
 @dataclass(frozen=True)
-class LossFamily:
-    """Losses of one formula, with what ``raydrop methods`` says of them."""
+class Family(Generic[Built]):
+    """Losses or methods of one formula, with what ``raydrop methods`` says of them."""
 
     name: str
-    build: Callable[..., Loss]
-    """Makes a loss from a :class:`LossContext` and a keyword argument for each parameter."""
+    build: Callable[..., Built]
+    """Makes one from what its users give and a keyword argument for each parameter."""
     summary: str
     citation: str
     parameters: tuple[Parameter, ...] = ()
@@ -76,8 +93,8 @@ class LossFamily:
         """How a search space writes it, with its default parameters."""
         return self.rule([]).name
 
-    def rule(self, arguments: list[tuple[str | None, str]]) -> LossRule:
-        """Return the loss with some parameters given and the others at their defaults.
+    def rule(self, arguments: list[tuple[str | None, str]]) -> Rule[Built]:
+        """Return the family with some parameters given and the others at their defaults.
 
         Args:
             arguments: Name (None where it goes by its place) and text of each, as written.
@@ -103,7 +120,7 @@ class LossFamily:
                     f"write for example {self.usage}."
                 )
             given[key] = text
-        return LossRule(
+        return Rule(
             self,
             {
                 each.name: each.parse(self.name, given[each.name])
@@ -115,26 +132,47 @@ class LossFamily:
 
 
 @dataclass(frozen=True)
-class LossRule:
-    """A loss with all its parameters; a study's ``loss`` axis names such ones."""
+class Rule(Generic[Built]):
+    """A family with all its parameters; an axis of a study names such ones."""
 
-    family: LossFamily
+    family: Family[Built]
     values: Mapping[str, Value] = field(default_factory=dict)
     """Value of every parameter, in the family's order."""
 
     @property
     def name(self) -> str:
         """The canonical text, such as ``focal(2)``."""
-        if not self.values:
-            return self.family.name
-        return f"{self.family.name}({', '.join(map(value_text, self.values.values()))})"
+        written = [
+            f"{each.name}={value_text(value)}" if each.named else value_text(value)
+            for each, value in zip(self.family.parameters, self.values.values(), strict=True)
+            if not each.named or value != each.default
+        ]
+        return f"{self.family.name}({', '.join(written)})" if written else self.family.name
 
-    def make(self, context: LossContext) -> Loss:
-        """Return the loss for one training."""
-        return self.family.build(context, **self.values)
+    def make(self, *given: Any) -> Built:
+        """Return what the family builds from what is given and the parameters."""
+        return self.family.build(*given, **self.values)
 
 
-def parse_call(text: str) -> tuple[str, list[tuple[str | None, str]]]:
+def rule_of(text: str, kind: str, families: Mapping[str, Family[Built]]) -> Rule[Built]:
+    """Return what a text such as ``focal(2)`` names, its parameters spelled out.
+
+    Args:
+        text: A name, or a name with parameters.
+        kind: What it is, such as ``"loss"``, for messages.
+        families: Those that may be named.
+
+    Raises:
+        ConfigError: If there is none, in which case the message lists the nearest names, or if its
+            parameters do not fit.
+    """
+    name, arguments = parse_call(text, kind)
+    if name not in families:
+        raise unknown_name(kind, name, families)
+    return families[name].rule(arguments)
+
+
+def parse_call(text: str, kind: str = "loss") -> tuple[str, list[tuple[str | None, str]]]:
     """Take ``name(value, key=value)`` apart.
 
     Returns:
@@ -150,7 +188,8 @@ def parse_call(text: str) -> tuple[str, list[tuple[str | None, str]]]:
     match = _CALL.fullmatch(text)
     if match is None:
         raise ConfigError(
-            f"Expected a loss as name or name(value), found {text!r}; write for example focal(2)."
+            f"Expected a {kind} as name or name(value), found {text!r}; write for example "
+            f"{'focal(2)' if kind == 'loss' else 'name(2)'}."
         )
     arguments = list[tuple[str | None, str]]()
     for part in filter(None, map(str.strip, (match["arguments"] or "").split(","))):

@@ -1,0 +1,1 @@
+"""Pruning the network itself, one method per file."""
