@@ -21,7 +21,7 @@ install: $(STAMP) ## Install raydrop and what it needs into .venv
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(UV) --version >/dev/null 2>&1 || $(VENV)/bin/python -m pip install --quiet uv
-	$(UV) pip install --quiet --python $(VENV)/bin/python --compile-bytecode --constraint constraints.txt --editable '.[dev]'
+	$(UV) pip install --quiet --python $(VENV)/bin/python --compile-bytecode --constraint constraints.txt --editable '.[dev,export]'
 	@touch $@
 
 study: $(STAMP) ## Run the digits study: all four stages, about four minutes on two cores
@@ -50,7 +50,7 @@ benchmarks: $(STAMP) ## Measure training and gradient scores beside bare loops a
 
 constraints: $(STAMP) ## Resolve every version anew into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \
-	  $(UV) pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 --upgrade \
+	  $(UV) pip compile pyproject.toml --extra dev --extra bench --extra export --universal --python-version 3.11 --upgrade \
 	    --no-header --no-annotate --no-emit-index-url --quiet; } > .constraints.new
 	@mv .constraints.new constraints.txt
 

@@ -9,9 +9,10 @@ Describe a sweep with :class:`Study` and :class:`Training`, and end its script w
 from raydrop.cli import sweep_main
 from raydrop.errors import RaydropError
 from raydrop.spaces import drop_comparison, drop_in_small
-from raydrop.study import Study, Training, TrialConfig
+from raydrop.study import NetworkPruning, Study, Training, TrialConfig
 
 __all__ = [
+    "NetworkPruning",
     "RaydropError",
     "Study",
     "Training",

@@ -16,6 +16,8 @@ from typing import Any
 from raydrop.data.dataset import ImageDataset
 from raydrop.errors import ConfigError
 from raydrop.models import build_model
+from raydrop.network import network_rule
+from raydrop.network.base import parse_target
 from raydrop.scores import CheckpointMethod, score_method
 from raydrop.scores.partitions import stratified_partitions
 from raydrop.scores.source import Quantity, Unit
@@ -24,7 +26,7 @@ from raydrop.store import Store
 from raydrop.study import SCHEMA, ScoringPrecision, Study, TrialConfig, config_hash
 from raydrop.training.budget import training_length
 from raydrop.training.checkpoints import sampled_epochs, score_epoch
-from raydrop.training.losses import loss_rule
+from raydrop.training.losses import loss_rule, reads_reference
 
 VISITS: Mapping[Quantity, int] = {
     "norm": 1,
@@ -101,11 +103,25 @@ class TrialRun:
     recalls: QueryRun | None
     """Query run whose validation recalls set the quotas; None where they set none."""
     config: Mapping[str, Any]
+    dense: TrialRun | None = None
+    """Trial whose network it prunes; None where it trains one of its own."""
+    shared: bool = False
+    """Whether it leaves its weights, because others prune its network."""
 
     @cached_property
     def key(self) -> str:
         """Its key in the store: the trial's id."""
         return config_hash(self.config)
+
+    @property
+    def weights_config(self) -> dict[str, Any]:
+        """Identity of the weights that it leaves where it is :attr:`shared`."""
+        return {"kind": "weights", "schema": SCHEMA, "trial": self.key}
+
+    @property
+    def weights_key(self) -> str:
+        """Key of these weights in the store."""
+        return config_hash(self.weights_config)
 
 
 @dataclass(frozen=True)
@@ -119,9 +135,15 @@ class Plan:
     def missing(self, store: Store) -> Plan:
         """Return what is not in the store yet.
 
-        A query run or score that only finished trials need is not missing.
+        A query run or score that only finished trials need is not missing; a finished trial is,
+        where others need its weights and it did not leave them.
         """
         trials = tuple(t for t in self.trials if store.read("trial", t.key) is None)
+        # Weights may be absent where the trial is finished: it was no one's dense network then.
+        dense = {t.dense.key: t.dense for t in trials if t.dense is not None}
+        lost = {k for k, t in dense.items() if store.find("weights", t.weights_config) is None}
+        keys = {t.key for t in trials} | lost
+        trials = tuple(t for t in self.trials if t.key in keys)
         scores = tuple(s for s in _scores(trials) if store.read("scores", s.key) is None)
         needed = _queries(trials, scores)
         queries = tuple(q for q in needed if store.read("query", q.key) is None)
@@ -133,7 +155,9 @@ def trial_configs(study: Study, points: Iterable[Mapping[str, Any]]) -> tuple[Tr
 
     A trial that reads neither scores nor recalls from a query run has its own model for a query
     model, so that random pruning is one trial whatever the other methods are scored with. Losses
-    have all their parameters spelled out, so that ``focal`` and ``focal(2.0)`` are one trial.
+    have all their parameters spelled out, so that ``focal`` and ``focal(2.0)`` are one trial. One
+    that protects what a dense network knew has nothing to say where no network is pruned: there it
+    is the loss of dense networks. The dense trial of every network trial is among the trials.
 
     Args:
         study: Gives the seeds, the default models, and whether unpruned runs are added.
@@ -144,15 +168,18 @@ def trial_configs(study: Study, points: Iterable[Mapping[str, Any]]) -> tuple[Tr
             loss, or there is no point.
     """
     points = list(points)
+    dense_loss = loss_rule(study.pruning_of_networks().dense_loss).name
     found = {
-        _normalised(TrialConfig.from_space(point, seed, study.model, study.query_model))
+        _normalised(TrialConfig.from_space(point, seed, study.model, study.query_model), dense_loss)
         for point in points
         for seed in study.seeds
     }
+    found |= {dense_trial(trial, dense_loss) for trial in found if trial.network_method != "none"}
     if study.include_unpruned:
         found |= {
             TrialConfig("none", "none", 1.0, trial.loss, trial.model, trial.model, trial.seed)
             for trial in found
+            if trial.network_method == "none"
         }
     if not found:
         raise ConfigError(
@@ -160,6 +187,16 @@ def trial_configs(study: Study, points: Iterable[Mapping[str, Any]]) -> tuple[Tr
             '{"method": "random", "keep_fraction": 0.5}.'
         )
     return tuple(sorted(found))
+
+
+def dense_trial(trial: TrialConfig, dense_loss: str) -> TrialConfig:
+    """Return the trial whose network a network trial prunes.
+
+    Args:
+        trial: A network trial.
+        dense_loss: Canonical text of the loss that dense networks are trained with.
+    """
+    return dataclasses.replace(trial, loss=dense_loss, network_method="none", network_target="none")
 
 
 def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: ImageDataset) -> Plan:
@@ -180,7 +217,12 @@ def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: ImageDataset
     for trial in trials:
         _check_names(trial)
         _check_budget(study, trial, dataset)
-    runs = tuple(_trial_run(study, trial, dataset.fingerprint) for trial in trials)
+    found = {trial: _trial_run(study, trial, dataset.fingerprint) for trial in trials}
+    pruned = {run.dense.trial for run in found.values() if run.dense is not None}
+    runs = tuple(
+        dataclasses.replace(run, shared=True) if trial in pruned else run
+        for trial, run in found.items()
+    )
     scores = _scores(runs)
     queries = _queries(runs, scores)
     if any(query.partition for query in queries):
@@ -320,7 +362,8 @@ def estimated_samples(
     """Return how many sample passes each stage of a plan takes.
 
     A pass is one sample forward and backward once, three times the work of a forward pass. A query
-    run takes its epochs and, with a trace, a third more; a trial its steps times the batch. A
+    run takes its epochs and, with a trace, a third more; a trial its steps times the batch, also
+    where it retrains a pruned network (what the search for what to prune takes is left out). A
     gradient quantity takes one pass for each time that a sample is put through the network, and a
     norm of the last layer alone, or an embedding, a third of that.
 
@@ -332,11 +375,7 @@ def estimated_samples(
     """
     n = len(dataset.train)
     visits = _visits(study, plan.scores, n, store)
-    steps = 0
-    for run in plan.trials:
-        kept = budget_for(n, run.trial.keep_fraction)
-        length = training_length(study.budget, study.training, kept, n)
-        steps += length.steps * min(study.training.batch_size, kept)
+    steps = sum(_trial_samples(study, run, n) for run in plan.trials)
     return {
         "queries": sum(query_samples(study, query, n) for query in plan.queries),
         "scores": sum(
@@ -345,6 +384,18 @@ def estimated_samples(
         ),
         "trials": steps,
     }
+
+
+def _trial_samples(study: Study, run: TrialRun, n: int) -> int:
+    """Return how many sample passes a trial takes: its training, or its rounds of retraining."""
+    kept = budget_for(n, run.trial.keep_fraction)
+    network = study.pruning_of_networks()
+    training, rounds = study.training, 1
+    if run.dense is not None:
+        assert network.retraining is not None
+        training, rounds = network.retraining, network.rounds
+    length = training_length(study.budget, training, kept, n)
+    return rounds * length.steps * min(training.batch_size, kept)
 
 
 def _visits(
@@ -360,14 +411,21 @@ def _visits(
     return found
 
 
-def _normalised(trial: TrialConfig) -> TrialConfig:
-    trial = dataclasses.replace(trial, loss=loss_rule(trial.loss).name)
+def _normalised(trial: TrialConfig, dense_loss: str) -> TrialConfig:
+    rule = loss_rule(trial.loss)
+    trial = dataclasses.replace(trial, loss=rule.name)
+    if trial.network_method != "none":
+        method = network_rule(trial.network_method)
+        target = parse_target(trial.network_target, structured=method.make().structured)
+        trial = dataclasses.replace(trial, network_method=method.name, network_target=target.name)
+    elif reads_reference(rule):
+        trial = dataclasses.replace(trial, loss=dense_loss)
     if trial.method == "none":
         return trial
-    rule = quota_rule(trial.quotas)
-    methods = (trial.method, *([rule.method] if rule.method else []))
+    quotas = quota_rule(trial.quotas)
+    methods = (trial.method, *([quotas.method] if quotas.method else []))
     unread = all(score_method(method).reads == "nothing" for method in methods)
-    if unread and not rule.needs_recalls:
+    if unread and not quotas.needs_recalls:
         return dataclasses.replace(trial, query_model=trial.model)
     return trial
 
@@ -403,12 +461,20 @@ def _trial_run(study: Study, trial: TrialConfig, fingerprint: str) -> TrialRun:
     config = {
         "kind": "trial",
         **base,
-        "trial": trial.as_dict(),
+        "trial": trial.identity(),
         "scores": score.key if score else None,
         "quota_scores": quota_scores.key if quota_scores else None,
         "recalls": recalls.key if recalls else None,
     }
-    return TrialRun(trial, score, quota_scores, recalls, config)
+    dense = None
+    if trial.network_method != "none":
+        network = study.pruning_of_networks()
+        dense_loss = loss_rule(network.dense_loss).name
+        dense = _trial_run(study, dense_trial(trial, dense_loss), fingerprint)
+        pruning = dataclasses.asdict(network)
+        del pruning["dense_loss"]  # part of the dense trial's own identity
+        config |= {"dense": dense.key, "network": pruning}
+    return TrialRun(trial, score, quota_scores, recalls, config, dense)
 
 
 def _scores(trials: Iterable[TrialRun]) -> tuple[ScoreRun, ...]:
@@ -431,6 +497,8 @@ def _check_names(trial: TrialConfig) -> None:
     if rule.method is not None:
         score_method(rule.method)
     loss_rule(trial.loss)
+    if trial.network_method != "none":
+        network_rule(trial.network_method)
 
 
 def _check_budget(study: Study, trial: TrialConfig, dataset: ImageDataset) -> None:

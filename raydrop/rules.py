@@ -44,6 +44,8 @@ class Parameter:
     """Whether numbers have to be whole."""
     named: bool = False
     """Whether it is written with its name, and only where it differs from its default."""
+    most: float = math.inf
+    """Largest number that it may be."""
 
     def parse(self, family: str, text: str) -> Value:
         """Return the value that a text writes.
@@ -58,7 +60,8 @@ class Parameter:
             number = float(word) if self.numeric else math.nan
         except ValueError:
             number = math.nan
-        if not self.least <= number < self.below or (self.whole and number != int(number)):
+        inside = self.least <= number < self.below and number <= self.most
+        if not inside or (self.whole and number != int(number)):
             value = value_text(self.default)
             raise ConfigError(
                 f"Expected {self.name} of {family} to be {self._expected}, found {word!r}; write "
@@ -72,6 +75,7 @@ class Parameter:
         if not self.numeric:
             return words
         upper = "" if math.isinf(self.below) else f" and less than {self.below:g}"
+        upper += "" if math.isinf(self.most) else f" and at most {self.most:g}"
         kind = "a whole number" if self.whole else "a finite number"
         return f"{kind} of at least {self.least:g}{upper}{f' or {words}' if words else ''}"
 

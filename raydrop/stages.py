@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from raydrop.data.batches import PreparedData, make_batches
+from raydrop.data.batches import Batches, PreparedData, make_batches
 from raydrop.data.dataset import ImageDataset, Split
 from raydrop.data.thumbnails import CHANNELS, thumbnails
 from raydrop.errors import ScoringError
-from raydrop.metrics import by_group
+from raydrop.metrics import auc_by_class, auc_by_group, by_group
 from raydrop.models import build_model
+from raydrop.network.base import NetworkSize
+from raydrop.network.measure import forward_seconds, network_size
 from raydrop.plan import QueryRun, ScoreRun, TrialRun, looked_at, query_run, unit_config
 from raydrop.scores import (
     EmbeddingMethod,
@@ -39,12 +42,22 @@ from raydrop.scores.sharding import Partial, ShardedGradients
 from raydrop.scores.source import GradientSource, QueryResult, Unit
 from raydrop.selection import best_first, budget_for, quota_rule, select, smooth_recalls
 from raydrop.store import Entry, Store, required
-from raydrop.study import SCHEMA, By, ScoringPrecision, Study, config_hash, derive_seed
-from raydrop.training.budget import training_length
+from raydrop.study import (
+    SCHEMA,
+    By,
+    ScoringPrecision,
+    Study,
+    Training,
+    config_hash,
+    derive_seed,
+)
+from raydrop.training.budget import Length, training_length
 from raydrop.training.checkpoints import flat_state
-from raydrop.training.evaluate import predict
+from raydrop.training.evaluate import predict, predictions_and_probabilities
 from raydrop.training.loop import EpochEnd, resolved_precision, train
-from raydrop.training.losses import CrossEntropy, LossContext, loss_rule
+from raydrop.training.losses import CrossEntropy, Loss, LossContext, loss_rule
+from raydrop.training.losses.base import Stage
+from raydrop.training.reference import Reference
 from raydrop.training.trace import Trace
 
 RECALLS: Mapping[By, str] = {
@@ -250,7 +263,7 @@ def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, dev
     size = len(course.positions)
     length = training_length("equal_epochs", training, size, size)
     with seeded(derive_seed(run.seed, f"{course.stream}/weights")):
-        model = _model(run.model, dataset, device)
+        model = new_model(run.model, dataset, device)
     batches = make_batches(data, dataset.train, torch.device(device))
     trace = Trace.empty(course.last_epoch, len(dataset.train)) if course.traced else None
     states: list[NDArray[np.float32]] = []
@@ -501,9 +514,11 @@ def run_trial(
 ) -> dict[str, Any]:
     """Select, train on what is kept, predict the test set, and leave one record.
 
+    A trial whose network others prune leaves its weights too, before its record.
+
     Args:
         study: Gives training and budget.
-        run: Which trial.
+        run: Which trial, of those that train a network of their own.
         data: Prepared data.
         store: Where scores are and the record goes.
         device: ``cpu`` or ``cuda``.
@@ -517,65 +532,197 @@ def run_trial(
     kept = kept_positions(study, run, dataset, store)
     length = training_length(study.budget, study.training, len(kept), len(dataset.train))
     with seeded(derive_seed(trial.seed, "trial/weights")):
-        model = _model(trial.model, dataset, device)
-    members = dataset.members(study.by)
-    loss = loss_rule(trial.loss).make(_loss_context(study, dataset, kept, length.epochs))
-    validation = make_batches(data, dataset.validation, torch.device(device))
-
-    def after(end: EpochEnd) -> None:  # noqa: ARG001 - the loop's contract
-        recalls = None
-        if loss.needs_recalls:
-            predicted = predict(model, validation, len(dataset.validation))
-            recalls = unit_recalls(predicted, dataset, study.by, "validation")
-        loss.end_epoch(recalls)
-
-    train_seconds = train(
+        model = new_model(trial.model, dataset, device)
+    fitting = Fitting(study, data, kept, device)
+    train_seconds = fitting.train(
         model,
-        make_batches(data, dataset.train, torch.device(device)),
-        torch.from_numpy(kept),
-        loss,
+        fitting.loss(trial.loss, length.epochs),
         study.training,
         length,
         derive_seed(trial.seed, "trial/order"),
-        augment=study.training.augment,
-        on_epoch_end=after,
-        units=torch.tensor(members),  # a copy: what Ray shares is read-only, which torch minds
     )
-    test = make_batches(data, dataset.test, torch.device(device))
-    predictions = predict(model, test, len(dataset.test))
-    info = {
-        "dataset": dataset.name,
-        "budget": study.budget,
-        "by": study.by,
-        **trial.as_dict(),
-        "network_method": "none",
+    if run.shared:
+        store.write("weights", run.weights_config, {}, {"weights": flat_state(model)})
+    size = network_size(model, dataset.image_shape)
+    facts = {
         "network_sparsity": 0.0,
-        "n_kept": len(kept),
-        "n_train": len(dataset.train),
-        "kept_by_class": _kept_sizes(dataset, "class", kept).tolist(),
-        "kept_by_group": _kept_sizes(dataset, "group", kept).tolist()
-        if dataset.group_names
-        else None,
-        **_noise(dataset.noisy, kept),
-        **_validation_counts(predict(model, validation, len(dataset.validation)), dataset),
+        "macs_removed": 0.0,
+        **size_facts(size, size),
         "epochs": length.epochs,
         "steps": length.steps,
         "train_seconds": train_seconds,
-        "seconds": time.perf_counter() - start,
-        "device": device,
         "precision": resolved_precision(study.training.precision, device),
     }
-    arrays: dict[str, NDArray[Any]] = {
-        "predictions": predictions,
-        "kept_ids": dataset.train.ids[kept],
+    return fitting.record(run, model, facts, store, start)
+
+
+def size_facts(size: NetworkSize, dense: NetworkSize) -> dict[str, int]:
+    """Return the measured size of a network and of the dense one it comes from."""
+    found = size._asdict()
+    return found | {f"dense_{name}": value for name, value in dense._asdict().items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """Networks trained on what a trial keeps, and the record of what they predict."""
+
+    study: Study
+    data: PreparedData
+    kept: NDArray[np.int64]
+    """Positions of the samples that are kept, (M,)."""
+    device: str
+    parts: list[int] = field(default_factory=lambda: [1])
+    """Parts that batches were cut into, epoch by epoch, because memory ran out."""
+
+    @cached_property
+    def members(self) -> Tensor:
+        """The class or group of every training sample, (N,)."""
+        # A copy: what Ray shares is read-only, which torch minds.
+        return torch.tensor(self.data.dataset.members(self.study.by))
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Gives batches of training images."""
+        return make_batches(self.data, self.data.dataset.train, torch.device(self.device))
+
+    @cached_property
+    def validation(self) -> Batches:
+        """Gives batches of validation images."""
+        return make_batches(self.data, self.data.dataset.validation, torch.device(self.device))
+
+    def loss(self, name: str, epochs: int, stage: Stage = "retrain") -> Loss:
+        """Return a loss by its canonical text, for a training of so many epochs."""
+        dataset = self.data.dataset
+        context = LossContext(
+            class_sizes=_kept_sizes(dataset, "class", self.kept),
+            unit_sizes=_kept_sizes(dataset, self.study.by, self.kept),
+            by=self.study.by,
+            epochs=epochs,
+            stage=stage,
+        )
+        return loss_rule(name).make(context)
+
+    def recalls(self, model: nn.Module) -> NDArray[np.float64]:
+        """Return the validation recall of every class or group, (U,)."""
+        dataset = self.data.dataset
+        predicted = predict(model, self.validation, len(dataset.validation))
+        return unit_recalls(predicted, dataset, self.study.by, "validation")
+
+    def train(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        training: Training,
+        length: Length,
+        seed: int,
+        *,
+        reference: Reference | None = None,
+        after_step: Callable[[], None] | None = None,
+    ) -> float:
+        """Train a network in place; see :func:`raydrop.training.loop.train`.
+
+        Returns:
+            Seconds that it took.
+        """
+
+        def after(end: EpochEnd) -> None:
+            self.parts.append(end.parts)
+            loss.end_epoch(self.recalls(model) if loss.needs_recalls else None)
+
+        return train(
+            model,
+            self.batches,
+            torch.from_numpy(self.kept),
+            loss,
+            training,
+            length,
+            seed,
+            augment=training.augment,
+            on_epoch_end=after,
+            units=self.members,
+            reference=reference,
+            after_step=after_step,
+        )
+
+    def record(
+        self,
+        run: TrialRun,
+        model: nn.Module,
+        facts: Mapping[str, Any],
+        store: Store,
+        start: float,
+    ) -> dict[str, Any]:
+        """Predict the test set, once, and leave the trial's record.
+
+        Args:
+            run: The trial.
+            model: Its network.
+            facts: What is known of its training and size.
+            store: Where the record goes.
+            start: When the trial began, by ``time.perf_counter``.
+
+        Returns:
+            What :func:`run_trial` returns.
+        """
+        study, dataset, kept = self.study, self.data.dataset, self.kept
+        test = make_batches(self.data, dataset.test, torch.device(self.device))
+        predictions, probabilities = predictions_and_probabilities(model, test, len(dataset.test))
+        held_out = predict(model, self.validation, len(dataset.validation))
+        info = {
+            "dataset": dataset.name,
+            "budget": study.budget,
+            "by": study.by,
+            **run.trial.as_dict(),
+            "n_kept": len(kept),
+            "n_train": len(dataset.train),
+            "kept_by_class": _kept_sizes(dataset, "class", kept).tolist(),
+            "kept_by_group": _kept_sizes(dataset, "group", kept).tolist()
+            if dataset.group_names
+            else None,
+            **_noise(dataset.noisy, kept),
+            **_validation_counts(held_out, dataset),
+            **_areas(probabilities, dataset),
+            "batch_parts": max(self.parts),
+            "network_note": "",
+            "network_facts": {},
+            **facts,
+            "forward_seconds": forward_seconds(model, dataset.image_shape),
+            "seconds": time.perf_counter() - start,
+            "device": self.device,
+        }
+        arrays: dict[str, NDArray[Any]] = {
+            "predictions": predictions,
+            "kept_ids": dataset.train.ids[kept],
+        }
+        store.write("trial", run.config, info, arrays)
+        worst = unit_recalls(predictions, dataset, study.by, "test").min()
+        return {
+            "average_accuracy": float((predictions == dataset.test.labels).mean()),
+            "worst_class_accuracy": float(worst),
+            "train_seconds": info["train_seconds"],
+            "seconds": info["seconds"],
+        }
+
+
+def _areas(
+    probabilities: NDArray[np.float32], dataset: ImageDataset
+) -> dict[str, list[float | None] | None]:
+    """Return the area under the ROC curve of every class and group on the test set."""
+    test = dataset.test
+    found: dict[str, list[float | None] | None] = {
+        "auc_by_class": _plain(auc_by_class(probabilities, test.labels)),
+        "auc_by_group": None,
     }
-    store.write("trial", run.config, info, arrays)
-    return {
-        "average_accuracy": float((predictions == dataset.test.labels).mean()),
-        "worst_class_accuracy": float(unit_recalls(predictions, dataset, study.by, "test").min()),
-        "train_seconds": train_seconds,
-        "seconds": info["seconds"],
-    }
+    if test.groups is not None:
+        groups = len(dataset.group_names)
+        areas = auc_by_group(probabilities, test.labels, test.groups, groups)
+        found["auc_by_group"] = _plain(areas)
+    return found
+
+
+def _plain(values: NDArray[np.float64]) -> list[float | None]:
+    """Return numbers as JSON has them, NaN as None."""
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 @contextlib.contextmanager
@@ -586,7 +733,8 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _model(name: str, dataset: ImageDataset, device: str) -> nn.Module:
+def new_model(name: str, dataset: ImageDataset, device: str) -> nn.Module:
+    """Return a freshly initialised network for a data set, on a device."""
     model = build_model(name, dataset.num_classes, dataset.image_shape).to(device)
     if device != "cpu":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -642,18 +790,6 @@ def _validation_counts(
             sizes = dataset.sizes(by, "validation").tolist()
         found |= {f"validation_by_{by}": counts, f"validation_sizes_by_{by}": sizes}
     return found
-
-
-def _loss_context(
-    study: Study, dataset: ImageDataset, kept: NDArray[np.int64], epochs: int
-) -> LossContext:
-    """Return what a loss may know of the training that it is made for."""
-    return LossContext(
-        class_sizes=_kept_sizes(dataset, "class", kept),
-        unit_sizes=_kept_sizes(dataset, study.by, kept),
-        by=study.by,
-        epochs=epochs,
-    )
 
 
 def _kept_sizes(dataset: ImageDataset, by: By, kept: NDArray[np.int64]) -> NDArray[np.int64]:

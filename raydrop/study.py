@@ -133,12 +133,42 @@ class Training:
             _check_flag(name, getattr(self, name))
 
 
+@dataclass(frozen=True)
+class NetworkPruning:
+    """How trained networks are pruned: the same for all methods, targets and losses of a study.
+
+    A network trial starts from the weights of its *dense* trial, which has the same data, model and
+    seed and was trained with :attr:`dense_loss`. Each round prunes towards the target by the
+    trial's method and then retrains, both under the trial's loss.
+    """
+
+    rounds: int = 1
+    """Rounds of pruning and retraining: 1 is one-shot; more reach the target in steps that each
+    leave the same share of what was there before."""
+    restore: bool = True
+    """Whether what remains gets back the weights that it had before a method that trains them on
+    its way (``taylor_activation``) looked for what to remove."""
+    retraining: Training | None = None
+    """How each round retrains; None is as the study trains, at a tenth of its learning rate."""
+    dense_loss: str = "cross_entropy"
+    """Loss that dense networks are trained with."""
+
+    def __post_init__(self) -> None:
+        _check_whole("rounds", self.rounds, least=1)
+        _check_flag("restore", self.restore)
+        _check_text("dense_loss", self.dense_loss)
+        if self.retraining is not None:
+            _check_training("retraining", self.retraining)
+
+
 @dataclass(frozen=True, order=True)
 class TrialConfig:
     """One cell of a sweep, resolved: what is kept, how it is trained, and with which seed.
 
     A run that keeps everything is the same run whatever the method is called, so it is always
     ``method="none", quotas="none", keep_fraction=1.0``, and its query model is its own model.
+    Likewise a network of which nothing goes is dense: ``network_method="none"`` and
+    ``network_target="none"``.
     """
 
     method: str
@@ -173,6 +203,9 @@ class TrialConfig:
             object.__setattr__(self, "method", "none")
             object.__setattr__(self, "quotas", "none")
             object.__setattr__(self, "query_model", self.model)
+        if "none" in (self.network_method, self.network_target):
+            object.__setattr__(self, "network_method", "none")
+            object.__setattr__(self, "network_target", "none")
 
     @classmethod
     def from_space(
@@ -181,9 +214,10 @@ class TrialConfig:
         """Build the trial that one point of a search space describes.
 
         Args:
-            point: ``method``, ``quotas``, ``loss``, ``model``, ``query_model`` and either
-                ``keep_fraction`` or ``prune_fraction``; what is absent is ``none``, ``none``,
-                ``cross_entropy``, the next two arguments, and 1.0.
+            point: ``method``, ``quotas``, ``loss``, ``model``, ``query_model``,
+                ``network_method``, ``network_target`` and either ``keep_fraction`` or
+                ``prune_fraction``; what is absent is ``none``, ``none``, ``cross_entropy``, the
+                next two arguments, ``none``, ``none``, and 1.0.
             seed: One of the study's seeds.
             model: Architecture where the point names none.
             query_model: Query model where the point names none; None is the trial's own model.
@@ -206,6 +240,12 @@ class TrialConfig:
         source = point.get("query_model", query_model or target)
         for name, value in (("model", target), ("query_model", source)):
             _check_text(name, value)
+        network = str(point.get("network_method", "none"))
+        if network != "none" and "network_target" not in point:
+            raise ConfigError(
+                f"Expected a network_target beside network_method {network!r}, found none; add for "
+                'example "network_target": 0.5.'
+            )
         return cls(
             method=str(point.get("method", "none")),
             quotas=str(point.get("quotas", "none")),
@@ -214,11 +254,23 @@ class TrialConfig:
             model=target,
             query_model=source,
             seed=seed,
+            network_method=network,
+            network_target=str(point.get("network_target", "none")),
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
         return dataclasses.asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that enter a trial's hash: those of networks where one is pruned.
+
+        So trials that were finished before networks could be pruned are still found.
+        """
+        fields = self.as_dict()
+        if self.network_method == "none":
+            del fields["network_method"], fields["network_target"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -242,8 +294,8 @@ class Study:
     """Architecture, such as ``small_cnn``, where ``param_space`` names none."""
     param_space: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     """A plain Tune search space over ``method``, ``quotas``, ``keep_fraction`` (or
-    ``prune_fraction``), ``loss``, ``model`` and ``query_model``; or several, whose points are
-    joined."""
+    ``prune_fraction``), ``loss``, ``model``, ``query_model``, ``network_method`` and
+    ``network_target``; or several, whose points are joined."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One repetition of everything per seed."""
     budget: Budget = "equal_epochs"
@@ -280,6 +332,9 @@ class Study:
     trained on that part alone; with 1, the query run itself is the surrogate."""
     score_precision: ScoringPrecision = "fp32"
     """Precision of the passes that per-sample gradients take; sums are always in fp32 or better."""
+    network: NetworkPruning | None = None
+    """How networks are pruned, where ``param_space`` asks for it; None is
+    ``NetworkPruning()``."""
     include_unpruned: bool = True
     """Whether to train on all the data too, for reference, once per model, loss and seed."""
     num_samples: int = 1
@@ -312,6 +367,11 @@ class Study:
         _check_training("training", self.training)
         if self.query_training is not None:
             _check_training("query_training", self.query_training)
+        if self.network is not None and not isinstance(self.network, NetworkPruning):
+            raise ConfigError(
+                f"Expected network to be a NetworkPruning, found {type(self.network).__name__}; "
+                "write for example NetworkPruning(rounds=2)."
+            )
         for seed in self.seeds:
             _check_whole("seeds", seed, least=0)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -335,12 +395,21 @@ class Study:
         """Return how query runs are trained: as asked for, or like trials without augmentation."""
         return self.query_training or dataclasses.replace(self.training, augment=False)
 
+    def pruning_of_networks(self) -> NetworkPruning:
+        """Return how networks are pruned, with all that is left open in :attr:`network` decided."""
+        found = self.network or NetworkPruning()
+        if found.retraining is not None:
+            return found
+        rate = self.training.learning_rate / 10
+        gentler = dataclasses.replace(self.training, learning_rate=rate)
+        return dataclasses.replace(found, retraining=gentler)
+
     def base(self, data_fingerprint: str) -> dict[str, Any]:
         """Return what all results of this study share: their common part of every identity.
 
-        The name, the seeds, the models and the search space are absent, since a study may grow by
-        them and keep what it has. The values are plain JSON, so they equal what is read back from a
-        file.
+        The name, the seeds, the models, the search space and how networks are pruned are absent,
+        since a study may grow by them and keep what it has. The values are plain JSON, so they
+        equal what is read back from a file.
         """
         base = {
             "schema": SCHEMA,
@@ -367,8 +436,9 @@ class Study:
         """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["training"] = dataclasses.asdict(self.training)
-        if self.query_training is not None:
-            fields["query_training"] = dataclasses.asdict(self.query_training)
+        for name in ("query_training", "network"):
+            if fields[name] is not None:
+                fields[name] = dataclasses.asdict(fields[name])
         fields["param_space"] = [dict(point) for point in points]
         return json.loads(json.dumps(fields))  # type: ignore[no-any-return]
 
@@ -382,9 +452,12 @@ class Study:
         fields = dict(values)
         _check_known("field of a study", fields, cls)
         for name in ("training", "query_training"):
-            if fields.get(name) is not None:
-                _check_known(f"field of {name}", fields[name], Training)
-                fields[name] = Training(**fields[name])
+            _rebuild(fields, name, Training)
+        if fields.get("network") is not None:
+            network = dict(fields["network"])
+            _rebuild(network, "retraining", Training)
+            fields["network"] = network
+            _rebuild(fields, "network", NetworkPruning)
         try:
             return cls(**fields)
         except TypeError as error:
@@ -428,7 +501,18 @@ def _as_tuple(name: str, values: Any) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _check_known(kind: str, values: Any, owner: type[Study] | type[Training]) -> None:
+def _rebuild(
+    fields: dict[str, Any], name: str, owner: type[Training] | type[NetworkPruning]
+) -> None:
+    """Put the dataclass that a field's JSON values describe in their place, where there are any."""
+    if fields.get(name) is not None:
+        _check_known(f"field of {name}", fields[name], owner)
+        fields[name] = owner(**fields[name])
+
+
+def _check_known(
+    kind: str, values: Any, owner: type[Study] | type[Training] | type[NetworkPruning]
+) -> None:
     if not isinstance(values, Mapping):
         raise ConfigError(
             f"Expected a dict for the {kind}, found {values!r}; "

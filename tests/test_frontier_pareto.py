@@ -73,3 +73,17 @@ def test_many_points_do_not_take_quadratic_time() -> None:
 def test_other_shapes_are_errors(points: object) -> None:
     with pytest.raises(DataError, match=r"Expected points of shape \(n, d\), found shape"):
         pareto_front(points)
+
+
+def test_front_is_optunas() -> None:
+    """Optuna is a peer for finite points; it has no word for a missing value."""
+    optuna = pytest.importorskip("optuna", reason="optuna is not installed; it comes with [dev]")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    rng = np.random.default_rng(5)
+    for columns in (2, 3):
+        values = rng.integers(0, 12, (60, columns)) / 12.0
+        study = optuna.create_study(directions=["maximize"] * columns)
+        study.add_trials([optuna.trial.create_trial(values=list(point)) for point in values])
+        theirs = {trial.number for trial in study.best_trials}
+        assert set(np.flatnonzero(pareto_front(values)).tolist()) == theirs
+        assert 0 < len(theirs) < len(values)

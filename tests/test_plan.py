@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ from raydrop.plan import (
     visited_samples,
 )
 from raydrop.store import Store
-from raydrop.study import Study, Training, TrialConfig
+from raydrop.study import NetworkPruning, Study, Training, TrialConfig
 
 
 @pytest.fixture(scope="module")
@@ -365,3 +366,99 @@ def test_another_model_does_not_replace_those_of_the_search_space() -> None:
     assert replace_dataset(_study(), None, "vgg16").model == "vgg16"
     with pytest.raises(ConfigError, match="search space without 'model' to use 'vgg16' instead"):
         replace_dataset(_study(param_space=[{"model": "resnet18"}]), None, "vgg16")
+
+
+NETWORKS: list[dict[str, object]] = [
+    {"network_method": "magnitude", "network_target": target, "loss": loss}
+    for target in ("none", 0.25, 0.5, "flops(0.75)", "parameters(0.5)", 0.9)
+    for loss in ("cross_entropy", "focal(2)", "cdb_w", "pw(0.5, 1)")
+]
+
+
+def test_a_dense_network_is_trained_once_for_all_that_prune_it(dataset: ImageDataset) -> None:
+    plan = _plan(
+        _study(seeds=(0, 1, 2)), dataset, [p for p in NETWORKS if p["network_target"] != "none"]
+    )
+    networks = [run for run in plan.trials if run.dense is not None]
+    assert len(networks) == 5 * 4 * 3
+    dense = [run for run in plan.trials if run.dense is None]
+    assert len(dense) == 3  # one per seed, not 60
+    assert {run.dense.key for run in networks if run.dense} == {run.key for run in dense}
+    assert all(run.shared for run in dense)
+    assert not any(run.shared for run in networks)
+    assert {run.trial.loss for run in dense} == {"cross_entropy"}
+
+
+def test_a_dense_trial_is_the_trial_without_network_pruning(dataset: ImageDataset) -> None:
+    point: dict[str, object] = {"method": "random", "keep_fraction": 0.5}
+    plain = _plan(_study(), dataset, [point])
+    network = {**point, "network_method": "magnitude", "network_target": 0.5}
+    both = _plan(_study(), dataset, [network])
+    assert {run.key for run in plain.trials} < {run.key for run in both.trials}
+    (dense,) = {run.dense.key for run in both.trials if run.dense and run.trial.seed == 0}
+    assert dense in {run.key for run in plain.trials}
+
+
+def test_every_setting_of_network_pruning_tells_trials_apart(dataset: ImageDataset) -> None:
+    point: dict[str, object] = {"network_method": "magnitude", "network_target": 0.5}
+
+    def keys(**network: object) -> tuple[str, str]:
+        study = _study(seeds=(0,), network=NetworkPruning(**network))  # type: ignore[arg-type]
+        plan = _plan(study, dataset, [point])
+        (run,) = [run for run in plan.trials if run.dense]
+        assert run.dense is not None
+        return run.key, run.dense.key
+
+    plain = keys()
+    for change in ({"rounds": 2}, {"restore": False}, {"retraining": Training(epochs=3)}):
+        other = keys(**change)
+        assert other[0] != plain[0]
+        assert other[1] == plain[1]
+    other = keys(dense_loss="focal(2)")
+    assert other[0] != plain[0]
+    assert other[1] != plain[1]
+
+
+def test_a_loss_that_reads_a_dense_network_is_not_for_one(dataset: ImageDataset) -> None:
+    trials = trial_configs(_study(seeds=(0,)), NETWORKS)
+    dense = {t.loss for t in trials if t.network_method == "none"}
+    assert dense == {"cross_entropy", "focal(2)", "cdb_w"}
+    assert {t.loss for t in trials if t.network_method != "none"} == dense | {"pw(0.5, 1)"}
+
+
+def test_targets_are_spelled_out() -> None:
+    points = [
+        {"network_method": "magnitude", "network_target": t} for t in (0.5, "0.50", "flops(.5)")
+    ]
+    trials = trial_configs(_study(seeds=(0,), include_unpruned=False), points)
+    assert [t.network_target for t in trials if t.network_method != "none"] == ["flops(0.5)"]
+    masked = {"network_method": "unstructured_magnitude", "network_target": 0.5}
+    trials = trial_configs(_study(seeds=(0,)), [masked])
+    assert {t.network_target for t in trials} == {"none", "sparsity(0.5)"}
+
+
+@pytest.mark.parametrize(
+    "target", [0.0, 1, -0.5, "half", "flops()", "flops(2)", "sparsity(0.5)", True]
+)
+def test_a_target_out_of_range_is_refused(target: object) -> None:
+    point = {"network_method": "magnitude", "network_target": target}
+    with pytest.raises(ConfigError, match="Expected a network_target"):
+        trial_configs(_study(), [point])
+
+
+def test_a_finished_trial_without_weights_is_missing_for_those_that_prune_it(
+    dataset: ImageDataset, tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    plan = _plan(
+        _study(seeds=(0,)), dataset, [{"network_method": "magnitude", "network_target": 0.5}]
+    )
+    (dense,) = [run for run in plan.trials if run.dense is None]
+    (network,) = [run for run in plan.trials if run.dense is not None]
+    store.write("trial", dense.config, {})
+    assert plan.missing(store).trials == plan.trials
+    store.write("weights", dense.weights_config, {})
+    assert plan.missing(store).trials == (network,)
+    store.write("trial", network.config, {})
+    store.remove("weights", dense.weights_key)
+    assert plan.missing(store).trials == ()

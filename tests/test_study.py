@@ -11,6 +11,7 @@ import pytest
 
 from raydrop.errors import ConfigError
 from raydrop.study import (
+    NetworkPruning,
     Study,
     Training,
     TrialConfig,
@@ -57,10 +58,55 @@ def test_a_value_and_what_is_read_back_from_its_json_have_the_same_hash() -> Non
 
 def test_hashes_are_pinned_since_stored_results_are_found_by_them() -> None:
     assert config_hash({"b": [1.5, "x"], "a": 1}) == "253252306831c7a53e616d2fac19ec1f"
-    config = trial("el2n", "drop", 0.3).as_dict()
+    config = trial("el2n", "drop", 0.3).identity()
     assert config_hash(config) == "dd4587dbf2bc9b6814366e0b4665ae3e"
     # If this one changes, stored results are no longer found: raise SCHEMA or undo the change.
     assert config_hash(study().base("f")) == "43b44c1d02269abed66f1802e9f655ef"
+
+
+def test_only_what_prunes_a_network_is_told_apart_by_it() -> None:
+    dense = trial("el2n", "drop", 0.3)
+    pruned = dataclasses.replace(dense, network_method="magnitude", network_target="flops(0.5)")
+    assert "network_method" not in dense.identity()
+    assert pruned.identity()["network_target"] == "flops(0.5)"
+    assert dataclasses.replace(pruned, network_target="none") == dense
+    assert dataclasses.replace(pruned, network_method="none") == dense
+
+
+def test_a_network_method_wants_a_target() -> None:
+    point = {"network_method": "magnitude", "network_target": 0.75}
+    assert from_space(point).network_target == "0.75"
+    assert from_space({"network_method": "none"}).network_target == "none"
+    assert from_space({"network_target": 0.5}).network_target == "none"
+    with pytest.raises(ConfigError, match="Expected a network_target beside network_method"):
+        from_space({"network_method": "magnitude"})
+
+
+def test_how_networks_are_pruned_survives_a_study_file() -> None:
+    network = NetworkPruning(rounds=3, retraining=Training(epochs=4, milestones=(0.5,)))
+    whole = study(network=network, training=Training(learning_rate=0.2))
+    again = Study.from_dict(json.loads(json.dumps(whole.to_dict([{}]))))
+    assert again.network == network
+    assert again.pruning_of_networks() == network
+    gentle = study(training=Training(epochs=7, learning_rate=0.2)).pruning_of_networks()
+    assert gentle.retraining == Training(epochs=7, learning_rate=0.02)
+    assert study(network=network).base("f") == study().base("f")  # a study may grow by networks
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rounds": 0}, "rounds"),
+        ({"restore": 1}, "True or False for restore"),
+        ({"retraining": {"epochs": 3}}, "retraining to be a Training"),
+        ({"dense_loss": ""}, "dense_loss"),
+    ],
+)
+def test_settings_of_network_pruning_are_checked(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        NetworkPruning(**fields)
+    with pytest.raises(ConfigError, match="network to be a NetworkPruning"):
+        study(network={"rounds": 1})
 
 
 def test_seeds_are_pinned_and_independent_by_purpose() -> None:
@@ -123,7 +169,9 @@ def test_a_trial_that_keeps_everything_has_one_name() -> None:
 def test_a_point_of_the_search_space_becomes_a_trial() -> None:
     found = from_space(MappingProxyType(POINT), seed=4)
     own = {"model": "small_cnn", "query_model": "small_cnn"}
-    assert found.as_dict() == {**POINT, **own, "seed": 4}
+    dense = {"network_method": "none", "network_target": "none"}
+    assert found.as_dict() == {**POINT, **own, "seed": 4, **dense}
+    assert found.identity() == {**POINT, **own, "seed": 4}
     assert from_space({"method": "random", "keep_fraction": 0.2}) == trial("random", "none", 0.2)
 
 

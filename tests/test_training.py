@@ -28,6 +28,7 @@ from raydrop.training.losses import (
     weighted_cross_entropy,
 )
 from raydrop.training.optim import learning_rate
+from raydrop.training.reference import Reference, StoredReference
 from raydrop.training.trace import Trace, observe
 
 CPU = torch.device("cpu")
@@ -141,7 +142,11 @@ def test_unknown_loss_names_the_nearest() -> None:
 
 
 def _train(
-    digits: PreparedData, seed: int = 0, loss: Loss | None = None, **changes: object
+    digits: PreparedData,
+    seed: int = 0,
+    loss: Loss | None = None,
+    reference: Reference | None = None,
+    **changes: object,
 ) -> tuple[torch.nn.Module, list[EpochEnd]]:
     training = dataclasses.replace(Training(epochs=3, batch_size=32), **changes)
     torch.manual_seed(0)
@@ -158,6 +163,7 @@ def _train(
         seed,
         augment=True,
         on_epoch_end=ends.append,
+        reference=reference,
     )
     return model, ends
 
@@ -248,7 +254,8 @@ def test_every_loss_trains(digits: PreparedData, family: str) -> None:
     loss = loss_rule(family).make(LossContext(sizes, sizes, epochs=10))
     if loss.needs_recalls:
         loss.end_epoch(np.linspace(0.5, 0.9, 10))
-    model, ends = _train(digits, loss=loss, epochs=10)
+    certain = StoredReference(2 * np.eye(10)[digits.dataset.train.labels])
+    model, ends = _train(digits, loss=loss, reference=certain, epochs=10)
     assert ends[-1].loss < ends[0].loss
     test = digits.dataset.test
     predictions = predict(model, make_batches(digits, test, CPU), len(test))
@@ -301,6 +308,53 @@ def test_adamw_trains(digits: PreparedData) -> None:
 
 
 # Traces and checkpoints.
+
+
+class SmallMemory(torch.nn.Module):
+    """A network for which more than so many samples are too much."""
+
+    def __init__(self, model: torch.nn.Module, most: int) -> None:
+        super().__init__()
+        self.model, self.most = model, most
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        logits: torch.Tensor = self.model(images)
+        return logits
+
+
+@pytest.mark.parametrize(("most", "parts"), [(16, 1), (9, 2), (4, 4), (1, 16)])
+def test_batches_that_do_not_fit_are_cut_and_the_steps_stay_the_same(
+    digits: PreparedData, most: int, parts: int
+) -> None:
+    """Without BatchNorm, the parts of a batch add up to the batch."""
+    training = Training(epochs=2, batch_size=16, learning_rate=0.05)
+    states, ends = [], list[EpochEnd]()
+    for memory in (1000, most):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = SmallMemory(build_model("linear", 10, (1, 8, 8)), memory)
+        batches = make_batches(digits, digits.dataset.train, CPU)
+        positions = torch.arange(160)
+        train(
+            model, batches, positions, CrossEntropy(), training, Length(2, 20), 3,
+            augment=False, on_epoch_end=ends.append,
+        )  # fmt: skip
+        states.append(flat_state(model))
+    np.testing.assert_allclose(states[1], states[0], rtol=1e-4, atol=1e-6)
+    assert [end.parts for end in ends] == [1, 1, parts, parts]
+    assert ends[3].loss == pytest.approx(ends[1].loss, rel=1e-5)
+
+
+def test_one_sample_that_does_not_fit_ends_the_run(digits: PreparedData) -> None:
+    model = SmallMemory(build_model("linear", 10, (1, 8, 8)), 0)
+    batches = make_batches(digits, digits.dataset.train, CPU)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(
+            model, batches, torch.arange(32), CrossEntropy(), Training(batch_size=16),
+            Length(1, 2), 0, augment=False,
+        )  # fmt: skip
 
 
 def test_trace_rows_are_the_observations_of_every_sample(digits: PreparedData) -> None:

@@ -28,6 +28,7 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, ScoringError, StoreError, StudyMismatchError
+from raydrop.lost import save_lost_images
 from raydrop.plan import (
     Plan,
     QueryRun,
@@ -107,6 +108,7 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
         if not missing.trials:
             return Outcome(len(plan.trials), 0)
         _run(study, missing, dataset, store, options, console, callbacks)
+    _picture_lost(study, plan, dataset, store, console)
     return Outcome(len(plan.trials), len(plan.missing(store).trials))
 
 
@@ -246,6 +248,14 @@ def print_plan(
         console.print(
             f"  shared      {shared} full query runs serve what {unshared} would, one per method, "
             "keep fraction and seed",
+            highlight=False,
+            soft_wrap=True,
+        )
+    pruned = [run.dense.key for run in plan.trials if run.dense is not None]
+    if pruned:
+        console.print(
+            f"  shared      {len(set(pruned))} dense networks serve {len(pruned)} trials that prune "
+            "them",
             highlight=False,
             soft_wrap=True,
         )
@@ -408,7 +418,20 @@ def _picture_samples(
 ) -> None:
     """Leave pictures of samples for the report; a study goes on without them."""
     scores = [run.score for run in missing.trials if run.score is not None]
-    reason = attempt(lambda: save_images(dataset, store, study, scores))
+    _leave_pictures(lambda: save_images(dataset, store, study, scores), console)
+
+
+def _picture_lost(
+    study: Study, plan: Plan, dataset: ImageDataset, store: Store, console: Console
+) -> None:
+    """Leave pictures of the test images that pruned networks lose, likewise."""
+    networks = [run for run in plan.trials if run.dense is not None]
+    if networks:
+        _leave_pictures(lambda: save_lost_images(dataset, store, study, networks), console)
+
+
+def _leave_pictures(work: Callable[[], None], console: Console) -> None:
+    reason = attempt(work)
     if reason is not None:
         console.print(
             f"  pictures    left out of the report: {reason}", highlight=False, soft_wrap=True

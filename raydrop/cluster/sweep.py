@@ -1,4 +1,7 @@
-"""Stage 3 on Ray: all trials that are missing, under one Tuner."""
+"""Stage 3 on Ray: all trials that are missing, under one Tuner, and one more for networks.
+
+Trials that prune a network start from the weights of those that trained it, so they come after.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from raydrop.cluster.progress import StageProgress, stage_progress
 from raydrop.cluster.resources import Layout
 from raydrop.cluster.scoring import WORKER_DEATHS, Context, attempt
 from raydrop.cluster.worker import prepare_process
+from raydrop.network_trials import run_network_trial
 from raydrop.plan import TrialRun
 from raydrop.stages import run_trial
 from raydrop.store import Store
@@ -39,7 +43,7 @@ def run_trials(
     work: Path,
     callbacks: Sequence[tune.Callback] = (),
 ) -> None:
-    """Run what is missing of stage 3 under one Tuner.
+    """Run what is missing of stage 3: trials that train a network, then those that prune one.
 
     A trial leaves its record, or the reason why it failed, before it is reported to Tune; neither
     is ever read back from Tune.
@@ -51,19 +55,41 @@ def run_trials(
         work: Folder for Tune's own files, removed when all is well.
         callbacks: Told of every trial by Tune, besides the progress in the terminal.
     """
+    for name, chosen in (
+        ("trials", [run for run in trials if run.dense is None]),
+        ("networks", [run for run in trials if run.dense is not None]),
+    ):
+        ready = _ready(context.store, chosen, lost)
+        if ready:
+            _tune(name, context, ready, work, callbacks)
+
+
+def _ready(
+    store: Store, trials: Sequence[TrialRun], lost: Mapping[str, str]
+) -> dict[str, TrialRun]:
+    """Return the trials by key of which all is there; the others have failed, and for what."""
     ready: dict[str, TrialRun] = {}
     for run in trials:
-        context.store.remove("failure", run.key)
-        reason = _lost_input(run, lost)
+        store.remove("failure", run.key)
+        reason = _lost_input(store, run, lost)
         if reason is None:
             ready[run.key] = run
         else:
-            _record_failure(context.store, run, reason)
-    if not ready:
-        return
+            _record_failure(store, run, reason)
+    return ready
+
+
+def _tune(
+    name: str,
+    context: Context,
+    ready: Mapping[str, TrialRun],
+    work: Path,
+    callbacks: Sequence[tune.Callback],
+) -> None:
+    """Run trials under one Tuner."""
     layout = context.layout
     shared = TrialContext(context.study, context.store.root, context.data, layout, ready)
-    with stage_progress(context.console, "trials", len(ready)) as progress:
+    with stage_progress(context.console, name, len(ready)) as progress:
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(_trial_task, context=shared),
@@ -74,7 +100,7 @@ def run_trials(
             # everything is seeded from the trial's config, so nothing passes from one to the next.
             tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(
-                name="trials",
+                name=name,
                 storage_path=str(work.resolve()),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
@@ -105,6 +131,8 @@ class _Advance(tune.Callback):
         """Count a trial that reported."""
         result, config = trial.last_result, self._runs[trial.config["trial_id"]].trial
         name = f"{config.model}, {config.method} + {config.quotas} at {config.keep_fraction:g}"
+        if config.network_method != "none":
+            name += f", {config.network_method} to {config.network_target} under {config.loss}"
         if "failed" in result:
             self._progress.advance(f"{name} failed")
         else:
@@ -123,7 +151,8 @@ def _trial_task(config: dict[str, Any], context: TrialContext) -> None:
 
     def work() -> None:
         data = ray.get(context.data)
-        outcome.update(run_trial(context.study, run, data, store, context.layout.device))
+        run_it = run_trial if run.dense is None else run_network_trial
+        outcome.update(run_it(context.study, run, data, store, context.layout.device))
 
     message = attempt(work)
     if message is not None:
@@ -132,11 +161,16 @@ def _trial_task(config: dict[str, Any], context: TrialContext) -> None:
     tune.report(outcome)
 
 
-def _lost_input(run: TrialRun, lost: Mapping[str, str]) -> str | None:
+def _lost_input(store: Store, run: TrialRun, lost: Mapping[str, str]) -> str | None:
+    """Return why something that a trial needs is not there, or None."""
     for needed in (run.score, run.quota_scores, run.recalls):
         if needed is not None and needed.key in lost:
             return lost[needed.key]
-    return None
+    if run.dense is None or store.read("weights", run.dense.weights_key) is not None:
+        return None
+    failure = store.read("failure", run.dense.key)
+    reason = failure.info["message"] if failure else "it left no weights; run the same study again."
+    return f"The dense network that it prunes is not there: {reason}"
 
 
 def _record_failure(store: Store, run: TrialRun, message: str) -> None:

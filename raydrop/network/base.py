@@ -92,6 +92,8 @@ class PruningTask:
     """Of everything random."""
     num_classes: int = 0
     """K, the outputs, which are never pruned."""
+    restore: bool = True
+    """Whether a method that trains weights on its way gives back those from before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +101,8 @@ class Pruned:
     """What came of pruning."""
 
     model: nn.Module
-    """The pruned network, with the weights that the task's network had where they remain."""
+    """The pruned network, with the weights that the task's network had where they remain, unless
+    the task says not to restore them."""
     size: NetworkSize
     """Its measured size."""
     reached: float

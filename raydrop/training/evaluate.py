@@ -34,3 +34,21 @@ def predict(model: nn.Module, batches: Batches, n: int) -> NDArray[np.int32]:
     """Return the predicted class of each of ``n`` samples, (n,) int32."""
     parts = [logits.argmax(1) for logits, _ in logits_in_order(model, batches, n)]
     return torch.cat(parts).to("cpu", torch.int32).numpy()
+
+
+def predictions_and_probabilities(
+    model: nn.Module, batches: Batches, n: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the predicted class and the class probabilities of each of ``n`` samples.
+
+    The classes are those that :func:`predict` returns, bit for bit; they are taken from the logits,
+    since probabilities may tie where logits do not.
+
+    Returns:
+        (n,) int32, and (n, K) float32 softmax probabilities.
+    """
+    classes, probabilities = list[Tensor](), list[Tensor]()
+    for logits, _ in logits_in_order(model, batches, n):
+        classes.append(logits.argmax(1).to("cpu", torch.int32))
+        probabilities.append(logits.softmax(1).cpu())
+    return torch.cat(classes).numpy(), torch.cat(probabilities).numpy()

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from raydrop.data.batches import Batches, even_groups
-from raydrop.errors import TrainingDivergedError
+from raydrop.errors import ConfigError, TrainingDivergedError
 from raydrop.study import Precision, Training, derive_seed
 from raydrop.training.budget import Length
-from raydrop.training.losses import Loss
+from raydrop.training.losses import Loss, batch_loss
 from raydrop.training.optim import learning_rate, make_optimizer
+from raydrop.training.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class EpochEnd:
     """Rate of the last step."""
     loss: float
     """Mean training loss of the epoch's steps."""
+    parts: int = 1
+    """Parts that each batch is cut into because memory ran out; 1 where it never did."""
 
 
 def train(
@@ -45,8 +48,14 @@ def train(
     augment: bool,
     on_epoch_end: Callable[[EpochEnd], None] | None = None,
     units: Tensor | None = None,
+    reference: Reference | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> float:
     """Train a model in place.
+
+    Where memory runs out, batches are cut into halves, quarters and so on, whose gradients are
+    summed: the step stays that of the whole batch, but for BatchNorm, whose statistics are then
+    those of the parts, and for losses that divide by the sum of a batch's weights.
 
     Args:
         model: On its device; it is left in train mode.
@@ -60,16 +69,20 @@ def train(
         on_epoch_end: Called after each epoch, its time counted in.
         units: Class or group of every sample of the split, by its position, (N,) int64, which a
             loss may weigh samples by; None is their classes.
+        reference: Gives the dense network's logits to a loss that reads them; not asked otherwise.
+        after_step: Called after each step of the optimiser, for example to put back the zeros of
+            masked weights.
 
     Returns:
         Seconds that it took.
 
     Raises:
+        ConfigError: If the loss reads a reference and there is none.
         TrainingDivergedError: If the loss of an epoch is NaN or infinite.
     """
     start = time.perf_counter()
     optimizer = make_optimizer(model.parameters(), training)
-    context = precision_context(training.precision, next(model.parameters()).device.type)
+    gradients = _Gradients(model, loss, training.precision, units, _reference_of(loss, reference))
     step = 0
     for epoch in range(length.epochs):
         model.train()
@@ -84,21 +97,94 @@ def train(
             for settings in optimizer.param_groups:
                 settings["lr"] = rate
             optimizer.zero_grad()
-            with context():
-                value = loss(model(images), labels, _units_of(group, units, labels))
-            value.backward()
+            value = gradients.of_batch(images, labels, group)
             if training.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
             optimizer.step()
+            if after_step is not None:
+                after_step()
             # Summed on the device and read once per epoch: reading a loss waits for the GPU.
-            total = value.detach() if total is None else total + value.detach()
+            total = value if total is None else total + value
             step += 1
         assert total is not None
         mean = total.item() / (step - first)
         _check_finite(mean, epoch + 1, rate)
         if on_epoch_end is not None:
-            on_epoch_end(EpochEnd(epoch + 1, step, rate, mean))
+            on_epoch_end(EpochEnd(epoch + 1, step, rate, mean, gradients.parts))
     return time.perf_counter() - start
+
+
+class _Gradients:
+    """Gradients of batches, in as few parts as memory allows."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        precision: Precision,
+        units: Tensor | None,
+        reference: Reference | None,
+    ) -> None:
+        self.parts = 1
+        self._model, self._loss, self._units, self._reference = model, loss, units, reference
+        self._context = precision_context(precision, next(model.parameters()).device.type)
+
+    def of_batch(self, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+        """Add a batch's gradient to that of the parameters, and return its loss, a scalar.
+
+        Raises:
+            torch.OutOfMemoryError: If one sample alone is too much.
+        """
+        while True:
+            value = self._tried(images, labels, positions)
+            if value is not None:
+                return value
+            # Out here, where the error's traceback no longer holds what filled the memory.
+            self._model.zero_grad()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.parts *= 2
+
+    def _tried(self, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor | None:
+        """Return the loss, or None where memory ran out and the batch can be cut further."""
+        try:
+            return self._summed(images, labels, positions)
+        except torch.OutOfMemoryError:
+            if self.parts >= len(labels):
+                raise
+            return None
+
+    def _summed(self, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+        if self.parts == 1:
+            value = self._loss_of(images, labels, positions)
+            value.backward()
+            return value.detach()
+        total = torch.zeros((), device=labels.device)
+        for rows in torch.arange(len(labels)).tensor_split(min(self.parts, len(labels))):
+            inside = slice(int(rows[0]), int(rows[-1]) + 1)
+            part = self._loss_of(images[inside], labels[inside], positions[inside])
+            part = part * (len(rows) / len(labels))
+            part.backward()
+            total = total + part.detach()
+        return total
+
+    def _loss_of(self, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+        dense = None if self._reference is None else self._reference(images, positions)
+        units = _units_of(positions, self._units, labels)
+        with self._context():
+            return batch_loss(self._loss, self._model(images), labels, units, dense)
+
+
+def _reference_of(loss: Loss, reference: Reference | None) -> Reference | None:
+    """Return the reference where the loss reads one, and None otherwise."""
+    if not loss.needs_reference:
+        return None
+    if reference is None:
+        raise ConfigError(
+            f"Expected a reference for {type(loss).__name__}, found none; give the dense network's "
+            "logits (raydrop.training.reference), or choose a loss that reads none."
+        )
+    return reference
 
 
 def _units_of(positions: Tensor, units: Tensor | None, labels: Tensor) -> Tensor:

@@ -11,7 +11,14 @@ the weights' scale matters and each docstring says what they sum to.
 from __future__ import annotations
 
 from raydrop.rules import Family, Parameter, Rule, rule_of
-from raydrop.training.losses.base import Loss, LossContext, weighted_cross_entropy
+from raydrop.training.losses.base import (
+    Loss,
+    LossContext,
+    ReferenceLoss,
+    Stage,
+    batch_loss,
+    weighted_cross_entropy,
+)
 from raydrop.training.losses.cross_entropy import CrossEntropy
 from raydrop.training.losses.difficulty import CdbW, CdbWOriginal, cdb_weights
 from raydrop.training.losses.focal import Focal
@@ -24,6 +31,7 @@ from raydrop.training.losses.frequency import (
 from raydrop.training.losses.group_dro import GroupDro
 from raydrop.training.losses.ldam import LdamDrw, ldam_margins
 from raydrop.training.losses.logit_adjusted import LogitAdjusted, log_priors
+from raydrop.training.losses.pw import PwLoss, make_pw, pw_loss, pw_targets, pw_weights
 
 LossFamily = Family[Loss]
 LossRule = Rule[Loss]
@@ -86,6 +94,28 @@ LOSSES: dict[str, LossFamily] = {
             "Sagawa et al. 2020, arXiv 1911.08731",
             (Parameter("step", 0.01),),
         ),
+        LossFamily(
+            "pw",
+            make_pw,
+            "samples that the dense network gets right weigh less, and are labelled by it",
+            "Meyer and Wong 2022, arXiv 2211.10285",
+            (
+                Parameter("theta", 0.5, most=1.0),
+                Parameter("gamma", 1.0),
+                Parameter("weights", "pw", words=("pw", "off"), numeric=False, named=True),
+                Parameter(
+                    "labels",
+                    "corrected",
+                    words=("corrected", "hard", "soft"),
+                    numeric=False,
+                    named=True,
+                ),
+                Parameter(
+                    "stage", "both", words=("both", "prune", "retrain"), numeric=False, named=True
+                ),
+                Parameter("normalise", "none", words=("none", "mean1"), numeric=False, named=True),
+            ),
+        ),
     )
 }
 """Every family of losses by name."""
@@ -105,6 +135,18 @@ def loss_rule(text: str) -> LossRule:
     return rule_of(text, "loss", LOSSES)
 
 
+def reads_reference(rule: LossRule) -> bool:
+    """Return whether a loss reads what the dense network says of the images, at some stage.
+
+    What :func:`loss_rule` makes for one stage says it for that stage, by ``needs_reference``.
+
+    Example:
+        >>> reads_reference(loss_rule("pw(0.3, 1)")), reads_reference(loss_rule("focal"))
+        (True, False)
+    """
+    return rule.family.build is make_pw
+
+
 __all__ = [
     "LOSSES",
     "CdbW",
@@ -120,11 +162,19 @@ __all__ = [
     "LossContext",
     "LossFamily",
     "LossRule",
+    "PwLoss",
+    "ReferenceLoss",
+    "Stage",
+    "batch_loss",
     "cdb_weights",
     "effective_number_weights",
     "inverse_frequency_weights",
     "ldam_margins",
     "log_priors",
     "loss_rule",
+    "pw_loss",
+    "pw_targets",
+    "pw_weights",
+    "reads_reference",
     "weighted_cross_entropy",
 ]

@@ -6,7 +6,7 @@ Shapes: ``B`` samples of a batch, ``K`` classes, ``U`` units: classes or groups,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydrop.study import By
+
+Stage = Literal["prune", "retrain"]
+"""What parameters are optimised for: finding out what to prune, or training what there is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,8 @@ class LossContext:
     """Whether units are classes or groups."""
     epochs: int = 1
     """Epochs of the training."""
+    stage: Stage = "retrain"
+    """Whether the loss guides the pruning of a network or its training."""
 
     @property
     def num_classes(self) -> int:
@@ -41,6 +46,9 @@ class Loss(Protocol):
 
     needs_recalls: ClassVar[bool] = False
     """Whether :meth:`end_epoch` has to be given the validation recalls, which cost a pass."""
+    needs_reference: ClassVar[bool] = False
+    """Whether it is called with a fourth argument, the logits of the dense network for the same
+    images, (B, K): see :class:`ReferenceLoss`."""
 
     def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:
         """Return the loss of a batch, a scalar.
@@ -60,6 +68,27 @@ class Loss(Protocol):
                 :attr:`needs_recalls` is False.
         """
         return
+
+
+class ReferenceLoss(Loss, Protocol):
+    """A loss that also reads what the dense network says of the images."""
+
+    needs_reference: ClassVar[bool] = True
+
+    def __call__(
+        self, logits: Tensor, labels: Tensor, units: Tensor, reference: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of a batch; ``reference`` are the dense network's logits, (B, K)."""
+        ...
+
+
+def batch_loss(
+    loss: Loss, logits: Tensor, labels: Tensor, units: Tensor, reference: Tensor | None
+) -> Tensor:
+    """Return a loss of a batch, handing over the dense network's logits where it reads them."""
+    if loss.needs_reference:
+        return cast(ReferenceLoss, loss)(logits, labels, units, reference)
+    return loss(logits, labels, units)
 
 
 class UnitWeighted(Loss):

@@ -1,0 +1,147 @@
+"""Masks of single weights: choosing them by scores, and keeping them during training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from raydrop.errors import NetworkError
+from raydrop.network.base import MEASURES, Pruned, PruningTask
+from raydrop.network.measure import network_size, weights_of
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set the masked weights of a network to zero, in place.
+
+    Called after each step of an optimiser this keeps them at zero, whatever the optimiser (decay,
+    momentum) would make of them.
+
+    Args:
+        model: The network, with or without its masks applied.
+        masks: True where a weight stays, by the name of its parameter, of the parameter's shape.
+    """
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weight = model.get_parameter(name)
+            weight.masked_fill_(~mask.to(weight.device), 0.0)
+
+
+def combined_masks(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the masks that keep what both keep; a parameter without a mask is kept whole."""
+    both = {
+        name: first[name] & second[name].to(first[name].device) for name in {*first} & {*second}
+    }
+    return {**first, **second, **both}
+
+
+def mask_by_scores(
+    task: PruningTask, scores: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None
+) -> Pruned:
+    """Mask the weights with the lowest scores until the target's sparsity is met exactly.
+
+    All weights of convolutions and linear layers are ranked together. Weights that are zero
+    already, such as those that an earlier round masked, go first; equal scores go in a seeded
+    order; the highest weight of each layer stays.
+
+    Args:
+        task: The network and its target; the network is left as it is.
+        scores: For each weight of :func:`raydrop.network.measure.weights_of`, of its shape.
+        facts: What :attr:`Pruned.facts` is to hold.
+
+    Returns:
+        A copy of the network whose masked weights are zero, with no reparametrisation, and the
+        masks.
+
+    Raises:
+        NetworkError: If the target is of another measure, or a score is missing, NaN or of another
+            shape; the message names the parameter.
+    """
+    if task.target.measure != "sparsity":
+        raise NetworkError(
+            f"Expected a target of sparsity where weights are masked, found {task.target.name}; "
+            f"write sparsity({task.target.fraction:g})."
+        )
+    model = copy.deepcopy(task.model).cpu()
+    weights = weights_of(model)
+    total = sum(weight.numel() for weight in weights.values())
+    dense = task.dense.weights
+    wanted = dense - round(dense * task.target.fraction)
+    amount = max(total - max(wanted, len(weights)), 0)
+    masks = _masks(weights, scores, amount, task.seed)
+    _mask(model, masks)
+    model.to(next(task.model.parameters()).device)
+    size = network_size(model, task.image_shape)
+    note = "" if size.weights == wanted else _note(task, size.weights)
+    reached = 1 - size.weights / dense
+    return Pruned(model, size, reached, masks=masks, note=note, facts=dict(facts or {}))
+
+
+def _masks(
+    weights: Mapping[str, Tensor], scores: Mapping[str, Tensor], amount: int, seed: int
+) -> dict[str, Tensor]:
+    """Return masks without so many weights, those that score lowest but for each layer's highest.
+
+    They are chosen here rather than by ``prune.global_unstructured``, which takes equal scores in
+    an order of its own and can mask a whole layer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    flat = torch.cat([_checked(name, weight, scores).flatten() for name, weight in weights.items()])
+    sizes = [weight.numel() for weight in weights.values()]
+    for part in flat.split(sizes):
+        part[_drawn(part == part.max(), 1, generator)] = torch.inf
+    keep = torch.ones(len(flat), dtype=torch.bool)
+    if amount > 0:
+        highest = flat.kthvalue(amount).values
+        keep[flat < highest] = False
+        rest = amount - int((~keep).sum())
+        keep[_drawn(flat == highest, rest, generator)] = False
+    return {
+        name: part.view_as(weight)
+        for (name, weight), part in zip(weights.items(), keep.split(sizes), strict=True)
+    }
+
+
+def _drawn(candidates: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Return the places of so many random ones of the candidates, True in a vector."""
+    places = candidates.nonzero().flatten()
+    return places[torch.randperm(len(places), generator=generator)[:number]]
+
+
+def _checked(name: str, weight: Tensor, scores: Mapping[str, Tensor]) -> Tensor:
+    """Return the scores of a parameter in float64, those of zero weights below all others."""
+    found = scores.get(name)
+    if found is None or found.shape != weight.shape:
+        shape = "none" if found is None else str(tuple(found.shape))
+        raise NetworkError(
+            f"Expected scores of shape {tuple(weight.shape)} for {name}, found {shape}; give one "
+            "for each of its weights."
+        )
+    values = found.detach().cpu().double()
+    if values.isnan().any():
+        raise NetworkError(
+            f"Expected a number as the score of every weight of {name}, found NaN; look at the "
+            "loss and at the weights."
+        )
+    return torch.where(weight.detach() == 0, -torch.inf, values)
+
+
+def _mask(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set masked weights to zero, in place, and leave no reparametrisation, which copies badly."""
+    for name, mask in masks.items():
+        layer = model.get_submodule(name.rpartition(".")[0])
+        prune.custom_from_mask(layer, "weight", mask)
+        prune.remove(layer, "weight")
+
+
+def _note(task: PruningTask, weights: int) -> str:
+    reached = 1 - weights / task.dense.weights
+    return (
+        f"The target {task.target.name} could not be reached exactly: {reached:.6f} of the dense "
+        f"network's {MEASURES['sparsity']} are gone, because each layer keeps at least one weight "
+        "or more were zero to begin with."
+    )

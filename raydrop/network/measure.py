@@ -1,0 +1,108 @@
+"""How large a network is and how long it takes, measured rather than estimated."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from raydrop.network.base import NetworkSize
+
+WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
+"""Layers whose weights are counted and masked."""
+
+
+def network_size(model: nn.Module, image_shape: tuple[int, int, int]) -> NetworkSize:
+    """Return multiply-accumulates, parameters and weights of a network.
+
+    Multiply-accumulates are half of what :class:`torch.utils.flop_counter.FlopCounterMode` counts
+    in a forward pass of one image in eval mode: convolutions and matrix products, nothing else. A
+    weight is counted unless it is exactly zero, which is what a masked weight is.
+
+    Args:
+        model: The network; it is left in the mode in which it was.
+        image_shape: Channels, height and width.
+    """
+    return NetworkSize(
+        _counted(model, image_shape).get_total_flops() // 2,
+        sum(parameter.numel() for parameter in model.parameters()),
+        sum(int(torch.count_nonzero(weight)) for weight in weights_of(model).values()),
+    )
+
+
+def layer_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+    """Return the multiply-accumulates of one image by the name of each module that has some.
+
+    A module counts what its children do; ``""`` is the whole network.
+    """
+    counts = _counted(model, image_shape).get_flop_counts()
+    root = type(model).__name__
+    whole = {"": sum(counts["Global"].values()) // 2}
+    return whole | {
+        name: sum(counts[f"{root}.{name}"].values()) // 2
+        for name, _ in model.named_modules()
+        if f"{root}.{name}" in counts
+    }
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of convolutions and linear layers by the name of their parameter."""
+    return {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, WEIGHTED)
+    }
+
+
+def forward_seconds(
+    model: nn.Module, image_shape: tuple[int, int, int], batch: int = 64, repeats: int = 5
+) -> float:
+    """Return the median time of a forward pass in eval mode without gradient, in seconds.
+
+    Args:
+        model: The network, timed on the device on which it is.
+        image_shape: Channels, height and width.
+        batch: Images in a pass.
+        repeats: Passes that are timed, after one that is not.
+    """
+    images = blank_images(model, image_shape, batch)
+    with evaluating(model), torch.no_grad():
+        return statistics.median([_timed(model, images) for _ in range(repeats + 1)][1:])
+
+
+def blank_images(model: nn.Module, image_shape: tuple[int, int, int], batch: int = 1) -> Tensor:
+    """Return black images, (batch, C, H, W), of the type and on the device of the parameters."""
+    like = next(model.parameters(), torch.zeros(()))
+    return torch.zeros(batch, *image_shape, dtype=like.dtype, device=like.device)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode, and back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _counted(model: nn.Module, image_shape: tuple[int, int, int]) -> FlopCounterMode:
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), torch.no_grad(), counter:
+        model(blank_images(model, image_shape))
+    return counter
+
+
+def _timed(model: nn.Module, images: Tensor) -> float:
+    start = time.perf_counter()
+    model(images)
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter() - start

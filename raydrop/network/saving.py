@@ -1,0 +1,517 @@
+"""Networks in files, pruned or not: saved and loaded without pickle, and exported for elsewhere.
+
+A saved network is one ZIP archive with ``model.json``, which says how to build the architecture
+(its name, and which channels were removed), what its classes are called and how images are
+normalised, and a NumPy file for each array of the state dict: ``state/NAME.npy``. Masked weights
+are saved as the zeros that they are, compressed. Every member carries its checksum.
+
+Exported networks (:func:`export_network`) are programs: they need no raydrop where they run.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import io
+import json
+import uuid
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from raydrop.data.batches import PreparedData
+from raydrop.errors import ConfigError, NetworkError, in_one_line, unknown_name
+from raydrop.models import PRETRAINED, ImageShape, build_model
+from raydrop.network.channels import rebuild
+from raydrop.training.checkpoints import flat_state, load_state
+
+FORMAT = "raydrop network"
+"""What ``model.json`` says that the file is."""
+VERSION = 1
+"""Of the file's layout. Raise it when older code would misread what is written."""
+EXPORTS = ("pt2", "onnx")
+"""What :func:`export_network` writes: ``torch.export``'s archive, or ONNX."""
+EXTRA = "raydrop.json"
+"""Name of the specification beside an exported program."""
+
+_HEADER = "model.json"
+_FOLDER, _SUFFIX = "state/", ".npy"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_LARGE_SIDE = 224
+# Weights that are not zero hardly become smaller, and compressing them takes seconds.
+_DENSE = 0.75
+# Everything that broken archives and arrays make zipfile, zlib, json and NumPy raise.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    RuntimeError,
+    MemoryError,
+)
+
+# What values of another kind than expected make the code that reads them raise.
+_MALFORMED = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What has to be known of a network besides its weights.
+
+    Raises:
+        NetworkError: On construction, if lengths disagree.
+    """
+
+    model: str
+    """Architecture, as :func:`raydrop.models.build_model` names it."""
+    num_classes: int
+    """K."""
+    image_shape: ImageShape
+    """Channels, height and width of an image."""
+    class_names: tuple[str, ...]
+    """In the order of the logits, (K,)."""
+    mean: tuple[float, ...]
+    """Channel means that are subtracted from pixels in [0, 1]."""
+    std: tuple[float, ...]
+    """Channel standard deviations that they are then divided by."""
+    channels: Mapping[str, Any] = field(default_factory=dict)
+    """What was removed from the architecture; see :mod:`raydrop.network.channels`."""
+    network_method: str = "none"
+    """What pruned it, such as ``autobot``."""
+    network_target: str = "none"
+    """How much was to go, such as ``flops(0.75)``."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else is known, as plain JSON values, such as the data set and the loss."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_shape", "class_names", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        channels = self.image_shape[0]
+        for name, length in (("class_names", self.num_classes), ("mean", channels)):
+            found = len(getattr(self, name))
+            if found != length:
+                raise NetworkError(
+                    f"Expected {name} of a network to be {length}, found {found}; "
+                    "give one for each class, or for each colour channel."
+                )
+        if len(self.std) != channels or min(self.std) <= 0:
+            raise NetworkError(
+                f"Expected std of a network to be {channels} positive numbers, found {self.std}; "
+                "give one for each colour channel."
+            )
+
+    @classmethod
+    def of_data(cls, data: PreparedData, model: str, **fields: Any) -> Self:
+        """Return the specification of a network that was trained on some data.
+
+        Args:
+            data: Gives classes, the shape of images and their normalisation.
+            model: Architecture.
+            **fields: The other fields.
+        """
+        dataset = data.dataset
+        return cls(
+            model,
+            dataset.num_classes,
+            dataset.image_shape,
+            dataset.class_names,
+            data.mean,
+            data.std,
+            **fields,
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild a specification from :meth:`to_dict`.
+
+        Raises:
+            NetworkError: If a field is absent or does not fit.
+        """
+        known = {each.name for each in dataclasses.fields(cls)}
+        try:
+            return cls(**{name: value for name, value in values.items() if name in known})
+        except NetworkError:
+            raise
+        except _MALFORMED as error:
+            raise NetworkError(
+                f"Expected the description of a network, found a problem ({in_one_line(error)}); "
+                "use one that this version of raydrop wrote."
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the specification as plain JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Return images as the network was trained to see them.
+
+        Args:
+            pixels: uint8 values 0...255, (B, C, H, W), of :attr:`image_shape`.
+
+        Returns:
+            (pixels / 255 - mean) / std, float32.
+        """
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64, device=pixels.device).view(1, -1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return torch.addcmul((-mean / std).float(), pixels, (1 / (255 * std)).float())
+
+
+class NetworkEntry(Protocol):
+    """What :func:`network_of` reads: an entry of the store."""
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """Findings."""
+        ...
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Return an array."""
+        ...
+
+
+def save_network(path: str | Path, spec: NetworkSpec, model: nn.Module) -> None:
+    """Write a network so that the file appears whole or not at all.
+
+    Args:
+        path: File to write; one that is there is replaced.
+        spec: How to build the network again, and what it is for.
+        model: The network; masks of ``torch.nn.utils.prune`` are applied first. Its floating-point
+            numbers are saved as float32. The same network gives the same bytes.
+
+    Raises:
+        NetworkError: If the network is not the one that ``spec`` builds, or the file cannot be
+            written.
+    """
+    state = _checked_state(skeleton(spec), unmasked(model).state_dict(), "the network to be saved")
+    header = {"format": FORMAT, "version": VERSION, "network": spec.to_dict()}
+    with _replaced(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
+        with archive.open(_member(_HEADER), "w") as member:
+            member.write(json.dumps(header, indent=1, sort_keys=True).encode())
+        for name, value in state.items():
+            array = _array(value)
+            sparse = bool(np.count_nonzero(array) < _DENSE * array.size)
+            with archive.open(_member(f"{_FOLDER}{name}{_SUFFIX}", sparse), "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def load_network(path: str | Path) -> tuple[nn.Module, NetworkSpec]:
+    """Return a saved network in eval mode, on the CPU, and its specification.
+
+    Nothing is downloaded, and nothing in the file is run.
+
+    Raises:
+        NetworkError: If the file cannot be read, is damaged or of another version, or the network
+            that this version builds has other parameters than the file.
+    """
+    header, state = _read(Path(path))
+    spec = NetworkSpec.from_dict(header)
+    model = skeleton(spec)
+    _fill(model, _checked_state(model, state, str(path)))
+    return model, spec
+
+
+def network_entry(
+    spec: NetworkSpec, model: nn.Module
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return a network as findings and arrays of an entry of the store; see :func:`network_of`.
+
+    Args:
+        spec: How to build it again.
+        model: The network.
+
+    Returns:
+        ``info``: the fields of the specification, and ``state``, name and shape of each
+        floating-point array; ``arrays``: all of these in a row, ``state``, (P,) float32. A vector,
+        because a file for each of hundreds of arrays would take far longer to write and verify.
+
+    Raises:
+        NetworkError: If the network is not the one that ``spec`` builds.
+    """
+    filled = skeleton(spec)
+    _fill(filled, _checked_state(filled, unmasked(model).state_dict(), "the network to be kept"))
+    return spec.to_dict() | {"state": _shapes(filled)}, {"state": flat_state(filled)}
+
+
+def network_of(entry: NetworkEntry) -> tuple[nn.Module, NetworkSpec]:
+    """Return the network, in eval mode and on the CPU, that :func:`network_entry` took apart.
+
+    Args:
+        entry: An entry of the store with what that function returned.
+
+    Raises:
+        NetworkError: If the network that this version builds has other parameters.
+    """
+    spec = NetworkSpec.from_dict(entry.info)
+    model = skeleton(spec)
+    found = {name: tuple(shape) for name, shape in entry.info.get("state", ())}
+    _check_shapes(dict(_shapes(model)), found, "the stored network")
+    load_state(model, entry.array("state"))
+    return model, spec
+
+
+def export_network(
+    path: str | Path,
+    model: nn.Module,
+    image_shape: ImageShape,
+    format: str,  # noqa: A002 - what the field calls it
+    spec: NetworkSpec | None = None,
+) -> None:
+    """Write a network as a program from normalised images (B, C, H, W) to logits (B, K), any B.
+
+    Args:
+        path: File to write; one that is there is replaced.
+        model: The network; it is left as it is, and exported as it computes in eval mode.
+        image_shape: Channels, height and width of an image.
+        format: ``pt2``, for :func:`torch.export.load`, or ``onnx``, which takes the packages
+            ``onnx`` and ``onnxscript``; its input is called ``images`` and its output ``logits``.
+        spec: What to write beside the program as JSON: in :data:`EXTRA` among the extra files of
+            ``pt2``, or under the key ``raydrop`` of the metadata of ``onnx``.
+
+    Raises:
+        ConfigError: If there is no such format.
+        NetworkError: If the network cannot be exported, packages are absent, or the file cannot be
+            written.
+    """
+    exporters: dict[str, Callable[[nn.Module, Tensor, str], bytes]] = {
+        "pt2": _pt2_bytes,
+        "onnx": _onnx_bytes,
+    }
+    if format not in exporters:
+        raise unknown_name("format", format, exporters)
+    example = torch.zeros(2, *image_shape)  # one image would be exported as the only batch size
+    facts = json.dumps({} if spec is None else spec.to_dict(), sort_keys=True)
+    try:
+        with warnings.catch_warnings():
+            # The exporters' own deprecations, which no one who exports can mend.
+            warnings.simplefilter("ignore")
+            content = exporters[format](unmasked(model).cpu().eval(), example, facts)
+    except ImportError as error:
+        raise NetworkError(
+            f"Expected the packages onnx and onnxscript for {format}, found: {error}; "
+            "pip install onnx onnxscript, or export pt2."
+        ) from error
+    except Exception as error:  # exporters raise their own and any of torch's
+        raise NetworkError(
+            f"Expected a network that {format} can express, found {in_one_line(error)}; "
+            "use the other format, or a saved network."
+        ) from error
+    with _replaced(Path(path)) as file:
+        file.write(content)
+
+
+def skeleton(spec: NetworkSpec) -> nn.Module:
+    """Return a network of the shape that a specification describes, with any weights, in eval mode.
+
+    Neither trained weights are downloaded nor does the global generator move on.
+
+    Raises:
+        NetworkError: If the architecture is unknown or the channels do not fit it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return rebuild(_architecture(spec), spec.channels).eval()
+        except NetworkError:
+            raise
+        except (ConfigError, *_MALFORMED) as error:
+            raise NetworkError(
+                f"Expected an architecture and channels that this version of raydrop builds, found "
+                f"a problem with {spec.model!r} ({in_one_line(error)}); use the version that saved "
+                "the network."
+            ) from error
+
+
+def unmasked(model: nn.Module) -> nn.Module:
+    """Return a copy whose masked weights are plain parameters with zeros, on the same device."""
+    masked = [
+        (name, hook._tensor_name, getattr(module, hook._tensor_name))
+        for name, module in model.named_modules()
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, prune.BasePruningMethod)
+    ]
+    # A masked weight is the result of a product, and torch copies no results that carry gradients.
+    memo = {id(weight): weight.detach().clone() for *_, weight in masked}
+    result = copy.deepcopy(model, memo)
+    for name, parameter, _ in masked:
+        prune.remove(result.get_submodule(name), parameter)
+    return result
+
+
+def _architecture(spec: NetworkSpec) -> nn.Module:
+    """Return the dense network; of one that began with trained weights, with random ones."""
+    name = spec.model.removesuffix(PRETRAINED)
+    if name == spec.model:
+        return build_model(name, spec.num_classes, spec.image_shape)
+    # Large images, because trained weights never go into the forms for small ones.
+    shape = (spec.image_shape[0], _LARGE_SIDE, _LARGE_SIDE)
+    model = build_model(name, spec.num_classes, shape)
+    for module in model.modules():
+        # What torchvision switches on where it loads weights.
+        if isinstance(getattr(module, "transform_input", None), bool):
+            module.transform_input = True  # type: ignore[assignment]
+    return model
+
+
+def _pt2_bytes(model: nn.Module, example: Tensor, facts: str) -> bytes:
+    program = torch.export.export(model, (example,), dynamic_shapes=_any_batch())
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={EXTRA: facts})
+    return buffer.getvalue()
+
+
+def _onnx_bytes(model: nn.Module, example: Tensor, facts: str) -> bytes:
+    for package in ("onnx", "onnxscript"):
+        importlib.import_module(package)  # torch would say that its own exporter failed
+    program: Any = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        dynamic_shapes=_any_batch(),
+        input_names=["images"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    program.model.metadata_props["raydrop"] = facts
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def _any_batch() -> tuple[dict[int, Any]]:
+    return ({0: torch.export.Dim("batch")},)
+
+
+def _array(value: Tensor) -> NDArray[Any]:
+    value = value.detach().cpu()
+    return (value.float() if value.is_floating_point() else value).contiguous().numpy()
+
+
+def _member(name: str, compressed: bool = False) -> zipfile.ZipInfo:
+    """Return an entry of an archive whose bytes depend on neither clock nor user."""
+    member = zipfile.ZipInfo(name, date_time=_EPOCH)
+    member.compress_type = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    return member
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    """Return the description and the state of a saved network, both as they are in the file."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        header = json.loads(archive.read(_HEADER))
+        known = isinstance(header, dict) and header.get("format") == FORMAT
+        if not known or not isinstance(header.get("network"), dict):
+            raise ValueError(f"{_HEADER} of something else")
+        if header.get("version") != VERSION:
+            raise NetworkError(
+                f"Expected version {VERSION} of a saved network in {path}, found "
+                f"{header.get('version')}; use the version of raydrop that saved it."
+            )
+        state = {}
+        for member in archive.namelist():
+            if member.startswith(_FOLDER) and member.endswith(_SUFFIX):
+                name = member.removeprefix(_FOLDER).removesuffix(_SUFFIX)
+                state[name] = _read_tensor(archive, member)
+        return header["network"], state
+
+
+def _read_tensor(archive: zipfile.ZipFile, member: str) -> Tensor:
+    with archive.open(member) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if array.dtype.kind not in "fiu" or file.read(1):
+            raise ValueError(f"{member} is no array of numbers")
+    return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever a file that cannot be read raises into a sentence."""
+    try:
+        yield
+    except NetworkError:
+        raise
+    except FileNotFoundError as error:
+        raise NetworkError(
+            f"Expected a saved network at {path}, found no such file; check the path."
+        ) from error
+    except _UNREADABLE as error:
+        raise NetworkError(
+            f"Expected a network that raydrop saved in {path}, found {in_one_line(error)}; "
+            "save it anew, or copy the whole file again."
+        ) from error
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file beside its place, and rename it into it at the end."""
+    work = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with work.open("wb") as file:
+            yield file
+        work.replace(path)
+    except OSError as error:
+        raise NetworkError(
+            f"Expected to write {path}, found: {error.strerror or error}; "
+            "choose a folder that is there, with free space, and allow writing."
+        ) from error
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def _shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    """Return name and shape of every floating-point array of the state dict, in its order."""
+    state = model.state_dict()
+    return [(name, tuple(v.shape)) for name, v in state.items() if v.is_floating_point()]
+
+
+def _checked_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return a state in the order of a model's own, or raise where the two do not fit."""
+    own = model.state_dict()
+    _check_shapes(
+        {name: tuple(value.shape) for name, value in own.items()},
+        {name: tuple(value.shape) for name, value in state.items()},
+        where,
+    )
+    return {name: state[name] for name in own}
+
+
+def _check_shapes(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    """Raise where two states have other names or shapes; the message names the first."""
+    remedy = "use the model and channels, or the version of raydrop, that belong to it."
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing:
+        raise NetworkError(f"Expected {missing[0]} in {where}, found none; {remedy}")
+    if extra:
+        raise NetworkError(
+            f"Expected only what the architecture has in {where}, found {extra[0]} too; {remedy}"
+        )
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise NetworkError(
+                f"Expected {name} in {where} to have the shape {_times(shape)}, found "
+                f"{_times(found[name])}; {remedy}"
+            )
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "()"
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    for name, value in model.state_dict().items():
+        value.copy_(state[name])

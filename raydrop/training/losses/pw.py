@@ -1,0 +1,266 @@
+"""Performance weighted loss: samples that the dense network gets right count less.
+
+Shapes: ``B`` samples of a batch, ``K`` classes. The binary form has one logit per sample, (B,) or
+(B, 1), whose sigmoid is the probability of class 1.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raydrop.errors import ConfigError
+from raydrop.training.losses.base import Loss, LossContext, full_precision
+from raydrop.training.losses.cross_entropy import CrossEntropy
+
+Weights = Literal["pw", "off"]
+"""Whether samples are weighted by what the reference makes of them, or weigh 1."""
+Labels = Literal["corrected", "hard", "soft"]
+"""Targets: the reference's probabilities where it is right and the labels elsewhere, the labels, or
+the reference's probabilities."""
+Stages = Literal["both", "prune", "retrain"]
+"""When the loss is used; cross-entropy takes its place at the other stage."""
+Normalise = Literal["none", "mean1"]
+"""Whether weights are divided by their mean over the batch."""
+
+
+def pw_weights(labels: Tensor, reference_logits: Tensor, theta: float, gamma: float) -> Tensor:
+    """Return w = theta + (1 - theta) (1 - s)^gamma of every sample, (B,), in [theta, 1].
+
+    s is the probability that the reference gives the sample's class: softmax(reference)[label], in
+    the binary form p0 y + (1 - p0) (1 - y). Weights fall as s rises, and are exactly 1 where theta
+    is 1 or gamma is 0 (0^0 is 1). They are computed in at least float32 and carry no gradient.
+
+    Source: Meyer and Wong, "A fair loss function for network pruning", 2022, arXiv 2211.10285.
+
+    Args:
+        labels: Classes, (B,) int64.
+        reference_logits: Logits of the dense network, (B, K), or one per sample.
+        theta: Weight of a sample of which the reference is certain, in [0, 1].
+        gamma: Exponent, at least 0.
+
+    Raises:
+        ConfigError: If theta or gamma is out of range.
+
+    Example:
+        >>> p0 = torch.tensor([[0.7, 0.3], [0.7, 0.3], [0.1, 0.9]])
+        >>> pw_weights(torch.tensor([0, 1, 1]), p0.log(), theta=0.3, gamma=1)
+        tensor([0.5100, 0.7900, 0.3700])
+    """
+    _check(theta, gamma)
+    reference = _squeezed(full_precision(reference_logits.detach()))
+    if reference.ndim == 1:
+        signs = 2 * labels.to(reference) - 1
+        certainty = torch.sigmoid(signs * reference)
+    else:
+        certainty = reference.softmax(1).gather(1, labels[:, None])[:, 0]
+    # Unlike the formula as written, this is exactly 1 and theta at its ends in any precision.
+    start = torch.full_like(certainty, theta)
+    return torch.lerp(start, torch.ones_like(start), (1 - certainty) ** gamma)
+
+
+def pw_targets(labels: Tensor, reference_logits: Tensor, kind: Labels = "corrected") -> Tensor:
+    """Return the targets of the cross-entropy, (B, K) probabilities, or (B,) in the binary form.
+
+    ``corrected`` targets, the published ones, are p0 = softmax(reference) (binary: sigmoid) where
+    the reference is right, its largest logit (binary: p0 rounded) being the label's, and the label
+    elsewhere. ``soft`` are p0 everywhere, ``hard`` the labels. They carry no gradient.
+
+    Source: Meyer and Wong 2022, arXiv 2211.10285.
+
+    Args:
+        labels: Classes, (B,) int64.
+        reference_logits: Logits of the dense network, (B, K), or one per sample.
+        kind: Which targets.
+
+    Example:
+        >>> p0 = torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3]])
+        >>> pw_targets(torch.tensor([0, 2]), p0.log())
+        tensor([[0.7000, 0.2000, 0.1000],
+                [0.0000, 0.0000, 1.0000]])
+    """
+    reference = _squeezed(full_precision(reference_logits.detach()))
+    if reference.ndim == 1:
+        soft, hard = reference.sigmoid(), labels.to(reference)
+    else:
+        soft = reference.softmax(1)
+        hard = F.one_hot(labels, reference.shape[1]).to(reference)
+    if kind != "corrected":
+        return soft if kind == "soft" else hard
+    right = _predicted(reference) == labels
+    return torch.where(right if reference.ndim == 1 else right[:, None], soft, hard)
+
+
+def pw_loss(
+    logits: Tensor,
+    labels: Tensor,
+    reference_logits: Tensor,
+    theta: float,
+    gamma: float,
+    *,
+    weights: Weights = "pw",
+    targets: Labels = "corrected",
+    normalise: Normalise = "none",
+) -> Tensor:
+    """Return the performance weighted loss of a batch, a scalar in at least float32.
+
+    The plain mean over the batch of w_i CE(logits_i, z_i), with w of :func:`pw_weights` and z of
+    :func:`pw_targets`; CE(l, z) = -sum_k z_k log softmax(l)_k, in the binary form
+    -z log sigmoid(l) - (1 - z) log sigmoid(-l). It divides by B, so the weights make the loss
+    smaller; with ``normalise="mean1"`` each weight is first divided by the mean of the batch's
+    weights (a batch that weighs nothing has the loss 0). No gradient flows into the reference.
+
+    Where theta is 1 or gamma is 0 every weight is exactly 1, and value and gradient are, bit for
+    bit, those of ``torch.nn.functional.cross_entropy`` (binary: of
+    ``binary_cross_entropy_with_logits``) with the same targets: with the labels, where targets are
+    hard or the reference is wrong about the whole batch, and with the probabilities z otherwise.
+    The published form with theta = 1 is thus unweighted, but still learns from the reference
+    wherever that is right; only with hard targets is it plain cross-entropy.
+
+    Source: Meyer and Wong, "A fair loss function for network pruning", 2022, arXiv 2211.10285.
+
+    Args:
+        logits: Of the network that is pruned or retrained, (B, K), or one per sample.
+        labels: Classes, (B,) int64.
+        reference_logits: Of the dense network in eval mode for the same images, shaped as logits.
+        theta: Weight of a sample of which the reference is certain, in [0, 1].
+        gamma: Exponent, at least 0.
+        weights: ``off`` lets every sample weigh 1.
+        targets: Which targets.
+        normalise: Whether weights are divided by their mean over the batch.
+
+    Raises:
+        ConfigError: If theta or gamma is out of range, or the shapes differ.
+
+    Example:
+        >>> logits, reference = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> hard = pw_loss(logits, torch.tensor([0]), reference, theta=1, gamma=1)
+        >>> bool(hard == F.cross_entropy(logits, torch.tensor([0])))
+        True
+    """
+    _check(theta, gamma)
+    logits, reference = _squeezed(full_precision(logits)), _squeezed(reference_logits.detach())
+    if logits.shape != reference.shape:
+        raise ConfigError(
+            f"Expected reference logits of shape {tuple(logits.shape)}, as the logits have, found "
+            f"{tuple(reference.shape)}; use the dense network of the same classes and images."
+        )
+    if weights == "off" or theta == 1 or gamma == 0:
+        return _mean_loss(logits, labels, reference, targets)
+    factors = pw_weights(labels, reference, theta, gamma).to(logits)
+    if normalise == "mean1":
+        factors = factors / factors.mean().clamp_min(torch.finfo(factors.dtype).tiny)
+    return (factors * _sample_losses(logits, labels, reference, targets)).mean()
+
+
+class PwLoss(Loss):
+    """The mean over the batch of :func:`pw_loss`; it weighs samples, not classes or groups.
+
+    Source: Meyer and Wong, "A fair loss function for network pruning", 2022, arXiv 2211.10285.
+    """
+
+    needs_reference: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        context: LossContext | None = None,  # noqa: ARG002
+        theta: float = 0.5,
+        gamma: float = 1.0,
+        *,
+        weights: Weights = "pw",
+        labels: Labels = "corrected",
+        normalise: Normalise = "none",
+    ) -> None:
+        """Take the parameters of :func:`pw_loss`; nothing of the context is needed."""
+        _check(theta, gamma)
+        self._theta, self._gamma = theta, gamma
+        self._weights, self._labels, self._normalise = weights, labels, normalise
+
+    def __call__(
+        self, logits: Tensor, labels: Tensor, units: Tensor, reference: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            logits: (B, K).
+            labels: Classes, (B,) int64.
+            units: Not looked at.
+            reference: Logits of the dense network for the same images, (B, K).
+
+        Raises:
+            ConfigError: If there is no reference.
+        """
+        del units
+        if reference is None:
+            raise ConfigError(
+                "Expected the dense network's logits for pw, found none; it is a loss of pruning a "
+                "network, so set network_method, or choose another loss for dense training."
+            )
+        return pw_loss(
+            logits,
+            labels,
+            reference,
+            self._theta,
+            self._gamma,
+            weights=self._weights,
+            targets=self._labels,
+            normalise=self._normalise,
+        )
+
+
+def make_pw(
+    context: LossContext,
+    theta: float,
+    gamma: float,
+    weights: Weights = "pw",
+    labels: Labels = "corrected",
+    stage: Stages = "both",
+    normalise: Normalise = "none",
+) -> Loss:
+    """Return the loss of the context's stage: :class:`PwLoss`, or cross-entropy elsewhere."""
+    if stage not in ("both", context.stage):
+        return CrossEntropy(context)
+    return PwLoss(context, theta, gamma, weights=weights, labels=labels, normalise=normalise)
+
+
+def _check(theta: float, gamma: float) -> None:
+    if not 0 <= theta <= 1:
+        raise ConfigError(
+            f"Expected theta of pw in [0, 1], found {theta}; it is the smallest weight of a sample."
+        )
+    if not gamma >= 0:
+        raise ConfigError(
+            f"Expected gamma of pw of at least 0, found {gamma}; larger is lighter for samples "
+            "that the dense network knows."
+        )
+
+
+def _squeezed(logits: Tensor) -> Tensor:
+    """Return logits (B, K), or (B,) where there is one per sample."""
+    return logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
+
+
+def _predicted(logits: Tensor) -> Tensor:
+    """Return the classes (B,) that logits speak for; a probability of 1/2 rounds to class 0."""
+    return (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
+
+
+def _mean_loss(logits: Tensor, labels: Tensor, reference: Tensor, kind: Labels) -> Tensor:
+    """Return the plain mean, as torch computes it from labels where all targets are labels."""
+    if kind == "corrected" and not (_predicted(reference) == labels).any():
+        kind = "hard"
+    targets = pw_targets(labels, reference, kind).to(logits)
+    if logits.ndim == 1:
+        return F.binary_cross_entropy_with_logits(logits, targets)
+    return F.cross_entropy(logits, labels if kind == "hard" else targets)
+
+
+def _sample_losses(logits: Tensor, labels: Tensor, reference: Tensor, kind: Labels) -> Tensor:
+    """Return the cross-entropy of every sample, (B,)."""
+    targets = pw_targets(labels, reference, kind).to(logits)
+    if logits.ndim == 1:
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return F.cross_entropy(logits, targets, reduction="none")

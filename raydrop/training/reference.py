@@ -1,0 +1,86 @@
+"""What the dense network says of training images, for losses that compare with it.
+
+Where images are not augmented its logits are computed once and kept (:func:`reference_logits`,
+:class:`StoredReference`); otherwise it sees every augmented view (:class:`ModelReference`).
+Either way no gradient reaches it.
+
+Shapes: ``N`` samples of a split, ``B`` samples of a batch, ``K`` classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raydrop.data.batches import Batches
+from raydrop.errors import ConfigError
+from raydrop.training.evaluate import logits_in_order
+
+
+class Reference(Protocol):
+    """Gives the dense network's logits."""
+
+    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
+        """Return logits (B, K) in float32 on the images' device, without gradient.
+
+        Args:
+            images: As the network under training sees them, (B, C, H, W).
+            positions: Of the samples in the split, (B,) int64, on the CPU.
+        """
+        ...
+
+
+class StoredReference:
+    """Logits that were computed before, for images that are the same in every epoch."""
+
+    def __init__(self, logits: NDArray[np.floating[Any]]) -> None:
+        """Take the logits of every sample of the split by its position, (N, K).
+
+        They may be a memory map, as the store gives.
+
+        Raises:
+            ConfigError: If they are no table, or one of them is not finite.
+        """
+        if logits.ndim != 2 or not np.isfinite(logits).all():
+            raise ConfigError(
+                "Expected finite reference logits of samples by classes, found "
+                f"{'shape ' + str(logits.shape) if logits.ndim != 2 else 'some that are not'}; "
+                "compute them with reference_logits from a network whose training did not diverge."
+            )
+        self._logits = logits
+
+    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
+        """Return the rows of a batch; the images are not looked at."""
+        rows = self._logits[positions.cpu().numpy()].astype(np.float32, copy=False)
+        return torch.from_numpy(rows).to(images.device, non_blocking=True)
+
+
+class ModelReference:
+    """The dense network itself, which sees every view of an image."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Take a copy of the network, on its device, in eval mode and without gradients."""
+        self._model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the network's logits of these images."""
+        logits: Tensor = self._model(images)
+        return logits.float()
+
+
+def reference_logits(model: nn.Module, batches: Batches, n: int) -> NDArray[np.float32]:
+    """Return the logits of all ``n`` samples of a split, (n, K), in eval mode without augmentation.
+
+    Args:
+        model: The dense network; its mode is put back.
+        batches: Of the split.
+        n: Samples of the split.
+    """
+    parts = [logits.cpu() for logits, _ in logits_in_order(model, batches, n)]
+    return torch.cat(parts).numpy()
