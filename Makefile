@@ -50,7 +50,7 @@ benchmarks: $(STAMP) ## Measure training and gradient scores beside bare loops a
 
 constraints: $(STAMP) ## Resolve every version anew into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \
-	  $(UV) pip compile pyproject.toml --extra dev --extra bench --extra export --universal --python-version 3.11 --upgrade \
+	  $(UV) pip compile pyproject.toml --extra dev --extra bench --extra export --extra cluster --universal --python-version 3.11 --upgrade \
 	    --no-header --no-annotate --no-emit-index-url --quiet; } > .constraints.new
 	@mv .constraints.new constraints.txt
 

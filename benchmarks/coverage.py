@@ -48,7 +48,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from raydrop.frontier import frontier_table, worst_class_interval
-from raydrop.frontier.comparisons import contrasts, interval
+from raydrop.frontier.contrasts import contrasts, interval
 from raydrop.frontier.intervals import image_agreement
 from raydrop.frontier.points import POINT
 from raydrop.frontier.records import Records

@@ -27,6 +27,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
+cluster_app = typer.Typer(help="Look after the files of clusters.", no_args_is_help=True)
+app.add_typer(cluster_app, name="cluster")
 # Where output goes to a file, 80 columns would squeeze tables.
 console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
@@ -35,7 +37,10 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder of results; results/NAME by default.")
+    str | None,
+    typer.Option(
+        "--out", help="Folder of results or s3://BUCKET/PREFIX, gs://...; results/NAME by default."
+    ),
 ]
 DataRootOption = Annotated[
     str | None,
@@ -88,11 +93,12 @@ def run(
 ) -> None:
     """Run all four stages of a sweep: query runs, scores, trials, frontier."""
     from raydrop.cluster.driver import Options, run_study
+    from raydrop.mirror import open_location
     from raydrop.plan import replace_dataset
 
     study = replace_dataset(load_sweep(sweep, scale), data, model)
     options = Options(
-        out=out or Path("results") / study.name,
+        out=open_location(out or Path("results") / study.name),
         address=address,
         data_root=data_root,
         num_cpus=num_cpus,
@@ -251,7 +257,7 @@ def select(
 )
 def frontier(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIRECTORY", help="Output folder of `raydrop run`.")
+        list[str], typer.Argument(metavar="DIRECTORY", help="Where `raydrop run` left results.")
     ],
     by: ByOption = None,
     watch: Annotated[
@@ -261,7 +267,7 @@ def frontier(
         float | None, typer.Option(help="Seconds between two looks of --watch; 2 by default.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the overlay of several studies.")
+        str | None, typer.Option(help="Folder for the overlay of several studies.")
     ] = None,
 ) -> None:
     """Make tables, figures and report anew from the records, without Ray or torch."""
@@ -277,7 +283,7 @@ def frontier(
 
 @app.command(epilog="Example: `raydrop export results/digits --format latex --out table.tex`")
 def export(
-    directory: Annotated[Path, typer.Argument(help="Output folder of `raydrop run`.")],
+    directory: Annotated[str, typer.Argument(help="Where `raydrop run` left results.")],
     kind: Annotated[str, typer.Option("--format", help="csv, parquet or latex.")],
     out: Annotated[
         Path | None, typer.Option(help="File to write; table.csv and the like in the folder.")
@@ -290,7 +296,27 @@ def export(
 
     result = export_table(directory, kind, out, by)
     _print_remarks(remarks(result.records))
-    console.print(f"Table: {result.path}", highlight=False, soft_wrap=True)
+    console.print(f"Table: {_place(result.path)}", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: `raydrop ship results/data_and_network 3f2a --out small.raydrop`; "
+    "`--format onnx` or `pt2` writes a program that needs no raydrop."
+)
+def ship(
+    directory: Annotated[str, typer.Argument(help="Where `raydrop run` left results.")],
+    trial: Annotated[
+        str, typer.Argument(help="Its trial_id, or how it begins; of one that pruned a network.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    kind: Annotated[str, typer.Option("--format", help="raydrop, pt2 or onnx.")] = "raydrop",
+) -> None:
+    """Write the pruned network of a trial to a file, to be used elsewhere."""
+    from raydrop.ship import ship as write
+
+    spec = write(directory, trial, out, kind)
+    pruned = f"{spec.model}, {spec.network_method}, {spec.network_target}"
+    console.print(f"Network: {out} ({pruned})", highlight=False, soft_wrap=True)
 
 
 @app.command(
@@ -329,9 +355,10 @@ def theory(
 
 @app.command(epilog="Example: `raydrop methods`")
 def methods() -> None:
-    """List scores, quotas, losses, data sets and models: one line and citation each."""
+    """List scores, quotas, losses, network pruners, data, models: one line and citation each."""
     from raydrop.data import DATASETS
     from raydrop.models import MODELS
+    from raydrop.network import METHODS as PRUNERS
     from raydrop.scores import METHODS
     from raydrop.selection import QUOTAS
     from raydrop.training.losses import LOSSES
@@ -340,6 +367,7 @@ def methods() -> None:
         ("scores", [(method.name, method) for method in METHODS.values()]),
         ("quotas", [(rule.usage, rule) for rule in QUOTAS.values()]),
         ("losses", [(family.usage, family) for family in LOSSES.values()]),
+        ("network pruners", [(family.usage, family) for family in PRUNERS.values()]),
     ):
         table = Table("name", "what it does", "source", title=title, title_justify="left")
         for name, entry in entries:
@@ -350,6 +378,36 @@ def methods() -> None:
         for name, text in described.items():
             table.add_row(name, text)
         console.print(table)
+
+
+@cluster_app.command(
+    "check",
+    epilog="Example: `raydrop cluster check cluster.yaml deploy/rayjob.yaml`; it asks no cloud.",
+)
+def check_clusters(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Of `ray up`, or of KubeRay.")
+    ],
+    template: Annotated[
+        bool, typer.Option("--template", help="Let placeholders stand that are left to fill in.")
+    ] = False,
+) -> None:
+    """Say what is wrong with cluster files: versions, open doors, keys with hazardous defaults."""
+    from raydrop.cluster.check import check_file, ray_version
+
+    sound = True
+    for file in files:
+        try:
+            problems = [f"{file}: {problem}" for problem in check_file(file, template=template)]
+        except ConfigError as error:
+            problems = [str(error)]
+        for problem in problems:
+            errors.print(problem, highlight=False, soft_wrap=True, markup=False)
+        if not problems:
+            console.print(f"{file}: sound, for Ray {ray_version()}", markup=False, soft_wrap=True)
+        sound = sound and not problems
+    if not sound:
+        raise typer.Exit(1)
 
 
 def load_sweep(path: Path, scale: str | None = None) -> Study:
@@ -462,14 +520,14 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _show(directory: Path, by: str | None = None) -> None:
+def _show(directory: str | Path, by: str | None = None) -> None:
     """Write stage 4 and show its short table and where the report is."""
     from raydrop.frontier import write_frontier
 
     print_summary(write_frontier(directory, by), console)
 
 
-def _watch(directory: Path, by: str | None, interval: float | None) -> None:
+def _watch(directory: str, by: str | None, interval: float | None) -> None:
     """Follow a running sweep until it ends."""
     from raydrop.frontier.live import INTERVAL, watch
 
@@ -480,19 +538,19 @@ def _watch(directory: Path, by: str | None, interval: float | None) -> None:
         raise
 
 
-def _overlay(directories: list[Path], out: Path, by: str | None) -> None:
+def _overlay(directories: list[str], out: str, by: str | None) -> None:
     """Write several studies' overlay and show its short table."""
     from raydrop.frontier.overlay import write_overlay
 
     result = write_overlay(directories, out, by)
     _print_points(result, console)
     _print_remarks(result.remarks())
-    paths = ", ".join(map(str, result.paths.values()))
+    paths = ", ".join(map(_place, result.paths.values()))
     console.print(f"Overlay: {paths}", highlight=False, soft_wrap=True)
 
 
 def _check_frontier_options(
-    directories: list[Path], watch: bool, interval: float | None, out: Path | None
+    directories: list[str], watch: bool, interval: float | None, out: str | None
 ) -> None:
     """Refuse options that do not go together."""
     if watch and (len(directories) > 1 or out is not None):
@@ -517,7 +575,15 @@ def print_summary(result: Frontier, console: Console) -> None:
 
     _print_points(result, console)
     _print_remarks(remarks(result.records))
-    console.print(f"Report: {result.report}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {_place(result.report)}", highlight=False, soft_wrap=True)
+
+
+def _place(path: Path) -> str:
+    """Return where a written file is: where it is a copy of one in an object store, both places."""
+    from raydrop.mirror import shown
+
+    place = shown(path)
+    return place if place == str(path) else f"{place} (here {path})"
 
 
 def _print_remarks(lines: list[str]) -> None:

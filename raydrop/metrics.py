@@ -150,6 +150,72 @@ def group_metrics(
     return GroupMetrics(*_reduced(*group_counts(predictions, labels, groups, num_groups)))
 
 
+def auc_by_class(
+    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
+) -> NDArray[np.float64]:
+    """Return the area under the ROC curve of every class against the rest.
+
+    With n_k samples of class k and n - n_k others, it is the share of the n_k (n - n_k) pairs of
+    one of each in which the sample of the class has the higher probability of it, ties counting one
+    half (the Mann-Whitney statistic; Hanley and McNeil, 1982, Radiology 143:29). One column is
+    sorted at a time, so the memory beyond the arguments is O(n).
+
+    Args:
+        probabilities: (n, K) of each class, or anything that ranks samples as they do, such as
+            log-probabilities; finite.
+        labels: (n,) true classes.
+
+    Returns:
+        (K,) in [0, 1]; NaN for a class that no sample or every sample is of.
+
+    Raises:
+        DataError: If shapes differ, nothing is there, a class lies outside 0…K-1, or a probability
+            is no number.
+    """
+    probabilities, labels = _ranked(probabilities, labels)
+    members = np.bincount(labels, minlength=probabilities.shape[1])
+    areas = np.full(len(members), np.nan)
+    for k in np.flatnonzero((members > 0) & (members < len(labels))).tolist():
+        areas[k] = _auc(probabilities[:, k], labels == k)
+    return areas
+
+
+def auc_by_group(
+    probabilities: NDArray[np.floating[Any]],
+    labels: NDArray[np.integer[Any]],
+    groups: NDArray[np.integer[Any]],
+    num_groups: int,
+) -> NDArray[np.float64]:
+    """Return the area under the ROC curve within every group.
+
+    It is the mean of :func:`auc_by_class` over the classes that occur in the group, each weighing
+    the same, among the samples of that group alone. So it tells how well the network ranks a
+    group's own samples, and says nothing of a group whose samples are all of one class, as those
+    that cross classes with attributes are.
+
+    Args:
+        probabilities: (n, K) of each class; finite.
+        labels: (n,) true classes.
+        groups: (n,) groups.
+        num_groups: G.
+
+    Returns:
+        (G,) in [0, 1]; NaN for a group with samples of fewer than two classes.
+
+    Raises:
+        DataError: If shapes differ, nothing is there, a class or group lies outside its range, or a
+            probability is no number.
+    """
+    probabilities, labels = _ranked(probabilities, labels)
+    groups = _beside(groups, labels, num_groups)
+    areas = np.full(num_groups, np.nan)
+    for group in np.unique(groups).tolist():
+        inside = groups == group
+        if np.ptp(labels[inside]) > 0:
+            areas[group] = np.nanmean(auc_by_class(probabilities[inside], labels[inside]))
+    return areas
+
+
 def class_counts(
     predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]], num_classes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -182,13 +248,7 @@ def group_counts(
         DataError: If shapes differ, nothing is there, or a group lies outside 0…G-1.
     """
     predictions, labels = _pair(predictions, labels)
-    groups = np.asarray(groups)
-    if groups.shape != labels.shape:
-        raise DataError(
-            f"Expected one group per test label, found shapes {groups.shape} and {labels.shape}; "
-            "pass the groups of the same test set."
-        )
-    _check_range("groups", groups, num_groups, "groups")
+    groups = _beside(groups, labels, num_groups)
     return _counts(predictions == labels, groups, num_groups)
 
 
@@ -247,6 +307,47 @@ def _reduced(
         worst_decile(values),
         float(values[~np.isnan(values)].mean()),
     )
+
+
+def _auc(values: NDArray[np.floating[Any]], of_class: NDArray[np.bool_]) -> float:
+    """Return the Mann-Whitney statistic over its largest value, from twice the mid-ranks."""
+    ascending = np.sort(values)
+    own = values[of_class]
+    below = np.searchsorted(ascending, own, side="left")
+    twice = int((below + np.searchsorted(ascending, own, side="right") + 1).sum())
+    members = len(own)
+    return (twice - members * (members + 1)) / (2 * members * (len(values) - members))
+
+
+def _ranked(probabilities: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
+    if probabilities.ndim != 2 or probabilities.shape[:1] != labels.shape or not len(labels):
+        raise DataError(
+            "Expected a row of probabilities per test label, found shapes "
+            f"{probabilities.shape} and {labels.shape}; pass (n_test, K) and (n_test,), n_test > 0."
+        )
+    _check_range("labels", labels, probabilities.shape[1], "classes")
+    with np.errstate(invalid="ignore"):
+        # Finite only if everything in it is, and needs no memory.
+        total = probabilities.sum(dtype=np.float64)
+    if not np.isfinite(total):
+        raise DataError(
+            "Expected finite probabilities, found NaN or infinity; the network probably diverged, "
+            "so lower learning_rate."
+        )
+    return probabilities, labels
+
+
+def _beside(groups: NDArray[Any], labels: NDArray[Any], num_groups: int) -> NDArray[Any]:
+    """Return the groups of the samples that labels are of."""
+    groups = np.asarray(groups)
+    if groups.shape != labels.shape:
+        raise DataError(
+            f"Expected one group per test label, found shapes {groups.shape} and {labels.shape}; "
+            "pass the groups of the same test set."
+        )
+    _check_range("groups", groups, num_groups, "groups")
+    return groups
 
 
 def _counts(

@@ -150,14 +150,15 @@ class ThinBlock(nn.Module):
         self.first = _block(width, wider, stride)
         self.second = nn.Sequential(_conv(wider, wider), nn.BatchNorm2d(wider))
         self.activation = nn.ReLU()
-        self.stride, self.added = stride, wider - width
+        self.stride, before = stride, (wider - width) // 2
+        self.padding = (before, wider - width - before)
+        """Channels of zeros that the shortcut gets before and behind its own."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the block's output; where it is wider, the shortcut is subsampled and padded."""
         shortcut = inputs[:, :, :: self.stride, :: self.stride]
-        if self.added:
-            before = self.added // 2
-            shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, before, self.added - before))
+        if any(self.padding):
+            shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, *self.padding))
         outputs: Tensor = self.activation(self.second(self.first(inputs)) + shortcut)
         return outputs
 

@@ -81,15 +81,10 @@ def network_config(run: TrialRun) -> dict[str, Any]:
 
 def _spec(run: TrialRun, data: PreparedData, pruned: Pruned) -> NetworkSpec:
     """Return what is needed to build the network again and to use it."""
-    dataset = data.dataset
-    return NetworkSpec(
-        model=run.trial.model,
-        num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
+    return NetworkSpec.of_data(
+        data,
+        run.trial.model,
         channels=pruned.channels,
-        class_names=dataset.class_names,
-        mean=data.mean,
-        std=data.std,
         network_method=run.trial.network_method,
         network_target=run.trial.network_target,
     )

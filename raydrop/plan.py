@@ -17,6 +17,7 @@ from raydrop.data.dataset import ImageDataset
 from raydrop.errors import ConfigError
 from raydrop.models import build_model
 from raydrop.network import network_rule
+from raydrop.network.adapter import coupling_of
 from raydrop.network.base import parse_target
 from raydrop.scores import CheckpointMethod, score_method
 from raydrop.scores.partitions import stratified_partitions
@@ -228,6 +229,26 @@ def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: ImageDataset
     if any(query.partition for query in queries):
         stratified_partitions(dataset.train.labels, study.partitions, study.seeds[0])
     return Plan(queries, scores, runs)
+
+
+def check_networks(plan: Plan, dataset: ImageDataset) -> None:
+    """Try whether every network that is to lose channels can be cut, before anything is trained.
+
+    Args:
+        plan: What is to be done.
+        dataset: Gives classes and image shape.
+
+    Raises:
+        NetworkError: If one cannot be traced; the message names the module.
+    """
+    structured = {
+        run.trial.model
+        for run in plan.trials
+        if run.dense is not None and network_rule(run.trial.network_method).make().structured
+    }
+    for name in sorted(structured):
+        model = build_model(name, dataset.num_classes, dataset.image_shape).eval()
+        coupling_of(model, dataset.image_shape)
 
 
 def query_run(

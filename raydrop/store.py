@@ -5,31 +5,46 @@ the configuration that produced it, so the same configuration always finds the s
 written beside its place and renamed into it, so a reader sees all of it or nothing. ``meta.json``
 lists the SHA-256 of every file; an entry that does not match is moved to ``damaged/`` and counts
 as absent, so that it is computed again. Nothing is ever unpickled.
+
+The folder may be the mirror of an object store (see :mod:`raydrop.mirror`). Then an entry is what
+the object store has: it is uploaded before it appears in the mirror, its ``meta.json`` last, and
+what the mirror has besides is not believed. Its arrays carry their hashes in their names, so two
+machines that write the same key at once never mix: whichever ``meta.json`` stands, its arrays do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.errors import StoreError
+from raydrop.mirror import is_fresh, open_location, remote_of
+from raydrop.remote import ObjectFacts, Remote, is_url
 from raydrop.study import canonical_json, config_hash
 
 logger = logging.getLogger("raydrop")
 
 META = "meta.json"
+
+_NAME = re.compile(r"[0-9a-z_-]+")
+_HASH_DIGITS = 16
+_ATTEMPTS = 2
+_SETTLED_SECONDS = 5.0
+"""Object stores tell times to the second, so one that is younger may be replaced unnoticed."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +63,15 @@ class Entry:
     """Its folder."""
     names: tuple[str, ...]
     """Names of its arrays."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """File of each array that lies in another than ``NAME.npy``."""
 
     def array(self, name: str, *, mmap: bool = False) -> NDArray[Any]:
         """Return the array called ``name``, memory-mapped and read-only where ``mmap``."""
         array: NDArray[Any] = np.load(
-            self.path / f"{name}.npy", mmap_mode="r" if mmap else None, allow_pickle=False
+            self.path / self.files.get(name, f"{name}.npy"),
+            mmap_mode="r" if mmap else None,
+            allow_pickle=False,
         )
         return array
 
@@ -61,17 +80,35 @@ class Entry:
         return {name: self.array(name) for name in self.names}
 
 
-@dataclass
 class Store:
-    """Content-addressed results under one folder."""
+    """Content-addressed results under one folder, or under one prefix of an object store."""
 
-    root: Path
-    damaged: list[str] = field(default_factory=list)
-    """``KIND/KEY`` of every entry that this object found truncated or altered."""
+    def __init__(self, root: str | Path, *, glance: bool = False) -> None:
+        """Open a store; nothing is made before something is written.
 
-    def __post_init__(self) -> None:
+        Args:
+            root: The folder of entries; or the URL of an output location, such as
+                ``s3://bucket/prefix``, whose entries are below ``store/``.
+            glance: Whether an object store is asked once for each kind of entry rather than once
+                for each entry; what others write or remove afterwards may be overlooked.
+
+        Raises:
+            ConfigError: If it is a URL of no object store.
+            StoreError: If an object store cannot be reached.
+        """
+        folder = open_location(root) / "store" if is_url(root) else Path(root)
         # Absolute, because workers may have another working directory.
-        self.root = Path(self.root).absolute()
+        self.root = folder.absolute()
+        """The folder of entries on this machine."""
+        self.damaged: list[str] = []
+        """``KIND/KEY`` of every entry that this object found truncated or altered."""
+        self._remote: Remote | None = remote_of(self.root.parent)
+        self._seen: dict[str, dict[str, ObjectFacts]] | None = {} if glance else None
+
+    @property
+    def location(self) -> str | Path:
+        """What opens the same store on another machine."""
+        return self.root if self._remote is None else self._remote.url
 
     def write(
         self,
@@ -93,13 +130,19 @@ class Store:
             with its own findings, and a damaged one is replaced.
 
         Raises:
-            StoreError: If the folder cannot be written.
+            StoreError: If the folder cannot be written, or ``kind`` is not made of lower-case
+                letters, digits, ``_`` and ``-``.
         """
+        if not _is_name(kind):
+            raise StoreError(f"Expected lower-case letters in a kind of entry, found {kind!r}.")
         key = config_hash(config)
-        work = self.root / ".incomplete" / uuid.uuid4().hex
+        place, work = self.root / kind / key, self.root / ".incomplete" / uuid.uuid4().hex
         try:
             body = self._fill(work, kind, config, info, arrays or {})
-            standing = self._publish(work, kind, key)
+            standing = None if self._remote is None else self.read(kind, key)
+            if standing is None:
+                self._upload(work, kind, key, body)
+                standing = self._publish(work, kind, key)
         except StoreError:
             raise
         except OSError as error:
@@ -109,7 +152,8 @@ class Store:
             ) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        return standing or _entry(key, self.root / kind / key, body)
+            self._forget(kind)
+        return standing or _entry(key, place, body)
 
     def read(self, kind: str, key: str) -> Entry | None:
         """Return the entry, or None where it is absent or was found damaged (and moved aside).
@@ -117,19 +161,20 @@ class Store:
         Raises:
             StoreError: If it may be sound but cannot be read, or cannot be moved aside.
         """
-        place = self.root / kind / key
-        if not place.is_dir():
+        if not (_is_name(kind) and _is_name(key)):  # as a study.json of others may have it
             return None
+        place = self.root / kind / key
         try:
-            return self._verified(kind, key, place)
+            if self._remote is not None:
+                return self._read_remote(self._remote, kind, key, place)
+            return self._verified(kind, key, place) if place.is_dir() else None
         except (FileNotFoundError, ValueError, KeyError, TypeError) as problem:
             self._set_aside(kind, key, place, problem)
             return None
+        except StoreError:
+            raise
         except OSError as error:
-            raise StoreError(
-                f"Expected to read {place}, found: {error.strerror or error}; "
-                "allow reading there, or remove that folder to have it computed again."
-            ) from error
+            raise self._unread(place, error) from error
 
     def find(self, kind: str, config: Mapping[str, Any]) -> Entry | None:
         """Return the entry that ``config`` identifies, or None."""
@@ -137,15 +182,87 @@ class Store:
 
     def entries(self, kind: str) -> Iterator[Entry]:
         """Yield every sound entry of a kind, in the order of their keys."""
-        folder = self.root / kind
-        for place in sorted(folder.iterdir()) if folder.is_dir() else ():
-            entry = self.read(kind, place.name)
+        for key in self.keys(kind):
+            entry = self.read(kind, key)
             if entry is not None:
                 yield entry
 
+    def keys(self, kind: str) -> list[str]:
+        """Return the keys of a kind in order; some entries may turn out to be damaged."""
+        if self._remote is not None:
+            return sorted(self._listed(self._remote, kind))
+        try:
+            places = list((self.root / kind).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise self._unread(self.root / kind, error) from error
+        return sorted(p.name for p in places if _is_name(p.name) and p.is_dir())
+
+    def peek(self, kind: str, key: str, *, arrays: bool = False) -> Entry | None:
+        """Return what an entry says of itself, or None if that cannot be read.
+
+        Nothing is verified or set aside, and arrays, which may be large, are left alone.
+
+        Args:
+            kind: What it is.
+            key: Which one.
+            arrays: Whether arrays will be read; of an object store, they are brought here then.
+
+        Raises:
+            StoreError: If the object store cannot be read.
+        """
+        if not (_is_name(kind) and _is_name(key)):
+            return None
+        place, there = self.root / kind / key, self._remote
+        try:
+            if there is None or self._has(there, kind, key):
+                return _entry(key, place, json.loads((place / META).read_text(encoding="utf-8")))
+            if arrays:
+                return self._bring(there, kind, key, place)
+            content = there.read_bytes(f"{_prefix(kind, key)}/{META}")
+            return None if content is None else _entry(key, place, json.loads(content))
+        except StoreError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def changed(self, kind: str, key: str) -> float:
+        """Return when an entry was written, in seconds since 1970, or 0 where there is none.
+
+        Raises:
+            StoreError: If the object store cannot be read.
+        """
+        if not (_is_name(kind) and _is_name(key)):
+            return 0.0
+        if self._remote is not None:
+            facts = self._facts(self._remote, kind, key)
+            return 0.0 if facts is None else facts.changed
+        try:
+            return (self.root / kind / key / META).stat().st_mtime
+        except OSError:
+            return 0.0
+
     def remove(self, kind: str, key: str) -> None:
-        """Remove an entry if it is there."""
+        """Remove an entry if it is there.
+
+        Raises:
+            StoreError: If the object store cannot be written.
+        """
+        if not (_is_name(kind) and _is_name(key)):
+            return
+        if self._remote is not None:
+            self._remote.remove(f"{_prefix(kind, key)}/{META}")  # first, so that no part is read
+            self._remote.remove_tree(_prefix(kind, key))
         shutil.rmtree(self.root / kind / key, ignore_errors=True)
+        self._forget(kind)
+
+    @staticmethod
+    def _unread(place: Path, error: OSError) -> StoreError:
+        return StoreError(
+            f"Expected to read {place}, found: {error.strerror or error}; "
+            "allow reading there, or remove that folder to have it computed again."
+        )
 
     def _fill(
         self,
@@ -156,20 +273,31 @@ class Store:
         arrays: Mapping[str, NDArray[Any]],
     ) -> dict[str, Any]:
         work.mkdir(parents=True)
-        digests = {}
+        digests, named = {}, {}
         for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            digests[f"{name}.npy"] = _write_synced(work / f"{name}.npy", buffer.getvalue())
+            path = work / f"{name}.npy"
+            digest = _write_array(path, array)
+            if self._remote is not None:
+                named[name] = f"{name}.{digest[:_HASH_DIGITS]}.npy"
+                path = path.rename(work / named[name])
+            digests[path.name] = digest
+        described = {"kind": kind, "config": dict(config), "info": dict(info), "files": digests}
         # Through JSON once, so that the entry written and the entry read are the same values.
         body: dict[str, Any] = json.loads(
-            canonical_json(
-                {"kind": kind, "config": dict(config), "info": dict(info), "files": digests}
-            )
+            canonical_json(described | ({"arrays": named} if named else {}))
         )
         sealed = body | {"sha256": _seal(body)}
         _write_synced(work / META, json.dumps(sealed, indent=1, sort_keys=True).encode())
         return body
+
+    def _upload(self, work: Path, kind: str, key: str, body: Mapping[str, Any]) -> None:
+        """Put a finished folder into the object store, if there is one."""
+        if self._remote is None:
+            return
+        for name in body["files"]:
+            self._remote.upload(work / name, f"{_prefix(kind, key)}/{name}")
+        self._remote.write_bytes(f"{_prefix(kind, key)}/{META}", (work / META).read_bytes())
+        _remember(work / META, None)
 
     def _publish(self, work: Path, kind: str, key: str) -> Entry | None:
         """Rename a finished folder into its place, or return the sound entry that is there."""
@@ -184,30 +312,120 @@ class Store:
             work.replace(place)  # what was in the way was damaged and is now aside
         return None
 
+    def _read_remote(self, there: Remote, kind: str, key: str, place: Path) -> Entry | None:
+        """Return an entry that the object store has, from the mirror where that has the same."""
+        if self._facts(there, kind, key) is None:
+            shutil.rmtree(place, ignore_errors=True)
+            return None
+        if self._has(there, kind, key):
+            with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+                return self._verified(kind, key, place)
+        for _ in range(_ATTEMPTS):
+            before = there.read_bytes(f"{_prefix(kind, key)}/{META}")
+            try:
+                return self._bring(there, kind, key, place)
+            except (FileNotFoundError, ValueError, KeyError, TypeError):
+                # Unless it was replaced or removed in the meantime, it is damaged.
+                if there.read_bytes(f"{_prefix(kind, key)}/{META}") == before:
+                    raise
+        return None
+
+    def _bring(self, there: Remote, kind: str, key: str, place: Path) -> Entry:
+        """Put an entry of the object store into the mirror, in place of what is there.
+
+        Raises:
+            FileNotFoundError: If it is not all there, or no longer.
+            ValueError: If it is damaged; also KeyError or TypeError.
+        """
+        work = self.root / ".incomplete" / uuid.uuid4().hex
+        work.mkdir(parents=True)
+        try:
+            facts = there.facts(f"{_prefix(kind, key)}/{META}")
+            there.download(f"{_prefix(kind, key)}/{META}", work / META)
+            for name in _body(kind, key, work)["files"]:
+                there.download(f"{_prefix(kind, key)}/{name}", work / name)
+            entry = self._verified(kind, key, work)
+            _remember(work / META, facts)
+            self._exchange(work, place)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return _entry_at(entry, place)
+
+    def _exchange(self, work: Path, place: Path) -> None:
+        """Put a verified folder into its place in the mirror, where others may be reading."""
+        place.parent.mkdir(parents=True, exist_ok=True)
+        old = work.with_name(f"{work.name}-old")
+        with contextlib.suppress(FileNotFoundError):
+            place.rename(old)
+        try:
+            work.replace(place)
+        except OSError:  # another process of this machine was faster
+            if not place.is_dir():
+                raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _has(self, there: Remote, kind: str, key: str) -> bool:
+        """Return whether the mirror's entry is what the object store has."""
+        facts, path = self._facts(there, kind, key), self.root / kind / key / META
+        if facts is None or not path.is_file():
+            return False
+        if is_fresh(path, facts):
+            return True
+        if path.read_bytes() != there.read_bytes(f"{_prefix(kind, key)}/{META}"):
+            return False
+        _remember(path, facts)
+        return True
+
+    def _facts(self, there: Remote, kind: str, key: str) -> ObjectFacts | None:
+        if self._seen is None:
+            return there.facts(f"{_prefix(kind, key)}/{META}")
+        return self._listed(there, kind).get(key)
+
+    def _listed(self, there: Remote, kind: str) -> dict[str, ObjectFacts]:
+        """Return the entries of a kind in the object store: those with a ``meta.json``."""
+        if self._seen is not None and kind in self._seen:
+            return self._seen[kind]
+        found = {}
+        for name, facts in there.listing(f"store/{kind}").items():
+            key, _, file = name.partition("/")
+            if file == META and _is_name(key):
+                found[key] = facts
+        if self._seen is not None:
+            self._seen[kind] = found
+        return found
+
+    def _forget(self, kind: str) -> None:
+        if self._seen is not None:
+            self._seen.pop(kind, None)
+
     def _verified(self, kind: str, key: str, place: Path) -> Entry:
-        body = json.loads((place / META).read_text())
-        expected = body.pop("sha256", None) if isinstance(body, dict) else None
-        if _seal(body) != expected:
-            raise ValueError(f"{META} does not match its hash")
-        if body["kind"] != kind or config_hash(body["config"]) != key:
-            raise ValueError(f"{META} describes another entry")
+        body = _body(kind, key, place)
         for name, digest in body["files"].items():
             if _digest(place / name) != digest:
                 raise ValueError(f"{name} does not match its hash")
         return _entry(key, place, body)
 
     def _set_aside(self, kind: str, key: str, place: Path, problem: Exception) -> None:
-        aside = self.root / "damaged" / f"{kind}-{key}-{uuid.uuid4().hex[:8]}"
+        name = f"{kind}-{key}-{uuid.uuid4().hex[:8]}"
+        aside: str | Path = self.root / "damaged" / name
         try:
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            place.replace(aside)
+            if self._remote is not None:
+                aside = self._move_aside(self._remote, kind, key, name)
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                (self.root / "damaged").mkdir(parents=True, exist_ok=True)
+                place.replace(aside)
         except FileNotFoundError:  # another reader was faster
             return
+        except StoreError:
+            raise
         except OSError as error:
             raise StoreError(
                 f"Expected a sound entry at {place}, found that {problem}, and it cannot be moved "
                 f"aside ({error.strerror}); allow writing there or remove that folder."
             ) from error
+        self._forget(kind)
         self.damaged.append(f"{kind}/{key}")
         logger.warning(
             "Expected a sound entry %s/%s, found that %s; it is moved to %s, "
@@ -218,25 +436,68 @@ class Store:
             aside,
         )
 
+    @staticmethod
+    def _move_aside(there: Remote, kind: str, key: str, name: str) -> str:
+        """Move an entry of the object store aside, ``meta.json`` first, and return where to.
+
+        Raises:
+            FileNotFoundError: If it is no longer there.
+        """
+        source, target = _prefix(kind, key), f"store/damaged/{name}"
+        if not there.move(f"{source}/{META}", f"{target}/{META}"):
+            raise FileNotFoundError(source)
+        for file in there.listing(source):
+            there.move(f"{source}/{file}", f"{target}/{file}")
+        return there.url_of(target)
+
+
+def _prefix(kind: str, key: str) -> str:
+    """Return where an entry's objects are, relative to the output location."""
+    return f"store/{kind}/{key}"
+
+
+def _is_name(text: str) -> bool:
+    """Return whether a text can be a kind or a key; no other leads anywhere in the store."""
+    return _NAME.fullmatch(text) is not None
+
+
+def _is_file_name(text: str) -> bool:
+    """Return whether a file's name, which others may have written, stays in its folder."""
+    return text not in {"", ".", "..", META} and "/" not in text and os.sep not in text
+
+
+def _body(kind: str, key: str, place: Path) -> dict[str, Any]:
+    """Return what ``meta.json`` says, verified.
+
+    Raises:
+        FileNotFoundError: If it is absent.
+        ValueError: If it is altered or of another entry; also KeyError or TypeError.
+    """
+    body = json.loads((place / META).read_text())
+    expected = body.pop("sha256", None) if isinstance(body, dict) else None
+    if _seal(body) != expected:
+        raise ValueError(f"{META} does not match its hash")
+    if body["kind"] != kind or config_hash(body["config"]) != key:
+        raise ValueError(f"{META} describes another entry")
+    for name in (*body["files"], *body.get("arrays", {}).values()):
+        if not _is_file_name(name):
+            raise ValueError(f"{META} names a file elsewhere, {name!r}")
+    verified: dict[str, Any] = body
+    return verified
+
 
 def _seal(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(body).encode()).hexdigest()
 
 
 def _entry(key: str, place: Path, body: Mapping[str, Any]) -> Entry:
-    names = tuple(Path(name).stem for name in body["files"])
-    return Entry(body["kind"], key, body["config"], body["info"], place, names)
+    files = body.get("arrays", {})
+    names = tuple(files) if files else tuple(Path(name).stem for name in body["files"])
+    return Entry(body["kind"], key, body["config"], body["info"], place, names, files)
 
 
-def peek(place: Path) -> Entry | None:
-    """Return the entry in a folder as it lies there, or None if what it says cannot be read.
-
-    Its arrays, which may be large, are left alone: nothing is verified or set aside.
-    """
-    try:
-        return _entry(place.name, place, json.loads((place / META).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+def _entry_at(entry: Entry, place: Path) -> Entry:
+    return replace(entry, path=place)
 
 
 def required(store: Store, kind: str, key: str) -> Entry:
@@ -248,18 +509,48 @@ def required(store: Store, kind: str, key: str) -> Entry:
     entry = store.read(kind, key)
     if entry is None:
         raise StoreError(
-            f"Expected {kind} {key[:12]} in {store.root}, found none; "
+            f"Expected {kind} {key[:12]} in {store.location}, found none; "
             "run the same command again, which computes what is missing."
         )
     return entry
 
 
-def _write_synced(path: Path, data: bytes) -> str:
+class _Hashing:
+    """A file that is hashed as it is written, so that no array is in memory twice."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> str:
+    """Write an array to the disk itself, and return the SHA-256 of the file."""
+    with path.open("wb") as file:
+        hashing = _Hashing(file)
+        np.save(hashing, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashing.digest()
+
+
+def _remember(path: Path, facts: ObjectFacts | None) -> None:
+    """Give a file of the mirror the time of its object, or none where that proves nothing."""
+    settled = facts is not None and time.time() - facts.changed > _SETTLED_SECONDS
+    changed = facts.changed if facts is not None and settled else 0.0
+    os.utime(path, (changed, changed))
+
+
+def _write_synced(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    return hashlib.sha256(data).hexdigest()
 
 
 def _digest(path: Path) -> str:

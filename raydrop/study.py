@@ -349,8 +349,10 @@ class Study:
             _check_text(name, getattr(self, name))
         if self.query_model is not None:
             _check_text("query_model", self.query_model)
-        if "/" in self.name or self.name in (".", ".."):
-            raise ConfigError(f"Expected a study name without '/', found {self.name!r}; rename it.")
+        if {"/", "\\", "\0"} & set(self.name) or self.name in (".", ".."):
+            raise ConfigError(
+                f"Expected a study name that can be a folder's, found {self.name!r}; rename it."
+            )
         if not isinstance(self.param_space, Mapping | Sequence) or isinstance(
             self.param_space, str
         ):

@@ -53,7 +53,7 @@ small = dataclasses.replace(
     budget="equal_steps",
     training=Training(epochs=25, batch_size=16, learning_rate=0.1),
     network=NetworkPruning(
-        retraining=Training(epochs=5, batch_size=16, learning_rate=0.02, weight_decay=5e-4)
+        retraining=Training(epochs=10, batch_size=16, learning_rate=0.02, weight_decay=5e-4)
     ),
     recall_smoothing=1.0,
     minimum_per_class=4,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import decimal
 import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -580,6 +582,19 @@ def other_attributes(klass: int, num_attributes: int, count: int) -> list[int]:
     return [others[i % len(others)] for i in range(count)]
 
 
+def squared_pixel_by_pixel(image: NDArray[np.uint8], size: int, margin: int) -> NDArray[np.uint8]:
+    """One grey or RGB image (C, H, W) as RGB with a yellow square as near to ``margin`` as fits."""
+    channels, height, width = image.shape
+    top, left = (min(margin, side - size) for side in (height, width))
+    result = np.zeros((3, height, width), np.uint8)
+    for c in range(3):
+        for y in range(height):
+            for x in range(width):
+                inside = top <= y < top + size and left <= x < left + size
+                result[c, y, x] = (255, 255, 0)[c] if inside else image[c * (channels == 3), y, x]
+    return result
+
+
 # --- theory: the two thresholds as a textbook writes them, a formula per case ---
 
 
@@ -782,3 +797,122 @@ def hypervolume_by_cells(points: Sequence[Sequence[float]], reference: Sequence[
             sides = (axis[i + 1] - axis[i] for axis, i in zip(axes, cell, strict=True))
             volume += math.prod(sides)
     return volume
+
+
+# --- training: the performance weighted loss one sample at a time, on Python's numbers ---
+
+
+def pw_loss_by_loop(
+    logits: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    reference: Sequence[Sequence[float]],
+    theta: float,
+    gamma: float,
+    *,
+    targets: str = "corrected",
+    mean1: bool = False,
+) -> tuple[float, list[float], list[list[float]]]:
+    """Loss, weights and targets; a binary problem has logits (0, l) of two classes."""
+    weights, chosen, losses = list[float](), list[list[float]](), list[float]()
+    for own, label, dense in zip(logits, labels, reference, strict=True):
+        p0 = [math.exp(value) / sum(map(math.exp, dense)) for value in dense]
+        weights.append(theta + (1 - theta) * (1 - p0[label]) ** gamma)
+        right = max(range(len(p0)), key=p0.__getitem__) == label
+        one_hot = [float(k == label) for k in range(len(p0))]
+        chosen.append(p0 if targets == "soft" or (targets == "corrected" and right) else one_hot)
+        total = math.log(sum(map(math.exp, own)))
+        losses.append(sum(z * (total - value) for z, value in zip(chosen[-1], own, strict=True)))
+    scale = statistics.fmean(weights) if mean1 else 1.0
+    parts = [w / scale * loss for w, loss in zip(weights, losses, strict=True)]
+    return sum(parts) / len(parts), weights, chosen
+
+
+# --- harm: areas by counting pairs, modal labels by counting votes, gaps by loops ---
+
+
+def auc_by_pairs(values: Sequence[float], of_class: Sequence[bool]) -> float:
+    """Share of pairs (one of the class, one not) ranked rightly, ties one half; NaN without any."""
+    own = [value for value, inside in zip(values, of_class, strict=True) if inside]
+    others = [value for value, inside in zip(values, of_class, strict=True) if not inside]
+    halves = sum(2 * (a > b) + (a == b) for a in own for b in others)
+    pairs = len(own) * len(others)
+    return float(Fraction(halves, 2 * pairs)) if pairs else math.nan
+
+
+def modal_label_by_counting(predictions: NDArray[np.integer]) -> list[int]:
+    """Most frequent value of each column of (S, n); the lowest of equally frequent ones."""
+    modes = []
+    for column in predictions.T.tolist():
+        most = max(column.count(label) for label in column)
+        modes.append(min(label for label in column if column.count(label) == most))
+    return modes
+
+
+def excess_gaps_by_loops(
+    pruned: NDArray[np.float64], dense: NDArray[np.float64], totals: Sequence[int]
+) -> tuple[list[float], list[list[float]]]:
+    """Growth of average - worst, (S,), and every unit's loss beyond the average's, (S, U)."""
+    gaps, units = [], []
+    for after, before in zip(pruned.tolist(), dense.tolist(), strict=True):
+        known = [u for u, value in enumerate(after) if not math.isnan(value)]
+        weight = sum(totals[u] for u in known)
+        averages = [sum(side[u] * totals[u] for u in known) / weight for side in (after, before)]
+        lowest = [min(side[u] for u in known) for side in (after, before)]
+        gaps.append((averages[0] - lowest[0]) - (averages[1] - lowest[1]))
+        units.append(
+            [(before[u] - after[u]) - (averages[1] - averages[0]) for u in range(len(after))]
+        )
+    return gaps, units
+
+
+# --- network pruning: outputs silenced by hooks, filters one by one, weights by sorting tuples ---
+
+
+def logits_without_channels(
+    model: nn.Module, channels: Mapping[str, Any], images: Tensor
+) -> Tensor:
+    """Logits of a dense network in eval mode in which removed outputs of layers are zero, (B, K).
+
+    A convolution or BatchNorm that lost outputs puts out zeros there; nothing is cut.
+    """
+
+    def silence(kept: Sequence[int]) -> Callable[..., Tensor]:
+        def hook(_layer: nn.Module, _inputs: object, outputs: Tensor) -> Tensor:
+            mask = torch.zeros(outputs.shape[1], dtype=outputs.dtype)
+            mask[list(kept)] = 1.0
+            return outputs * mask.view(1, -1, *[1] * (outputs.ndim - 2))
+
+        return hook
+
+    twin = copy.deepcopy(model).eval()
+    for name, sides in channels["layers"].items():
+        if "out" in sides:
+            twin.get_submodule(name).register_forward_hook(silence(sides["out"]["kept"]))
+    with torch.no_grad():
+        return cast(Tensor, twin(images))
+
+
+def filter_norms_by_loop(weight: Tensor, norm: float) -> list[float]:
+    """Norm of each filter, from its numbers one by one."""
+    return [
+        sum(abs(value) ** norm for value in each.flatten().tolist()) ** (1 / norm)
+        for each in weight
+    ]
+
+
+def distances_by_loop(weight: Tensor) -> list[float]:
+    """Sum of the Euclidean distances from each filter to every other one, pair by pair."""
+    rows = [each.flatten().tolist() for each in weight]
+    return [sum(math.dist(row, other) for other in rows) for row in rows]
+
+
+def masks_by_sorting(scores: Mapping[str, Sequence[float]], amount: int) -> dict[str, list[bool]]:
+    """Which weights stay when so many of the lowest go, but never a layer's highest."""
+    ranked = sorted(
+        (value, name, i) for name, each in scores.items() for i, value in enumerate(each)
+    )
+    safe = {(name, max(range(len(each)), key=each.__getitem__)) for name, each in scores.items()}
+    gone = {(name, i) for _, name, i in [r for r in ranked if r[1:] not in safe][:amount]}
+    return {
+        name: [(name, i) not in gone for i in range(len(each))] for name, each in scores.items()
+    }

@@ -57,7 +57,7 @@ def _said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("command", ["run", "score", "select", "frontier", "methods"])
+@pytest.mark.parametrize("command", ["run", "score", "select", "frontier", "ship", "methods"])
 def test_help_shows_an_example(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

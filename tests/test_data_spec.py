@@ -27,6 +27,10 @@ CANONICAL = [
         "digits+subset(500)+label_noise(0.1)+long_tail(3)",
         "digits+subset(500)+label_noise(0.1)+long_tail(3)",
     ),
+    ("digits+thinned(dog=.20, big cat = 0.5)", "digits+thinned(big cat=0.5, dog=0.2)"),
+    ("digits+shortcut(dog=0.98, rest=0.02, size=4)", "digits+shortcut(dog=0.98)"),
+    ("digits+shortcut(seed=1, 3=1, size=2.0)", "digits+shortcut(3=1, size=2, seed=1)"),
+    ("digits+shortcut(b=0, rest=0.1, a=1)", "digits+shortcut(a=1, b=0, rest=0.1)"),
     ("imagefolder:a b/c++(old)/d+subset(2)", "imagefolder:a b/c++(old)/d+subset(2)"),
     ("imagefolder:~/x+subset(2)/+subset(3)", "imagefolder:~/x+subset(2)/+subset(3)"),
     ("imagefolder:C:/photos", "imagefolder:C:/photos"),
@@ -41,6 +45,7 @@ CANONICAL = [
     ("celeba?group=Young+subset(5)", "celeba?group=Young+subset(5)"),
     ("celeba:faces?target=Male&group=Hat", "celeba:faces?target=Male&group=Hat"),
     ("celeba?", "celeba"),
+    ("fitzpatrick17k:a?train=1-2&skin=fitzpatrick", "fitzpatrick17k:a?skin=fitzpatrick"),
 ]
 
 
@@ -75,7 +80,7 @@ def test_paths_may_hold_pluses_and_parentheses(
 
 BAD = [
     ("digits+long_tial(10)", "Unknown variant 'long_tial': did you mean long_tail"),
-    ("imagefolder:/a+b(1)", "Unknown variant 'b': choose one of label_noise, long_tail, spur"),
+    ("imagefolder:/a+b(1)", "Unknown variant 'b': choose one of label_noise, long_tail, shor"),
     ("digits+long_tail", r"\+name\(arguments\), found '\+long_tail'; write for example"),
     ("digits+long_tail(10", r"\+name\(arguments\), found '\+long_tail\(10'"),
     ("digits+long_tail()", r"such as \+long_tail\(10\), found long_tail\(\) \(missing a required"),
@@ -91,7 +96,23 @@ BAD = [
     ("digits+label_noise(0.1, seed=0.5)", "whole number of at least 0 for seed, found 0.5;"),
     ("digits+subset(0)", "whole number of at least 1 for n, found 0;"),
     ("digits+subset(inf)", "whole number of at least 1 for n, found inf;"),
-    ("digits?label=y", r"\?key=value only after celeba or metadata, found 'digits\?label=y'; rem"),
+    (
+        "digits+thinned()",
+        r"share of at least one class in thinned, found none; write \+thinned\(cat",
+    ),
+    ("digits+thinned(0.2)", r"found thinned\(0.2\) \(too many positional"),
+    ("digits+thinned(cat=0)", "shares above 0 in thinned, found cat=0; write for example"),
+    ("digits+thinned(cat=1.1)", "share from 0 to 1 for cat in thinned, found 1.1; write"),
+    ("digits+thinned(cat=much)", r"numbers in thinned\(\.\.\.\), found 'much'; write for example"),
+    ("digits+shortcut(rest=0.1)", "share of at least one class in shortcut, found none; write"),
+    ("digits+shortcut(dog=nan)", "share from 0 to 1 for dog in shortcut, found nan; write"),
+    ("digits+shortcut(dog=1, rest=-1)", "share from 0 to 1 for rest in shortcut, found -1; write"),
+    ("digits+shortcut(dog=1, size=0)", "whole number of at least 1 for size, found 0;"),
+    ("digits+shortcut(dog=1, seed=0.5)", "whole number of at least 0 for seed, found 0.5;"),
+    (
+        "digits?label=y",
+        r"\?key=value only after celeba or fitz.* or metadata, found 'digits\?label=y'; rem",
+    ),
     ("metadata:a?labl=y", "Unknown option of metadata 'labl': did you mean label"),
     ("metadata:a?label", r"each option of metadata once as key=value, found 'label'; .* \?label=y"),
     ("metadata:a?label=", r"each option of metadata once as key=value, found 'label='; write"),
@@ -115,6 +136,7 @@ def test_what_does_not_fit_is_one_sentence(text: str, message: str) -> None:
         ("/photos", "Unknown data set '/photos': choose one of .*imagefolder"),
         ("imagefolder", "folder after imagefolder, found none; write imagefolder:PATH"),
         ("imagefolder: ", "folder after imagefolder, found none; write imagefolder:PATH"),
+        ("fitzpatrick17k", "folder after fitzpatrick17k, found none; write fitzpatrick17k:PATH"),
         ("metadata", "folder after metadata, found none; write metadata:PATH"),
         ("metadata:?label=y", "folder after metadata, found none; write metadata:PATH"),
         ("waterbirds", "folder after waterbirds, found none; write waterbirds:PATH"),
@@ -141,7 +163,7 @@ def test_variants_demand_numbers_in_python_too() -> None:
 def test_every_data_set_has_one_line() -> None:
     assert set(DATASETS) == {
         "digits", "gaussians", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder",
-        "tiny_imagenet", "imagenet", "metadata", "waterbirds", "celeba",
+        "tiny_imagenet", "imagenet", "metadata", "waterbirds", "celeba", "fitzpatrick17k",
     }  # fmt: skip
     assert all(text and "\n" not in text and len(text) < 90 for text in DATASETS.values())
 

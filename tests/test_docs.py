@@ -90,7 +90,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def _requirements(project: dict[str, Any]) -> list[str]:
     extras = project["optional-dependencies"]
-    return [*project["dependencies"], *extras["dev"], *extras["bench"], *extras["export"]]
+    return [
+        *project["dependencies"],
+        *extras["dev"],
+        *extras["bench"],
+        *extras["export"],
+        *extras["cluster"],
+    ]
 
 
 def test_every_dependency_has_its_reason() -> None:

@@ -40,6 +40,7 @@ def recalls_by_seed(trials: pd.DataFrame, by: By = "class") -> dict[int, list[fl
 def trials_of(pruned: dict[int, list[float]], full: dict[int, list[float]]) -> pd.DataFrame:
     """Make trials of one pruned point and of all the data, from recalls by seed."""
     point = {"model": "m", "query_model": "m", "loss": "cross_entropy"}
+    point |= {"network_method": "none", "network_target": "none"}
     kept = {**point, "method": "el2n", "quotas": "none", "keep_fraction": 0.5}
     whole = {**point, "method": "none", "quotas": "none", "keep_fraction": 1.0}
     rows = [kept | {"seed": seed, "by_class": r} for seed, r in pruned.items()]

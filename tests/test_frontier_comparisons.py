@@ -12,7 +12,7 @@ from reference import holm_by_steps, worst_difference_by_loops
 from scipy import stats
 from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 
-import raydrop.frontier.comparisons
+import raydrop.frontier.contrasts
 from raydrop.errors import ConfigError, DataError
 from raydrop.frontier import load_records
 from raydrop.frontier.comparisons import (
@@ -210,7 +210,7 @@ def test_quantiles_of_many_classes_are_interpolated_closely(
     hits, members = paired_hits(rng, [np.full(70, 0.9), np.full(70, 0.8)], 10, 2, 0.05)
     found = contrasts(*hits, members)
     close = interval(found)
-    monkeypatch.setattr(raydrop.frontier.comparisons, "_MANY", 70**2)
+    monkeypatch.setattr(raydrop.frontier.contrasts, "_MANY", 70**2)
     assert interval(found) == pytest.approx(close, abs=1e-5)
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from test_frontier_records import GROUPED, FakeStudy
 
 from raydrop.errors import ConfigError, StoreError
-from raydrop.frontier import frontier_table, growing, load_records
+from raydrop.frontier import frontier_table, load_records
 from raydrop.frontier.growing import POINT, GrowingFront, Snapshot, Watcher, best_worst
 from raydrop.frontier.live import line_view, live_view, watch
 from raydrop.store import Store
@@ -133,12 +133,12 @@ def test_each_record_is_read_once_and_nothing_is_written(
 ) -> None:
     read: list[str] = []
 
-    def entry(place: Path) -> object:
-        read.append(place.name)
-        return real(place)
+    def entry(store: Store, kind: str, key: str, *, arrays: bool = False) -> object:
+        read.append(key)
+        return real(store, kind, key, arrays=arrays)
 
-    real = growing.peek
-    monkeypatch.setattr(growing, "peek", entry)
+    real = Store.peek
+    monkeypatch.setattr(Store, "peek", entry)
     STUDY.write(tmp_path, skip=TRIALS[5:])
     before = _files(tmp_path)
     watcher = Watcher(tmp_path)

@@ -47,6 +47,11 @@ class FakeStudy:
     """Groups are label x attribute, the first attribute four times as common as all others."""
     by: By = "class"
     validation_per_class: int = 10
+    network_methods: Sequence[str] = ()
+    """How networks are pruned; none are where empty. Dense trials then have the first loss only."""
+    network_targets: Sequence[str] = ()
+    unreached: Sequence[str] = ()
+    """Targets whose trials say that they were not reached."""
 
     def trials(self) -> list[TrialConfig]:
         cells = itertools.product(
@@ -63,7 +68,46 @@ class FakeStudy:
                 TrialConfig("none", "none", 1.0, loss, model, model, seed)
                 for model, loss, seed in whole
             ]
-        return configs
+        return self.with_networks(configs)
+
+    def with_networks(self, configs: list[TrialConfig]) -> list[TrialConfig]:
+        """Dense trials of the first loss, and each network of every loss after them."""
+        if not self.network_methods:
+            return configs
+        pruned = [
+            dataclasses.replace(config, network_method=method, network_target=target)
+            for config in configs
+            for method, target in itertools.product(self.network_methods, self.network_targets)
+        ]
+        return [config for config in configs if config.loss == self.losses[0]] + pruned
+
+    def removed(self, trial: TrialConfig) -> float:
+        """The share that is gone: what the target says."""
+        if trial.network_target == "none":
+            return 0.0
+        return float(trial.network_target.partition("(")[2][:-1])
+
+    def network(self, trial: TrialConfig) -> dict[str, Any]:
+        """What the record says of its network; nothing where no network of the study is pruned."""
+        if not self.network_methods:
+            return {"network_method": "none", "network_sparsity": 0.0}
+        removed, masked = self.removed(trial), trial.network_target.startswith("sparsity")
+        sizes = {"macs": 1_000_000, "parameters": 20_000, "weights": 18_000}
+        left = {
+            name: round(size * (1 - removed)) if not masked or name == "weights" else size
+            for name, size in sizes.items()
+        }
+        unreached = trial.network_target in self.unreached
+        return {
+            "network_method": trial.network_method,
+            "network_target": trial.network_target,
+            "network_sparsity": removed,
+            **left,
+            **{f"dense_{name}": size for name, size in sizes.items()},
+            "macs_removed": 0.0 if masked else removed,
+            "forward_seconds": 0.002,
+            "network_note": f"{trial.network_target} was not reached" if unreached else "",
+        }
 
     def queries(self, model: str, *, reads_nothing: bool) -> Sequence[str]:
         return (model,) if reads_nothing or not self.query_models else self.query_models
@@ -141,6 +185,12 @@ class FakeStudy:
             difficulty = 0.55 * difficulty + 0.4 * difficulty.mean()
         if trial.loss != "cross_entropy":
             difficulty = 0.75 * difficulty + 0.3 * difficulty.mean()
+        if trial.network_target != "none":
+            # The hardest class suffers most, and less so with another loss.
+            harm = 0.5 if trial.loss == self.losses[0] else 0.2
+            harm *= 1 + 0.3 * (trial.network_method == "random")
+            tilt = np.linspace(0, 1, classes)
+            difficulty = difficulty + harm * self.removed(trial) ** 2 * tilt
         if trial.method != "none":
             difficulty = difficulty * (1 + 0.13 * self.methods.index(trial.method))
         labels = self.labels()
@@ -181,8 +231,7 @@ class FakeStudy:
             "model": "small_cnn",
             "budget": "equal_epochs",
             **trial.as_dict(),
-            "network_method": "none",
-            "network_sparsity": 0.0,
+            **self.network(trial),
             "n_kept": sum(kept),
             "n_train": n_train,
             "n_noisy": self.n_noisy,
@@ -268,6 +317,19 @@ TRANSFER = FakeStudy(
     seeds=(0, 1, 2),
 )
 """Two target models, each with scores of its own and of the other; a tenth is mislabelled."""
+
+NETWORKS = FakeStudy(
+    methods=("random",),
+    quotas=("none",),
+    keeps=(0.3, 0.5),
+    losses=("cross_entropy", "pw(0.5, 1)"),
+    seeds=(0, 1, 2),
+    test_per_class=100,
+    network_methods=("autobot", "magnitude", "random"),
+    network_targets=("flops(0.5)", "flops(0.75)", "flops(0.9)"),
+    unreached=("flops(0.9)",),
+)
+"""Keep fraction x network target x loss on one grid; the last target is not reached."""
 
 GROUPED = FakeStudy(attributes=("land", "water"), by="group")
 """Eight groups, the rare four hard; quotas are by group."""

@@ -151,13 +151,15 @@ def test_losses_on_all_the_data_alone_are_in_the_other_panels(points: pd.DataFra
 
 
 def test_networks_that_are_pruned_are_told_apart(points: pd.DataFrame) -> None:
-    pruned = points.assign(network_method="magnitude", network_sparsity=0.5)
+    pruned = points.assign(network_method="magnitude", network_target="flops(0.5)")
     both = pd.concat([points, pruned], ignore_index=True)
     data = interactive_frontier(both)
-    assert data["filters"]["sparsity"]["options"] == ["none", "magnitude 0.5"]
+    assert data["filters"]["sparsity"]["options"] == ["dense", "flops(0.5)"]
     assert data["filters"]["sparsity"]["of"] == [0] * len(points) + [1] * len(points)
     assert len(data["series"]) == 2 * len(interactive_frontier(points)["series"])
-    assert sparsity_name(points.iloc[0]) == "none"
+    assert data["filters"]["network"]["options"] == ["magnitude"]
+    assert data["filters"]["network"]["of"] == [-1] * len(points) + [0] * len(points)
+    assert sparsity_name(points.iloc[0]) == "dense"
 
 
 def test_further_columns_become_axes_and_what_is_not_known_is_null(points: pd.DataFrame) -> None:
@@ -181,7 +183,7 @@ def test_the_page_carries_the_figures_data_whatever_names_there_are(tmp_path: Pa
     assert evil in data["filters"]["model"]["options"]
     # What Plotly shows as marked-up text carries no marks.
     assert not any("<" in panel for panel in data["panels"])
-    assert not any("<" in entry["name"] for entry in data["legend"])
+    assert not any("<" in entry["trace"]["name"] for entry in data["legend"])
     assert evil not in html
 
 
@@ -219,14 +221,15 @@ def test_sparsity_is_a_filter_and_a_column_where_networks_are_pruned(
 ) -> None:
     pruned = points["method"] == "el2n"
     some = points.assign(
-        network_method=np.where(pruned, "magnitude", "none"), network_sparsity=0.5 * pruned
+        network_method=np.where(pruned, "magnitude", "none"),
+        network_target=np.where(pruned, "flops(0.5)", "none"),
     )
     page = Page(rendered(records, some))
     boxes = [each for tag, each in page.tags if tag == "input" and each["name"] == "sparsity"]
     assert [box["value"] for box in boxes] == ["0", "1"]
-    assert "Network sparsity" in page.text
-    assert page.text.count("magnitude 0.5") == 1 + pruned.sum()
-    assert "sparsity" not in Page(rendered(records, points)).text
+    assert "Network target" in page.text
+    assert page.text.count("dense") >= (~pruned).sum()
+    assert "Network target" not in Page(rendered(records, points)).text
 
 
 def test_rows_of_both_tables_are_named_for_their_points(
@@ -423,6 +426,8 @@ def test_very_many_gaps_are_counted(records: Records, points: pd.DataFrame) -> N
 COMPARED = {
     "model": "small_cnn",
     "query_model": "small_cnn",
+    "network_method": "none",
+    "network_target": "none",
     "loss": "cross_entropy",
     "keep_fraction": 0.3,
     "method": "random",

@@ -164,7 +164,9 @@ def made_up(average: list[float], worst: list[float], spread: float, draws: int 
     plug_in = np.column_stack([average, worst])
     noise = spread * rng.standard_normal((2, draws, len(plug_in)))
     return Resamples(
-        pd.DataFrame({"dataset": "d", "model": "m"}, index=range(len(plug_in))),
+        pd.DataFrame(
+            {"dataset": "d", "model": "m", "network_target": "none"}, index=range(len(plug_in))
+        ),
         "class",
         plug_in[:, 0] + noise[0],
         plug_in[:, 1] + noise[1],

@@ -227,6 +227,30 @@ def test_a_pruned_data_set_is_what_the_network_is_retrained_on(
     assert len(entry.array("kept_ids")) == round(0.3 * len(data.dataset.train))
 
 
+def test_weights_that_are_not_restored_are_those_of_the_search(
+    data: PreparedData, store: Store
+) -> None:
+    assert STUDY.network is not None
+    still = dataclasses.replace(
+        STUDY.network, retraining=Training(epochs=1, learning_rate=0.0, augment=False)
+    )
+    point = {"network_method": "taylor_activation(learning_rate=0.01)", "network_target": 0.5}
+    states = []
+    for restore in (True, False):
+        network = dataclasses.replace(still, restore=restore)
+        study = dataclasses.replace(STUDY, network=network)
+        finished(data, store, study, **point)
+        run = network_of_plan(plan_of(data, study, **point))
+        model, _ = network_of(required(store, "network", config_hash(network_config(run))))
+        states.append(model.state_dict()["head.bias"])
+    dense = network_of_plan(plan_of(data, **point)).dense
+    assert dense is not None
+    model = build_model("small_cnn", 10, data.dataset.image_shape)
+    load_state(model, required(store, "weights", dense.weights_key).array("weights"))
+    assert torch.equal(states[0], model.state_dict()["head.bias"])
+    assert not torch.equal(states[1], model.state_dict()["head.bias"])
+
+
 def test_without_the_dense_networks_weights_it_says_so(
     data: PreparedData, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

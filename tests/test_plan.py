@@ -10,9 +10,10 @@ import pytest
 
 from raydrop.data import load_dataset
 from raydrop.data.dataset import ImageDataset
-from raydrop.errors import ConfigError
+from raydrop.errors import ConfigError, NetworkError
 from raydrop.plan import (
     Plan,
+    check_networks,
     estimated_samples,
     gradient_units,
     make_plan,
@@ -462,3 +463,15 @@ def test_a_finished_trial_without_weights_is_missing_for_those_that_prune_it(
     store.write("trial", network.config, {})
     store.remove("weights", dense.weights_key)
     assert plan.missing(store).trials == ()
+
+
+def test_a_network_without_channels_to_cut_is_refused_before_anything_is_trained(
+    dataset: ImageDataset,
+) -> None:
+    point: dict[str, object] = {"network_method": "magnitude", "network_target": 0.5}
+    plan = _plan(_study(model="linear"), dataset, [point])
+    with pytest.raises(NetworkError, match="no convolution"):
+        check_networks(plan, dataset)
+    check_networks(_plan(_study(), dataset, [point]), dataset)
+    masked: dict[str, object] = {**point, "network_method": "unstructured_magnitude"}
+    check_networks(_plan(_study(model="linear"), dataset, [masked]), dataset)

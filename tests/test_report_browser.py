@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_frontier_records import TRANSFER, FakeStudy
+from test_frontier_records import NETWORKS, TRANSFER, FakeStudy
 
 from raydrop.frontier import frontier_table, load_records
 from raydrop.frontier.plots import COLOURS
@@ -236,6 +236,32 @@ def test_filters_change_the_figure_and_both_tables(
     first, *_, last = opened.found
     assert first["panels"] == ["loss: cross_entropy"]
     assert last["grey"] == ["el2n"]
+
+
+def test_networks_are_filtered_by_method_and_target(open_page: Open, tmp_path: Path) -> None:
+    page = page_of(dataclasses.replace(NETWORKS, keeps=(0.5,)), tmp_path)
+    opened = open_page(
+        page,
+        """
+        const seen = [look(), await press("network", "magnitude")];
+        seen.push(await press("sparsity", "flops(0.75)"));
+        seen.push(await press("sparsity", "dense"));
+        return seen;
+        """,
+    )
+    assert opened.console == []
+    # Two dense networks; of each of two data selections and losses, three methods and targets.
+    assert [len(each["rows"]) for each in opened.found] == [38, 26, 18, 16]
+    for found in opened.found:
+        assert found["rows"] == found["recalls"]
+        # The dense network on all the data is in no other panel than its own.
+        assert sorted(found["drawn"]) == found["rows"]
+    everything, method, target, dense = opened.found
+    assert len(everything["panels"]) == 7
+    assert not any("flops(0.75)" in panel for panel in target["panels"])
+    assert "loss: cross_entropy" not in dense["panels"]
+    assert everything["grey"] == []
+    assert method["grey"] == ["network: magnitude"]
 
 
 def test_without_any_point_the_figure_says_so(open_page: Open, page: str) -> None:

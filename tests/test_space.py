@@ -67,11 +67,11 @@ def test_workers_run_in_this_environment_even_if_the_script_imported_ray_first()
 def test_layout(
     resources: dict[str, float], in_memory: bool, share: float | None, expected: Layout
 ) -> None:
-    assert make_layout(resources, in_memory=in_memory, gpus_per_worker=share) == expected
+    assert make_layout([resources], in_memory=in_memory, gpus_per_worker=share) == expected
 
 
 def test_layout_that_cannot_be_met_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one CPU"):
-        make_layout({"GPU": 1.0}, in_memory=True)
-    with pytest.raises(ConfigError, match="at most 1 GPUs per worker"):
-        make_layout({"CPU": 4.0, "GPU": 1.0}, in_memory=True, gpus_per_worker=2)
+        make_layout([{"GPU": 1.0}], in_memory=True)
+    with pytest.raises(ConfigError, match=r"node with 2 GPUs, .*found nodes with 1 at most; lower"):
+        make_layout([{"CPU": 4.0, "GPU": 1.0}], in_memory=True, gpus_per_worker=2)

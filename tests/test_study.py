@@ -213,7 +213,7 @@ def test_pruning_nothing_is_the_trial_that_keeps_everything() -> None:
     [
         ({"methd": "el2n"}, "Unknown key of param_space 'methd': did you mean method"),
         ({"ratio": 0.3}, "'ratio': did you mean keep_fraction or prune_fraction"),
-        ({"zz": 1}, "choose one of keep_fraction, loss, method, model, prune_fraction, query_mo"),
+        ({"zz": 1}, "choose one of keep_fraction, loss, method, model, network_method, network_ta"),
         ({"model": ""}, "a text for model, found ''"),
         ({"query_model": 3}, "a text for query_model, found 3"),
         ({"keep_fraction": 0.3, "prune_fraction": 0.7}, "found both; remove one"),
@@ -273,8 +273,8 @@ def test_training_names_the_field_that_is_wrong(field: str, value: Any, message:
     ("field", "value", "message"),
     [
         ("name", " ", "a text for name, found ' '"),
-        ("name", "a/b", "name without '/', found 'a/b'"),
-        ("name", "..", "name without '/', found '..'"),
+        ("name", "a/b", "name that can be a folder's, found 'a/b'"),
+        ("name", "..", "name that can be a folder's, found '..'"),
         ("dataset", None, "a text for dataset, found None"),
         ("model", "", "a text for model, found ''"),
         ("param_space", "random", "param_space to be a dict or a list of dicts, found str"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 from collections import Counter
@@ -18,20 +19,25 @@ import pandas as pd
 import ray
 from ray.tune import Callback
 from rich.console import Console
+from rich.markup import escape
 
-from raydrop.cluster.resources import make_layout
+from raydrop.cluster import nodes
+from raydrop.cluster.losses import Losses
 from raydrop.cluster.scoring import Context, attempt, run_queries, run_scores
 from raydrop.cluster.session import ray_session
 from raydrop.cluster.space import expand
 from raydrop.cluster.sweep import run_trials
+from raydrop.cluster.visibility import check_visible, marked
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, ScoringError, StoreError, StudyMismatchError
 from raydrop.lost import save_lost_images
+from raydrop.mirror import open_location, publish, shown
 from raydrop.plan import (
     Plan,
     QueryRun,
+    check_networks,
     estimated_samples,
     make_plan,
     query_run,
@@ -53,7 +59,7 @@ class Options:
     """Where and how a study is run; none of it changes a result."""
 
     out: Path
-    """Output folder."""
+    """Output folder, or the URL of one."""
     address: str | None = None
     """Address of a Ray cluster, or None for this machine."""
     data_root: str | None = None
@@ -92,13 +98,15 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
     Raises:
         RaydropError: On a user's mistake, before anything is run.
     """
+    options = dataclasses.replace(options, out=open_location(options.out))
     logging = _logging(options.log)
     points = expand(study)
     dataset = load_dataset(study.dataset, options.data_root)
     plan = make_plan(study, trial_configs(study, points), dataset)
     check_folder(options.out, study, dataset)
     store = Store(options.out / "store")
-    missing = plan.missing(store)
+    missing = plan.missing(Store(store.root, glance=True))
+    check_networks(missing, dataset)
     print_plan(study, plan, missing, dataset, store, console)
     if options.dry_run:
         return Outcome(len(plan.trials), 0)
@@ -109,7 +117,7 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
             return Outcome(len(plan.trials), 0)
         _run(study, missing, dataset, store, options, console, callbacks)
     _picture_lost(study, plan, dataset, store, console)
-    return Outcome(len(plan.trials), len(plan.missing(store).trials))
+    return Outcome(len(plan.trials), len(plan.missing(Store(store.root, glance=True)).trials))
 
 
 def _logging(name: str | None) -> Callable[..., AbstractContextManager[tuple[Callback, ...]]]:
@@ -136,7 +144,7 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
         raise ConfigError(
             f"Expected a folder for results at {out}, found a file; choose another with --out."
         )
-    path = out / "study.json"
+    path, place = out / "study.json", shown(out)
     if not path.exists():
         return
     try:
@@ -144,14 +152,14 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
         schema = found["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyMismatchError(
-            f"Expected {path} to describe a study, found that it cannot be read ({error}); "
+            f"Expected {shown(path)} to describe a study, found that it cannot be read ({error}); "
             "choose another folder with --out, or remove that file to start anew there."
         ) from error
     if schema != SCHEMA:
         raise StudyMismatchError(
-            f"Expected results of schema {SCHEMA} in {out}, found those of schema {schema}, which "
-            "another version of raydrop computed and this one would compute differently; choose "
-            "another folder with --out, or use that version."
+            f"Expected results of schema {SCHEMA} in {place}, found those of schema {schema}, "
+            "which another version of raydrop computed and this one would compute differently; "
+            "choose another folder with --out, or use that version."
         )
     expected = study.base(dataset.fingerprint)
     if found != expected:
@@ -159,7 +167,7 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
         names = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         differences = ", ".join(f"{k}: {theirs.get(k)} there, {ours.get(k)} here" for k in names)
         raise StudyMismatchError(
-            f"Expected {out} to belong to this study, found another one's results "
+            f"Expected {place} to belong to this study, found another one's results "
             f"({differences}); choose another folder with --out."
         )
 
@@ -192,7 +200,10 @@ def write_study_file(
         out.mkdir(parents=True, exist_ok=True)
         temporary = out / ".study.json"
         temporary.write_text(json.dumps(body, indent=1))
+        publish(out / "study.json", temporary.read_bytes())
         temporary.replace(out / "study.json")
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(
             f"Expected to write results to {out}, found: {error.strerror or error}; "
@@ -223,10 +234,10 @@ def print_plan(
     sizes = dataset.sizes(study.by)
     units = "classes" if study.by == "class" else "groups"
     console.print(
-        f"Study [bold]{study.name}[/bold]: {dataset.name}, {len(dataset.train)} training images in "
-        f"{len(sizes)} {units} (smallest {sizes.min()}, largest {sizes.max()}), "
+        f"Study [bold]{escape(study.name)}[/bold]: {escape(dataset.name)}, "
+        f"{len(dataset.train)} training images in {len(sizes)} {units} (smallest {sizes.min()}, largest {sizes.max()}), "
         f"{len(dataset.validation)} for validation, {len(dataset.test)} for testing; "
-        f"{_models_text(plan)}",
+        f"{escape(_models_text(plan))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -254,8 +265,8 @@ def print_plan(
     pruned = [run.dense.key for run in plan.trials if run.dense is not None]
     if pruned:
         console.print(
-            f"  shared      {len(set(pruned))} dense networks serve {len(pruned)} trials that prune "
-            "them",
+            f"  shared      {len(set(pruned))} dense networks serve {len(pruned)} trials that "
+            "prune them",
             highlight=False,
             soft_wrap=True,
         )
@@ -303,8 +314,9 @@ def _kind(query: QueryRun) -> str:
 def _seconds_per_sample(plan: Plan, store: Store, study: Study) -> float | None:
     """Return how long one sample pass took in the finished trials, or None."""
     seconds = samples = 0.0
+    finished = Store(store.root, glance=True)
     for run in plan.trials:
-        entry = store.read("trial", run.key)
+        entry = finished.read("trial", run.key)
         if entry is not None:
             seconds += entry.info["seconds"]
             batch = min(study.training.batch_size, entry.info["n_kept"])
@@ -342,6 +354,7 @@ def score_dataset(
     Raises:
         RaydropError: On a user's mistake, or if the query run or the scores failed.
     """
+    options = dataclasses.replace(options, out=open_location(options.out))
     dataset = load_dataset(study.dataset, options.data_root)
     make_plan(study, trial_configs(study, expand(study)), dataset)
     query = query_run(study, dataset.fingerprint, study.model, seed)
@@ -398,19 +411,32 @@ def _run(
         record of kind ``failure`` in the store.
     """
     data = prepare(dataset)
-    with ray_session(options.address, options.num_cpus):
-        layout = make_layout(
-            ray.cluster_resources(),
+    with ray_session(options.address, options.num_cpus), marked(store) as place:
+        check_visible(place)
+        layout = nodes.wait_for_layout(
             in_memory=isinstance(data.dataset.train.images, ArrayImages),
             gpus_per_worker=options.gpus_per_worker,
+            seconds=0.0 if options.address is None else nodes.WAIT_SECONDS,
+            console=console,
         )
-        context = Context(study, store, ray.put(data), dataset.train, layout, console)
-        lost = run_queries(context, missing.queries)
-        lost |= run_scores(context, missing.scores, lost)
-        if missing.trials:
-            _picture_samples(study, missing, data.dataset, store, console)
-            run_trials(context, missing.trials, lost, options.out / "tune", callbacks)
+        losses = Losses(store)
+        marker, shared = place.marker, ray.put(data)
+        context = Context(study, store, shared, dataset.train, layout, console, marker, losses)
+        try:
+            lost = run_queries(context, missing.queries)
+            lost |= run_scores(context, missing.scores, lost)
+            if missing.trials:
+                _picture_samples(study, missing, data.dataset, store, console)
+                run_trials(context, missing.trials, lost, options.out / "tune", callbacks)
+        finally:
+            _print_losses(losses, console)
         return lost
+
+
+def _print_losses(losses: Losses, console: Console) -> None:
+    """Say how many worker processes were lost, if any were."""
+    if losses.total:
+        console.print(f"  lost        {losses.sentence()}", highlight=False, soft_wrap=True)
 
 
 def _picture_samples(

@@ -49,13 +49,18 @@ DEATHS_PER_SHARD = 3
 ANSWER_SECONDS = 300.0
 """How long to wait for a worker to answer, when none is at work."""
 
-_DEATHS = (
+DEATHS = (
     exceptions.RayActorError,
     exceptions.WorkerCrashedError,
     exceptions.OutOfMemoryError,
     exceptions.NodeDiedError,
     exceptions.LocalRayletDiedError,
 )
+"""What Ray says when a process, or its node, is gone."""
+
+
+def _nothing() -> None:
+    """Do nothing: the deaths that nobody counts."""
 
 
 class PoolWorker(GradientWorker):
@@ -109,6 +114,7 @@ class RayExecutor:
         *,
         precision: ScoringPrecision = "fp32",
         worker: type[PoolWorker] = PoolWorker,
+        on_death: Callable[[], object] = _nothing,
     ) -> None:
         """Start the actors.
 
@@ -118,6 +124,7 @@ class RayExecutor:
             layout: What each actor gets, and how many there are.
             precision: Of the forward and backward passes.
             worker: Class of the actors.
+            on_death: Is told whenever an actor died that had answered before.
         """
         actor = ray.remote(worker).options(**layout.ray_options(), max_restarts=RESTARTS)
         reference = ray.cloudpickle.dumps(data)
@@ -125,7 +132,7 @@ class RayExecutor:
         self._actors = [
             actor.remote(reference, model, layout, precision) for _ in range(layout.workers)
         ]
-        self._crew = _Crew(self._actors)
+        self._crew = _Crew(self._actors, on_death)
 
     def close(self) -> None:
         """End the actors and give back what they hold."""
@@ -217,7 +224,7 @@ class _Work:
         self.running -= 1
         if isinstance(outcome, exceptions.ObjectLostError):
             self.lost(job, outcome)
-        elif isinstance(outcome, _DEATHS):
+        elif isinstance(outcome, DEATHS):
             self.again(job)
         elif isinstance(outcome, exceptions.RayError):
             self.fail(job, in_one_line(getattr(outcome, "cause", None) or outcome))
@@ -337,8 +344,9 @@ class _Crew:
     when they end.
     """
 
-    def __init__(self, actors: Sequence[Any]) -> None:
+    def __init__(self, actors: Sequence[Any], on_death: Callable[[], object] = _nothing) -> None:
         self._size = len(actors)
+        self._on_death = on_death
         self._load: dict[Any, list[_Call]] = {}  # of the actors that answered
         self._calls: dict[Any, _Call] = {}  # by the reference that tells of the end
         self._heard = time.monotonic()
@@ -402,13 +410,14 @@ class _Crew:
         if call.work is None:
             self._answered(call.actor, outcome)
             return
-        if not isinstance(outcome, _DEATHS):
+        if not isinstance(outcome, DEATHS):
             self._heard = time.monotonic()
             if call in self._load.get(call.actor, ()):
                 self._load[call.actor].remove(call)
         elif call in self._load.get(call.actor, ()):
             del self._load[call.actor]
-            self._ping(call.actor)  # once for all calls that it had
+            self._on_death()  # once for all calls that it had
+            self._ping(call.actor)
         if call.job is not None:
             call.work.ended(call.job, call.references, outcome)
 
@@ -416,7 +425,7 @@ class _Crew:
         """Note how a ping ended."""
         if isinstance(outcome, exceptions.ActorDiedError):
             self._reason = _last_words(outcome)  # it will not be started again
-        elif isinstance(outcome, _DEATHS):
+        elif isinstance(outcome, DEATHS):
             self._ping(actor)
         else:
             self._heard = time.monotonic()

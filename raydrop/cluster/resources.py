@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raydrop.errors import ConfigError
@@ -27,40 +27,74 @@ class Layout:
         """Device that a worker computes on."""
         return "cuda" if self.gpus else "cpu"
 
+    @property
+    def needs(self) -> str:
+        """What a worker needs, in words."""
+        cpus = f"{self.cpus} CPU" + ("s" if self.cpus > 1 else "")
+        return f"{cpus} and {self.gpus:g} of a GPU" if self.gpus else cpus
+
     def ray_options(self) -> dict[str, float]:
         """Return the options of a Ray task or actor."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus}
 
+    def fits(self, node: Mapping[str, float]) -> bool:
+        """Return whether a node with these resources has room for one worker when it is idle."""
+        return node.get("CPU", 0.0) >= self.cpus and node.get("GPU", 0.0) >= self.gpus
+
 
 def make_layout(
-    resources: Mapping[str, float], *, in_memory: bool, gpus_per_worker: float | None = None
+    nodes: Sequence[Mapping[str, float]],
+    *,
+    in_memory: bool,
+    gpus_per_worker: float | None = None,
 ) -> Layout:
     """Return how work is laid out on what a cluster has.
 
     Without a GPU every CPU is a worker with one thread, which keeps results independent of how
-    many there are. With GPUs, workers share them, and the CPUs are divided among the workers.
+    many there are. With GPUs, workers share them, and the CPUs of their nodes are divided among
+    the workers; each worker fits on every node that has GPUs enough for one.
 
     Args:
-        resources: As ``ray.cluster_resources()`` gives them.
+        nodes: What each node has in all, under ``CPU`` and ``GPU``.
         in_memory: Whether the images lie in memory.
         gpus_per_worker: Overrides the share of a GPU.
 
     Raises:
-        ConfigError: If there is no CPU, or a worker asks for more GPUs than there are.
+        ConfigError: If there is no CPU, or no node has the GPUs that a worker asks for.
     """
-    cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
+    cpus = sum(int(node.get("CPU", 0)) for node in nodes)
+    most = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
     if cpus < 1:
         raise ConfigError(
-            f"Expected at least one CPU in the Ray cluster, found {cpus}; "
+            f"Expected at least one CPU in the Ray cluster, found {cpus} in {len(nodes)} nodes; "
             "start Ray with CPUs or wait for a worker node."
         )
-    if gpus < 1 or gpus_per_worker == 0:
+    if gpus_per_worker == 0 or (most < 1 and gpus_per_worker is None):
         return Layout(cpus, 1, 0.0)
     share = gpus_per_worker or (SMALL_DATA_GPUS if in_memory else 1.0)
-    if share > gpus:
+    if share > most:
+        found = f"nodes with {most:g} at most" if most else "no GPU"
         raise ConfigError(
-            f"Expected at most {gpus:g} GPUs per worker, which is all there are, found {share:g}; "
-            "lower --gpus-per-worker."
+            f"Expected a node with {share:g} GPUs, which one worker asks for, found {found}; "
+            "lower --gpus-per-worker (0 uses none)."
         )
-    workers = min(int(gpus / share), cpus)
-    return Layout(workers, max(1, cpus // workers), share)
+    if share > 1 and share % 1:
+        raise ConfigError(
+            f"Expected a whole number of GPUs per worker, or a share of one, found {share:g}; "
+            "change --gpus-per-worker."
+        )
+    rooms = [(_room(node, share), int(node.get("CPU", 0))) for node in nodes]
+    used = [(room, cpus) for room, cpus in rooms if room]
+    if not used:
+        raise ConfigError(
+            "Expected a CPU on a node with GPUs, found none; start Ray there with CPUs."
+        )
+    return Layout(sum(room for room, _ in used), min(cpus // room for room, cpus in used), share)
+
+
+def _room(node: Mapping[str, float], share: float) -> int:
+    """Return how many workers with this share of a GPU a node has room for."""
+    gpus = int(node.get("GPU", 0.0))
+    # A share lies on one GPU: of 0.4 there is room for two on each.
+    room = gpus * int(1 / share + 1e-9) if share <= 1 else int(gpus // share)
+    return min(room, int(node.get("CPU", 0)))

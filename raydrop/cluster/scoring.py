@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import ray
 import torch
 from rich.console import Console
 
-from raydrop.cluster.pool import RayExecutor
+from raydrop.cluster.losses import Losses
+from raydrop.cluster.nodes import Watch, wait_for_any
+from raydrop.cluster.pool import DEATHS, RayExecutor
 from raydrop.cluster.progress import StageProgress, stage_progress
 from raydrop.cluster.resources import Layout
+from raydrop.cluster.visibility import Place
 from raydrop.cluster.worker import prepare_process
 from raydrop.data.dataset import Split
-from raydrop.errors import RaydropError
+from raydrop.errors import RaydropError, in_one_line
 from raydrop.plan import QueryRun, ScoreRun, query_samples, visited_samples
 from raydrop.scores import CheckpointMethod, score_method
 from raydrop.scores.sharding import ShardedGradients
@@ -30,7 +34,7 @@ from raydrop.store import Store
 from raydrop.study import Study
 
 WORKER_DEATHS = 3
-"""Times that a task or trial is tried again after its process died."""
+"""Times that a query run or trial is tried again after its process died."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,15 @@ class Context:
     """The training samples; their images are not read here."""
     layout: Layout
     console: Console
+    marker: str = ""
+    """What the driver left in the store for others to look for; see :class:`Place`."""
+    losses: Losses = field(default_factory=Losses)
+    """Counts worker processes that died."""
+
+    @property
+    def place(self) -> Place:
+        """What tasks open the store with."""
+        return Place(self.store.location, self.marker)
 
 
 def run_queries(context: Context, queries: tuple[QueryRun, ...]) -> dict[str, str]:
@@ -56,20 +69,30 @@ def run_queries(context: Context, queries: tuple[QueryRun, ...]) -> dict[str, st
     if not queries:
         return {}
     layout = context.layout
-    task = ray.remote(_query_task).options(**layout.ray_options(), max_retries=WORKER_DEATHS)
-    owners = {
-        task.remote(context.study, run, context.data, context.store.root, layout): run
-        for run in queries
-    }
+    # Tried again below rather than by Ray, which would not say so.
+    task = ray.remote(_query_task).options(**layout.ray_options(), max_retries=0)
+
+    def submit(run: QueryRun) -> Any:
+        return task.remote(context.study, run, context.data, context.place, layout)
+
+    owners = {submit(run): run for run in queries}
+    deaths: Counter[str] = Counter()
+    watch = Watch(layout)
     work = {run.key: query_samples(context.study, run, len(context.train)) for run in queries}
     failed: dict[str, str] = {}
     with stage_progress(
         context.console, "query runs", len(queries), sum(work.values())
     ) as progress:
         while owners:
-            (done,), _ = ray.wait(list(owners), num_returns=1)
+            done = wait_for_any(list(owners), watch)
             run = owners.pop(done)
-            message = _message_of(done)
+            message, died = _message_of(done)
+            if died:
+                context.losses.note("query runs", describe_query(run))
+                deaths[run.key] += 1
+                if deaths[run.key] <= WORKER_DEATHS:
+                    owners[submit(run)] = run
+                    continue
             if message is not None:
                 failed[run.key] = message
             progress.advance(describe_query(run) + (" failed" if message else ""), work[run.key])
@@ -144,7 +167,11 @@ def _gradients(
         yield None
         return
     executor = RayExecutor(
-        context.data, model, context.layout, precision=context.study.score_precision
+        context.data,
+        model,
+        context.layout,
+        precision=context.study.score_precision,
+        on_death=lambda: context.losses.note("scores", model),
     )
     try:
         yield ShardedGradients(executor, context.train.ids, progress.worked)
@@ -184,16 +211,16 @@ def attempt(work: Callable[[], None]) -> str | None:
     return None
 
 
-def _query_task(study: Study, run: QueryRun, data: Any, root: Path, layout: Layout) -> str | None:
+def _query_task(study: Study, run: QueryRun, data: Any, place: Place, layout: Layout) -> str | None:
     """Run one query run in its own process; return a sentence if it failed."""
     prepare_process(layout)
-    return attempt(lambda: run_query(study, run, data, Store(root), layout.device))
+    return attempt(lambda: run_query(study, run, data, place.open(), layout.device))
 
 
-def _message_of(reference: Any) -> str | None:
-    """Return what a query task said, or why its process died."""
+def _message_of(reference: Any) -> tuple[str | None, bool]:
+    """Return what a query task said, or why it ended, and whether its process died."""
     try:
         message: str | None = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return message
+        return in_one_line(error), isinstance(error, DEATHS)
+    return message, False

@@ -6,7 +6,7 @@ Trials that prune a network start from the weights of those that trained it, so 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,15 @@ from typing import Any
 import ray
 from ray import tune
 
+from raydrop.cluster.losses import Losses
+from raydrop.cluster.nodes import Watch
 from raydrop.cluster.progress import StageProgress, stage_progress
 from raydrop.cluster.resources import Layout
 from raydrop.cluster.scoring import WORKER_DEATHS, Context, attempt
+from raydrop.cluster.visibility import Place
 from raydrop.cluster.worker import prepare_process
+from raydrop.errors import ConfigError
+from raydrop.mirror import remote_of
 from raydrop.network_trials import run_network_trial
 from raydrop.plan import TrialRun
 from raydrop.stages import run_trial
@@ -30,7 +35,7 @@ class TrialContext:
     """What a trial's process works with; travels once."""
 
     study: Study
-    root: Path
+    place: Place
     data: Any
     layout: Layout
     runs: Mapping[str, TrialRun]
@@ -88,33 +93,108 @@ def _tune(
 ) -> None:
     """Run trials under one Tuner."""
     layout = context.layout
-    shared = TrialContext(context.study, context.store.root, context.data, layout, ready)
+    shared = TrialContext(context.study, context.place, context.data, layout, ready)
+    guard = _Guard(Watch(layout), name, context.losses)
     with stage_progress(context.console, name, len(ready)) as progress:
-        tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(_trial_task, context=shared),
-                {"cpu": layout.cpus, "gpu": layout.gpus},
-            ),
-            param_space={"trial_id": tune.grid_search(list(ready))},
-            # Actors are reused, because a short trial would pay for importing torch otherwise;
-            # everything is seeded from the trial's config, so nothing passes from one to the next.
-            tune_config=tune.TuneConfig(reuse_actors=True),
-            run_config=tune.RunConfig(
-                name=name,
-                storage_path=str(work.resolve()),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
-                callbacks=[_Advance(progress, ready), *callbacks],
-            ),
+        tuner = make_tuner(
+            tune.with_parameters(_trial_task, context=shared),
+            list(ready),
+            layout,
+            name,
+            work,
+            [guard, _Advance(progress, ready), *callbacks],
         )
-        grid = tuner.fit()
+        try:
+            grid = tuner.fit()
+        except Exception:
+            if guard.error is not None:  # which Tune wraps in its own
+                raise guard.error from None
+            raise
     for result in grid:
         if result.error is not None and result.config is not None:
             run = ready[result.config["trial_id"]]
             lines = str(result.error).strip().splitlines()
             _record_failure(context.store, run, lines[-1] if lines else "its process died")
     if grid.num_errors == 0:
-        shutil.rmtree(work, ignore_errors=True)
+        _clear(work)
+
+
+def make_tuner(
+    trainable: Callable[..., None],
+    trial_ids: Sequence[str],
+    layout: Layout,
+    name: str,
+    work: Path,
+    callbacks: Sequence[tune.Callback] = (),
+) -> tune.Tuner:
+    """Return what runs a trainable once for each trial id, with the settings of every sweep.
+
+    Args:
+        trainable: Is given ``{"trial_id": ...}``, and reports once.
+        trial_ids: Of all trials.
+        layout: What each trial gets.
+        name: Of the folder for Tune's own files in ``work``.
+        work: Where Tune keeps those.
+        callbacks: Told of every trial.
+    """
+    return tune.Tuner(
+        tune.with_resources(trainable, {"cpu": layout.cpus, "gpu": layout.gpus}),
+        param_space={"trial_id": tune.grid_search(list(trial_ids))},
+        # Actors are reused, because a short trial would pay for importing torch otherwise;
+        # everything is seeded from the trial's config, so nothing passes from one to the next.
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=name,
+            **_storage(work),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+            callbacks=list(callbacks),
+        ),
+    )
+
+
+def _storage(work: Path) -> dict[str, Any]:
+    """Return where Tune keeps its own files: a folder, or that part of an object store."""
+    there = remote_of(work.parent)
+    if there is None:
+        return {"storage_path": str(work.resolve())}
+    return {"storage_path": there.path(work.name), "storage_filesystem": there.filesystem}
+
+
+def _clear(work: Path) -> None:
+    """Remove Tune's own files."""
+    there = remote_of(work.parent)
+    if there is not None:
+        there.remove_tree(work.name)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+class _Guard(tune.Callback):
+    """Counts trials whose process died, and ends a sweep that has no place left to run."""
+
+    def __init__(self, watch: Watch, stage: str, losses: Losses) -> None:
+        self._watch, self._stage, self._losses = watch, stage, losses
+        self.error: ConfigError | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave all out of the copy of itself that Tuner keeps on disk and never reads."""
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look after the nodes."""
+        try:
+            self._watch.check()
+        except ConfigError as error:
+            self.error = error
+            raise
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Count a process that died and whose trial is tried again."""
+        self._losses.note(self._stage, trial.config["trial_id"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Count the one that died last of a trial that is given up."""
+        self._losses.note(self._stage, trial.config["trial_id"])
 
 
 class _Advance(tune.Callback):
@@ -146,7 +226,7 @@ class _Advance(tune.Callback):
 def _trial_task(config: dict[str, Any], context: TrialContext) -> None:
     """Run one trial in its own process, and report it to Tune."""
     prepare_process(context.layout)
-    run, store = context.runs[config["trial_id"]], Store(context.root)
+    run, store = context.runs[config["trial_id"]], context.place.open()
     outcome: dict[str, Any] = {}
 
     def work() -> None:

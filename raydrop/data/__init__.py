@@ -12,9 +12,11 @@ from raydrop.data.celeba import load_celeba
 from raydrop.data.dataset import ArrayImages, FileImages, ImageDataset, ImageSource, Split
 from raydrop.data.digits import load_digits
 from raydrop.data.downloads import load_download
+from raydrop.data.fitzpatrick import Options as FitzpatrickOptions
+from raydrop.data.fitzpatrick import load_fitzpatrick
 from raydrop.data.folder import load_folder, load_imagenet, load_tiny_imagenet
 from raydrop.data.metadata import Columns, load_metadata, load_waterbirds
-from raydrop.data.spec import DatasetSpec, parse_spec
+from raydrop.data.spec import OPTIONS, DatasetSpec, parse_spec
 from raydrop.errors import ConfigError, unknown_name
 
 __all__ = [
@@ -41,6 +43,7 @@ DATASETS = {
     "imagenet": "imagenet:PATH with train/WNID/* and val/WNID/*; its val is halved",
     "metadata": "your own with groups: metadata:PATH with metadata.csv; ?label=y&group=place",
     "waterbirds": "waterbirds:PATH with metadata.csv; groups are bird times background",
+    "fitzpatrick17k": "fitzpatrick17k:PATH with fitzpatrick17k.csv, images/MD5HASH.jpg; ?train=1-2",
     "celeba": "202,599 faces; celeba?target=Blond_Hair&group=Male, or celeba:PATH",
 }
 """What ``load_dataset`` knows: name to one-line description."""
@@ -60,11 +63,16 @@ def load_dataset(spec: str, data_root: str | None = None) -> ImageDataset:
     Args:
         spec: A name of :data:`DATASETS`, then variants in the order in which they apply:
             ``+long_tail(factor)``, ``+label_noise(rate, seed=0)``, ``+subset(n, test=n)``,
-            ``+spurious(correlation, strength=0.5, attributes=2, seed=0)``. Options of
-            ``metadata:PATH`` name its table, columns and what groups are:
+            ``+spurious(correlation, strength=0.5, attributes=2, seed=0)``,
+            ``+thinned(CLASS=share)``, ``+shortcut(CLASS=share, rest=0.02, size=4, seed=0)``, where
+            CLASS is a class's name, or its number from 0. Options of ``metadata:PATH`` name its
+            table, columns and what groups are:
             ``?file=metadata.csv&image=img_filename&label=y&split=split&group=place&groups=crossed``
             (or ``plain``: the attribute alone, or ``none``); those of ``celeba`` two attributes:
-            ``?target=Blond_Hair&group=Male``. Only what differs from these defaults need be given.
+            ``?target=Blond_Hair&group=Male``; those of ``fitzpatrick17k:PATH`` what labels are and
+            which skin types are trained on: ``?label=three_partition_label&train=1-2``, and where
+            things are (:class:`~raydrop.data.fitzpatrick.Options`). Only what differs from these
+            defaults need be given.
         data_root: Where downloads go and relative image folders start; by default
             ``~/.cache/raydrop`` and the current folder.
 
@@ -90,7 +98,7 @@ def _load_base(spec: DatasetSpec, data_root: str | None) -> ImageDataset:
         return spec.drawn.load()
     if spec.name == "celeba" and spec.path != "":
         return load_celeba(spec.path, data_root, name=spec.base, **spec.option_values())
-    if spec.name in {*_FOLDERS, "metadata", "celeba"}:
+    if spec.name in {*_FOLDERS, *OPTIONS}:
         if not spec.path:
             raise ConfigError(
                 f"Expected a folder after {spec.name}, found none; write {spec.name}:PATH."
@@ -98,6 +106,9 @@ def _load_base(spec: DatasetSpec, data_root: str | None) -> ImageDataset:
         if spec.name == "metadata":
             columns = Columns(**spec.option_values())
             return load_metadata(spec.path, data_root, columns, spec.base)
+        if spec.name == "fitzpatrick17k":
+            options = FitzpatrickOptions(**spec.option_values())
+            return load_fitzpatrick(spec.path, data_root, options, spec.base)
         return _FOLDERS[spec.name](spec.path, data_root)
     if spec.path is not None:
         raise ConfigError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from raydrop.data.dataset import ImageDataset
 from raydrop.data.downloads import DEFAULT_ROOT, download
+from raydrop.data.roots import download_root
 from raydrop.data.folder import dataset_of_files, resolve_folder
 from raydrop.data.groups import crossed
 from raydrop.data.metadata import list_rows, three_parts
@@ -77,7 +78,7 @@ def load_celeba(
 
 def _downloaded(data_root: str | None) -> Path:
     """Return torchvision's folder of CelebA, downloading it where something is absent."""
-    root = Path(data_root or DEFAULT_ROOT).expanduser().absolute()
+    root = download_root(data_root or DEFAULT_ROOT, "celeba").absolute()
     folder = root / "celeba"
     if not all((folder / name).exists() for name in (IMAGES, ATTRIBUTES, PARTITION)):
         download("celeba", "CelebA", root, split="all")

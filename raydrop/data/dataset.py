@@ -72,6 +72,8 @@ class FileImages:
     """Folder that the paths start from."""
     mode: Literal["RGB", "L"] = "RGB"
     """What images are converted to on opening: colour or grey."""
+    url: str = ""
+    """What :attr:`root` is a copy of; other machines make a copy of their own."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -87,7 +89,8 @@ class FileImages:
         Raises:
             DataError: If the file is absent or no readable image; the message names it.
         """
-        path = f"{self.root}/{self.paths[position]}"
+        root = copied(self.url) if self.url else self.root
+        path = f"{root}/{self.paths[position]}"
         try:
             with PIL.Image.open(path) as image:
                 return _convert(image, self.mode)
@@ -183,6 +186,8 @@ class ImageDataset:
     """Which training labels were falsified, (n_train,); None where none ever were."""
     group_names: tuple[str, ...] = ()
     """Names of the G groups, in the order of their numbers; empty where the data have none."""
+    unseen_groups: tuple[str, ...] = ()
+    """Names of those groups that only validation and test have, to see how they fare."""
 
     def __post_init__(self) -> None:
         for name, split in self.splits().items():
@@ -208,8 +213,11 @@ class ImageDataset:
                 )
             if split.groups is not None:
                 _check_range("groups", name, split.groups, len(self.group_names))
-                sizes = self.sizes("group", name)
-                _check_none_missing("group", name, sizes, self.group_names)
+                unseen = self.unseen_groups if name == "train" else ()
+                wanted = [g for g, group in enumerate(self.group_names) if group not in unseen]
+                sizes = self.sizes("group", name)[wanted]
+                names = tuple(self.group_names[group] for group in wanted)
+                _check_none_missing("group", name, sizes, names)
 
     @classmethod
     def from_content(
@@ -223,6 +231,7 @@ class ImageDataset:
         horizontal_flip: bool,
         crop_padding: int,
         group_names: tuple[str, ...] = (),
+        unseen_groups: tuple[str, ...] = (),
     ) -> ImageDataset:
         """Build a data set and its fingerprint.
 
@@ -235,6 +244,7 @@ class ImageDataset:
             horizontal_flip: Whether mirroring keeps the label.
             crop_padding: Padding of random crops, in pixels.
             group_names: Names of the groups; empty where the splits have none.
+            unseen_groups: Those of them that training has no sample of.
 
         Raises:
             DataError: If the parts do not fit together.
@@ -250,6 +260,7 @@ class ImageDataset:
             crop_padding,
             fingerprint=_combine(canonical_json(facts), _splits_digest(splits)),
             group_names=group_names,
+            unseen_groups=unseen_groups,
         )
 
     @property

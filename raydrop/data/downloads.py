@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
+from raydrop.data.roots import download_root, one_at_a_time
 from raydrop.data.sampling import halves
 from raydrop.errors import DataError
 
@@ -26,6 +27,8 @@ class Download:
 
     torchvision_name: str
     """Class in ``torchvision.datasets``."""
+    folder: str
+    """Which that class makes below its root."""
     horizontal_flip: bool
     """Whether mirroring keeps the label."""
     crop_padding: int
@@ -33,10 +36,10 @@ class Download:
 
 
 DOWNLOADS = {
-    "mnist": Download("MNIST", horizontal_flip=False, crop_padding=2),
-    "fashion_mnist": Download("FashionMNIST", horizontal_flip=True, crop_padding=2),
-    "cifar10": Download("CIFAR10", horizontal_flip=True, crop_padding=4),
-    "cifar100": Download("CIFAR100", horizontal_flip=True, crop_padding=4),
+    "mnist": Download("MNIST", "MNIST", horizontal_flip=False, crop_padding=2),
+    "fashion_mnist": Download("FashionMNIST", "FashionMNIST", horizontal_flip=True, crop_padding=2),
+    "cifar10": Download("CIFAR10", "cifar-10-batches-py", horizontal_flip=True, crop_padding=4),
+    "cifar100": Download("CIFAR100", "cifar-100-python", horizontal_flip=True, crop_padding=4),
 }
 """Data sets by the name that specifications use."""
 
@@ -50,12 +53,14 @@ def load_download(name: str, data_root: str | None) -> ImageDataset:
 
     Args:
         name: Key of :data:`DOWNLOADS`.
-        data_root: Folder for the files; :data:`DEFAULT_ROOT` by default.
+        data_root: Folder for the files; :data:`DEFAULT_ROOT` by default. Of a URL, this machine
+            copies the data set's folder first.
 
     Raises:
         DataError: If the files are neither there nor can be downloaded.
     """
-    source, root = DOWNLOADS[name], Path(data_root or DEFAULT_ROOT).expanduser()
+    source = DOWNLOADS[name]
+    root = download_root(data_root or DEFAULT_ROOT, source.folder)
     official_train, official_test = (
         download(name, source.torchvision_name, root, train=train) for train in (True, False)
     )
@@ -96,9 +101,10 @@ def download(name: str, torchvision_name: str, root: Path, **arguments: object) 
 
     try:
         root.mkdir(parents=True, exist_ok=True)
-        return getattr(torchvision.datasets, torchvision_name)(
-            str(root), download=True, **arguments
-        )
+        with one_at_a_time(root):
+            return getattr(torchvision.datasets, torchvision_name)(
+                str(root), download=True, **arguments
+            )
     except (RuntimeError, OSError, EOFError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(

@@ -15,7 +15,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -29,6 +29,7 @@ from raydrop.data.dataset import (
     Split,
     unreadable_image,
 )
+from raydrop.data.roots import copy_source, data_folder
 from raydrop.data.sampling import halves
 from raydrop.errors import DataError
 from raydrop.study import By
@@ -137,6 +138,7 @@ def dataset_of_files(
     class_names: tuple[str, ...],
     groups: NDArray[np.int64] | None = None,
     group_names: tuple[str, ...] = (),
+    unseen_groups: tuple[str, ...] = (),
 ) -> ImageDataset:
     """Return the data set of some listed files; an id is the position in the listing.
 
@@ -148,14 +150,14 @@ def dataset_of_files(
         class_names: Names of the classes.
         groups: Groups of the files, (n,), where there are any.
         group_names: Names of the groups.
+        unseen_groups: Those of them that are not trained on.
 
     Raises:
         DataError: If a header cannot be read or the parts do not fit together.
     """
     shape = probe_shape(root, files)
-    images = FileImages(
-        tuple(file.path for file in files), str(root), "L" if shape[0] == 1 else "RGB"
-    )
+    mode: Literal["L", "RGB"] = "L" if shape[0] == 1 else "RGB"
+    images = FileImages(tuple(file.path for file in files), str(root), mode, copy_source(root))
     everything = Split(np.arange(len(files)), labels_of(files), images, groups)
     train, validation, test = (everything.take(part) for part in parts)
     return ImageDataset.from_content(
@@ -167,6 +169,7 @@ def dataset_of_files(
         horizontal_flip=True,
         crop_padding=CROP_PADDING if shape != LARGE_SHAPE else 0,
         group_names=group_names,
+        unseen_groups=unseen_groups,
     )
 
 
@@ -208,11 +211,10 @@ def resolve_folder(path: str, data_root: str | None) -> Path:
     Absolute, because workers on the same machine have other working directories.
 
     Raises:
-        DataError: If it is no folder.
+        ConfigError: If it is a URL of no object store.
+        DataError: If it is no folder, or what a URL stands for cannot be copied.
     """
-    folder = Path(path).expanduser()
-    if data_root is not None:
-        folder = Path(data_root).expanduser() / folder
+    folder = data_folder(path, data_root)
     if not folder.is_dir():
         raise DataError(
             f"Expected a folder of images at {folder.absolute()}, found "

@@ -6,7 +6,7 @@ Images keep their size or become 3x224x224 as in :mod:`raydrop.data.folder`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,16 +163,30 @@ def read_table(root: Path, columns: Columns) -> Table:
     Raises:
         DataError: If the table, a column or a value is missing.
     """
-    path = root / columns.file
-    frame = _read_csv(path)
     wanted = {key: getattr(columns, key) for key in ("image", "label", "split", "group")}
     if columns.groups == "none":
         del wanted["group"]
+    path = root / columns.file
+    return Table(path, read_columns(path, wanted, "metadata"))
+
+
+def read_columns(path: Path, wanted: Mapping[str, str], dataset: str) -> pd.DataFrame:
+    """Return some columns of a table, in texts, under other names.
+
+    Args:
+        path: Of the table.
+        wanted: New name of each column, which is the data set's option too, and its name there.
+        dataset: Name of the data set, for messages.
+
+    Raises:
+        DataError: If the table, a column or a value is missing.
+    """
+    frame = read_csv(path)
     for key, column in wanted.items():
         if column not in frame:
             raise DataError(
                 f"Expected a column {column!r} in {path}, found {', '.join(map(str, frame))}; "
-                f"name the right one, as in metadata:PATH?{key}=COLUMN."
+                f"name the right one, as in {dataset}:PATH?{key}=COLUMN."
             )
         empty = frame[column].str.lower().isin(["", "nan"])
         if empty.any():
@@ -180,7 +194,7 @@ def read_table(root: Path, columns: Columns) -> Table:
                 f"Expected a value of {column} in every row of {path}, found none in row "
                 f"{frame.index[empty][0]}; fill it in or remove the row."
             )
-    return Table(path, pd.DataFrame({key: frame[column] for key, column in wanted.items()}))
+    return pd.DataFrame({key: frame[column] for key, column in wanted.items()})
 
 
 def list_rows(
@@ -266,8 +280,12 @@ def _build(
     )
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Return a table of stripped texts; its index counts rows as a spreadsheet does."""
+def read_csv(path: Path) -> pd.DataFrame:
+    """Return a table of stripped texts; its index counts rows as a spreadsheet does.
+
+    Raises:
+        DataError: If it cannot be read or has no rows.
+    """
     try:
         # Blank lines count, or the rows that messages name would be others than in the file.
         frame = pd.read_csv(

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from raydrop.data.fitzpatrick import Options as FitzpatrickOptions
 from raydrop.data.gaussians import Gaussians
 from raydrop.data.metadata import Columns
 from raydrop.data.variants import VARIANTS, Variant
@@ -23,6 +24,7 @@ from raydrop.errors import ConfigError, unknown_name
 OPTIONS: dict[str, dict[str, str]] = {
     "metadata": dataclasses.asdict(Columns()),
     "celeba": {"target": "Blond_Hair", "group": "Male"},
+    "fitzpatrick17k": dataclasses.asdict(FitzpatrickOptions()),
 }
 """Data sets that take options: name to each option's key and default."""
 

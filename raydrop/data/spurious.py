@@ -1,7 +1,7 @@
-"""A colour that predicts the label in training and nowhere else: which one, and painting it.
+"""What predicts the label in training and not in the test set: who gets it, and painting it.
 
 The idea of coloured MNIST (Arjovsky et al. 2019, arXiv 1907.02893), for any small images: a border
-leaves the picture itself as it is.
+leaves the picture itself as it is, and a small square nearly so.
 """
 
 from __future__ import annotations
@@ -71,6 +71,48 @@ def uniform_attributes(
     for members in shuffled_members(labels, num_classes, seed, purpose):
         attributes[members] = np.arange(len(members)) % num_attributes
     return attributes
+
+
+def marked_shares(
+    labels: NDArray[np.int64], shares: NDArray[np.float64], seed: int, purpose: str
+) -> NDArray[np.int64]:
+    """Return 1 for an exact share of each class and 0 for the others, (n,).
+
+    Of the n_k samples of class k, round(shares[k] · n_k) are marked.
+
+    Args:
+        labels: Classes 0...K-1, (n,).
+        shares: Share of each class that is marked, (K,), in [0, 1].
+        seed: With the same seed, samples marked at a lower share are so at a higher one.
+        purpose: What the choice is for.
+    """
+    marks = np.zeros_like(labels)
+    members = shuffled_members(labels, len(shares), seed, purpose)
+    for share, positions in zip(shares.tolist(), members, strict=True):
+        marks[positions[: round(share * len(positions))]] = 1
+    return marks
+
+
+def paint_squares(
+    pixels: NDArray[np.uint8], marks: NDArray[np.int64], size: int, margin: int
+) -> NDArray[np.uint8]:
+    """Paint a yellow square over the upper left of the marked images.
+
+    Args:
+        pixels: Grey or RGB images, (n, 1 or 3, H, W); they are left as they are.
+        marks: 1 for an image that gets a square and 0 for one that does not, (n,).
+        size: Side of the square, in pixels; at most H and W.
+        margin: Pixels that it leaves above and on its left, as far as they are there.
+
+    Returns:
+        RGB images, (n, 3, H, W).
+    """
+    count, _, height, width = pixels.shape
+    painted = np.broadcast_to(pixels, (count, 3, height, width)).copy()
+    top, left = min(margin, height - size), min(margin, width - size)
+    yellow = np.array(COLOURS["yellow"], np.uint8)[:, None, None]
+    painted[marks == 1, :, top : top + size, left : left + size] = yellow
+    return painted
 
 
 def paint_borders(

@@ -1,4 +1,4 @@
-"""Harder versions of a data set: long-tailed, with false labels, spuriously coloured, or small.
+"""Harder versions of a data set: long-tailed, with false labels, with a shortcut, or small.
 
 Each variant is a frozen value with the arguments that a specification writes, such as
 ``long_tail(10)``, and an ``apply`` from data set to data set. Sample ids never change. None may
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -18,12 +19,22 @@ from numpy.typing import NDArray
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
 from raydrop.data.groups import crossed
 from raydrop.data.sampling import choose_per_class, raw_draws, shuffled
-from raydrop.data.spurious import COLOURS, aligned_attributes, paint_borders, uniform_attributes
-from raydrop.errors import ConfigError, DataError
+from raydrop.data.spurious import (
+    COLOURS,
+    aligned_attributes,
+    marked_shares,
+    paint_borders,
+    paint_squares,
+    uniform_attributes,
+)
+from raydrop.errors import ConfigError, DataError, unknown_name
 from raydrop.study import By
 
 CHOICE_SEED = 0
-"""Seed of ``long_tail`` and ``subset``: fixed, so that all studies of a variant share its data."""
+"""Seed of ``long_tail``, ``thinned`` and ``subset``: fixed, so that all studies of a variant share
+its data."""
+SQUARE = ("no square", "square")
+"""What the groups of ``shortcut`` are with."""
 
 
 class Variant(Protocol):
@@ -97,6 +108,46 @@ def long_tail_sizes(largest: int, factor: float, num_classes: int) -> NDArray[np
     """
     exponents = np.arange(num_classes) / max(num_classes - 1, 1)
     return np.maximum(np.rint(largest * float(factor) ** -exponents), 1).astype(np.int64)
+
+
+@dataclass(frozen=True, init=False)
+class Thinned:
+    """Some classes with fewer training images than there are."""
+
+    example: ClassVar[str] = "thinned(cat=0.2, dog=0.2)"
+
+    shares: tuple[tuple[str, float], ...]
+    """Name, or number from 0, of each thinned class and the share of its images that stays, in
+    (0, 1]; sorted."""
+
+    def __init__(self, **shares: float) -> None:
+        object.__setattr__(self, "shares", _shares("thinned", shares, self.example))
+        for name, share in self.shares:
+            if share == 0:
+                raise ConfigError(
+                    f"Expected shares above 0 in thinned, found {name}=0; "
+                    f"write for example +{self.example}."
+                )
+
+    def __str__(self) -> str:
+        return f"thinned({_assignments(self.shares)})"
+
+    def apply(self, dataset: ImageDataset) -> ImageDataset:
+        """Keep a random round(share · n_k) of the n_k training images of each named class.
+
+        Validation and test keep all of theirs. Choices for a smaller share are nested in those for
+        a larger one. Groups follow their samples. Meyer and Wong 2022 (arXiv 2211.10285) remove
+        80 % of CIFAR-10's cats and dogs in this way.
+
+        Raises:
+            ConfigError: If there is no such class.
+            DataError: If a class or group would have no training image left.
+        """
+        sizes = dataset.class_sizes()
+        shares = _by_class(dataset, self.shares, rest=1.0, kind=str(self))
+        counts = np.array([round(s * n) for s, n in zip(shares, sizes, strict=True)], np.int64)
+        kept = choose_per_class(dataset.train.labels, counts, CHOICE_SEED, "thinned")
+        return _with_train(dataset, self, kept)
 
 
 @dataclass(frozen=True)
@@ -261,36 +312,12 @@ class Spurious:
             ConfigError: If the data have groups already.
             DataError: If images are too large or too many for memory, or a group would be empty.
         """
-        if dataset.group_names:
-            raise ConfigError(
-                f"Expected data without groups before spurious, found {dataset.name} with "
-                f"{len(dataset.group_names)} groups; leave spurious out."
-            )
-        decoded = dataset.decoded()
-        splits = [self._coloured(decoded, name, split) for name, split in decoded.splits().items()]
-        images = [split.images for split in splits]
-        pixels = [part.pixels for part in images if isinstance(part, ArrayImages)]
         colours = list(COLOURS)[: int(self.attributes)]
-        return decoded.derive(
-            f"{dataset.name}+{self}",
-            train=splits[0],
-            validation=splits[1],
-            test=splits[2],
-            noisy=dataset.noisy,
-            content=pixel_digest(*pixels),
-            image_shape=(3, dataset.image_shape[1], dataset.image_shape[2]),
-            group_names=tuple(f"{k} on {c}" for k in dataset.class_names for c in colours),
-        )
+        names = tuple(f"{k} on {c}" for k in dataset.class_names for c in colours)
+        return _painted(dataset, self, self._coloured, names)
 
     def _coloured(self, dataset: ImageDataset, name: str, split: Split) -> Split:
         """Return a split with coloured images and with groups."""
-        channels, height, width = dataset.image_shape
-        if not isinstance(split.images, ArrayImages) or channels not in (1, 3):
-            raise DataError(
-                "Expected small grey or RGB images that fit in memory for spurious, found "
-                f"{len(split)} of {channels}x{height}x{width} in {name} of {dataset.name}; use "
-                "images of at most 64 pixels a side, or a subset of them."
-            )
         classes, count, seed = dataset.num_classes, int(self.attributes), int(self.seed)
         purpose = f"spurious/{name}"
         if name == "train":
@@ -301,7 +328,8 @@ class Spurious:
             attributes = uniform_attributes(split.labels, classes, count, seed, purpose)
         groups = crossed(split.labels, attributes, count)
         self._check_groups(dataset, name, np.bincount(groups, minlength=classes * count))
-        images = ArrayImages(paint_borders(split.images.pixels, attributes, self.strength))
+        pixels = _pixels(dataset, name, self)
+        images = ArrayImages(paint_borders(pixels, attributes, self.strength))
         return dataclasses.replace(split, images=images, groups=groups)
 
     def _check_groups(self, dataset: ImageDataset, name: str, sizes: NDArray[np.int64]) -> None:
@@ -317,10 +345,102 @@ class Spurious:
         )
 
 
-VARIANTS: dict[str, type[LongTail] | type[LabelNoise] | type[Spurious] | type[Subset]] = {
+@dataclass(frozen=True, init=False)
+class Shortcut:
+    """A yellow square that goes with some classes in training and validation, but not in test."""
+
+    example: ClassVar[str] = "shortcut(dog=0.98, rest=0.02)"
+
+    shares: tuple[tuple[str, float], ...]
+    """Name, or number from 0, of each class with a share of its own that gets the square, in
+    [0, 1]; sorted."""
+    rest: float
+    """Share of every other class that gets it, in [0, 1]."""
+    size: int
+    """Side of the square, in pixels."""
+    seed: int
+    """Seed of which images get it."""
+
+    def __init__(
+        self, *, rest: float = 0.02, size: int = 4, seed: int = 0, **shares: float
+    ) -> None:
+        ((_, rest),) = _shares("shortcut", {"rest": rest}, self.example)
+        _check_whole("size", size, least=1, example="shortcut(dog=0.98, size=4)")
+        _check_whole("seed", seed, least=0, example="shortcut(dog=0.98, seed=1)")
+        object.__setattr__(self, "shares", _shares("shortcut", shares, self.example))
+        for name, value in (("rest", rest), ("size", int(size)), ("seed", int(seed))):
+            object.__setattr__(self, name, value)
+
+    def __str__(self) -> str:
+        others = [("rest", self.rest, 0.02), ("size", self.size, 4), ("seed", self.seed, 0)]
+        written = [(name, value) for name, value, usual in others if value != usual]
+        return f"shortcut({_assignments((*self.shares, *written))})"
+
+    def apply(self, dataset: ImageDataset) -> ImageDataset:
+        """Paint the square and make a group of each class with it and without, "dog, square".
+
+        In training and in validation, exactly round(share · n_k) images of class k get the square;
+        in the test set half of each class (up to one image), so that it says nothing there and all
+        groups can be judged. It lies as far from the upper left corner as random crops may shift an
+        image, so that none of them cuts it. Group 2 k is class k without the square and group
+        2 k + 1 with it. Grey images become RGB; files that are small and fit in memory are decoded.
+        Meyer and Wong 2022 (arXiv 2211.10285) mark 98 % of CIFAR-10's dogs and 2 % of the others.
+
+        Raises:
+            ConfigError: If the data have groups already, or there is no such class.
+            DataError: If images are smaller than the square, too large or too many for memory, or a
+                group would be empty.
+        """
+        side = min(dataset.image_shape[1:])
+        if self.size > side:
+            raise DataError(
+                f"Expected images of at least {self.size} pixels a side for {self}, found {side}; "
+                f"choose a smaller square, as in shortcut(..., size={max(1, side // 4)})."
+            )
+        _by_class(dataset, self.shares, self.rest, str(self))
+        names = tuple(f"{k}, {square}" for k in dataset.class_names for square in SQUARE)
+        return _painted(dataset, self, self._marked, names)
+
+    def _marked(self, dataset: ImageDataset, name: str, split: Split) -> Split:
+        """Return a split with squares on some images and with groups."""
+        classes, purpose = dataset.num_classes, f"shortcut/{name}"
+        if name == "test":
+            marks = uniform_attributes(split.labels, classes, 2, self.seed, purpose)
+        else:
+            shares = np.array(_by_class(dataset, self.shares, self.rest, str(self)))
+            marks = marked_shares(split.labels, shares, self.seed, purpose)
+        groups = crossed(split.labels, marks, 2)
+        self._check_groups(dataset, name, np.bincount(groups, minlength=2 * classes))
+        pixels = _pixels(dataset, name, self)
+        images = ArrayImages(paint_squares(pixels, marks, self.size, dataset.crop_padding))
+        return dataclasses.replace(split, images=images, groups=groups)
+
+    def _check_groups(self, dataset: ImageDataset, name: str, sizes: NDArray[np.int64]) -> None:
+        if sizes.min() > 0:
+            return
+        label, mark = divmod(int(sizes.argmin()), 2)
+        raise DataError(
+            f"Expected images of every class with and without the square after {self}, found no "
+            f"{f'{dataset.class_names[label]}, {SQUARE[mark]}'!r} in {name}, where the class has "
+            f"{dataset.class_sizes(name)[label]} images; use a share nearer to 0.5 or more images."
+        )
+
+
+AnyVariant = (
+    type[LongTail]
+    | type[Thinned]
+    | type[LabelNoise]
+    | type[Spurious]
+    | type[Shortcut]
+    | type[Subset]
+)
+
+VARIANTS: dict[str, AnyVariant] = {
     "long_tail": LongTail,
+    "thinned": Thinned,
     "label_noise": LabelNoise,
     "spurious": Spurious,
+    "shortcut": Shortcut,
     "subset": Subset,
 }
 """Every variant by the name that specifications use."""
@@ -329,6 +449,95 @@ VARIANTS: dict[str, type[LongTail] | type[LabelNoise] | type[Spurious] | type[Su
 def number_text(value: float) -> str:
     """Return the shortest text of a number: ``10`` for 10.0, ``0.2`` for 0.20."""
     return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def _painted(
+    dataset: ImageDataset,
+    variant: Spurious | Shortcut,
+    paint: Callable[[ImageDataset, str, Split], Split],
+    group_names: tuple[str, ...],
+) -> ImageDataset:
+    """Return a data set with something painted on its images, and with groups from it.
+
+    Raises:
+        ConfigError: If the data have groups already.
+    """
+    if dataset.group_names:
+        kind = str(variant).partition("(")[0]
+        raise ConfigError(
+            f"Expected data without groups before {kind}, found {dataset.name} with "
+            f"{len(dataset.group_names)} groups; leave {kind} out."
+        )
+    decoded = dataset.decoded()
+    splits = [paint(decoded, name, split) for name, split in decoded.splits().items()]
+    images = [split.images for split in splits]
+    pixels = [part.pixels for part in images if isinstance(part, ArrayImages)]
+    return decoded.derive(
+        f"{dataset.name}+{variant}",
+        train=splits[0],
+        validation=splits[1],
+        test=splits[2],
+        noisy=dataset.noisy,
+        content=pixel_digest(*pixels),
+        image_shape=(3, dataset.image_shape[1], dataset.image_shape[2]),
+        group_names=group_names,
+    )
+
+
+def _pixels(dataset: ImageDataset, name: str, variant: Spurious | Shortcut) -> NDArray[np.uint8]:
+    """Return the images of a split, (n, C, H, W), or raise where they cannot be painted."""
+    channels, height, width = dataset.image_shape
+    split = dataset.splits()[name]
+    if not isinstance(split.images, ArrayImages) or channels not in (1, 3):
+        raise DataError(
+            "Expected small grey or RGB images that fit in memory for "
+            f"{str(variant).partition('(')[0]}, found {len(split)} of {channels}x{height}x{width} "
+            f"in {name} of {dataset.name}; use images of at most 64 pixels a side, or a subset of "
+            "them."
+        )
+    return split.images.pixels
+
+
+def _shares(kind: str, shares: Mapping[str, float], example: str) -> tuple[tuple[str, float], ...]:
+    """Return classes and their shares, sorted, or raise where one is outside [0, 1]."""
+    if not shares:
+        raise ConfigError(
+            f"Expected a share of at least one class in {kind}, found none; write +{example}."
+        )
+    for name, share in shares.items():
+        if not 0 <= _number(name, share, example) <= 1:
+            raise ConfigError(
+                f"Expected a share from 0 to 1 for {name} in {kind}, found {share}; "
+                f"write for example +{example}."
+            )
+    return tuple(sorted(shares.items()))
+
+
+def _assignments(pairs: tuple[tuple[str, float], ...]) -> str:
+    return ", ".join(f"{name}={number_text(value)}" for name, value in pairs)
+
+
+def _by_class(
+    dataset: ImageDataset, shares: tuple[tuple[str, float], ...], rest: float, kind: str
+) -> list[float]:
+    """Return the share of every class, (K,).
+
+    Raises:
+        ConfigError: If there is no such class, or one is named twice.
+    """
+    numbers = {str(number): number for number in range(dataset.num_classes)}
+    numbers |= {name: number for number, name in enumerate(dataset.class_names)}
+    found = dict[int, float]()
+    for name, share in shares:
+        if name not in numbers:
+            raise unknown_name(f"class of {dataset.name}", name, dataset.class_names)
+        if numbers[name] in found:
+            raise ConfigError(
+                f"Expected each class once in {kind}, found {name!r} twice, by name and by number; "
+                "leave one out."
+            )
+        found[numbers[name]] = share
+    return [found.get(number, rest) for number in range(dataset.num_classes)]
 
 
 def _at_most(dataset: ImageDataset, split: str, count: int) -> NDArray[np.int64]:

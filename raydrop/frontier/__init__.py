@@ -22,10 +22,16 @@ from raydrop.frontier.details import costs_figure, heatmap_figure, images_figure
 from raydrop.frontier.estimates import WorstEstimates, worst_estimates
 from raydrop.frontier.files import csv_text, parquet_bytes, replace_file
 from raydrop.frontier.fronts import attained_fronts, front_over, hypervolume, hypervolumes
+from raydrop.frontier.harm import harm_table, prunes_networks
 from raydrop.frontier.intervals import worst_class_interval
+from raydrop.frontier.lost import lost_images
+from raydrop.frontier.lost_plot import lost_figure
 from raydrop.frontier.names import has_several_models, series_name, setting_name
+from raydrop.frontier.network import network_points
+from raydrop.frontier.network_plot import network_figure
 from raydrop.frontier.pareto import pareto_front
 from raydrop.frontier.plots import (
+    SeriesStyle,
     correlation_figure,
     density_figure,
     frontier_figure,
@@ -69,6 +75,7 @@ __all__ = [
     "front_over",
     "frontier_table",
     "group_metrics",
+    "harm_table",
     "hypervolume",
     "hypervolumes",
     "load_records",
@@ -108,14 +115,16 @@ class Frontier:
 def write_frontier(directory: str | Path, by: str | None = None) -> Frontier:
     """Read an output folder's records and write everything that is made of them.
 
-    Writes ``trials.parquet``, ``frontier.csv``, ``comparisons.csv``, ``report.html``, and as PNG
-    and SVG the figures ``frontier`` (worst against average), ``curves`` (both against the keep
-    fraction), ``densities`` (what is kept of each class, where anything is pruned),
-    ``correlations`` (densities against accuracies on all the data, where a trial keeps all),
-    ``heatmap`` (how every class's recall changes, where a trial keeps all), ``scores`` (their
-    distributions, where the store has them), ``images`` (samples kept and pruned, where it has
-    pictures) and ``costs``, which shows timings and so differs between two runs of a study. All
-    are made before the first is written, and each appears whole or not at all.
+    Writes ``trials.parquet``, ``frontier.csv``, ``comparisons.csv``, ``report.html``, where
+    networks are pruned ``harm.csv``, and as PNG and SVG the figures ``frontier`` (worst against
+    average), ``curves`` (both against the keep fraction), ``network`` (both against what remains of
+    the network, where networks are pruned), ``densities`` (what is kept of each
+    class, where anything is pruned), ``correlations`` (densities against accuracies on all the
+    data, where a trial keeps all), ``heatmap`` (how every class's recall changes, where a trial
+    keeps all), ``scores`` (their distributions, where the store has them), ``images`` (samples kept
+    and pruned, where it has pictures), ``lost`` (test images that pruned networks lose, likewise)
+    and ``costs``, which shows timings and so differs between two runs of a study. All are made
+    before the first is written, and each appears whole or not at all.
 
     Args:
         directory: An output folder with ``study.json`` and ``store``.
@@ -141,15 +150,17 @@ def write_frontier(directory: str | Path, by: str | None = None) -> Frontier:
         resamples=resamples,
     )
     compared = compare_points(records, unit)
+    harmed = harm_table(records, unit) if prunes_networks(records) else None
     figures = _figures(records, table, unit)
     svgs = {name: to_svg(figure) for name, figure in figures.items()}
     files = {
         "trials.parquet": parquet_bytes(records.trials),
         "frontier.csv": csv_text(table).encode(),
         "comparisons.csv": csv_text(compared).encode(),
+        **({} if harmed is None else {"harm.csv": csv_text(harmed).encode()}),
         **{f"{name}.png": to_png(figure) for name, figure in figures.items()},
         **{f"{name}.svg": svg for name, svg in svgs.items()},
-        "report.html": render_report(records, table, svgs, unit, compared).encode(),
+        "report.html": render_report(records, table, svgs, unit, compared, harmed).encode(),
     }
     paths = {name: records.directory / name for name in files}
     for name, content in files.items():
@@ -163,6 +174,9 @@ def _figures(records: Records, table: pd.DataFrame, by: By) -> dict[str, Figure]
         "frontier": frontier_figure(table, by),
         "curves": keep_fraction_figure(table, by),
     }
+    networks = network_points(table)
+    if networks is not None:
+        figures["network"] = network_figure(networks, by, SeriesStyle.of(table))
     densities = density_points(records.trials, records.sizes(by), by)
     if densities is not None:
         figures["densities"] = density_figure(densities, by)
@@ -187,6 +201,9 @@ def _details(records: Records, by: By) -> dict[str, Figure]:
     grids = sample_grids(records, sources)
     if grids:
         figures["images"] = images_figure(grids)
+    lost = lost_images(records)
+    if lost is not None:
+        figures["lost"] = lost_figure(lost)
     return figures
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from raydrop.frontier.names import has_several_models, series_name
+from raydrop.frontier.names import DENSE, has_several_models, series_name
 from raydrop.frontier.table import worst_accuracy
 from raydrop.study import By
 
@@ -41,12 +41,14 @@ def verdict(table: pd.DataFrame, by: By = "class") -> str:
     The worst class *held* at a point if its mean worst-class accuracy is at least that of training
     on all the data with the same loss. The answer names the smallest keep fraction with such a
     point, and there the one with the best worst class; or, if there is none, the nearest miss. A
-    worst class that all the data leave at zero cannot be held.
+    worst class that all the data leave at zero cannot be held. Pruned networks are left out, unless
+    there are no others.
 
     Args:
         table: Points of one model, from :func:`~raydrop.frontier.table.frontier_table`.
         by: Whether the question is about the worst class or the worst group.
     """
+    table = _dense(table)
     full = _unpruned(table, by)
     pruned = _rows(table[table["method"] != "none"], by)
     if not pruned:
@@ -117,6 +119,7 @@ def noise_answer(points: pd.DataFrame) -> str:
 
 def _answers(table: pd.DataFrame, by: By, model: str) -> list[str]:
     """Return the sentences about one model, which is named before the loss unless it is empty."""
+    table = _dense(table)
     full = _unpruned(table, by)
     pruned = _rows(table[table["method"] != "none"], by)
     cells = sorted({(row["loss"], -row["keep_fraction"]) for row in pruned})
@@ -124,6 +127,12 @@ def _answers(table: pd.DataFrame, by: By, model: str) -> list[str]:
         _answer([row for row in pruned if _cell(row) == cell], full.get(cell[0]), model)
         for cell in cells
     ]
+
+
+def _dense(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the points of dense networks, or all if there are none."""
+    dense = table[table["network_target"] == DENSE]
+    return table if dense.empty else dense
 
 
 def _answer(rows: list[Row], full: Row | None, model: str) -> str:

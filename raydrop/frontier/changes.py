@@ -6,14 +6,21 @@ share their initial weights and their test images, so noise that both have cance
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.frontier.names import has_several_models, series_name, setting_name
+from raydrop.frontier.names import (
+    DENSE,
+    has_several_models,
+    series_name,
+    setting_name,
+    target_place,
+)
 from raydrop.study import By
 
 SHOWN_UNITS = 20
@@ -30,10 +37,10 @@ Row = tuple[str, float]
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Changes of one model and loss."""
+    """Changes of one model, loss and network target."""
 
     title: str
-    """Model, if there are several, and loss."""
+    """Model, if there are several, loss and, for pruned networks, their target."""
     reference: FloatArray
     """(C,) mean recalls on all the data."""
     changes: FloatArray
@@ -42,7 +49,7 @@ class Panel:
 
 @dataclass(frozen=True, eq=False)
 class RecallChanges:
-    """Changes of C classes' (or groups') recalls in R rows, for each model and loss."""
+    """Changes of C classes' (or groups') recalls in R rows, for each model, loss and target."""
 
     rows: tuple[Row, ...]
     """R series and keep fractions, random pruning and no quotas first, small fractions first."""
@@ -51,7 +58,7 @@ class RecallChanges:
     n_units: int
     """How many classes or groups there are; more than C where only those that lose most show."""
     panels: tuple[Panel, ...]
-    """In the order of models and losses."""
+    """In the order of models, losses and targets, dense networks first."""
 
     @property
     def largest(self) -> float:
@@ -63,27 +70,27 @@ def recall_changes(trials: pd.DataFrame, by: By = "class") -> RecallChanges | No
     """Return the recall of every class minus that on all the data.
 
     A change is the mean over the seeds that have both: r(pruned, seed) - r(all the data, seed), in
-    [-1, 1]. With more than :data:`SHOWN_UNITS` classes, those with the lowest mean over all changes
-    are kept; with more than :data:`SHOWN_ROWS` rows, some keep fractions of each series, from the
-    smallest to the largest.
+    [-1, 1]. Pruned networks are compared with dense ones on all the data, of the same loss or,
+    where there are none, of cross-entropy. With more than :data:`SHOWN_UNITS` classes, those with
+    the lowest mean over all changes are kept; with more than :data:`SHOWN_ROWS` rows, some keep
+    fractions of each series, from the smallest to the largest.
 
     Args:
         trials: A row per trial, as in :attr:`~raydrop.frontier.records.Records.trials`.
         by: Whether recalls of classes or accuracies of groups change.
 
     Returns:
-        The changes; None where no model and loss has both pruned trials and, with one of the same
-        seeds, trials on all the data.
+        The changes; None where no model, loss and target has both pruned trials and, with one of
+        the same seeds, trials on all the data.
     """
     several = has_several_models(trials)
     found: list[tuple[str, FloatArray, dict[Row, FloatArray]]] = []
-    for _, of_setting in trials.groupby(["model", "loss"], sort=True):
-        changes = _changes(of_setting, by)
+    for of_setting, unpruned in _settings(trials):
+        changes = _changes(of_setting, unpruned, by)
         if changes:
             row = of_setting.iloc[0].to_dict()
             title = ("" if several else "loss: ") + setting_name(row, several_models=several)
-            reference = _recalls(of_setting[of_setting["method"] == "none"], by).mean(axis=0)
-            found.append((title, reference, changes))
+            found.append((title, _recalls(unpruned, by).mean(axis=0), changes))
     if not found:
         return None
     rows = _thinned(_ordered_rows(trials, {row for *_, changes in found for row in changes}))
@@ -98,13 +105,25 @@ def recall_changes(trials: pd.DataFrame, by: By = "class") -> RecallChanges | No
     return RecallChanges(tuple(rows), tuple(units), n_units, tuple(panels))
 
 
-def _changes(trials: pd.DataFrame, by: By) -> dict[Row, FloatArray]:
-    """Return the mean change (K,) of every series and keep fraction of one model and loss."""
-    unpruned = trials["method"] == "none"
-    full = {
-        seed: _recalls(rows, by).mean(axis=0) for seed, rows in trials[unpruned].groupby("seed")
-    }
-    pruned = trials[~unpruned & trials["seed"].isin(list(full))]
+def _settings(trials: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Yield the trials of each panel, and those on all the data that they are compared with."""
+    dense = trials["network_target"] == DENSE
+    full = trials[dense & (trials["method"] == "none")]
+    keyed = trials.assign(place=trials["network_target"].map(target_place))
+    for key, rows in keyed.groupby(["model", "loss", "place"], sort=True):
+        model, loss, place = cast("tuple[str, str, tuple[Any, ...]]", key)
+        of_model = full[full["model"] == model]
+        unpruned = of_model[of_model["loss"] == loss]
+        if unpruned.empty and place[-1] != DENSE:
+            unpruned = of_model[of_model["loss"] == "cross_entropy"]
+        yield rows.drop(columns="place"), unpruned
+
+
+def _changes(trials: pd.DataFrame, unpruned: pd.DataFrame, by: By) -> dict[Row, FloatArray]:
+    """Return the mean change (K,) of every series and keep fraction of one panel."""
+    full = {seed: _recalls(rows, by).mean(axis=0) for seed, rows in unpruned.groupby("seed")}
+    changed = (trials["method"] != "none") | (trials["network_target"] != DENSE)
+    pruned = trials[changed & trials["seed"].isin(list(full))]
     if pruned.empty:
         return {}
     names = [series_name(row) for row in pruned.to_dict("records")]
@@ -123,9 +142,14 @@ def _recalls(trials: pd.DataFrame, by: By) -> FloatArray:
 
 
 def _ordered_rows(trials: pd.DataFrame, rows: set[Row]) -> list[Row]:
-    series = trials.drop_duplicates(["model", "query_model", "method", "quotas"])
+    series = trials.drop_duplicates(["model", "query_model", "method", "quotas", "network_method"])
     places = {
-        series_name(row): (row["method"] != "random", row["method"], row["quotas"] != "none")
+        series_name(row): (
+            row["network_method"] != DENSE,
+            row["method"] != "random",
+            row["method"],
+            row["quotas"] != "none",
+        )
         for row in series.to_dict("records")
     }
     return sorted(rows, key=lambda row: (*places[row[0]], row))

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from raydrop.frontier.names import has_several_models, series_name
+from raydrop.frontier.names import DENSE, has_several_models, series_name
 from raydrop.study import By
 
 SERIES = ["model", "query_model", "method", "quotas"]
@@ -130,7 +130,7 @@ def _kept(trials: pd.DataFrame, by: By) -> pd.DataFrame:
 
 def _full_accuracies(trials: pd.DataFrame, by: By) -> pd.DataFrame:
     """Return a row per model and class: the mean accuracy over seeds on all the data."""
-    unpruned = trials[trials["method"] == "none"]
+    unpruned = trials[(trials["method"] == "none") & (trials["network_target"] == DENSE)]
     rows = []
     for model, of_model in unpruned.groupby("model"):
         losses = sorted(set(of_model["loss"]), key=lambda loss: (loss != "cross_entropy", loss))

@@ -15,7 +15,7 @@ import pandas as pd
 
 from raydrop.errors import ConfigError, unknown_name
 from raydrop.frontier.files import csv_text, make_folder, parquet_bytes, replace_file
-from raydrop.frontier.names import has_several_models, series_name, setting_name
+from raydrop.frontier.names import has_several_models, series_name, setting_name, target_place
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.table import frontier_table, worst_accuracy
 from raydrop.study import By
@@ -27,12 +27,14 @@ ROW = (
     "model",
     "loss",
     "network_method",
+    "network_target",
     "network_sparsity",
     "method",
     "quotas",
     "query_model",
 )
-"""What makes a row: everything that distinguishes points except the keep fraction."""
+"""What tells rows apart: everything that distinguishes points except the keep fraction. The
+sparsity is a mean over keep fractions of what was measured."""
 
 AVERAGE = "average_accuracy"
 
@@ -96,19 +98,22 @@ def wide_table(table: pd.DataFrame, by: By = "class") -> pd.DataFrame:
         :data:`ROW`, and for each keep fraction, such as 0.2, ``keep_0.2_n_seeds`` and
         ``keep_0.2_average_accuracy`` and ``keep_0.2_worst_class_accuracy``, means over seeds in
         [0, 1], each also with ``_min`` and ``_max``, the lowest and the highest seed; NaN where a
-        row has no such point. Training on all the data is at keep fraction 1, first of its model
-        and loss; random pruning follows.
+        row has no such point. Training on all the data is at keep fraction 1, first of its model,
+        loss and network; random pruning follows.
     """
     values = ["n_seeds"]
     for name in (AVERAGE, worst_accuracy(by)):
         values += [name, f"{name}_min", f"{name}_max"]
+    rows = [name for name in ROW if name != "network_sparsity"]
+    sparsity = table.groupby(rows, dropna=False)["network_sparsity"].transform("mean")
+    table = table.assign(network_sparsity=sparsity)
     wide = table.pivot(index=list(ROW), columns="keep_fraction", values=values)
     keeps = sorted(table["keep_fraction"].unique())
     flat = {_column(keep, name): wide[name][keep] for keep in keeps for name in values}
     whole = {_column(keep, "n_seeds"): "Int64" for keep in keeps}
     result = pd.DataFrame(flat).astype(whole).reset_index()
-    rows = result.to_dict("records")
-    order = sorted(range(len(rows)), key=lambda place: _place(rows[place]))
+    found = result.to_dict("records")
+    order = sorted(range(len(found)), key=lambda place: _place(found[place]))
     return result.iloc[order].reset_index(drop=True)
 
 
@@ -116,9 +121,9 @@ def latex_table(table: pd.DataFrame, by: By = "class") -> str:
     r"""Return a ``tabular`` for a paper; it needs ``\usepackage{booktabs}``.
 
     Accuracies are percentages: the mean over seeds and, small, the lowest and the highest seed,
-    if there are several. The best mean of each column is bold, within its model and loss, with all
-    that print alike, unless all are equal. Training on all the data has no keep fraction to stand
-    under, so it spans them.
+    if there are several. The best mean of each column is bold, within its model, loss and network
+    target, with all that print alike, unless all are equal. Training on all the data has no keep
+    fraction to stand under, so it spans them.
 
     Args:
         table: Points of one data set, as from :func:`~raydrop.frontier.frontier_table`.
@@ -127,7 +132,7 @@ def latex_table(table: pd.DataFrame, by: By = "class") -> str:
     wide, worst = wide_table(table, by), worst_accuracy(by)
     pruned = table[table["method"] != "none"]
     keeps = sorted(float(keep) for keep in pruned["keep_fraction"].unique())
-    blocks = list(wide.groupby(["model", "loss"], sort=False))
+    blocks = list(wide.groupby(["model", "loss", "network_target"], sort=False))
     lines = [
         *_preamble(table, by),
         rf"\begin{{tabular}}{{l{'rr' * len(keeps) or 'l'}}}",
@@ -170,7 +175,7 @@ def _content(table: pd.DataFrame, by: By, kind: str) -> bytes:
 def _place(row: Mapping[Any, Any]) -> tuple[Any, ...]:
     """Order rows: by model and loss, all the data first, random next, no quotas before others."""
     method, quotas = row["method"], row["quotas"]
-    network = (row["network_method"], row["network_sparsity"])
+    network = (target_place(row["network_target"]), row["network_method"])
     first = (method != "none", method != "random", method, row["query_model"])
     return row["model"], row["loss"], *network, *first, quotas != "none", quotas
 
@@ -206,7 +211,7 @@ def _body(rows: pd.DataFrame, keeps: list[float], measures: tuple[str, str]) -> 
     best = {column: _best(pruned[_column(*column)]) for column in columns}
     lines = []
     for row in rows.to_dict("records"):
-        name = escape(_name(row))
+        name = escape(series_name(row))
         if row["method"] == "none":
             average, worst = (_cell(row, 1.0, measure) for measure in measures)
             text = f"average {average}, worst {worst}"
@@ -225,13 +230,6 @@ def _best(values: pd.Series[float]) -> float | None:
 
 def _spanning(text: str, keeps: list[float]) -> str:
     return rf"\multicolumn{{{_width(keeps) - 1}}}{{c}}{{{text}}}" if keeps else text
-
-
-def _name(row: Mapping[Any, Any]) -> str:
-    name = series_name(row)
-    if row["network_method"] == "none":
-        return name
-    return f"{name}, {row['network_method']} {row['network_sparsity']:g}"
 
 
 def _column(keep: float, measure: str) -> str:

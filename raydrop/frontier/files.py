@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from raydrop.errors import StoreError
+from raydrop.mirror import publish
 
 
 def csv_text(table: pd.DataFrame) -> str:
@@ -26,7 +27,7 @@ def parquet_bytes(table: pd.DataFrame) -> bytes:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it into it.
+    """Write a file beside its place and rename it into it; of a mirror, upload it first.
 
     Raises:
         StoreError: If it cannot be written; what was there before stays.
@@ -34,14 +35,18 @@ def replace_file(path: Path, content: bytes) -> None:
     work = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         work.write_bytes(content)
+        publish(path, content)
         work.replace(path)
+    except StoreError:
+        raise
     except OSError as error:
-        with contextlib.suppress(OSError):
-            work.unlink()
         raise StoreError(
             f"Expected to write {path}, found: {error.strerror or error}; "
             "free space there or allow writing."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            work.unlink()
 
 
 def make_folder(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """How sure the front is, and how much of the plane it holds.
 
-Everything here is about one data set and model at a time, since accuracies of different ones are
-not alternatives.
+Everything here is about one data set, model and network target at a time, since accuracies of
+different ones are not alternatives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raydrop.frontier.resampling import Resamples
 Floats = NDArray[np.float64]
 Direction = Literal["max", "min"]
 
-SETTING = ["dataset", "model"]
+SETTING = ["dataset", "model", "network_target"]
 """What points of one front have in common."""
 
 SURE = 0.95
@@ -30,7 +30,7 @@ SURE = 0.95
 def front_probability(resamples: Resamples) -> Floats:
     """Return how often each point is on the front when images and seeds are drawn again.
 
-    The share of joint resamples in which no other point of the same data set and model is at least
+    The share of joint resamples in which no other point of the same :data:`SETTING` is at least
     as high in average and worst accuracy and higher in one. All points share their draws, so two
     points that err on the same images are told apart better than their intervals suggest. Worst
     accuracies are :attr:`~raydrop.frontier.resampling.Resamples.centred`; they are the lowest of
@@ -66,14 +66,15 @@ def front_status(probability: ArrayLike) -> NDArray[np.object_]:
 def front_over(
     table: pd.DataFrame,
     directions: Mapping[str, Direction],
-    within: Sequence[str] = SETTING,
+    within: Sequence[str] | None = None,
 ) -> NDArray[np.bool_]:
     """Mark the front over any columns, such as accuracy, kept samples and seconds of training.
 
     Args:
         table: A row per point.
         directions: ``max`` or ``min`` for each column that counts.
-        within: Columns that points must share to be compared.
+        within: Columns that points must share to be compared; those of :data:`SETTING` that the
+            table has where None.
 
     Returns:
         (n_points,) whether no comparable point is as good in every column and better in one; a
@@ -87,6 +88,8 @@ def front_over(
         >>> front_over(points, {"average_accuracy": "max", "n_kept": "min"}, within=[]).tolist()
         [True, True, False]
     """
+    if within is None:
+        within = [name for name in SETTING if name in table]
     values = _signed(table, directions)
     front = np.zeros(len(table), dtype=np.bool_)
     groups = table.groupby(list(within)).indices.values() if within else [np.arange(len(table))]
@@ -143,7 +146,7 @@ def hypervolumes(resamples: Resamples, confidence: float = 0.95) -> pd.DataFrame
         confidence: Of the interval, in (0, 1).
 
     Returns:
-        A row per data set and model: ``dataset``, ``model``, ``hypervolume``, ``low``, ``high``.
+        A row per :data:`SETTING`: its columns, ``hypervolume``, ``low``, ``high``.
     """
     tail = (1.0 - confidence) / 2.0
     worst = resamples.centred
@@ -176,7 +179,7 @@ def attained_fronts(
         steps: Average accuracies at which each front is given, evenly spaced over those resampled.
 
     Returns:
-        Rows by data set, model, level and average accuracy: ``dataset``, ``model``, ``level``,
+        Rows by setting, level and average accuracy: the columns of :data:`SETTING`, ``level``,
         ``average_accuracy``, ``worst_class_accuracy`` (or ``worst_group_accuracy``), the highest
         worst accuracy that is attained together with this average. Averages at which nothing is
         attained are left out.
@@ -214,7 +217,7 @@ def _attained(average: Floats, worst: Floats, grid: Floats) -> Floats:
 
 
 def _settings(resamples: Resamples) -> list[tuple[Any, NDArray[np.intp]]]:
-    """Return data set and model of every front, with the places of its points."""
+    """Return the setting of every front, with the places of its points."""
     return [
         (key, np.asarray(places))
         for key, places in resamples.points.groupby(SETTING).indices.items()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from raydrop.frontier.names import has_several_models, point_name, setting_name
+from raydrop.frontier.names import DENSE, has_several_models, point_name, setting_name
 from raydrop.frontier.records import Records
 
 SHOWN_LINES = 200
@@ -52,6 +52,14 @@ def gaps(records: Records, table: pd.DataFrame) -> list[dict[str, Any]]:
             "Without training on all the data: {}; what pruning costs there is not known.",
             _without_reference(table),
         ),
+        (
+            "Without their dense network: {}; what pruning the network costs there is not known.",
+            _without_dense(table, several),
+        ),
+        (
+            "Network targets that were not reached: {} trials; what was measured counts.",
+            _notes(records.trials, several),
+        ),
     )
     told = [
         {"text": text.format(len(lines)), "lines": _some(lines)} for text, lines in found if lines
@@ -81,11 +89,41 @@ def _without_reference(table: pd.DataFrame) -> list[Line]:
     """Return the settings in which something is pruned and nothing keeps all the data."""
     several = has_several_models(table)
     lines = []
-    for _, points in table.groupby(["model", "loss"], sort=True):
+    for _, points in table[_is_dense(table)].groupby(["model", "loss"], sort=True):
         if (points["method"] != "none").all():
             name = setting_name(points.iloc[0].to_dict(), several_models=several)
             lines.append({"trial": name, "message": ""})
     return lines
+
+
+def _is_dense(table: pd.DataFrame) -> pd.Series[bool]:
+    return table["network_target"] == DENSE
+
+
+def _without_dense(table: pd.DataFrame, several: bool) -> list[Line]:
+    """Return the pruned networks whose data no dense network was trained on."""
+    data = ["dataset", "model", "query_model", "method", "quotas", "keep_fraction", "budget"]
+    dense = set(table.loc[_is_dense(table), data].itertuples(index=False, name=None))
+    pruned = table[~_is_dense(table)]
+    keys = pruned[data].itertuples(index=False, name=None)
+    return [
+        {"trial": point_name(row, several_models=several), "message": ""}
+        for row, key in zip(pruned.to_dict("records"), keys, strict=True)
+        if key not in dense
+    ]
+
+
+def _notes(trials: pd.DataFrame, several: bool) -> list[Line]:
+    """Return the trials whose networks could not be pruned as far as was asked."""
+    noted = trials[trials["network_note"].fillna("") != ""]
+    return [
+        {"trial": _trial_name(row, several), "message": str(row["network_note"])}
+        for row in map(_by_name, noted.to_dict("records"))
+    ]
+
+
+def _by_name(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in row.items()}
 
 
 def _damaged_lines(records: Records, several: bool) -> list[Line]:

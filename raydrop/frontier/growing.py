@@ -19,13 +19,27 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raydrop.errors import ConfigError, StoreError, unknown_name
+from raydrop.frontier.names import DENSE
 from raydrop.frontier.table import with_fronts, worst_accuracy
 from raydrop.metrics import by_class, by_group
-from raydrop.store import META, Entry, peek
+from raydrop.mirror import open_location, refresh
+from raydrop.store import Entry, Store
 from raydrop.study import SCHEMA, By
 
-POINT = ("model", "query_model", "method", "quotas", "loss", "keep_fraction")
+POINT = (
+    "model",
+    "query_model",
+    "method",
+    "quotas",
+    "loss",
+    "network_method",
+    "network_target",
+    "keep_fraction",
+)
 """What makes a point of one study: a trial's configuration without its seed."""
+
+_NETWORK = {"network_method": DENSE, "network_target": DENSE}
+"""What configurations of before networks could be pruned do not say."""
 
 _RESUMED_SECONDS = 2.0
 """A failure that is older than ``study.json`` by more than this is of an earlier run: a run writes
@@ -55,10 +69,12 @@ class GrowingFront:
         """Take in one finished trial; told again, it counts once, with what it says last.
 
         Args:
-            trial: Its configuration: :data:`POINT` and ``seed``.
+            trial: Its configuration: :data:`POINT` and ``seed``; a dense network where it does not
+                say.
             average: Its average accuracy, in [0, 1].
             worst: Its worst-class (or worst-group) accuracy, in [0, 1].
         """
+        trial = {**_NETWORK, **trial}
         key = tuple(trial[name] for name in POINT)
         self._seeds[key][trial["seed"]] = average, worst
         self._means.pop(key, None)
@@ -91,17 +107,22 @@ class GrowingFront:
 def best_worst(points: pd.DataFrame, by: By) -> pd.DataFrame:
     """Return the point with the best worst class (or group) at each keep fraction of each model.
 
+    Networks that were pruned to different targets are told apart like models.
+
     Args:
         points: As from :meth:`GrowingFront.points`.
         by: Classes or groups.
 
     Returns:
-        Rows of ``points``, by model and falling keep fraction; of equals, the one with the highest
-        average, so each is on the front of its keep fraction.
+        Rows of ``points``, by model, network target and falling keep fraction; of equals, the one
+        with the highest average, so each is on the front of its keep fraction.
     """
-    place, merit = ["model", "keep_fraction"], [worst_accuracy(by), "average_accuracy"]
+    place, merit = (
+        ["model", "network_target", "keep_fraction"],
+        [worst_accuracy(by), "average_accuracy"],
+    )
     order = points.dropna(subset=merit).sort_values(
-        place + merit, ascending=[True, False, False, False], kind="stable"
+        place + merit, ascending=[True, True, False, False, False], kind="stable"
     )
     return order.drop_duplicates(place)
 
@@ -148,7 +169,7 @@ class Watcher:
         """
         if by is not None and by not in get_args(By):
             raise unknown_name("value of --by", by, get_args(By))
-        self._folder, self._by = Path(directory), by
+        self._folder, self._by = open_location(directory), by
         if self._folder.exists() and not self._folder.is_dir():
             raise ConfigError(
                 f"Expected an output folder at {directory}, found a file; "
@@ -181,17 +202,18 @@ class Watcher:
         if study is None:
             there = "no study.json there yet" if self._folder.is_dir() else "no such folder yet"
             return self._waiting(there)
+        store = Store(self._folder / "store", glance=True)
         if self._data is None or self._data.fingerprint != study.fingerprint:
-            self._data = _read_test_set(self._folder, study, self._by)
+            self._data = _read_test_set(store, study, self._by)
             self._read = {}
         if self._data is None:
             return self._waiting("no facts about its data yet")
-        self._read_new(study, self._data)
+        self._read_new(store, study, self._data)
         front = self._front = GrowingFront(self._data.by)
         for key, trial in study.trials.items():
             if key in self._read:
                 front.add(trial, *self._read[key])
-        failed = sum(key not in self._read for key in self._failures(study))
+        failed = sum(key not in self._read for key in _failures(store, study))
         waiting = "" if front.finished else "no trial is finished yet"
         return Snapshot(
             study.name,
@@ -208,21 +230,13 @@ class Watcher:
         name, asked = (self._study.name, len(self._study.trials)) if self._study else ("", 0)
         return Snapshot(name, asked, 0, 0, pd.DataFrame(), "class", 0.0, what)
 
-    def _read_new(self, study: _Study, data: _TestSet) -> None:
-        folder = self._folder / "store" / "trial"
-        for key in (study.trials.keys() & _names(folder)) - self._read.keys():
-            entry = peek(folder / key)
+    def _read_new(self, store: Store, study: _Study, data: _TestSet) -> None:
+        for key in (study.trials.keys() & set(store.keys("trial"))) - self._read.keys():
+            entry = store.peek("trial", key, arrays=True)
             values = None if entry is None else data.accuracies(entry)
             if values is not None:
                 self._read[key] = values
-                self._newest = max(self._newest, _changed(folder / key / META))
-
-    def _failures(self, study: _Study) -> Iterator[str]:
-        """Yield the trials that failed since the last run began."""
-        folder = self._folder / "store" / "failure"
-        for key in study.trials.keys() & _names(folder):
-            if _changed(folder / key / META) > study.written - _RESUMED_SECONDS:
-                yield key
+                self._newest = max(self._newest, store.changed("trial", key))
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,6 +277,7 @@ class _TestSet:
 
 def _read_study(folder: Path, known: _Study | None) -> _Study | None:
     """Return the study, read again only if its file has changed, or None where there is none."""
+    refresh(folder)
     path = folder / "study.json"
     written = _changed(path)
     if not written or (known is not None and known.written == written):
@@ -287,13 +302,19 @@ def _read_study(folder: Path, known: _Study | None) -> _Study | None:
         ) from error
 
 
-def _read_test_set(folder: Path, study: _Study, by: str | None) -> _TestSet | None:
+def _failures(store: Store, study: _Study) -> Iterator[str]:
+    """Yield the trials that failed since the last run began."""
+    for key in study.trials.keys() & set(store.keys("failure")):
+        if store.changed("failure", key) > study.written - _RESUMED_SECONDS:
+            yield key
+
+
+def _read_test_set(store: Store, study: _Study, by: str | None) -> _TestSet | None:
     """Return the test set's labels, or None where the sweep has not written them yet."""
-    places = folder / "store" / "data"
-    for name in sorted(_names(places)):
-        entry = peek(places / name)
+    for key in store.keys("data"):
+        entry = store.peek("data", key, arrays=True)
         if entry is not None and entry.config.get("fingerprint") == study.fingerprint:
-            return _test_set(entry, study, by, folder)
+            return _test_set(entry, study, by, store.root.parent)
     return None
 
 
@@ -311,13 +332,6 @@ def _test_set(entry: Entry, study: _Study, by: str | None, folder: Path) -> _Tes
     except (OSError, ValueError, EOFError):
         return None
     return _TestSet(study.fingerprint, unit, labels, groups, len(names))
-
-
-def _names(folder: Path) -> set[str]:
-    try:
-        return {place.name for place in folder.iterdir()}
-    except OSError:
-        return set()
 
 
 def _changed(path: Path) -> float:

@@ -16,7 +16,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from raydrop.frontier.names import has_several_models, scorer_name, setting_name
+from raydrop.frontier.names import (
+    DENSE,
+    has_several_models,
+    is_dense,
+    scorer_name,
+    setting_name,
+    target_place,
+)
 from raydrop.frontier.plots import FRONT_COLOUR, FRONTS, FULL_DATA, LABELS, SeriesStyle
 from raydrop.frontier.table import gap_and_std, worst_accuracy
 from raydrop.study import By
@@ -25,6 +32,7 @@ Json = dict[str, Any]
 Row = dict[str, Any]
 
 FULL = "all the data"
+DENSE_OPTION = "dense"
 AVERAGE = "average_accuracy"
 
 SYMBOLS = {
@@ -69,12 +77,14 @@ def interactive_frontier(
         style: Looks shared with other figures; from ``table`` where None.
 
     Returns:
-        ``filters``: for each of model, loss, method, quotas, sparsity and keep, its ``options`` and
+        ``filters``: for each of model, loss, method, quotas, network (how it was pruned), sparsity
+        (its target) and keep, its ``options`` and
         ``of``, (n_points,) which of them a point has; -1 is a point that the filter does not
         concern. ``measures``: what can be an axis, ``values`` (n_points,) each, None where not
         known. ``points``: (n_points,) what else the pointer is told. ``panels``: a title each.
         ``series``: the indices of their ``points`` by ascending keep fraction, their ``panels``,
-        and a Plotly ``trace`` without coordinates. ``rings`` and ``legend``: further traces.
+        and a Plotly ``trace`` without coordinates. ``rings`` and ``legend``: further traces, those
+        of the legend with the ``filter`` and the ``option`` that they stand for.
         ``templates``: Plotly's, for ``light`` and ``dark`` pages, and ``dark``: colours by those
         that they replace there.
     """
@@ -90,17 +100,20 @@ def interactive_frontier(
         "panels": [panel["title"] for panel in panels],
         "series": _series(rows, panels, style),
         "rings": _rings(rows),
-        "legend": _legend(filters["method"]["options"], style),
+        "legend": _legend(filters, style),
         "templates": {name: _template(*colours) for name, colours in _TEMPLATES.items()},
         "dark": DARK,
     }
 
 
 def sparsity_name(row: Mapping[Any, Any]) -> str:
-    """Return how the network itself was pruned: ``"none"`` or ``"magnitude 0.5"``."""
-    if row["network_method"] == "none":
-        return "none"
-    return f"{row['network_method']} {row['network_sparsity']:g}"
+    """Return how much of the network was to go: ``"dense"`` or ``"flops(0.75)"``."""
+    return DENSE_OPTION if is_dense(row) else str(row["network_target"])
+
+
+def network_name(row: Mapping[Any, Any]) -> str:
+    """Return how the network itself was pruned: ``"dense"`` or ``"autobot"``."""
+    return DENSE_OPTION if is_dense(row) else str(row["network_method"])
 
 
 def method_name(row: Mapping[Any, Any]) -> str:
@@ -135,6 +148,8 @@ def _filters(rows: Sequence[Row], style: SeriesStyle) -> Json:
         "method": ([*style.methods, *full], method_name),
         # Where nothing is pruned there are no quotas, so no choice among them hides the reference.
         "quotas": (style.quotas, lambda row: "" if row["method"] == "none" else row["quotas"]),
+        # Dense networks are a choice among targets.
+        "network": (style.networks, lambda row: "" if is_dense(row) else network_name(row)),
         "sparsity": (_sparsities(rows), sparsity_name),
         "keep": ([f"{keep:g}" for keep in keeps], lambda row: f"{row['keep_fraction']:g}"),
     }
@@ -155,9 +170,9 @@ def _names(rows: Sequence[Row], called: Callable[[Row], str]) -> list[str]:
 
 
 def _sparsities(rows: Sequence[Row]) -> list[str]:
-    """Return the ways of pruning the network, none first, then by method and sparsity."""
-    first = {sparsity_name(row): (row["network_method"], row["network_sparsity"]) for row in rows}
-    return sorted(first, key=lambda name: (name != "none", first[name]))
+    """Return the network targets, dense first, then rising."""
+    first = {sparsity_name(row): target_place(row["network_target"]) for row in rows}
+    return sorted(first, key=lambda name: first[name])
 
 
 def _measures(table: pd.DataFrame, by: By) -> dict[str, Json]:
@@ -168,6 +183,9 @@ def _measures(table: pd.DataFrame, by: By) -> dict[str, Json]:
         worst_accuracy(by): LABELS[worst_accuracy(by)],
         "keep_fraction": "keep fraction",
         "n_kept": "samples kept",
+        "macs": "multiply-accumulates of an image",
+        "macs_removed": "share of multiply-accumulates removed",
+        "parameters": "parameters",
         f"worst_{by}_on_validation": f"accuracy of the {by} worst on validation",
         "worst_decile_accuracy": "mean of the worst tenth of classes",
         "balanced_accuracy": "balanced accuracy",
@@ -211,20 +229,35 @@ def _short(value: float) -> float | int:
 
 
 def _panels(rows: Sequence[Row], several: bool) -> list[Json]:
-    """Return what panels are about: a model and a loss each, if anything was pruned with it."""
-    cells = sorted({(row["model"], row["loss"]) for row in rows})
-    pruned = {(row["model"], row["loss"]) for row in rows if row["method"] != "none"}
+    """Return what panels are about: a model, a loss and a network target each.
+
+    Losses that were run on all the data and dense networks alone have none, if others were not.
+    """
+    cells = sorted(
+        {(row["model"], row["loss"], row["network_target"]) for row in rows},
+        key=lambda cell: (cell[:2], target_place(cell[2])),
+    )
+    dense = [row for row in rows if is_dense(row) and row["method"] != "none"]
+    pruned = {(row["model"], row["loss"]) for row in dense}
     models = {model for model, _ in pruned}
-    shown = [cell for cell in cells if cell in pruned or cell[0] not in models]
+    shown = [
+        cell for cell in cells if cell[2] != DENSE or cell[:2] in pruned or cell[0] not in models
+    ]
     prefix = "" if several else "loss: "
     return [
         {
             "model": model,
             "loss": loss,
+            "target": target,
             "title": prefix
-            + html.escape(setting_name({"model": model, "loss": loss}, several_models=several)),
+            + html.escape(
+                setting_name(
+                    {"model": model, "loss": loss, "network_target": target},
+                    several_models=several,
+                )
+            ),
         }
-        for model, loss in shown
+        for model, loss, target in shown
     ]
 
 
@@ -234,7 +267,7 @@ def _series(rows: Sequence[Row], panels: Sequence[Json], style: SeriesStyle) -> 
     def name(index: int) -> tuple[str, ...]:
         row = rows[index]
         parts = ("model", "loss", "budget", "method", "query_model", "quotas")
-        return (*(str(row[part]) for part in parts), sparsity_name(row))
+        return (*(str(row[part]) for part in parts), network_name(row), sparsity_name(row))
 
     order = sorted(range(len(rows)), key=lambda index: (name(index), rows[index]["keep_fraction"]))
     found = []
@@ -242,19 +275,28 @@ def _series(rows: Sequence[Row], panels: Sequence[Json], style: SeriesStyle) -> 
         points = list(indices)
         row = rows[points[0]]
         own = [k for k, panel in enumerate(panels) if _is_in(row, panel)]
-        others = [k for k, panel in enumerate(panels) if panel["model"] == row["model"]]
+        others = [
+            k
+            for k, panel in enumerate(panels)
+            if panel["model"] == row["model"] and panel["target"] == DENSE
+        ]
+        if row["method"] == "none" and not is_dense(row):
+            trace = _pruned_full_trace(row, style)
+            found.append({"points": points, "panels": own, "alone": False, "trace": trace})
+            continue
         trace = _full_trace(row, alone=not own) if row["method"] == "none" else _trace(row, style)
         found.append({"points": points, "panels": own or others, "alone": not own, "trace": trace})
     return found
 
 
 def _is_in(row: Row, panel: Json) -> bool:
-    return bool(row["model"] == panel["model"] and row["loss"] == panel["loss"])
+    names = {"model": "model", "loss": "loss", "target": "network_target"}
+    return all(bool(row[column] == panel[name]) for name, column in names.items())
 
 
 def _trace(row: Row, style: SeriesStyle) -> Json:
     method, quotas = scorer_name(row), row["quotas"]
-    colour = style.colour(method)
+    colour = style.colour(method, DENSE if is_dense(row) else row["network_method"])
     symbol = _symbol(style.marker(method)) + FILLS.get(style.fill(quotas), "")
     line = {"color": colour, "dash": _dash(style.line(quotas)), "width": 1.5}
     marker = {"color": colour, "symbol": symbol, "line": {"color": colour, "width": 1.5}}
@@ -273,6 +315,13 @@ def _full_trace(row: Row, *, alone: bool) -> Json:
         text=html.escape(row["loss"]),
         textposition="middle left",  # such points lie near the right edge
     )
+
+
+def _pruned_full_trace(row: Row, style: SeriesStyle) -> Json:
+    """Return the star of a pruned network that was trained on all the data."""
+    colour = style.colour("", row["network_method"])
+    marker = {"color": colour, "symbol": "star", "size": 13}
+    return _scatter(mode="markers", marker=marker)
 
 
 def _rings(rows: Sequence[Row]) -> list[Json]:
@@ -297,21 +346,24 @@ def _rings(rows: Sequence[Row]) -> list[Json]:
     ]
 
 
-def _legend(methods: Sequence[str], style: SeriesStyle) -> list[Json]:
-    """Return an entry per method, in the order of the filter's options."""
+def _legend(filters: Mapping[str, Json], style: SeriesStyle) -> list[Json]:
+    """Return an entry per method and per network method, in the order of the filters' options."""
     entries = []
-    for method in methods:
+    for option, method in enumerate(filters["method"]["options"]):
         full = method == FULL
         colour = FULL_DATA if full else style.colour(method)
         symbol = "star" if full else _symbol(style.marker(method))
-        entries.append(
-            _scatter(
-                name=html.escape(method),
-                mode="markers" if full else "lines+markers",
-                line={"color": colour, "width": 1.5},
-                marker={"color": colour, "symbol": symbol, "size": 12 if full else 8},
-            )
+        trace = _scatter(
+            name=html.escape(method),
+            mode="markers" if full else "lines+markers",
+            line={"color": colour, "width": 1.5},
+            marker={"color": colour, "symbol": symbol, "size": 12 if full else 8},
         )
+        entries.append({"filter": "method", "option": option, "trace": trace})
+    for option, network in enumerate(filters["network"]["options"]):
+        line = {"color": style.colour("", network), "width": 3}
+        trace = _scatter(name=f"network: {html.escape(network)}", mode="lines", line=line)
+        entries.append({"filter": "network", "option": option, "trace": trace})
     return entries
 
 

@@ -113,7 +113,11 @@ def image_agreement(
     Returns:
         (K,) in [0, 1]; 1 where there are no images.
     """
-    share = hits.mean(axis=0)
+    return agreement_of_shares(hits.mean(axis=0), members, number)
+
+
+def agreement_of_shares(share: Floats, members: NDArray[np.integer], number: int) -> Floats:
+    """Return :func:`image_agreement` from the (n_test,) share of seeds that have an image right."""
     totals = np.maximum(np.bincount(members, minlength=number), 1)
     mean = np.bincount(members, share, number) / totals
     spread = np.bincount(members, share**2, number) / totals - mean**2

@@ -173,12 +173,13 @@ def _shown(snapshot: Snapshot) -> pd.DataFrame:
 
 def _table(snapshot: Snapshot, shown: pd.DataFrame) -> Table:
     points = snapshot.points
-    extra = [name for name in ("loss", "model") if points[name].nunique() > 1]
+    extra = [name for name in ("loss", "model", "network_target") if points[name].nunique() > 1]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     table.add_column("method + quotas", overflow="ellipsis", no_wrap=True)
     for name in extra:
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
+        heading = "network" if name == "network_target" else name
+        table.add_column(heading, overflow="ellipsis", no_wrap=True)
     for name in ("keep", "seeds", "average", f"worst {snapshot.by}"):
         table.add_column(name, justify="right")
     for row in shown.to_dict("records"):

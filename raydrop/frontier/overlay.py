@@ -21,6 +21,7 @@ from raydrop.frontier.files import csv_text, make_folder, replace_file
 from raydrop.frontier.overlay_plot import overlay_figure
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.table import frontier_table, with_fronts
+from raydrop.mirror import open_location
 from raydrop.study import By
 
 ABOUT_ONE_STUDY = ("front_probability", "front_status")
@@ -84,8 +85,9 @@ def write_overlay(
         "overlay.png": to_png(figure),
         "overlay.svg": to_svg(figure),
     }
-    make_folder(Path(out))
-    paths = {name: Path(out) / name for name in files}
+    folder = open_location(out)
+    make_folder(folder)
+    paths = {name: folder / name for name in files}
     for name, content in files.items():
         replace_file(paths[name], content)
     return Overlay(studies, table, paths, unit)
@@ -138,7 +140,7 @@ def overlay_table(studies: Mapping[str, Records], by: By) -> pd.DataFrame:
 
 
 def _check_distinct(directories: Sequence[str | Path]) -> None:
-    places = Counter(Path(directory).resolve() for directory in directories)
+    places = Counter(open_location(directory).resolve() for directory in directories)
     if len(directories) < 2:
         raise ConfigError(
             f"Expected two or more output folders for --out, found {len(directories)}; name "

@@ -27,20 +27,28 @@ from raydrop.frontier.canvas import (
     ring_look,
     styled,
 )
-from raydrop.frontier.names import has_several_models, scorer_name, series_name, setting_name
+from raydrop.frontier.names import (
+    has_several_models,
+    is_dense,
+    scorer_name,
+    series_name,
+    setting_name,
+    target_place,
+)
 from raydrop.frontier.plots import AVERAGE, FILLS, FRONTS, LABELS, LINES, MARKERS
 from raydrop.frontier.table import worst_accuracy
 from raydrop.study import By
 
 
 def overlay_figure(table: pd.DataFrame, by: By) -> Figure:
-    """Compose worst against average accuracy: a panel per model and loss, one legend outside.
+    """Compose worst against average accuracy: a panel per model, loss and network target.
 
     Args:
         table: As from :func:`~raydrop.frontier.overlay.overlay_table`.
         by: Whether to draw the worst class or the worst group.
     """
-    settings = list(table.groupby(["model", "loss"], sort=True))
+    placed = table.assign(place=table["network_target"].map(target_place))
+    settings = list(placed.groupby(["model", "loss", "place"], sort=True))
     columns = min(len(settings), 3)
     rows = -(-len(settings) // columns)
     looks = _looks(table)
@@ -98,7 +106,7 @@ def _looks(table: pd.DataFrame) -> dict[str, Look]:
     """Return how each series looks, in the order of studies, methods and quotas."""
     studies = list(dict.fromkeys(table["study"]))
     pruned = [row for row in table.to_dict("records") if row["method"] != "none"]
-    methods = ordered_from((scorer_name(row) for row in pruned), first="random")
+    methods = ordered_from((_method(row) for row in pruned), first="random")
     quotas = ordered_from((row["quotas"] for row in pruned), first="none")
     looks = {}
     rows = table.assign(series=_series(table)).drop_duplicates("series").to_dict("records")
@@ -111,7 +119,7 @@ def _looks(table: pd.DataFrame) -> dict[str, Look]:
         rule = quotas.index(row["quotas"])
         looks[row["series"]] = {
             "color": colour,
-            "marker": MARKERS[methods.index(scorer_name(row)) % len(MARKERS)],
+            "marker": MARKERS[methods.index(_method(row)) % len(MARKERS)],
             "fillstyle": FILLS[rule % len(FILLS)],
             "linestyle": LINES[rule % len(LINES)],
             "markerfacecoloralt": "white",
@@ -125,8 +133,13 @@ def _looks(table: pd.DataFrame) -> dict[str, Look]:
 def _place(row: Mapping[Any, Any], studies: Sequence[str]) -> tuple[Any, ...]:
     """Order series: by study, all the data first, random next, no quotas before others."""
     method, quotas = row["method"], row["quotas"]
-    first = (method != "none", method != "random", scorer_name(row))
+    first = (method != "none", not is_dense(row), method != "random", _method(row))
     return studies.index(row["study"]), *first, quotas != "none", quotas
+
+
+def _method(row: Mapping[Any, Any]) -> str:
+    """Return what a marker stands for: how data and network were pruned."""
+    return scorer_name(row) if is_dense(row) else f"{scorer_name(row)}, {row['network_method']}"
 
 
 def _star(colour: str, size: float) -> Look:

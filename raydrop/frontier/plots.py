@@ -3,9 +3,10 @@
 Colour and marker shape stand for the method (and where its scores come from, if that is not the
 model trained), line style and marker filling for the quotas, and marker size for the keep fraction,
 so a print in grey still tells the series apart. Where a panel is about one method, colour and
-marker shape stand for the keep fraction, from dark (small) to light (large). Functions that draw
-take and return ``Axes``; those that compose return a ``Figure``, without pyplot's global state. The
-same table gives the same SVG, byte for byte.
+marker shape stand for the keep fraction, from dark (small) to light (large). Where networks are
+pruned, colour stands for the network method and each target has panels of its own. Functions that
+draw take and return ``Axes``; those that compose return a ``Figure``, without pyplot's global
+state. The same table gives the same SVG, byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -41,7 +42,16 @@ from raydrop.frontier.canvas import (
 )
 from raydrop.frontier.canvas import to_png as to_png
 from raydrop.frontier.canvas import to_svg as to_svg
-from raydrop.frontier.names import PLURALS, has_several_models, scorer_name, setting_name
+from raydrop.frontier.names import (
+    DENSE,
+    PLURALS,
+    has_networks,
+    has_several_models,
+    scorer_name,
+    setting_name,
+    target_place,
+    targets_of,
+)
 from raydrop.frontier.table import worst_accuracy
 from raydrop.study import By
 
@@ -79,6 +89,8 @@ class SeriesStyle:
     and :data:`MARKERS`."""
     quotas: tuple[str, ...]
     """In the order of :data:`LINES` and :data:`FILLS`."""
+    networks: tuple[str, ...] = ()
+    """Ways in which networks are pruned, in the order of the colours that methods leave."""
 
     @classmethod
     def of(cls, points: pd.DataFrame) -> SeriesStyle:
@@ -87,11 +99,21 @@ class SeriesStyle:
         return cls(
             tuple(ordered_from(_scorers(pruned), first="random")),
             tuple(ordered_from(pruned["quotas"], first="none")),
+            tuple(ordered_from(_pruned_networks(points)["network_method"], first="random"))
+            if has_networks(points)
+            else (),
         )
 
-    def colour(self, method: str) -> str:
-        """Return the method's colour; the first one's is no other's, however many there are."""
-        index = self.methods.index(method)
+    def colour(self, method: str, network: str = DENSE) -> str:
+        """Return the colour of a method or, where the network is pruned too, of how.
+
+        The first one's is no other's, however many there are.
+        """
+        index = (
+            self.methods.index(method)
+            if network == DENSE
+            else len(self.methods) + self.networks.index(network)
+        )
         return COLOURS[1 + (index - 1) % (len(COLOURS) - 1)] if index else COLOURS[0]
 
     def marker(self, method: str) -> str:
@@ -147,7 +169,8 @@ def plot_frontier(
         ax: Where to draw.
         style: Looks shared with other panels; from ``points`` where None.
         by: Whether to draw the worst class or the worst group.
-        others: Points of losses that were run on all the data alone: named stars.
+        others: Points of losses that were run on all the data alone, or of the dense network:
+            stars with their ``label``, or else their loss, beside them.
 
     Returns:
         ``ax``.
@@ -155,19 +178,19 @@ def plot_frontier(
     style, worst = style or SeriesStyle.of(points), worst_accuracy(by)
     # As a bare artist: axline() would stretch the limits to a point of the line.
     ax.add_artist(AxLine((0, 0), None, 1, **equality_look()))
-    for (method, quotas), series in _series(points):
-        ax.plot(series[AVERAGE], series[worst], **_line_look(style, method, quotas))
+    for key, series in _series(points):
+        path = _with_all_data(points, key, series)
+        ax.plot(path[AVERAGE], path[worst], **_line_look(style, key))
         for row in series.to_dict("records"):
-            look = _marker_look(style, method, quotas, marker_size(row["keep_fraction"]))
+            look = _marker_look(style, key, marker_size(row["keep_fraction"]))
             ax.plot([row[AVERAGE]], [row[worst]], **look)
     for column, width in FRONTS.items():
         front = points[points[column]]
         ax.plot(front[AVERAGE], front[worst], **ring_look(width))
     for row in _rows(others):
         ax.plot([row[AVERAGE]], [row[worst]], **_hollow_star())
-        _write_beside(ax, row["loss"], (row[AVERAGE], row[worst]), FULL_DATA)
-    full = points[points["method"] == "none"]
-    ax.plot(full[AVERAGE], full[worst], **_star())
+        _write_beside(ax, _label(row), (row[AVERAGE], row[worst]), FULL_DATA)
+    _draw_stars(points, ax, AVERAGE, worst, style)
     ax.set_xlabel(LABELS[AVERAGE])
     ax.set_ylabel(LABELS[worst])
     return ax
@@ -190,21 +213,21 @@ def plot_by_keep_fraction(
         axes: The two panels.
         style: Looks shared with other panels; from ``points`` where None.
         by: Whether to draw the worst class or the worst group.
-        others: Points of losses that were run on all the data alone: named stars.
+        others: As for :func:`plot_frontier`.
 
     Returns:
         ``axes``.
     """
     style = style or SeriesStyle.of(points)
-    full = points[points["method"] == "none"]
+    full = _dense(points[points["method"] == "none"])
     for ax, name in zip(axes, (AVERAGE, worst_accuracy(by)), strict=True):
         _draw_against_keep_fraction(points, ax, name, style)
         for row in full.to_dict("records"):
             ax.axhline(row[name], color=FULL_DATA, linewidth=0.8, linestyle=(0, (1, 3)))
         for row in _rows(others):
             ax.plot([row["keep_fraction"]], [row[name]], **_hollow_star())
-            _write_beside(ax, row["loss"], (row["keep_fraction"], row[name]), FULL_DATA)
-        ax.plot(full["keep_fraction"], full[name], **_star())
+            _write_beside(ax, _label(row), (row["keep_fraction"], row[name]), FULL_DATA)
+        _draw_stars(points, ax, "keep_fraction", name, style)
         ax.set_xlabel("keep fraction")
         ax.set_ylabel(LABELS[name])
     return axes
@@ -320,8 +343,12 @@ def plot_accuracy_against_density(
 def frontier_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     """Compose the frontier: a panel per model and loss on shared axes, one legend outside.
 
-    Losses that were run on all the data alone have no panel: their stars are in the others.
+    Losses that were run on all the data alone have no panel: their stars are in the others. Where
+    networks are pruned, models and losses are rows, and each target has a column, dense networks
+    first and then rising, with a front of its own.
     """
+    if has_networks(points):
+        return _network_grid(points, by)
     settings = _settings(points)
     losses = pd.concat([setting.points["loss"] for setting in settings]).nunique()
     columns = min(losses if losses > 1 else len(settings), 3)
@@ -341,9 +368,39 @@ def frontier_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     return figure
 
 
+def _network_grid(points: pd.DataFrame, by: By) -> Figure:
+    """Compose the frontier of each loss (rows) and network target (columns)."""
+    settings = {(each.row, each.target): each for each in _settings(points)}
+    rows = list(dict.fromkeys(row for row, _ in settings))
+    targets = targets_of(points)
+    style = SeriesStyle.of(points)
+    handles = _legend_handles(points, style, sizes=True)
+    with styled():
+        figure = new_figure(3.4 * len(targets) + 2.4, 3.3 * len(rows) + 0.3, handles)
+        axes = figure.subplots(len(rows), len(targets), sharex=True, sharey=True, squeeze=False)
+        there = np.array([[(row, each) in settings for each in targets] for row in rows])
+        for i, j in np.ndindex(there.shape):
+            ax: Axes = axes.item(i, j)
+            if not there[i, j]:
+                ax.remove()
+                continue
+            setting = settings[rows[i], targets[j]]
+            plot_frontier(setting.points, ax, style, by, setting.others)
+            title = textwrap.fill(setting.title, 2 * TITLE_LETTERS, break_long_words=False)
+            ax.set_title(title, fontsize=9, parse_math=False)
+            # Outer labels, also where the panel further out is missing.
+            left, bottom = not there[i, :j].any(), not there[i + 1 :, j].any()
+            ax.tick_params(labelleft=left, labelbottom=bottom)
+            ax.set_xlabel(ax.get_xlabel() if bottom else "")
+            ax.set_ylabel(ax.get_ylabel() if left else "")
+        draw_legend(figure, handles)
+    return figure
+
+
 def keep_fraction_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     """Compose accuracies against the keep fraction: a row of two panels per model and loss.
 
+    Where networks are pruned, each target has a row of its own.
     Losses that were run on all the data alone have no row; they are named in those of their model.
     """
     settings = _settings(points)
@@ -499,23 +556,55 @@ class _Setting:
 
     title: str
     points: pd.DataFrame
-    """Of one model and loss."""
+    """Of one model, loss and network target."""
     others: pd.DataFrame
-    """Of the model's losses that were run on all the data alone."""
+    """Of the model's losses that were run on all the data alone, or the dense network's."""
+    row: tuple[str, str]
+    """Model and loss."""
+    target: str
 
 
 def _settings(points: pd.DataFrame) -> list[_Setting]:
     """Return what the panels show: a model and a loss each, if anything was pruned with it."""
     several = has_several_models(points)
-    prefix = "" if several else "loss: "
     found = []
-    for _, of_model in points.groupby("model", sort=True):
-        pruned = of_model.loc[of_model["method"] != "none", "loss"].unique()
-        alone = ~of_model["loss"].isin(pruned) & bool(len(pruned))
-        for _, rows in of_model[~alone].groupby("loss", sort=True):
-            title = prefix + setting_name(rows.iloc[0].to_dict(), several_models=several)
-            found.append(_Setting(title, rows, of_model[alone]))
+    for model, of_model in points.groupby("model", sort=True):
+        dense = _dense(of_model)
+        pruned = dense.loc[dense["method"] != "none", "loss"].unique()
+        alone = ~dense["loss"].isin(pruned) & bool(len(pruned))
+        shown = [(rows, dense[alone]) for _, rows in dense[~alone].groupby("loss", sort=True)]
+        full = dense[dense["method"] == "none"].assign(label="dense")
+        for (loss, _), rows in _pruned_networks(of_model).groupby(["loss", "network_target"]):
+            own = [full[full["loss"] == each] for each in (loss, "cross_entropy")]
+            shown.append((rows, own[0] if len(own[0]) else own[1]))
+        settings = [
+            _setting(str(model), rows, others, several_models=several) for rows, others in shown
+        ]
+        found += sorted(settings, key=lambda each: (each.row, target_place(each.target)))
     return found
+
+
+def _setting(
+    model: str, rows: pd.DataFrame, others: pd.DataFrame, *, several_models: bool
+) -> _Setting:
+    first = rows.iloc[0].to_dict()
+    title = ("" if several_models else "loss: ") + setting_name(
+        first, several_models=several_models
+    )
+    target = str(first.get("network_target", DENSE))
+    return _Setting(title, rows, others, (model, str(first["loss"])), target)
+
+
+def _dense(points: pd.DataFrame) -> pd.DataFrame:
+    return points[points["network_target"] == DENSE] if "network_target" in points else points
+
+
+def _pruned_networks(points: pd.DataFrame) -> pd.DataFrame:
+    return points.drop(index=_dense(points).index)
+
+
+def _label(row: dict[Any, Any]) -> str:
+    return str(row.get("label", row["loss"]))
 
 
 def _rows(points: pd.DataFrame | None) -> list[dict[Any, Any]]:
@@ -526,41 +615,78 @@ def _draw_against_keep_fraction(
     points: pd.DataFrame, ax: Axes, name: str, style: SeriesStyle
 ) -> None:
     """Draw a line with a band over seeds for each series, and a tick at each keep fraction."""
-    for (method, quotas), series in _series(points):
-        keep = series["keep_fraction"]
-        low, high = series[f"{name}_min"], series[f"{name}_max"]
-        ax.fill_between(keep, low, high, color=style.colour(method), alpha=0.1, linewidth=0)
-        look = _marker_look(style, method, quotas, 5.5)
-        ax.plot(keep, series[name], **{**look, **_line_look(style, method, quotas)})
+    for key, series in _series(points):
+        path = _with_all_data(points, key, series)
+        low, high = path[f"{name}_min"], path[f"{name}_max"]
+        colour = style.colour(key.method, key.network)
+        ax.fill_between(path["keep_fraction"], low, high, color=colour, alpha=0.1, linewidth=0)
+        look = _marker_look(style, key, 5.5)
+        ax.plot(path["keep_fraction"], path[name], **{**look, **_line_look(style, key)})
     ax.set_xticks(sorted(points["keep_fraction"].unique()))
 
 
-def _series(points: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+class _Key(NamedTuple):
+    """What a line is about, within a panel."""
+
+    method: str
+    """With its query model, as :func:`~raydrop.frontier.names.scorer_name` calls it."""
+    quotas: str
+    network: str
+
+
+def _series(points: pd.DataFrame) -> list[tuple[_Key, pd.DataFrame]]:
     """Return the pruned points by series, model and loss, small keep fractions first."""
     pruned = points[points["method"] != "none"].sort_values("keep_fraction", kind="stable")
     pruned = pruned.assign(scorer=_scorers(pruned))
-    within = ["scorer", "quotas", *(name for name in ("model", "loss") if name in pruned)]
-    groups = pruned.groupby(within, sort=True)
-    return [((str(scorer), str(quotas)), rows) for (scorer, quotas, *_), rows in groups]
+    known = [name for name in ("network_method", "model", "loss") if name in pruned]
+    groups = pruned.groupby(["scorer", "quotas", *known], sort=True)
+    return [
+        (_Key(str(scorer), str(quotas), str(rows.get("network_method", _NOT_SAID).iloc[0])), rows)
+        for (scorer, quotas, *_), rows in groups
+    ]
+
+
+_NOT_SAID = pd.Series([DENSE])
+
+
+def _with_all_data(points: pd.DataFrame, key: _Key, series: pd.DataFrame) -> pd.DataFrame:
+    """Return a series up to the point that keeps all the data, if the network was pruned.
+
+    A dense network on all the data has no method, so its star stands alone.
+    """
+    if key.network == DENSE:
+        return series
+    last = points[(points["method"] == "none") & (points["network_method"] == key.network)]
+    return pd.concat([series, last])
+
+
+def _draw_stars(points: pd.DataFrame, ax: Axes, x: str, y: str, style: SeriesStyle) -> None:
+    """Draw a star for training on all the data, in the colour of how its network was pruned."""
+    full = points[points["method"] == "none"]
+    dense = _dense(full)
+    ax.plot(dense[x], dense[y], **_star())
+    for row in _pruned_networks(full).to_dict("records"):
+        colour = style.colour("", row["network_method"])
+        ax.plot([row[x]], [row[y]], **_star() | {"color": colour, "markersize": 12})
 
 
 def _scorers(points: pd.DataFrame) -> list[str]:
     return [scorer_name(row) for row in points.to_dict("records")]
 
 
-def _line_look(style: SeriesStyle, method: str, quotas: str) -> Look:
+def _line_look(style: SeriesStyle, key: _Key) -> Look:
     return {
-        "color": style.colour(method),
-        "linestyle": style.line(quotas),
+        "color": style.colour(key.method, key.network),
+        "linestyle": style.line(key.quotas),
         "linewidth": 1.3,
     }
 
 
-def _marker_look(style: SeriesStyle, method: str, quotas: str, size: float) -> Look:
+def _marker_look(style: SeriesStyle, key: _Key, size: float) -> Look:
     return {
-        "color": style.colour(method),
-        "marker": style.marker(method),
-        "fillstyle": style.fill(quotas),
+        "color": style.colour(key.method, key.network),
+        "marker": style.marker(key.method),
+        "fillstyle": style.fill(key.quotas),
         "markerfacecoloralt": "white",
         "markersize": size,
         "markeredgewidth": 1.1,
@@ -599,24 +725,32 @@ def _legend_handles(points: pd.DataFrame, style: SeriesStyle, *, sizes: bool) ->
     """Return the entries of the legend; what marker sizes mean, only where they mean something."""
     handles = _series_entries(style)
     if sizes:
-        handles.append(heading("keep fraction"))
-        for keep in sorted(points.loc[points["method"] != "none", "keep_fraction"].unique()):
+        keeps = sorted(points.loc[points["method"] != "none", "keep_fraction"].unique())
+        handles += [heading("keep fraction")] if keeps or not style.networks else []
+        for keep in keeps:
             look = {"color": "#555555", "marker": "o", "linestyle": "none"}
             handles.append(legend_entry(f"{keep:g}", look | {"markersize": marker_size(keep)}))
     return handles + _reference_entries(points, sizes=sizes)
 
 
 def _series_entries(style: SeriesStyle) -> list[Line2D]:
-    handles = [heading("method")]
+    handles = [heading("method")] if style.methods or not style.networks else []
     for method in style.methods:
-        look = _marker_look(style, method, style.quotas[0], 7) | {"fillstyle": "full"}
+        key = _Key(method, style.quotas[0], DENSE)
+        look = _marker_look(style, key, 7) | {"fillstyle": "full"}
         handles.append(legend_entry(method, look | {"linestyle": "-"}))
-    handles.append(heading("quotas"))
+    if style.quotas or not style.networks:
+        handles.append(heading("quotas"))
     for quotas in style.quotas:
-        look = _marker_look(style, style.methods[0], quotas, 7) | {"color": "#555555"}
+        key = _Key(style.methods[0], quotas, DENSE)
+        look = _marker_look(style, key, 7) | {"color": "#555555"}
         handles.append(
             legend_entry(quotas, look | {"linestyle": style.line(quotas), "marker": "o"})
         )
+    if style.networks:
+        handles.append(heading("network method"))
+    for network in style.networks:
+        handles.append(legend_entry(network, {"color": style.colour("", network), "linewidth": 2}))
     return handles
 
 
@@ -624,8 +758,11 @@ def _reference_entries(points: pd.DataFrame, *, sizes: bool) -> list[Line2D]:
     handles = [heading("reference")]
     if (points["method"] == "none").any():
         handles.append(legend_entry("all the data", _star()))
-    if any(len(setting.others) for setting in _settings(points)):
+    settings = _settings(points)
+    if any(len(each.others) for each in settings if each.target == DENSE):
         handles.append(legend_entry("… another loss", _hollow_star()))
+    if any(len(each.others) for each in settings if each.target != DENSE):
+        handles.append(legend_entry("dense network", _hollow_star()))
     if sizes:
         wide, narrow = ring_look(FRONTS["on_front"]), ring_look(FRONTS["on_front_at_keep_fraction"])
         handles.append(legend_entry("Pareto front", wide | {"markersize": 11}))

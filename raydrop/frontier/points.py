@@ -14,7 +14,7 @@ POINT = (
     "quotas",
     "loss",
     "network_method",
-    "network_sparsity",
+    "network_target",
     "budget",
     "keep_fraction",
 )

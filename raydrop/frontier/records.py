@@ -27,9 +27,11 @@ from raydrop.errors import (
     unknown_name,
 )
 from raydrop.frontier.intervals import image_agreement
+from raydrop.frontier.names import DENSE
 from raydrop.frontier.points import points_of
 from raydrop.metrics import class_metrics, group_metrics
-from raydrop.store import Entry, Store, peek, required
+from raydrop.mirror import open_location
+from raydrop.store import Entry, Store, required
 from raydrop.study import SCHEMA, By
 
 IDENTITY = (
@@ -43,16 +45,40 @@ IDENTITY = (
     "n_train",
     "loss",
     "network_method",
+    "network_target",
     "network_sparsity",
     "budget",
     "seed",
 )
 """What a trial's record says it is. ``query_model`` is where scores and recalls come from; it is
-``model`` where they come from there, or where none are read."""
+``model`` where they come from there, or where none are read. ``network_target`` is ``none`` in
+records of before networks could be pruned, and ``network_sparsity`` the share of the dense
+network's parameters that is gone or masked."""
+
+NETWORK = (
+    "macs",
+    "parameters",
+    "weights",
+    "dense_macs",
+    "dense_parameters",
+    "dense_weights",
+    "macs_removed",
+    "forward_seconds",
+    "network_note",
+)
+"""What a trial's record says about its network: multiply-accumulates of an image, parameters and
+unmasked weights, before it was pruned too, the share of the first that is gone, the median time
+of a forward pass of 64 images, and why a target was not reached; missing values in older
+records."""
 
 NOISE = ("n_noisy", "noisy_pruned")
 """Mislabelled training samples, and the share of them that the trial pruned, in [0, 1]; both are
 missing values where the data set marks none."""
+
+_NETWORK_TYPES = {
+    **dict.fromkeys(NETWORK[:6], "Int64"),
+    **dict.fromkeys(NETWORK[6:8], "float64"),
+}
 
 TRAINING = ("epochs", "steps", "kept_by_class", "train_seconds", "seconds", "device", "precision")
 """What a trial's record says about its training."""
@@ -74,13 +100,18 @@ TRIAL_COLUMNS = (
     "correct_by_class",
     "test_by_class",
     "agreement_by_class",
+    "auc_by_class",
+    "worst_class_auc",
     *VALIDATION,
     *NOISE,
+    *NETWORK,
     *TRAINING,
 )
 """Columns of ``trials.parquet``. ``worst_class`` is an index, ``*_by_class`` are lists over
 classes; intervals are computed from the counts among them and from ``agreement_by_class``, which
-all seeds of a point have in common: see :func:`~raydrop.frontier.intervals.image_agreement`."""
+all seeds of a point have in common: see :func:`~raydrop.frontier.intervals.image_agreement`.
+``auc_by_class`` are areas under the ROC curve, one class against the rest, and ``worst_class_auc``
+the lowest of them; older records have none, so they are missing values there."""
 
 GROUP_COUNTS = ("validation_by_group", "validation_sizes_by_group", "kept_by_group")
 """What a trial's record says about groups."""
@@ -95,6 +126,8 @@ GROUP_COLUMNS = (
     "correct_by_group",
     "test_by_group",
     "agreement_by_group",
+    "auc_by_group",
+    "worst_group_auc",
     *GROUP_COUNTS,
 )
 """Further columns of ``trials.parquet`` where the data have groups. ``by`` is ``class`` or
@@ -107,6 +140,8 @@ ROW_ORDER = [
     "method",
     "quotas",
     "loss",
+    "network_method",
+    "network_target",
     "keep_fraction",
     "seed",
     "trial_id",
@@ -122,7 +157,7 @@ class Records:
     trials: pd.DataFrame
     """A row per finished trial that the study asks for, with :data:`TRIAL_COLUMNS` and, where the
     data have groups, :data:`GROUP_COLUMNS`, ordered by model, query model, method, quotas, loss,
-    keep fraction and seed."""
+    network method and target, keep fraction and seed."""
     class_names: tuple[str, ...]
     """K names."""
     class_sizes: tuple[int, ...]
@@ -250,9 +285,9 @@ def load_records(directory: str | Path) -> Records:
         DataError: If a trial's predictions do not fit the test set.
         IncompleteStudyError: If no trial is finished.
     """
-    folder = Path(directory)
+    folder = open_location(directory)
     study = _read_study(folder)
-    store = Store(folder / "store")
+    store = Store(folder / "store", glance=True)
     data = _read_data(store, study)
     asked = study["trials"]
     finished = [(trial, store.read("trial", trial["trial_id"])) for trial in asked]
@@ -266,7 +301,7 @@ def load_records(directory: str | Path) -> Records:
     columns = (*TRIAL_COLUMNS, *(GROUP_COLUMNS if group_names else ()))
     trials = pd.DataFrame(rows, columns=list(columns))
     # Numbers also where every value is None, which pandas would keep as objects.
-    trials = trials.astype({"n_noisy": "Int64", "noisy_pruned": "float64"})
+    trials = trials.astype({"n_noisy": "Int64", "noisy_pruned": "float64", **_NETWORK_TYPES})
     trials = trials.sort_values(ROW_ORDER, kind="stable", ignore_index=True)
     read = Records(
         directory=folder,
@@ -324,7 +359,7 @@ def _read_data(store: Store, study: Mapping[str, Any]) -> Entry:
         if entry.config.get("fingerprint") == fingerprint:
             return entry
     raise StoreError(
-        f"Expected the facts about the data in {store.root / 'data'}, found none for fingerprint "
+        f"Expected the facts about the data in {store.location}, found none for fingerprint "
         f"{fingerprint[:12]}; run the sweep again with this folder."
     )
 
@@ -367,9 +402,10 @@ def _rows(
         yield {
             "trial_id": entry.key,
             **_identity(entry),
-            **{name: entry.info.get(name) for name in (*VALIDATION, *NOISE, *TRAINING)},
+            **{name: entry.info.get(name) for name in (*VALIDATION, *NOISE, *NETWORK, *TRAINING)},
             **{name: entry.info.get(name) for name in GROUP_COUNTS},
             "by": entry.info.get("by", "class"),
+            **_areas(entry),
             **measured,
         }
 
@@ -402,7 +438,7 @@ def _predictions(entry: Entry, labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _identity(entry: Entry) -> dict[str, Any]:
-    info = {"query_model": entry.info.get("model"), **entry.info}
+    info = {"query_model": entry.info.get("model"), "network_target": DENSE, **entry.info}
     absent = [name for name in IDENTITY if info.get(name) is None]
     if absent:
         raise StoreError(
@@ -443,6 +479,18 @@ def _by_group(
     }
 
 
+def _areas(entry: Entry) -> dict[str, Any]:
+    """Return the areas under the ROC curves that a record has, and the lowest of each kind."""
+    found: dict[str, Any] = {}
+    for by in ("class", "group"):
+        told = entry.info.get(f"auc_by_{by}")
+        areas = np.array([np.nan] if told is None else told, dtype=np.float64)
+        known = areas[~np.isnan(areas)]
+        found[f"auc_by_{by}"] = None if told is None else areas.tolist()
+        found[f"worst_{by}_auc"] = float(known.min()) if len(known) else np.nan
+    return found
+
+
 def _split_absent(
     store: Store, absent: Sequence[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -472,7 +520,7 @@ def _nothing_finished(
 def _provenance(
     study: Mapping[str, Any], store: Store, data: Entry, trials: pd.DataFrame
 ) -> dict[str, Any]:
-    stored = {entry.name for entry in _folders(store.root / "trial")}
+    stored = set(store.keys("trial"))
     return {
         "name": study["study"].get("name", ""),
         "study_id": study["study_id"],
@@ -501,12 +549,8 @@ def _cost(store: Store, kind: str, key: str) -> tuple[int, float]:
     Reads what entries say about themselves and leaves their arrays, which may be large, alone.
     """
     seconds = []
-    for place in _folders(store.root / kind):
-        entry = peek(place)
+    for each in store.keys(kind):
+        entry = store.peek(kind, each)
         if entry is not None:  # provenance only: a later reading of the entry will complain
             seconds.append(float(entry.info.get(key, 0.0)))
     return len(seconds), float(np.sum(seconds))
-
-
-def _folders(place: Path) -> list[Path]:
-    return sorted(place.iterdir()) if place.is_dir() else []

@@ -20,9 +20,11 @@ from plotly.offline import get_plotlyjs
 
 from raydrop.frontier.answers import answers, noise_answer, verdicts
 from raydrop.frontier.gaps import gaps
+from raydrop.frontier.harm_rows import harm_facts
 from raydrop.frontier.inline import inline_png, inline_svg, with_lossy_images
 from raydrop.frontier.interactive import FULL, interactive_frontier, quotas_key
-from raydrop.frontier.names import PLURALS
+from raydrop.frontier.names import PLURALS, has_networks
+from raydrop.frontier.network_sentences import network_answers
 from raydrop.frontier.noise import Noise, noise_of
 from raydrop.frontier.plots import (
     SeriesStyle,
@@ -74,6 +76,7 @@ def render_report(
     drawn: Mapping[str, bytes] | None = None,
     by: By = "class",
     compared: pd.DataFrame | None = None,
+    harmed: pd.DataFrame | None = None,
 ) -> str:
     """Return the report as HTML.
 
@@ -87,9 +90,12 @@ def render_report(
         compared: Differences between methods, from
             :func:`~raydrop.frontier.comparisons.comparisons`. They make the sentences at the top;
             where None or empty, these compare means.
+        harmed: What pruning harms, from :func:`~raydrop.frontier.harm.harm_table`; None where no
+            networks are pruned.
     """
     facts = _facts(records, table, by, compared)
     facts |= {"noise": _noise(noise_of(records.trials)), **_scripts()}
+    facts |= harm_facts(records, harmed, by)
     figures = _figures(table, drawn or {}, by)
     template = _templates.get_template("report.html")
     empty = [figure | {"content": None} for figure in figures]
@@ -132,6 +138,7 @@ def _facts(
         "hidden_rows": len(points) - len(rows),
         "has_changes": any(each["change"] for row in rows for each in row["cells"]),
         "steps": STEPS,
+        "has_networks": has_networks(table),
         "n_classes": len(names),
         "n_points": len(table),
         "other_unit": _other_unit(records, by),
@@ -141,8 +148,10 @@ def _facts(
 
 
 def _answers(table: pd.DataFrame, by: By, compared: pd.DataFrame | None) -> list[str]:
-    sentences = [] if compared is None or compared.empty else comparison_answers(compared, by)
-    return (sentences or answers(table, by))[:MOST_ANSWERS]
+    if compared is None or compared.empty:
+        return answers(table, by)[:MOST_ANSWERS]
+    of_data = comparison_answers(compared, by) or answers(table, by)
+    return [*network_answers(compared, by), *of_data][:MOST_ANSWERS]
 
 
 def _scripts() -> dict[str, Any]:
@@ -173,7 +182,8 @@ HEADINGS = {
     "loss": "Loss",
     "method": "Method",
     "quotas": "Quotas",
-    "sparsity": "Network sparsity",
+    "network": "Network method",
+    "sparsity": "Network target",
     "keep": "Keep fraction",
 }
 """Of the filters."""
@@ -200,6 +210,9 @@ def _key(
     if name == "method" and option != FULL:
         light = style.colour(option)
         colour = (light, interactive["dark"].get(light, light))
+    if name == "network":
+        light = style.colour("", option)
+        colour = (light, interactive["dark"].get(light, light))
     if name == "quotas":
         quotas = quotas_key(option, style)
     return {"colour": colour, "quotas": quotas}
@@ -210,6 +223,13 @@ MEASURES: dict[By, str] = {"class": "recall", "group": "accuracy"}
 
 FIGURES: dict[str, tuple[str, str, str]] = {
     "frontier": ("", "Worst-{unit} against average accuracy", ""),
+    "network": (
+        "Against the network's size",
+        "Accuracies against the share of the multiply-accumulates that remain",
+        "Lines are means over seeds, bands their lowest and highest value; the star is the dense "
+        "network. Sizes are as measured. A network of which single weights are masked computes as "
+        "much as before, so for these the share is that of the weights that remain.",
+    ),
     "curves": (
         "Against the keep fraction",
         "Accuracies against the keep fraction",
@@ -255,6 +275,8 @@ FIGURES: dict[str, tuple[str, str, str]] = {
 that is not here follows them under its own name; ``frontier`` is for pages without scripts."""
 
 
+AS_TEXT = {"lost"}
+"""Figures that the page has as pictures with captions of its own."""
 FIT_LAST = ("heatmap", "frontier")
 """Figures that say again what a table or the interactive figure says; they get what room is left,
 in this order."""
@@ -268,7 +290,7 @@ def _figures(table: pd.DataFrame, drawn: Mapping[str, bytes], by: By) -> list[di
     files["frontier"] = files["frontier"] or to_svg(frontier_figure(table, by))
     files["curves"] = files["curves"] or to_svg(keep_fraction_figure(table, by))
     order = [name for name in FIGURES if name in files]
-    order += sorted(set(files) - set(order))
+    order += sorted(set(files) - set(order) - AS_TEXT)
     return [_figure(name, f"f{place}", files[name], by) for place, name in enumerate(order)]
 
 

@@ -9,8 +9,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.frontier.interactive import sparsity_name
-from raydrop.frontier.names import has_several_models, point_name, scorer_name
+from raydrop.frontier.interactive import network_name, sparsity_name
+from raydrop.frontier.names import (
+    has_networks,
+    has_several_models,
+    is_dense,
+    point_name,
+    scorer_name,
+)
 from raydrop.frontier.table import front_mark, gap_and_std, worst_accuracy
 from raydrop.study import By
 
@@ -32,7 +38,10 @@ _COLUMNS: tuple[tuple[str, bool], ...] = (
     ("method", True),
     ("quotas", True),
     ("loss", True),
-    ("sparsity", True),
+    ("network", True),
+    ("target", True),
+    ("MACs removed", False),
+    ("parameters", False),
     ("keep fraction", False),
     ("kept", False),
     ("seeds", False),
@@ -62,11 +71,12 @@ def chosen_points(ordered: pd.DataFrame, limit: int = SHOWN_POINTS) -> pd.DataFr
     Args:
         ordered: Points by merit, as from :func:`~raydrop.frontier.table.by_merit`.
         limit: The most that are shown. Above it, the references that keep all the data and points
-            on a front come first, then points in turn from every model, loss and keep fraction.
+            on a front come first, then points in turn from every model, loss, network target and
+            keep fraction.
     """
     if len(ordered) <= limit:
         return ordered
-    rank = ordered.groupby(["model", "loss", "keep_fraction"]).cumcount()
+    rank = ordered.groupby(["model", "loss", "network_target", "keep_fraction"]).cumcount()
     first = (ordered["method"] == "none") | ordered["on_front"]
     first |= ordered["on_front_at_keep_fraction"]
     order = np.lexsort((rank, ~first))
@@ -93,11 +103,14 @@ def point_rows(points: pd.DataFrame, by: By) -> list[list[Cell]]:
     return rows
 
 
+NETWORK_COLUMNS = {"network", "target", "MACs removed", "parameters"}
+"""Columns that say something only where networks are pruned."""
+
+
 def _skipped(points: pd.DataFrame) -> set[str]:
     """Return the columns that would say the same in every row."""
     skipped = set() if has_several_models(points) else {"model"}
-    names = {sparsity_name(row) for row in points.to_dict("records")}
-    return skipped if len(names) > 1 else skipped | {"sparsity"}
+    return skipped if has_networks(points) else skipped | NETWORK_COLUMNS
 
 
 def _further(points: pd.DataFrame, by: By) -> list[tuple[str, str, bool]]:
@@ -115,7 +128,10 @@ def _point_cells(row: Row, by: By) -> dict[str, Cell]:
     cells = [
         {**cell(" ○●".index(mark or " "), mark, left=True), "best": True},
         *(_text(row[name] if name != "method" else scorer_name(row)) for name in _NAMES),
+        _text(network_name(row)),
         _text(sparsity_name(row)),
+        _measured(row["macs_removed"], "{:.3f}"),
+        _measured(row["parameters"], "{:,.0f}"),
         cell(row["keep_fraction"], f"{row['keep_fraction']:g}"),
         cell(row["n_kept"], f"{row['n_kept']:.0f}"),
         cell(row["n_seeds"], row["n_seeds"]),
@@ -127,6 +143,10 @@ def _point_cells(row: Row, by: By) -> dict[str, Cell]:
         cell(row[std], f"{row[std]:.3f}"),
     ]
     return {name: each for (name, _), each in zip(_COLUMNS, cells, strict=True)}
+
+
+def _measured(value: float, form: str) -> Cell:
+    return cell("", "not known") if pd.isna(value) else cell(value, form.format(value))
 
 
 _NAMES = ("model", "method", "quotas", "loss")
@@ -181,20 +201,38 @@ def recall_changes(table: pd.DataFrame, recalls: NDArray[np.float64]) -> NDArray
         recalls: (n_points, K) of these points, means over seeds.
 
     Returns:
-        (n_points, K) recall minus that of the point that keeps all the data with the same model,
-        loss and network; NaN where there is none.
+        (n_points, K) recall minus that of the point that keeps all the data with the same model
+        and loss; of a pruned network, minus that of its dense network. NaN where there is none.
     """
-    keys = [
-        (row["dataset"], row["model"], row["loss"], sparsity_name(row))
-        for row in table.to_dict("records")
-    ]
-    full = {
-        key: values
-        for key, method, values in zip(keys, table["method"], recalls, strict=True)
-        if method == "none"
-    }
-    nothing = np.full(recalls.shape[1], np.nan)
-    return np.array([v - full.get(key, nothing) for key, v in zip(keys, recalls, strict=True)])
+    rows = table.to_dict("records")
+    full = {key: place for place, row in enumerate(rows) for key in _is_reference_for(row)}
+    changes = np.full(recalls.shape, np.nan)
+    for place, row in enumerate(rows):
+        reference = next((full[key] for key in _references_of(row) if key in full), None)
+        if reference is not None:
+            changes[place] = recalls[place] - recalls[reference]
+    return changes
+
+
+_DATA = ("dataset", "model", "query_model", "method", "quotas", "keep_fraction", "budget")
+
+
+def _references_of(row: Row) -> list[tuple[Any, ...]]:
+    """Return the keys of what a point's recalls are compared with, the first that is there."""
+    if is_dense(row):
+        return [(row["dataset"], row["model"], row["loss"])]
+    data = tuple(row[name] for name in _DATA)
+    return [(*data, "cross_entropy"), (*data, row["loss"])]
+
+
+def _is_reference_for(row: Row) -> list[tuple[Any, ...]]:
+    """Return the keys by which a point is found as a reference."""
+    if not is_dense(row):
+        return []
+    own = [(*(row[name] for name in _DATA), row["loss"])]
+    if row["method"] == "none":
+        own.append((row["dataset"], row["model"], row["loss"]))
+    return own
 
 
 def recall_rows(
@@ -208,7 +246,7 @@ def recall_rows(
     Args:
         points: Those that the page shows; where their cells would be too many, the foremost.
         recalls: (n_points, K).
-        changes: (n_points, K) from training on all the data.
+        changes: (n_points, K) as from :func:`recall_changes`.
         classes: Which of the K have a column.
     """
     several = has_several_models(points)
@@ -230,7 +268,8 @@ def _recall(recalls: NDArray[np.float64], changes: NDArray[np.float64], k: int, 
         return {"text": "none", "change": "", "look": ""}
     looks = ["lowest"] if recalls[k] == np.nanmin(recalls) else []
     change = ""
-    if row["method"] != "none" and not np.isnan(changes[k]):
+    pruned = row["method"] != "none" or not is_dense(row)
+    if pruned and not np.isnan(changes[k]):
         change = signed(changes[k])
         step = int(np.searchsorted(STEPS, abs(changes[k]) + 1e-9, side="right"))
         looks += [f"{'up' if changes[k] > 0 else 'down'}{step}"] if step else []

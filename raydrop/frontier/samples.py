@@ -85,16 +85,21 @@ def mosaic(rows: Sequence[Pixels], columns: int, gap: int = 2) -> Pixels:
     Returns:
         (R (h + 2 gap), columns (w + 2 gap), 3).
     """
-    height, width = rows[0].shape[1:3]
-    factor = max(1, round(TILE / max(height, width)))
-    height, width = (factor * side + 2 * gap for side in (height, width))
+    height, width = (side + 2 * gap for side in enlarged(rows[0][0]).shape[:2])
     whole = np.full((len(rows) * height, columns * width, 3), 255, np.uint8)
     for r, tiles in enumerate(rows):
         for c, tile in enumerate(tiles):
-            large = tile.repeat(factor, axis=0).repeat(factor, axis=1)
+            large = enlarged(tile)
             top, left = r * height + gap, c * width + gap
             whole[top : top + len(large), left : left + large.shape[1]] = large
     return whole
+
+
+def enlarged(picture: Pixels) -> Pixels:
+    """Return a picture (h, w, 3) with each side a whole number of times larger, about a tile."""
+    factor = max(1, round(TILE / max(picture.shape[:2])))
+    large: Pixels = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    return large
 
 
 def _grid(name: str, entry: Entry, records: Records, rows: int) -> SampleGrid:

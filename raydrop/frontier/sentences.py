@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from raydrop.frontier.comparisons import RANDOM
-from raydrop.frontier.names import has_several_models, series_name
+from raydrop.frontier.names import DENSE, has_several_models, series_name
 from raydrop.study import By
 
 CELL = ["model", "loss", "keep_fraction"]
@@ -26,12 +26,14 @@ def comparison_answers(compared: pd.DataFrame, by: By = "class") -> list[str]:
     Each names the method and quotas with the largest difference in the worst class to random
     pruning without quotas (or, without that, to training on all the data), and says whether it is
     better; then the same method beside the other reference, and what happens to the average.
+    Pruned networks are left to :func:`~raydrop.frontier.network_sentences.network_answers`.
 
     Args:
         compared: As from :func:`~raydrop.frontier.comparisons.comparisons`.
         by: Whether the worst class or the worst group is compared.
     """
     known = compared[compared["difference"].notna() & (compared["keep_fraction"] < 1)]
+    known = known[known["network_target"] == DENSE]
     several = has_several_models(known)
     ordered = known.sort_values(CELL, ascending=[True, True, False], kind="stable")
     sentences = []
@@ -47,63 +49,63 @@ def _sentence(place: str, rows: pd.DataFrame, by: By) -> str:
     if worst.empty:
         return ""
     first = min(worst["reference"].unique(), key=lambda name: (name != RANDOM, name))
-    row = _best(worst[worst["reference"] == first])
+    row = best_row(worst[worst["reference"] == first])
     same = rows[(rows[SERIES] == pd.Series(row)[SERIES]).all(axis=1)]
     others = same[(same["measure"] == "worst") & (same["reference"] != first)]
     averages = same[(same["measure"] == "average") & (same["reference"] == first)]
     parts = [
         _first(row, by),
-        *(_beside(other) for other in _all(others)),
-        *(_average(other) for other in _all(averages)[:1]),
+        *(_beside(other) for other in rows_of(others)),
+        *(_average(other) for other in rows_of(averages)[:1]),
     ]
     return f"{place}, {'; '.join(parts)}."
 
 
-def _best(rows: pd.DataFrame) -> Row:
+def best_row(rows: pd.DataFrame) -> Row:
     """Return the largest difference, of those that are better wherever any is."""
     better = rows[rows["verdict"] == "better"]
     chosen = rows if better.empty else better
     # The first of equals, whatever the sorting algorithm.
-    return _all(chosen.sort_values("difference", ascending=False, kind="stable"))[0]
+    return rows_of(chosen.sort_values("difference", ascending=False, kind="stable"))[0]
 
 
 def _first(row: Row, by: By) -> str:
     series, reference = series_name(row), row["reference"]
     if row["verdict"] == "better":
-        return f"{series} keeps the worst {by} {_points(row)} above {reference}"
+        return f"{series} keeps the worst {by} {points_apart(row)} above {reference}"
     if row["verdict"] == "worse":
         return (
             f"nothing keeps the worst {by} above {reference}; "
-            f"{series} comes nearest, {_points(row)} below"
+            f"{series} comes nearest, {points_apart(row)} below"
         )
     return (
         f"it cannot be told whether anything keeps the worst {by} above {reference}; {series} is "
-        f"highest ({_change(row)}{_more_seeds(row)})"
+        f"highest ({signed_change(row)}{more_seeds(row)})"
     )
 
 
 def _beside(row: Row) -> str:
     if row["verdict"] == "cannot tell":
-        return f"it cannot be told from {row['reference']} ({_change(row)}{_more_seeds(row)})"
-    return f"it is {_points(row)} {_direction(row)} {row['reference']}"
+        return f"it cannot be told from {row['reference']} ({signed_change(row)}{more_seeds(row)})"
+    return f"it is {points_apart(row)} {_direction(row)} {row['reference']}"
 
 
 def _average(row: Row) -> str:
     if row["verdict"] == "cannot tell":
-        return f"its average cannot be told from that of {row['reference']} ({_change(row)})"
-    return f"its average is {_points(row)} {_direction(row)} that of {row['reference']}"
+        return f"its average cannot be told from that of {row['reference']} ({signed_change(row)})"
+    return f"its average is {points_apart(row)} {_direction(row)} that of {row['reference']}"
 
 
 def _direction(row: Row) -> str:
     return "above" if row["difference"] > 0 else "below"
 
 
-def _points(row: Row) -> str:
+def points_apart(row: Row) -> str:
     """Return how far apart, in percentage points: ``"12 ± 4 points"``."""
     return _with_interval(row, signed=False)
 
 
-def _change(row: Row) -> str:
+def signed_change(row: Row) -> str:
     """Return the difference with its sign: ``"+2 ± 5 points"``."""
     return _with_interval(row, signed=True)
 
@@ -129,7 +131,7 @@ def _number(value: float, form: str = "", digits: int = 0) -> str:
     return text.lstrip("+\N{MINUS SIGN}") if float(f"{value:.{digits}f}") == 0 else text
 
 
-def _more_seeds(row: Row) -> str:
+def more_seeds(row: Row) -> str:
     """Return how many seeds would tell, where that is known and more than there are."""
     seeds = row["seeds_needed"]
     if pd.isna(seeds) or seeds <= row["n_seeds"]:
@@ -137,5 +139,6 @@ def _more_seeds(row: Row) -> str:
     return f", about {seeds:.0f} seeds would tell"
 
 
-def _all(rows: pd.DataFrame) -> list[Row]:
+def rows_of(rows: pd.DataFrame) -> list[Row]:
+    """Return rows by column."""
     return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from raydrop.frontier.names import scorer_name
 from raydrop.frontier.records import Records
-from raydrop.store import Entry, Store, peek
+from raydrop.store import Entry, Store
 
 READS = ("scores", "quota_scores", "recalls")
 """What a trial's configuration may name: scores that rank samples, scores that set quotas, and the
@@ -46,8 +46,8 @@ class Sources:
 
 def load_sources(records: Records) -> Sources:
     """Read what finished trials were made from; what is absent or does not say is left out."""
-    store = Store(records.directory / "store")
-    entries = [peek(store.root / "trial" / str(key)) for key in records.trials["trial_id"]]
+    store = Store(records.directory / "store", glance=True)
+    entries = [store.peek("trial", str(key)) for key in records.trials["trial_id"]]
     configs = [{} if entry is None else entry.config for entry in entries]
     read: dict[str, list[Any]] = {name: [config.get(name) for config in configs] for name in READS}
     trials = records.trials.assign(
@@ -60,7 +60,7 @@ def load_sources(records: Records) -> Sources:
     wanted = {query for entry in scores.values() for query in entry.config.get("queries", ())}
     queries = {}
     for key in sorted(wanted | (set(read["recalls"]) - {None})):
-        entry = peek(store.root / "query" / key)
+        entry = store.peek("query", key)
         if entry is not None:
             queries[key] = entry.info
     return Sources(trials, scores, queries)

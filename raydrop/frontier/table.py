@@ -15,13 +15,21 @@ from numpy.typing import NDArray
 
 from raydrop.frontier.estimates import worst_estimates
 from raydrop.frontier.fronts import Direction, front_over, front_probability, front_status
+from raydrop.frontier.names import targets_of
 from raydrop.frontier.points import POINT, points_of
 from raydrop.frontier.resampling import Resamples
 from raydrop.metrics import recalls, worst_decile
 from raydrop.study import By
 
+_NETWORK = ("network_sparsity", "macs", "parameters", "macs_removed")
+"""What is measured of a network, beside the target that it was pruned to."""
+
+_PLACE = POINT.index("network_target") + 1
+
 COLUMNS = (
-    *POINT,
+    *POINT[:_PLACE],
+    *_NETWORK,
+    *POINT[_PLACE:],
     "n_seeds",
     "n_kept",
     "average_accuracy",
@@ -64,8 +72,8 @@ GROUP_COLUMNS = (
 are about, ``class`` or ``group``."""
 
 _FRONTS = {
-    "on_front": ("dataset", "model"),
-    "on_front_at_keep_fraction": ("dataset", "model", "keep_fraction"),
+    "on_front": ("dataset", "model", "network_target"),
+    "on_front_at_keep_fraction": ("dataset", "model", "network_target", "keep_fraction"),
 }
 """The columns of marks, and within what each is a front; a column that a table lacks is alike in
 all its rows."""
@@ -110,10 +118,15 @@ def frontier_table(
     the mean recall of the worst tenth of the classes, ``balanced_accuracy`` that of all. ``_min``
     and ``_max`` are over seeds; everything else is a mean over them. ``noisy_pruned`` is the share
     of the mislabelled training samples that is pruned, NaN where none are known. ``on_front`` marks
-    the Pareto front of mean average and mean worst-class accuracy over all points of a data set and
-    model, ``on_front_at_keep_fraction`` that among the points that keep the same fraction.
+    the Pareto front of mean average and mean worst-class accuracy over all points of a data set,
+    model and network target, ``on_front_at_keep_fraction`` that among those of them that keep the
+    same fraction.
     ``front_probability`` is the share of ``resamples`` in which a point is on the front of its data
-    set and model, and ``front_status`` what that makes it; see :mod:`raydrop.frontier.fronts`.
+    set, model and network target, and ``front_status`` what that makes it; see
+    :mod:`raydrop.frontier.fronts`.
+
+    ``network_sparsity``, ``macs``, ``parameters`` and ``macs_removed`` are those of the networks as
+    they were measured, NaN where records do not say.
 
     Where the trials are known by group too, the columns of :data:`GROUP_COLUMNS` say of groups
     what their namesakes say of classes, and ``by`` chooses which of the two the fronts are about.
@@ -150,7 +163,8 @@ def with_fronts(points: pd.DataFrame, by: By) -> pd.DataFrame:
 
     Args:
         points: A row per point: ``average_accuracy``, ``worst_class_accuracy`` or
-            ``worst_group_accuracy``, ``model``, ``keep_fraction`` and perhaps ``dataset``.
+            ``worst_group_accuracy``, ``model``, ``keep_fraction`` and perhaps ``dataset`` and
+            ``network_target``.
         by: Whether the fronts are those of the worst class or of the worst group.
 
     Returns:
@@ -165,9 +179,15 @@ def with_fronts(points: pd.DataFrame, by: By) -> pd.DataFrame:
 
 
 def by_merit(table: pd.DataFrame, by: By = "class") -> pd.DataFrame:
-    """Order points for reading: by model and loss, large keep fractions and good points first."""
-    order = ["model", "loss", "keep_fraction", worst_accuracy(by)]
-    return table.sort_values(order, ascending=[True, True, False, False], kind="stable")
+    """Order points for reading: by model, loss and network target, dense networks first.
+
+    Within these, large keep fractions come first, then good points.
+    """
+    places = {target: place for place, target in enumerate(targets_of(table))}
+    order = ["model", "loss", "place", "keep_fraction", worst_accuracy(by)]
+    placed = table.assign(place=table["network_target"].map(places))
+    ordered = placed.sort_values(order, ascending=[True, True, True, False, False], kind="stable")
+    return ordered.drop(columns="place")
 
 
 def front_mark(row: Mapping[Any, Any]) -> str:
@@ -192,6 +212,7 @@ def _summary(seeds: pd.DataFrame, names: Mapping[By, Sequence[str] | None]) -> d
         "n_kept": seeds["n_kept"].mean(),
         **_with_range(seeds, "average_accuracy"),
         "noisy_pruned": seeds["noisy_pruned"].mean(),
+        **{name: _mean(seeds, name) for name in _NETWORK},
     }
     found = _seed_recalls(seeds, "class")
     summary["worst_decile_accuracy"] = float(np.mean([worst_decile(each) for each in found]))
@@ -226,6 +247,12 @@ def _lists(seeds: pd.DataFrame, name: str) -> NDArray[Any] | None:
     if name not in seeds or seeds[name].isna().any():
         return None
     return np.array(seeds[name].tolist())
+
+
+def _mean(seeds: pd.DataFrame, name: str) -> float:
+    """Return the mean of what is known, NaN where nothing is."""
+    known = seeds[name].dropna() if name in seeds else ()
+    return float(np.mean(known)) if len(known) else float("nan")
 
 
 def _with_range(seeds: pd.DataFrame, name: str) -> dict[str, float]:

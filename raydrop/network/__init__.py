@@ -6,6 +6,7 @@ weights. :data:`METHODS` lists them. What is reported is measured on what is lef
 
 from __future__ import annotations
 
+from raydrop.network.autobot import AutoBot
 from raydrop.network.base import NetworkMethod, NetworkSize, Pruned, PruningTask, Step, Target
 from raydrop.network.fpgm import Fpgm
 from raydrop.network.magnitude import Magnitude
@@ -58,6 +59,18 @@ METHODS: dict[str, NetworkFamily] = {
             ),
         ),
         NetworkFamily(
+            "autobot",
+            AutoBot,
+            "removes the channels whose gates close when gates alone are trained under a budget",
+            "Castells and Yeom 2021, arXiv 2111.09635",
+            (
+                Parameter("iterations", 200.0, least=1.0, whole=True, named=True),
+                Parameter("learning_rate", 0.6, named=True),
+                Parameter("beta", 6.0, named=True),
+                Parameter("gamma_h", 0.0, named=True),
+            ),
+        ),
+        NetworkFamily(
             "unstructured_magnitude",
             UnstructuredMagnitude,
             "masks small weights",
@@ -92,6 +105,7 @@ def network_rule(text: str) -> NetworkRule:
 
 __all__ = [
     "METHODS",
+    "AutoBot",
     "Fpgm",
     "Magnitude",
     "NetworkFamily",

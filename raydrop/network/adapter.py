@@ -47,6 +47,7 @@ from raydrop.network.coupling import (
     Member,
     Shortcut,
     choose,
+    tolerance,
 )
 from raydrop.network.measure import evaluating, layer_macs, network_size
 
@@ -89,7 +90,7 @@ def cut_by_scores(
 
     Returns:
         The cut network, measured. Its note says so where the target could not be reached within
-        2 %.
+        2 % of what is to go, and of what is to stay.
 
     Raises:
         NetworkError: If the network cannot be traced (the message names the module), or a score is
@@ -147,7 +148,7 @@ def chosen(
     goes = task.target.fraction if fraction is None else fraction
     dense = task.dense.of(measure)
     return choose(
-        coupling, scores, round(dense * (1 - goes)), measure, TOLERANCE * goes * dense, task.seed
+        coupling, scores, round(dense * (1 - goes)), measure, tolerance(goes) * dense, task.seed
     )
 
 
@@ -202,9 +203,7 @@ def _traced(model: nn.Module, image_shape: ImageShape) -> Coupling:
     macs = layer_macs(probe, image_shape)
     total, parameters = macs[""], sum(each.numel() for each in probe.parameters())
     _randomise_norms(probe, images, generator)
-    stand_in = copy.deepcopy(probe)
-    shortcuts = _trace_shortcuts(stand_in)
-    convolutions, groups = _groups(stand_in, images[:1], called)
+    shortcuts, convolutions, groups = _followed(probe, images[:1], called)
     joined = _joined(groups, shortcuts)
     layers = _layer_sizes(probe, {m.module for g in joined for m in g.members}, macs)
     coupling = Coupling(
@@ -215,7 +214,7 @@ def _traced(model: nn.Module, image_shape: ImageShape) -> Coupling:
         shortcuts,
         (),
     )
-    proven = _proven(probe, coupling, images)
+    proven = _proven(probe, coupling, images[:1])
     names = [name for name in convolutions if name not in _shortcut_layers(shortcuts)]
     return _only(coupling, proven, names, probe)
 
@@ -291,6 +290,15 @@ def _untraceable(model: nn.Module, name: str, found: str) -> NetworkError:
     )
 
 
+def _followed(
+    model: nn.Module, images: Tensor, called: Mapping[str, nn.Module]
+) -> tuple[dict[str, Shortcut], list[str], list[ChannelGroup]]:
+    """Return shortcuts that pad, names of convolutions, and groups, of a copy that is dropped."""
+    stand_in = copy.deepcopy(model)
+    shortcuts = _trace_shortcuts(stand_in)
+    return shortcuts, *_groups(stand_in, images, called)
+
+
 def _groups(
     model: nn.Module, images: Tensor, called: Mapping[str, nn.Module]
 ) -> tuple[list[str], list[ChannelGroup]]:
@@ -309,9 +317,10 @@ def _groups(
         raise _untraceable(model, "", in_one_line(error)) from error
     names = {module: name for name, module in model.named_modules()}
     convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, _ConvNd)]
-    for name, module in convolutions:
-        if name in called and module not in graph.module2node:
-            raise _untraceable(model, name, "outputs that are cut off from the gradient")
+    modules = dict(convolutions)
+    lost = [name for name in called if name in modules and modules[name] not in graph.module2node]
+    if lost:  # the last one called is where the graph breaks
+        raise _untraceable(model, lost[-1], "outputs that are cut off from the gradient")
     groups: list[ChannelGroup] = []
     seen: set[str] = set()
     for name, module in convolutions:
@@ -570,7 +579,7 @@ def _checked(name: str, scores: Tensor, filters: int) -> NDArray[np.float64]:
 def _note(task: PruningTask, reached: float, at_the_least: bool) -> str:
     """Return a sentence where the target was missed by more than the tolerance."""
     target = task.target
-    if abs(reached - target.fraction) <= TOLERANCE * target.fraction:
+    if abs(reached - target.fraction) <= tolerance(target.fraction):
         return ""
     if at_the_least:
         why = "every layer that can lose filters is down to its last one"

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from raydrop.errors import NetworkError
 from raydrop.network.adapter import chosen, coupling_of, cut
 from raydrop.network.base import Pruned, PruningTask
-from raydrop.network.coupling import Coupling, Kept
+from raydrop.network.coupling import ChannelGroup, Coupling, Kept
 from raydrop.network.measure import blank_images, evaluating
 
 START = 2.1972
@@ -254,7 +254,7 @@ def _gates_of(coupling: Coupling) -> int:
     return sum(group.width for group in coupling.groups)
 
 
-def _numbered(coupling: Coupling) -> Iterator[tuple[int, Any]]:
+def _numbered(coupling: Coupling) -> Iterator[tuple[int, ChannelGroup]]:
     """Yield the number of its first gate and each group of coupled channels."""
     first = 0
     for group in coupling.groups:

@@ -17,12 +17,21 @@ from numpy.typing import NDArray
 from raydrop.network.channels import Side, channel_map
 
 TOLERANCE = 0.02
-"""How far what is removed may be from the target, as a share of the target."""
+"""How far a size may be from its target, as a share of what is to go and of what is to stay."""
 _LONGEST_WALK = 1000
 
 Kept = Sequence[NDArray[np.bool_]]
 """For each group, which of its channels stay, (width,)."""
 Combine = Literal["mean", "sum"]
+
+
+def tolerance(fraction: float) -> float:
+    """Return how far the share that goes may be from the one that should.
+
+    Both what goes and what stays have to be within :data:`TOLERANCE` of their targets: when 15/16
+    are to go, an error of 2 % of that would be a third of what is to stay.
+    """
+    return TOLERANCE * min(fraction, 1 - fraction)
 
 
 @dataclass(frozen=True)

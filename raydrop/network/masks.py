@@ -134,8 +134,13 @@ def _mask(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Set masked weights to zero, in place, and leave no reparametrisation, which copies badly."""
     for name, mask in masks.items():
         layer = model.get_submodule(name.rpartition(".")[0])
+        order = [key for key, _ in layer.named_parameters(recurse=False)]
         prune.custom_from_mask(layer, "weight", mask)
         prune.remove(layer, "weight")
+        for key in order:  # which left the weight behind the bias
+            parameter = layer.get_parameter(key)
+            delattr(layer, key)
+            layer.register_parameter(key, parameter)
 
 
 def _note(task: PruningTask, weights: int) -> str:

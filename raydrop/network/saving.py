@@ -304,7 +304,7 @@ def export_network(
     except ImportError as error:
         raise NetworkError(
             f"Expected the packages onnx and onnxscript for {format}, found: {error}; "
-            "pip install onnx onnxscript, or export pt2."
+            "pip install 'raydrop[export]', or export pt2."
         ) from error
     except Exception as error:  # exporters raise their own and any of torch's
         raise NetworkError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -44,7 +44,8 @@ class TaylorActivation:
 
     Each round removes the same share of the measure. The scores of a round are those of its own
     steps, divided by the norm of their layer; that of coupled filters is their mean. What is left
-    gets the weights back that it had before, as in Meyer and Wong 2022 (arXiv 2211.10285).
+    gets the weights back that it had before, as in Meyer and Wong 2022 (arXiv 2211.10285), unless
+    the task says not to restore them.
     """
 
     rounds: float = 10.0
@@ -59,15 +60,21 @@ class TaylorActivation:
     def prune(self, task: PruningTask) -> Pruned:
         """Return the pruned network; see :class:`raydrop.network.base.NetworkMethod`."""
         coupling = adapter.coupling_of(task.model, task.image_shape)
+        model = copy.deepcopy(task.model).requires_grad_(True).train()
         with seeded(task.model, task.seed):
-            kept, course = self._searched(task, coupling)
+            kept, course = self._searched(task, coupling, model)
+        if not task.restore:
+            task = replace(task, model=model.train(task.model.training))
         return adapter.cut(task, coupling, kept, {"course": course})
 
     def _searched(
-        self, task: PruningTask, coupling: Coupling
+        self, task: PruningTask, coupling: Coupling, model: nn.Module
     ) -> tuple[list[NDArray[np.bool_]], list[float]]:
-        """Return the channels that stay, and the share of the measure that was gone by round."""
-        model = copy.deepcopy(task.model).requires_grad_(True).train()
+        """Train a copy of the network in place while its channels go, round after round.
+
+        Returns:
+            The channels that stay, and the share of the measure that was gone by round.
+        """
         optimiser = torch.optim.SGD(model.parameters(), lr=self.learning_rate, momentum=0.9)
         batches = task.steps(int(self.rounds) * int(self.steps))
         kept, course = coupling.everything(), list[float]()

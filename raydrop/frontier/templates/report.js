@@ -78,8 +78,11 @@
       `  95 % interval ${fixed(points.low[i])} to ${fixed(points.high[i])}`,
       `  lowest on average: ${escaped(points.worst_is[i])}`,
     ];
-    if (data.filters.sparsity.options.length > 1) {
-      lines.splice(2, 0, `network pruned: ${option("sparsity", i)}`);
+    if (data.filters.network.options.length) {
+      const removed = measures.macs_removed?.values[i];
+      const gone = removed == null ? "" : `, ${(100 * removed).toFixed(1)} % of MACs removed`;
+      const how = option("network", i);
+      lines.splice(2, 0, `network: ${how && `${how}, `}${option("sparsity", i)}${gone}`);
     }
     if (measures.front_probability?.values[i] != null) {
       lines.push(`on the front with probability ${measures.front_probability.values[i].toFixed(2)}`);
@@ -162,13 +165,12 @@
 
   /** An entry for each method, grey where its box is not ticked. */
   function legendTraces() {
-    const methods = boxes("method");
-    return data.legend.map((trace, i) => Object.assign(coloured(trace), {
+    return data.legend.map((entry, i) => Object.assign(coloured(entry.trace), {
       x: [null],
       y: [null],
       legendrank: 1000 + i,
       hoverinfo: "skip",
-      visible: !methods.length || methods[i].checked ? true : "legendonly",
+      visible: boxes(entry.filter)[entry.option]?.checked ?? true ? true : "legendonly",
     }));
   }
 
@@ -279,7 +281,8 @@
     if (traces[curveNumber].legendgroup === name) {
       if (!hiddenRings.delete(name)) hiddenRings.add(name);
     } else {
-      const box = boxes("method")[data.legend.findIndex((trace) => trace.name === name)];
+      const entry = data.legend.find(({ trace }) => trace.name === name);
+      const box = entry && boxes(entry.filter)[entry.option];
       if (box) box.checked = !box.checked;
     }
     update();
@@ -288,11 +291,11 @@
 
   /** Show a method alone or, where it is alone, all of them. */
   function pressLegendTwice({ curveNumber, data: traces }) {
-    const all = boxes("method");
-    const index = data.legend.findIndex((trace) => trace.name === traces[curveNumber].name);
-    if (all.length && index >= 0) {
-      const alone = all.every((box, i) => box.checked === (i === index));
-      all.forEach((box, i) => { box.checked = alone || i === index; });
+    const entry = data.legend.find(({ trace }) => trace.name === traces[curveNumber].name);
+    const all = entry ? boxes(entry.filter) : [];
+    if (all.length) {
+      const alone = all.every((box, i) => box.checked === (i === entry.option));
+      all.forEach((box, i) => { box.checked = alone || i === entry.option; });
       update();
     }
     return false;

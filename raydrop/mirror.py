@@ -1,0 +1,137 @@
+"""Where results are: a folder, or a prefix of an object store with a local copy of it.
+
+A remote location has a folder under the user's cache on every machine that touches it: its
+*mirror*. Whoever reads or writes results works in that folder; what counts is what the object store
+has. A file in the mirror names the URL, so that a path inside it is enough to find both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from pathlib import Path
+
+from raydrop.errors import StoreError
+from raydrop.remote import Remote, canonical_url, is_url, remote
+
+CACHE = "RAYDROP_CACHE"
+"""Environment variable that names another folder for copies than ``~/.cache/raydrop``."""
+
+STUDY = "study.json"
+"""What a location is recognised by; brought here whenever one is opened."""
+
+_MARKER = ".raydrop-url"
+
+
+def open_location(location: str | Path) -> Path:
+    """Return the folder to work in for a location: itself, or the mirror of a URL.
+
+    Args:
+        location: A folder, which need not be there, or ``s3://bucket/prefix`` and the like.
+
+    Raises:
+        ConfigError: If it is a URL of another kind.
+        StoreError: If the object store cannot be read, or the mirror not be written.
+    """
+    if not is_url(location):
+        return Path(location)
+    there = remote(canonical_url(location))
+    folder = _mirror_of(there.url)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / _MARKER, there.url.encode())
+    except OSError as error:
+        raise StoreError(
+            f"Expected to keep a copy of {there.url} in {folder}, found: "
+            f"{error.strerror or error}; allow writing there, or set {CACHE} to another folder."
+        ) from error
+    refresh(folder)
+    return folder
+
+
+def remote_of(folder: Path) -> Remote | None:
+    """Return the object store that a folder is the mirror of, or None.
+
+    Raises:
+        StoreError: If the folder says that it is one and is none of this machine's: results would
+            be sent wherever whoever made it wished.
+    """
+    try:
+        url = (folder / _MARKER).read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if _mirror_of(url) != folder.absolute():
+        raise StoreError(
+            f"Expected the copy of {url} in {_mirror_of(url)}, found {folder}; give the URL itself,"
+            f" or remove {folder / _MARKER} to use what is there without it."
+        )
+    return remote(url)
+
+
+def refresh(folder: Path) -> None:
+    """Bring ``study.json`` up to date with the object store, where the folder is a mirror.
+
+    Raises:
+        StoreError: If it cannot be read.
+    """
+    there, path = remote_of(folder), folder / STUDY
+    if there is None:
+        return
+    facts = there.facts(STUDY)
+    if facts is None:
+        path.unlink(missing_ok=True)
+    elif not is_fresh(path, facts):
+        content = there.read_bytes(STUDY)
+        if content is not None:
+            _replace(path, content)
+            os.utime(path, (facts.changed, facts.changed))
+
+
+def is_fresh(path: Path, facts: tuple[int, float]) -> bool:
+    """Return whether a file has the size and time that an object has."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return (found.st_size, int(found.st_mtime)) == (facts[0], int(facts[1]))
+
+
+def publish(path: Path, content: bytes) -> None:
+    """Upload a file that is about to be written into a mirror; elsewhere do nothing.
+
+    Raises:
+        StoreError: If it cannot be uploaded.
+    """
+    there = remote_of(path.parent)
+    if there is not None:
+        there.write_bytes(path.name, content)
+
+
+def shown(path: Path) -> str:
+    """Return what to call a folder, or a file in it: where a mirror is of a URL, by that."""
+    if (there := remote_of(path)) is not None:
+        return there.url
+    there = remote_of(path.parent)
+    return str(path) if there is None else there.url_of(path.name)
+
+
+def cache_folder() -> Path:
+    """Return this machine's folder for copies of what is elsewhere."""
+    return Path(os.environ.get(CACHE) or "~/.cache/raydrop").expanduser().absolute()
+
+
+def _mirror_of(url: str) -> Path:
+    return cache_folder() / "mirrors" / hashlib.sha256(url.encode()).hexdigest()[:24]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it into it."""
+    work = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        work.write_bytes(content)
+        work.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            work.unlink()

@@ -1,0 +1,337 @@
+"""Files below a prefix of an object store: ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
+
+A thin layer over :mod:`pyarrow.fs`. An object appears when its upload is complete, and not before;
+nothing here relies on renaming, on locks or on folders, which object stores do not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+
+from raydrop.errors import ConfigError, StoreError
+
+SCHEMES = ("s3", "gs")
+"""Object stores that are known: Amazon's S3 and what speaks its protocol, and Google's."""
+
+_OPTIONS = {
+    # Small objects in one request instead of three.
+    "s3": {"allow_delayed_open": "true"},
+    # Google's client would try for 15 minutes.
+    "gs": {"retry_limit_seconds": "30"},
+}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)
+_CHUNK = 8 * 2**20
+_REFUSED = re.compile(
+    "ACCESS_DENIED|ACCESS_KEY|SIGNATURE|TOKEN|CREDENTIALS|HTTP status 40[13]|PERMISSION_DENIED"
+    "|UNAUTHENTICATED|OAuth2",
+    re.IGNORECASE,
+)
+_UNREACHED = re.compile("NETWORK_CONNECTION|UNAVAILABLE|TIMEOUT|curlCode", re.IGNORECASE)
+_LONGEST_REASON = 160
+
+ALLOW = (
+    "give every machine credentials that may list, read, write and delete there (for s3 AWS_PROFILE"
+    ", or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role of the machine; for gs "
+    "GOOGLE_APPLICATION_CREDENTIALS)"
+)
+CONNECT = (
+    "check the connection, or name the server of a store of your own with "
+    "?endpoint_override=HOST:PORT&scheme=http or AWS_ENDPOINT_URL"
+)
+
+
+class ObjectFacts(NamedTuple):
+    """What a listing says about an object."""
+
+    size: int
+    """In bytes."""
+    changed: float
+    """When it was written, in seconds since 1970, to the second."""
+
+
+class Remote:
+    """Objects below one prefix; names are relative to it, with ``/`` between their parts."""
+
+    def __init__(self, url: str) -> None:
+        """Look whether the bucket is there.
+
+        Args:
+            url: ``s3://bucket/prefix`` or ``gs://bucket/prefix``; options of
+                :meth:`pyarrow.fs.FileSystem.from_uri` may follow, such as
+                ``?endpoint_override=127.0.0.1:5001&scheme=http`` or ``?region=eu-west-1``.
+                ``AWS_ENDPOINT_URL`` is honoured too. Credentials are those of the environment.
+
+        Raises:
+            ConfigError: If it is no such URL, or holds credentials.
+            StoreError: If the store cannot be reached, or has no such bucket.
+        """
+        from pyarrow import fs
+
+        self.url = canonical_url(url)
+        """Where the objects are, in one spelling."""
+        parts = urlsplit(self.url)
+        query = {**_OPTIONS[parts.scheme], **dict(parse_qsl(parts.query))}
+        full = parts._replace(query=urlencode(query, safe=":/")).geturl()
+        try:
+            with self._told("reach"):
+                self.filesystem, self.base = fs.FileSystem.from_uri(full)
+                kind = self._bucket_kind(parts.netloc)
+        except ValueError as error:  # Arrow's own sentence on the part that it does not know
+            raise _bad_url(url, str(error).splitlines()[0].rstrip(".")) from error
+        if kind == fs.FileType.NotFound:
+            raise StoreError(
+                f"Expected a bucket called {parts.netloc} for {self.url}, found none; "
+                "make it, or correct the name."
+            )
+
+    def _bucket_kind(self, bucket: str) -> Any:
+        return self.filesystem.get_file_info(bucket).type
+
+    def path(self, name: str = "") -> str:
+        """Return where an object is, as its file system names it."""
+        return f"{self.base}/{name}" if name else str(self.base)
+
+    def url_of(self, name: str) -> str:
+        """Return the address of an object, for people."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}{parts.path}/{name}"
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """Return an object's content, or None where it is absent.
+
+        Raises:
+            StoreError: If it cannot be read.
+        """
+        try:
+            with self._told("read"), self.filesystem.open_input_stream(self.path(name)) as file:
+                content: bytes = file.read()
+        except FileNotFoundError:
+            return None
+        return content
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write an object; it appears whole, in place of an earlier one.
+
+        Raises:
+            StoreError: If it cannot be written.
+        """
+        with self._told("write"), self.filesystem.open_output_stream(self.path(name)) as file:
+            file.write(content)
+
+    def upload(self, path: Path, name: str) -> None:
+        """Write an object from a file, a piece at a time.
+
+        Raises:
+            StoreError: If it cannot be written.
+            OSError: If the file cannot be read.
+        """
+        with (
+            self._told("write"),
+            path.open("rb") as source,
+            self.filesystem.open_output_stream(self.path(name)) as file,
+        ):
+            shutil.copyfileobj(source, file, _CHUNK)
+
+    def download(self, name: str, path: Path) -> None:
+        """Write a file from an object, a piece at a time.
+
+        Raises:
+            FileNotFoundError: If there is no such object.
+            StoreError: If it cannot be read.
+            OSError: If the file cannot be written.
+        """
+        with (
+            self._told("read"),
+            self.filesystem.open_input_stream(self.path(name)) as source,
+            path.open("wb") as file,
+        ):
+            shutil.copyfileobj(source, file, _CHUNK)
+
+    def facts(self, name: str) -> ObjectFacts | None:
+        """Return size and time of an object, or None where it is absent.
+
+        Raises:
+            StoreError: If that cannot be found out.
+        """
+        with self._told("read"):
+            return _facts(self.filesystem.get_file_info(self.path(name)))
+
+    def listing(self, name: str = "") -> dict[str, ObjectFacts]:
+        """Return every object below a prefix, by its name relative to that prefix.
+
+        Raises:
+            StoreError: If they cannot be listed.
+        """
+        from pyarrow import fs
+
+        place = self.path(name)
+        selector = fs.FileSelector(place, recursive=True, allow_not_found=True)
+        with self._told("list"):
+            found = self.filesystem.get_file_info(selector)
+        listed = {info.path[len(place) + 1 :]: _facts(info) for info in found}
+        return {below: facts for below, facts in listed.items() if facts is not None}
+
+    def move(self, name: str, to: str) -> bool:
+        """Give an object another name; return whether it was there.
+
+        Raises:
+            StoreError: If it cannot be moved.
+        """
+        if self.facts(name) is None:
+            return False
+        try:
+            with self._told("write"):
+                self.filesystem.move(self.path(name), self.path(to))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove an object, if it is there.
+
+        Raises:
+            StoreError: If it cannot be removed.
+        """
+        with contextlib.suppress(FileNotFoundError), self._told("write"):
+            self.filesystem.delete_file(self.path(name))
+
+    def remove_tree(self, name: str) -> None:
+        """Remove every object below a prefix.
+
+        Raises:
+            StoreError: If they cannot be removed.
+        """
+        with contextlib.suppress(FileNotFoundError), self._told("write"):
+            self.filesystem.delete_dir(self.path(name))
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Turn what the object store complains about into a sentence."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except OSError as error:
+            if error.errno is not None:  # of this machine, or an object that is not there
+                raise
+            text = " ".join(str(error).split())
+            raise StoreError(
+                f"Expected to {what} {self.url}, found: {_reason(text)}; {_remedy(text)}."
+            ) from error
+
+
+@functools.cache
+def remote(url: str) -> Remote:
+    """Return the objects below a prefix; the same object for the same URL.
+
+    Raises:
+        ConfigError: As :class:`Remote`.
+        StoreError: As :class:`Remote`.
+    """
+    return Remote(url)
+
+
+def is_url(location: str | Path) -> bool:
+    """Return whether a location is a URL rather than a path.
+
+    A :class:`~pathlib.Path` joins the two slashes of a URL; it still counts as one.
+
+    Example:
+        >>> [is_url(text) for text in ("s3://bucket/a", "results/a", "/tmp/s3", "C:results")]
+        [True, False, False, False]
+    """
+    return _URL.fullmatch(str(location)) is not None
+
+
+def canonical_url(url: str | Path) -> str:
+    """Return a URL in one spelling: two slashes before the bucket and none at the end.
+
+    Raises:
+        ConfigError: If it is none of an object store, names no bucket, leaves its prefix with
+            ``..``, or holds credentials, which would end up in files and messages.
+
+    Example:
+        >>> canonical_url("s3:/bucket/a/?region=eu-west-1")
+        's3://bucket/a?region=eu-west-1'
+    """
+    parts = _split(str(url))
+    if parts.scheme not in SCHEMES:
+        raise _bad_url(url, f"the scheme {parts.scheme}")
+    if "@" in parts.netloc:
+        hidden = parts._replace(netloc=f"...@{parts.netloc.rpartition('@')[2]}").geturl()
+        raise ConfigError(
+            f"Expected {hidden} without credentials, which would end up in files and messages; "
+            "give them in the environment."
+        )
+    if not parts.netloc:
+        raise _bad_url(url, "no bucket")
+    folders = parts.path.strip("/").split("/")
+    if folders != [""] and not all(name.strip(".") for name in folders):
+        raise _bad_url(url, "a part of the prefix that is empty or dots alone")
+    if parts.fragment:
+        raise _bad_url(url, "a #")
+    return parts._replace(path=parts.path.rstrip("/")).geturl()
+
+
+def joined_url(url: str, path: str) -> str:
+    """Return the URL of what is below another.
+
+    Example:
+        >>> joined_url("s3://bucket/data?region=eu-west-1", "birds")
+        's3://bucket/data/birds?region=eu-west-1'
+    """
+    parts = _split(url)
+    return canonical_url(parts._replace(path=f"{parts.path.rstrip('/')}/{path}").geturl())
+
+
+def _split(url: str) -> SplitResult:
+    return urlsplit(re.sub(r"^([^:/]+):/(?!/)", r"\1://", url))
+
+
+def _bad_url(url: str | Path, found: str) -> ConfigError:
+    return ConfigError(
+        f"Expected s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, found {found} in {url}; "
+        "correct it, or name a folder."
+    )
+
+
+def _facts(info: Any) -> ObjectFacts | None:
+    from pyarrow import fs
+
+    if info.type != fs.FileType.File:
+        return None
+    return ObjectFacts(int(info.size), (info.mtime_ns or 0) / 1e9)
+
+
+def _reason(text: str) -> str:
+    """Return what matters of a message of Amazon's or Google's client library."""
+    found = re.search(r"AWS Error (\w+)[^:]*: (.*?)(?: \(Request ID.*|; Details.*)?$", text)
+    if found is None:
+        found = re.search(r"Status\((\w+): (.*)$", text)
+    if found is None:
+        return _shortened(text)
+    said = found[2].rstrip(". ")
+    empty = not said or said == "No response body"
+    return found[1] if empty else f"{found[1]} ({_shortened(said)})"
+
+
+def _shortened(text: str) -> str:
+    brief = text.rstrip(". ")
+    return brief if len(brief) <= _LONGEST_REASON else f"{brief[:_LONGEST_REASON]}…"
+
+
+def _remedy(text: str) -> str:
+    if "NO_SUCH_BUCKET" in text:
+        return "make the bucket, or correct its name"
+    if _REFUSED.search(text):
+        return ALLOW
+    if _UNREACHED.search(text):
+        return CONNECT
+    return "try again, or choose another location"

@@ -1,0 +1,726 @@
+"""Results in an object store, here moto's: what is there is whole, and mirrors do not lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from test_frontier_records import FakeStudy
+
+from raydrop import mirror, remote
+from raydrop.cli import load_sweep
+from raydrop.cluster.driver import Options, run_study
+from raydrop.errors import ConfigError, StoreError, StudyMismatchError
+from raydrop.frontier import write_frontier
+from raydrop.frontier.growing import Watcher
+from raydrop.mirror import open_location, publish, refresh, remote_of, shown
+from raydrop.remote import Remote, canonical_url, is_url
+from raydrop.store import META, Entry, Store
+from raydrop.study import config_hash
+
+pytest.importorskip("moto")
+
+CONFIG = {"method": "el2n", "seed": 0}
+INFO = {"seconds": 1.5, "note": "ü"}
+
+
+def arrays() -> dict[str, np.ndarray[Any, Any]]:
+    return {
+        "scores": np.linspace(0, 1, 1000),
+        "a.b-c": np.arange(6, dtype=np.int32).reshape(2, 3),
+        "empty": np.zeros((0, 3), dtype=np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """Host and port of an object store in this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv(mirror.CACHE, str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def url(endpoint: str, request: pytest.FixtureRequest) -> str:
+    """A prefix of its own for each test, in a bucket that is there."""
+    import urllib.request
+
+    bucket = urllib.request.Request(f"http://{endpoint}/bucket", method="PUT")
+    with urllib.request.urlopen(bucket):
+        pass
+    name = config_hash({"test": request.node.name})
+    return f"s3://bucket/{name}?endpoint_override={endpoint}&scheme=http"
+
+
+class Nodes:
+    """Machines, each with a cache of its own."""
+
+    def __init__(self, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._url, self._folder, self._monkeypatch = url, folder, monkeypatch
+
+    def store(self, node: str) -> Store:
+        self.become(node)
+        return Store(self._url)
+
+    def become(self, node: str) -> None:
+        self._monkeypatch.setenv(mirror.CACHE, str(self._folder / node))
+
+
+@pytest.fixture
+def nodes(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nodes:
+    return Nodes(url, tmp_path, monkeypatch)
+
+
+def assert_sound(entry: Entry | None) -> None:
+    assert entry is not None
+    assert (entry.kind, entry.key, entry.config) == ("scores", config_hash(CONFIG), CONFIG)
+    assert entry.info == INFO
+    assert set(entry.names) == set(arrays())
+    for name, expected in arrays().items():
+        np.testing.assert_array_equal(entry.array(name), expected, strict=True)
+
+
+def objects(url: str, below: str = "store/scores") -> list[str]:
+    return sorted(Remote(url).listing(below))
+
+
+def array_object(url: str, name: str = "scores") -> str:
+    (found,) = (each for each in objects(url, "store") if f"/{name}." in each)
+    return f"store/{found}"
+
+
+# What a URL is.
+
+
+def test_a_path_joins_the_slashes_of_a_url_and_is_one_nevertheless() -> None:
+    location = Path("s3://bucket/a/b?endpoint_override=127.0.0.1:5001&scheme=http")
+    assert is_url(location)
+    assert canonical_url(location) == (
+        "s3://bucket/a/b?endpoint_override=127.0.0.1:5001&scheme=http"
+    )
+
+
+@pytest.mark.parametrize("path", ["results/a", "/tmp/a:b", "C:/results", "./s3:/bucket", ""])
+def test_a_path_is_no_url(path: str) -> None:
+    assert not is_url(path)
+    assert open_location(path) == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("http://host/a", "the scheme http"),
+        ("s3:///a", "no bucket"),
+        ("s3://bucket/a/../b", "a part of the prefix that is empty or dots alone"),
+        ("s3://bucket/a//b", "a part of the prefix that is empty or dots alone"),
+        ("s3://bucket/a#b", "a #"),
+        ("s3://bucket/a?nonsense=1", "Unexpected query parameter in S3 URI: 'nonsense'"),
+        ("s3://bucket/a b", "Cannot parse URI"),
+    ],
+)
+def test_a_url_that_is_none_gives_one_sentence(url: str, found: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Remote(url)
+    assert str(caught.value).startswith(
+        f"Expected s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, found {found}"
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match=r"s3://\.\.\.@bucket/a without credentials") as caught:
+        open_location("s3://key:secret@bucket/a")
+    assert "secret" not in str(caught.value)
+
+
+# What an object store answers.
+
+
+def test_objects_are_written_read_listed_moved_and_removed(url: str, tmp_path: Path) -> None:
+    there = Remote(url)
+    assert there.read_bytes("a") is None
+    assert there.facts("a") is None
+    assert there.listing() == {}
+    there.write_bytes("a", b"one")
+    there.write_bytes("b/c", b"three")
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 100_000)  # more than one part
+    there.upload(tmp_path / "file", "b/large")
+    there.download("b/large", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == (tmp_path / "file").read_bytes()
+    sizes = {name: facts.size for name, facts in there.listing().items()}
+    assert sizes == {"a": 3, "b/c": 5, "b/large": 25_600_000}
+    assert sorted(there.listing("b")) == ["c", "large"]
+    assert there.move("b/c", "d/e")
+    assert not there.move("b/c", "d/f")
+    assert there.read_bytes("d/e") == b"three"
+    there.remove("a")
+    there.remove("a")
+    there.remove_tree("b")
+    there.remove_tree("b")
+    assert sorted(there.listing()) == ["d/e"]
+    with pytest.raises(FileNotFoundError):
+        there.download("a", tmp_path / "none")
+
+
+def test_a_bucket_that_is_absent_gives_one_sentence(url: str) -> None:
+    absent = url.replace("//bucket/", "//nobody/")
+    with pytest.raises(StoreError) as caught:
+        Store(absent)
+    assert str(caught.value) == (
+        f"Expected a bucket called nobody for {absent}, found none; make it, or correct the name."
+    )
+
+
+def test_a_store_that_does_not_answer_gives_one_sentence() -> None:
+    url = "s3://bucket/a?endpoint_override=127.0.0.1:9&scheme=http"
+    with pytest.raises(StoreError, match=r"^Expected to reach s3://.*, found: NETWORK_CONNECTION "):
+        Store(url)
+
+
+class Forbidding(BaseHTTPRequestHandler):
+    """Answers like S3 to a request that is not signed by anyone it knows."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
+        pass
+
+
+def test_missing_credentials_give_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with HTTPServer(("127.0.0.1", 0), Forbidding) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"s3://bucket/a?endpoint_override=127.0.0.1:{server.server_port}&scheme=http"
+        try:
+            with pytest.raises(StoreError) as caught:
+                Store(url)
+        finally:
+            server.shutdown()
+    assert str(caught.value) == (f"Expected to reach {url}, found: ACCESS_DENIED; {remote.ALLOW}.")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "remedy"),
+    [
+        (
+            "When initiating multiple part upload for key 'a' in bucket 'b': AWS Error "
+            "NO_SUCH_BUCKET during CreateMultipartUpload operation: The specified bucket does not "
+            "exist (Request ID: 641y)",
+            "NO_SUCH_BUCKET (The specified bucket does not exist)",
+            "make the bucket, or correct its name",
+        ),
+        (
+            "google::cloud::Status(UNAVAILABLE: Retry policy exhausted, with a last message of "
+            "Could not create a OAuth2 access token to authenticate the request.",
+            "UNAVAILABLE (Retry policy exhausted, with a last message of Could not create a OAuth2 "
+            "access token to authenticate the request)",
+            remote.ALLOW,
+        ),
+        ("Something else.", "Something else", "try again, or choose another location"),
+    ],
+)
+def test_what_client_libraries_say_becomes_a_reason_and_a_remedy(
+    url: str, monkeypatch: pytest.MonkeyPatch, said: str, reason: str, remedy: str
+) -> None:
+    class Failing:
+        def get_file_info(self, path: str) -> None:
+            raise OSError(said)
+
+    there = Remote(url)
+    monkeypatch.setattr(there, "filesystem", Failing())
+    with pytest.raises(StoreError) as caught:
+        there.facts("a")
+    assert str(caught.value) == f"Expected to read {there.url}, found: {reason}; {remedy}."
+
+
+def test_the_endpoint_may_come_from_the_environment(
+    url: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Remote(url).write_bytes("a", b"1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{endpoint}")
+    assert Remote(f"{url.partition('?')[0]}?region=us-east-1").read_bytes("a") == b"1"
+
+
+# Locations and their mirrors.
+
+
+def test_a_location_has_a_mirror_that_knows_it(url: str, tmp_path: Path) -> None:
+    folder = open_location(url)
+    assert folder.is_relative_to(tmp_path / "cache")
+    assert open_location(f"{url.partition('?')[0]}/?{url.partition('?')[2]}") == folder
+    found = remote_of(folder)
+    assert found is not None
+    assert found.url == url
+    assert shown(folder) == url
+    assert shown(folder / "report.html") == f"{url.partition('?')[0]}/report.html"
+    assert shown(tmp_path / "report.html") == str(tmp_path / "report.html")
+    assert Store(folder / "store").location == url == Store(url).location
+    assert Store(url).root == folder / "store"
+
+
+def test_a_folder_that_only_says_that_it_is_a_mirror_sends_nothing_anywhere(
+    url: str, tmp_path: Path
+) -> None:
+    shutil.copytree(open_location(url), tmp_path / "given")
+    with pytest.raises(StoreError, match=r"found .*given; give the URL itself, or remove .*url to"):
+        Store(tmp_path / "given" / "store")
+
+
+def test_study_json_is_what_the_object_store_has(url: str) -> None:
+    folder = open_location(url)
+    (folder / "study.json").write_text("left behind")
+    refresh(folder)
+    assert not (folder / "study.json").exists()
+    publish(folder / "study.json", b"first")
+    assert not (folder / "study.json").exists()
+    refresh(folder)
+    before = (folder / "study.json").stat()
+    assert (folder / "study.json").read_bytes() == b"first"
+    refresh(folder)
+    assert (folder / "study.json").stat().st_ino == before.st_ino  # not fetched again
+    publish(folder / "study.json", b"second one")
+    assert (open_location(url) / "study.json").read_bytes() == b"second one"
+
+
+# Entries.
+
+
+def test_what_is_written_is_read_back_on_every_node(nodes: Nodes) -> None:
+    first = nodes.store("first")
+    written = first.write("scores", CONFIG, INFO, arrays())
+    assert_sound(written)
+    assert first.find("scores", CONFIG) == written
+    second = nodes.store("second")
+    assert second.keys("scores") == [written.key]
+    peeked = second.peek("scores", written.key)
+    assert peeked is not None
+    assert peeked.info == INFO
+    assert not peeked.path.exists()  # nothing but what it says of itself was fetched
+    found = second.find("scores", CONFIG)
+    assert_sound(found)
+    assert found is not None
+    assert found.path.is_relative_to(second.root)
+    assert [entry.key for entry in second.entries("scores")] == [written.key]
+    assert second.changed("scores", written.key) > 1.7e9
+    assert first.damaged == second.damaged == []
+    assert not any((second.root / ".incomplete").iterdir())
+
+
+def test_what_was_not_written_is_absent(url: str) -> None:
+    store = Store(url)
+    assert store.find("scores", CONFIG) is None
+    assert store.peek("scores", "0" * 32) is None
+    assert store.keys("scores") == []
+    assert list(store.entries("scores")) == []
+    assert store.changed("scores", "0" * 32) == 0
+    store.remove("scores", "0" * 32)
+
+
+def test_a_copy_of_the_prefix_is_a_store(nodes: Nodes, url: str, tmp_path: Path) -> None:
+    nodes.store("first").write("scores", CONFIG, INFO, arrays())
+    there = Remote(url)
+    for name in there.listing():
+        (tmp_path / "synced" / name).parent.mkdir(parents=True, exist_ok=True)
+        there.download(name, tmp_path / "synced" / name)
+    assert_sound(Store(tmp_path / "synced" / "store").find("scores", CONFIG))
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2, 3])
+def test_an_interrupted_upload_is_invisible_and_is_done_again(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    first, done = nodes.store("first"), 0
+
+    def interrupted(work: Callable[..., None]) -> Callable[..., None]:
+        def upload(*arguments: Any) -> None:
+            nonlocal done
+            if done == failing:
+                raise KeyboardInterrupt
+            done += 1
+            work(*arguments)
+
+        return upload
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "upload", interrupted(Remote.upload))
+        patch.setattr(Remote, "write_bytes", interrupted(Remote.write_bytes))
+        with pytest.raises(KeyboardInterrupt):
+            first.write("scores", CONFIG, INFO, arrays())
+    for store in (first, nodes.store("second")):
+        assert store.find("scores", CONFIG) is None
+        assert store.keys("scores") == []
+        assert list(store.entries("scores")) == []
+        assert store.peek("scores", config_hash(CONFIG)) is None
+        assert store.damaged == []
+    assert_sound(first.write("scores", CONFIG, INFO, arrays()))
+    assert_sound(nodes.store("second").find("scores", CONFIG))
+
+
+def truncate(url: str) -> None:
+    name = array_object(url)
+    Remote(url).write_bytes(name, (Remote(url).read_bytes(name) or b"")[:100])
+
+
+def remove_array(url: str) -> None:
+    Remote(url).remove(array_object(url, "empty"))
+
+
+def truncate_meta(url: str) -> None:
+    name = f"store/scores/{config_hash(CONFIG)}/{META}"
+    Remote(url).write_bytes(name, (Remote(url).read_bytes(name) or b"")[:50])
+
+
+def lead_astray(url: str) -> None:
+    """Name a file outside the entry, with hashes that are right."""
+    import raydrop.store as module
+
+    name = f"store/scores/{config_hash(CONFIG)}/{META}"
+    body = json.loads(Remote(url).read_bytes(name) or b"")
+    body.pop("sha256")
+    body["files"]["../../../astray"] = "0"
+    sealed = body | {"sha256": module._seal(body)}
+    Remote(url).write_bytes(name, json.dumps(sealed).encode())
+
+
+@pytest.mark.parametrize("damage", [truncate, remove_array, truncate_meta, lead_astray])
+def test_a_damaged_entry_is_set_aside_in_the_object_store_and_written_again(
+    nodes: Nodes, url: str, damage: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = nodes.store("first")
+    key = first.write("scores", CONFIG, INFO, arrays()).key
+    damage(url)
+    second = nodes.store("second")
+    assert second.find("scores", CONFIG) is None
+    assert second.damaged == [f"scores/{key}"]
+    assert f"sound entry scores/{key[:12]}" in caplog.text
+    assert "s3://bucket/" in caplog.text
+    assert objects(url) == []
+    assert any(name.startswith(f"scores-{key}-") for name in objects(url, "store/damaged"))
+    assert second.find("scores", CONFIG) is None
+    assert second.damaged == [f"scores/{key}"]  # reported once
+    # The first node's copy is sound, and yet the entry is absent, as everywhere.
+    assert first.find("scores", CONFIG) is None
+    assert_sound(first.write("scores", CONFIG, INFO, arrays()))
+    assert_sound(second.find("scores", CONFIG))
+
+
+def test_damage_of_a_mirror_is_mended_from_the_object_store(url: str) -> None:
+    store = Store(url)
+    entry = store.write("scores", CONFIG, INFO, arrays())
+    path = entry.path / entry.files["scores"]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert_sound(store.find("scores", CONFIG))
+    assert store.damaged == []
+    (entry.path / META).write_text("{}")
+    assert_sound(store.find("scores", CONFIG))
+    assert store.damaged == []
+
+
+def test_a_mirror_that_has_more_than_the_object_store_does_not_lie(nodes: Nodes, url: str) -> None:
+    store = nodes.store("first")
+    entry = store.write("scores", CONFIG, INFO, arrays())
+    Remote(url).remove_tree("store")
+    assert entry.path.is_dir()
+    assert store.keys("scores") == []
+    assert store.peek("scores", entry.key) is None
+    assert Store(store.location, glance=True).find("scores", CONFIG) is None
+    assert store.find("scores", CONFIG) is None
+    assert not entry.path.exists()
+
+
+def test_what_one_node_replaces_another_reads_anew(nodes: Nodes) -> None:
+    first, second = nodes.store("first"), nodes.store("second")
+    first.write("failure", CONFIG, {"message": "one"})
+    found = second.find("failure", CONFIG)
+    assert found is not None
+    assert found.info == {"message": "one"}
+    first.remove("failure", found.key)
+    assert second.find("failure", CONFIG) is None
+    first.write("failure", CONFIG, {"message": "two"})
+    found = second.find("failure", CONFIG)
+    assert found is not None
+    assert found.info == {"message": "two"}
+    first.remove("failure", found.key)
+    first.write("failure", CONFIG, {"message": "six"})  # as long, and in the same second
+    again = second.peek("failure", found.key)
+    assert again is not None
+    assert again.info == {"message": "six"}
+
+
+def test_a_second_writer_finds_the_first_ones_entry(nodes: Nodes, url: str) -> None:
+    first = nodes.store("first").write("scores", CONFIG, INFO, arrays())
+    before = Remote(url).listing()
+    second = nodes.store("second").write("scores", CONFIG, {"seconds": 9.0}, {"x": np.ones(1)})
+    assert second.info == first.info
+    assert_sound(second)
+    assert Remote(url).listing().keys() == before.keys()
+
+
+def test_writers_whose_uploads_interleave_leave_one_sound_entry(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both upload all arrays, then the first its ``meta.json``, then the second."""
+    stores = [nodes.store("first"), nodes.store("second")]
+    arrived = threading.Barrier(2)
+    write_bytes = Remote.write_bytes
+
+    def wait(there: Remote, name: str, content: bytes) -> None:
+        arrived.wait(timeout=30)
+        write_bytes(there, name, content)
+
+    def write(worker: int) -> Entry:
+        mine = {"worker": np.full(1000, worker)}
+        return stores[worker].write("scores", CONFIG, {"worker": worker}, mine)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(Remote, "write_bytes", wait)
+        list(pool.map(write, range(2)))
+    found = [store.find("scores", CONFIG) for store in (*stores, nodes.store("third"))]
+    for entry in found:
+        assert entry is not None
+        assert found[0] is not None
+        assert entry.info == found[0].info
+        assert (entry.array("worker") == entry.info["worker"]).all()
+    assert all(store.damaged == [] for store in stores)
+
+
+def test_writers_of_the_same_mirror_at_once_all_get_the_one_entry(url: str) -> None:
+    def write(worker: int) -> Entry:
+        mine = {"worker": np.full(1000, worker)}
+        return Store(url).write("scores", CONFIG, {"worker": worker}, mine)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(8)))
+    store = Store(url)
+    standing = store.find("scores", CONFIG)
+    assert standing is not None
+    assert (standing.array("worker") == standing.info["worker"]).all()
+    assert store.damaged == []
+
+
+def test_a_glance_asks_once_for_each_kind(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = nodes.store("first")
+    monkeypatch.setattr("raydrop.store._SETTLED_SECONDS", -60.0)
+    keys = [store.write("trial", {"i": i}, {"i": i}).key for i in range(5)]
+    for key in keys:
+        store.read("trial", key)  # and now the mirror knows when they were written
+    asked: list[str] = []
+    for name in ("facts", "listing", "read_bytes"):
+        real = getattr(Remote, name)
+
+        def count(there: Remote, what: str, real: Any = real, name: str = name) -> Any:
+            asked.append(name)
+            return real(there, what)
+
+        monkeypatch.setattr(Remote, name, count)
+    glance = Store(store.location, glance=True)
+    asked.clear()
+    assert glance.keys("trial") == sorted(keys)
+    assert all(glance.read("trial", key) is not None for key in keys)
+    assert glance.read("trial", "0" * 32) is None
+    assert asked == ["listing"]
+    written = glance.write("trial", {"i": 5}, {})
+    assert glance.read("trial", written.key) == written
+
+
+def test_names_lead_nowhere(url: str) -> None:
+    store = Store(url)
+    Remote(url).write_bytes(f"elsewhere/{META}", b"{}")
+    for key in ("../../elsewhere", "..", "", "a/b", "A", "é"):
+        assert store.read("trial", key) is None
+        assert store.peek("trial", key) is None
+        store.remove("trial", key)
+    assert objects(url, "elsewhere") == [META]
+    with pytest.raises(StoreError, match=r"found '\.\./trial'\.$"):
+        store.write("../trial", CONFIG, INFO)
+
+
+def test_a_planted_pickle_is_not_opened(url: str) -> None:
+    """An object array, with the right hash, is refused where it is read."""
+    import pickle
+
+    import raydrop.store as module
+
+    store = Store(url)
+    entry = store.write("scores", CONFIG, INFO, {"scores": np.zeros(1)})
+    planted = np.array([Bomb()], dtype=object)
+    path = entry.path / entry.files["scores"]
+    with path.open("wb") as file:
+        np.save(file, planted, allow_pickle=True)
+    body = json.loads((entry.path / META).read_text())
+    body.pop("sha256")
+    body["files"][path.name] = module._digest(path)
+    (entry.path / META).write_text(json.dumps(body | {"sha256": module._seal(body)}))
+    Remote(url).upload(path, f"store/scores/{entry.key}/{path.name}")
+    Remote(url).upload(entry.path / META, f"store/scores/{entry.key}/{META}")
+    found = store.find("scores", CONFIG)
+    assert found is not None
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        found.array("scores")
+    assert pickle.dumps(Bomb())  # it would have gone off
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("a pickle was opened",)
+
+
+# A study.
+
+
+def test_a_frontier_from_the_object_store_is_that_of_a_folder(
+    nodes: Nodes, url: str, tmp_path: Path
+) -> None:
+    study = FakeStudy(keeps=(0.5,), quotas=("none",))
+    study.write(tmp_path / "local")
+    write_frontier(tmp_path / "local")
+    nodes.become("first")
+    folder = study.write(open_location(url))
+    Remote(url).upload(folder / "study.json", "study.json")
+    nodes.become("second")
+    result = write_frontier(url)
+    there = Remote(url)
+    for name in ("frontier.csv", "comparisons.csv", "frontier.svg"):
+        expected = (tmp_path / "local" / name).read_bytes()
+        assert result.paths[name].read_bytes() == expected
+        assert there.read_bytes(name) == expected
+    assert pd.read_parquet(result.paths["trials.parquet"]).equals(
+        pd.read_parquet(tmp_path / "local" / "trials.parquet")
+    )
+    assert there.read_bytes("report.html") == result.report.read_bytes()
+
+
+def test_a_sweep_in_the_object_store_can_be_watched(nodes: Nodes, url: str) -> None:
+    study = FakeStudy(keeps=(0.5,), quotas=("none",))
+    trials = study.trials()
+    nodes.become("watching")
+    watcher = Watcher(url)
+    assert watcher.look().waiting == "no study.json there yet"
+    nodes.become("working")
+    folder = study.write(open_location(url), skip=trials[1:])
+    publish(folder / "study.json", (folder / "study.json").read_bytes())
+    study.write_failure(folder, trials[1], "loss became NaN")
+    nodes.become("watching")
+    snapshot = watcher.look()
+    assert (snapshot.asked, snapshot.finished, snapshot.failed) == (len(trials), 1, 1)
+    assert snapshot.newest > 1.7e9
+    nodes.become("working")
+    for trial in trials[1:]:
+        study.write_trial(Store(folder / "store"), trial, study.predictions(trial))
+    nodes.become("watching")
+    snapshot = watcher.look()
+    assert snapshot.is_over
+    assert snapshot.finished == len(trials)
+
+
+SWEEP = """
+from raydrop import Study, Training
+
+study = Study(
+    name="tiny",
+    dataset="digits+subset(12, test=6)",
+    model="small_cnn",
+    param_space={
+        "method": {"grid_search": ["random", "el2n"]},
+        "quotas": {"grid_search": ["none", "drop"]},
+        "keep_fraction": 0.5,
+    },
+    seeds=(0, 1),
+    training=Training(epochs=30),
+    recall_smoothing=1.0,
+)
+"""
+PLANNED = 10
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_study_that_is_killed_is_resumed_from_the_object_store(
+    nodes: Nodes, url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.py").write_text(SWEEP)
+    there = Remote(url)
+
+    def command(out: str) -> list[str]:
+        run = ["run", str(tmp_path / "sweep.py"), "--out", out, "--num-cpus", "2"]
+        return [sys.executable, "-m", "raydrop", *run]
+
+    def records() -> dict[str, bytes | None]:
+        names = [f"store/trial/{name}" for name in there.listing("store/trial")]
+        return {name: there.read_bytes(name) for name in names if name.endswith(META)}
+
+    nodes.become("first")
+    killed = subprocess.Popen(command(url), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while killed.poll() is None and not records():
+            time.sleep(0.05)
+    finally:
+        killed.kill()
+        killed.wait()
+    finished = records()
+    while (time.sleep(3), len(found := records()))[1] != len(finished):
+        finished = found  # a trial that was about to end
+    assert 1 <= len(finished) < PLANNED
+    assert there.read_bytes("frontier.csv") is None
+
+    nodes.become("second")  # which has nothing but what the object store has
+    resumed = subprocess.run(command(url), capture_output=True, text=True, timeout=300)
+    assert resumed.returncode == 0, resumed.stderr
+    left = PLANNED - len(finished)
+    assert re.search(rf"trials +{PLANNED}, of which to do +{left}\b", resumed.stdout)
+    assert f"Report: {url.partition('?')[0]}/report.html (here " in resumed.stdout
+    after = records()
+    assert len(after) == PLANNED
+    assert {name: after[name] for name in finished} == finished  # none was trained again
+    assert there.listing("tune") == {}
+
+    local = subprocess.run(
+        command(str(tmp_path / "local")), capture_output=True, text=True, timeout=300
+    )
+    assert local.returncode == 0, local.stderr
+    undisturbed = (tmp_path / "local" / "frontier.csv").read_bytes()
+    assert there.read_bytes("frontier.csv") == undisturbed
+
+    nodes.become("third")
+    assert write_frontier(url).paths["frontier.csv"].read_bytes() == undisturbed
+    other = dataclasses.replace(load_sweep(tmp_path / "sweep.py"), budget="equal_steps")
+    with pytest.raises(StudyMismatchError, match=f"^Expected {re.escape(url)} to belong to this"):
+        run_study(other, Options(out=Path(url)), Console(quiet=True))
+    assert records() == after

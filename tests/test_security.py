@@ -1,0 +1,354 @@
+"""What a foreign file or name must not do: run code, leave its folder, or open this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_frontier_records import FakeStudy
+from test_frontier_write import Page
+
+from raydrop.cluster import session
+from raydrop.data import load_dataset
+from raydrop.errors import RaydropError
+from raydrop.frontier import load_records, write_frontier
+from raydrop.models import build_model
+from raydrop.store import META, Store
+from raydrop.study import Study, canonical_json
+
+SMALL = FakeStudy(keeps=(0.5,), seeds=(0,), quotas=("none",))
+CONFIG = {"kind": "scores", "seed": 0}
+SPACE = {"method": "random", "keep_fraction": 0.5}
+
+
+class Bomb:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.trace),)
+
+
+def _object_array(trace: Path) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array([Bomb(trace)], dtype=object), allow_pickle=True)
+    return file.getvalue()
+
+
+def _pickle(trace: Path) -> bytes:
+    return pickle.dumps(Bomb(trace))
+
+
+FILES: dict[str, Callable[[Path], bytes]] = {"object array": _object_array, "pickle": _pickle}
+
+
+def reseal(place: Path, **changes: object) -> None:
+    """Change what an entry says of itself, as somebody would who knows how it is sealed."""
+    body = json.loads((place / META).read_text()) | changes
+    body.pop("sha256")
+    seal = hashlib.sha256(canonical_json(body).encode()).hexdigest()
+    (place / META).write_text(json.dumps(body | {"sha256": seal}))
+
+
+def unmoved(folder: Path) -> list[str]:
+    """Return every file and folder below one, to be compared."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_the_planted_files_would_run_if_they_were_unpickled(kind: str, tmp_path: Path) -> None:
+    """Negative control."""
+    content = FILES[kind](tmp_path / "trace")
+    np.load(io.BytesIO(content), allow_pickle=True)
+    assert (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_pickle_in_a_store_is_found_out_and_set_aside(kind: str, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    entry = store.write("scores", CONFIG, {}, {"scores": np.arange(3.0)})
+    (entry.path / "scores.npy").write_bytes(FILES[kind](tmp_path / "trace"))
+    assert store.find("scores", CONFIG) is None
+    assert len(store.damaged) == 1
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("kind", FILES)
+def test_a_pickle_that_is_sealed_is_still_not_read(kind: str, mmap: bool, tmp_path: Path) -> None:
+    store, content = Store(tmp_path / "store"), FILES[kind](tmp_path / "trace")
+    place = store.write("scores", CONFIG, {}, {"scores": np.arange(3.0)}).path
+    (place / "scores.npy").write_bytes(content)
+    reseal(place, files={"scores.npy": hashlib.sha256(content).hexdigest()})
+    entry = store.find("scores", CONFIG)
+    assert entry is not None
+    with pytest.raises(ValueError, match=r"pickle|[Oo]bject|magic"):
+        entry.array("scores", mmap=mmap)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_store_writes_no_pickle(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with pytest.raises(ValueError, match="pickle"):
+        store.write("scores", CONFIG, {}, {"scores": np.array([{}], dtype=object)})
+    assert store.find("scores", CONFIG) is None
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_report_reads_no_pickle(kind: str, tmp_path: Path) -> None:
+    """A trial whose predictions are a pickle, sealed, in somebody else's results."""
+    SMALL.write(tmp_path)
+    content = FILES[kind](tmp_path / "trace")
+    place = tmp_path / "store" / "trial" / SMALL.trial_id(SMALL.trials()[0])
+    (place / "predictions.npy").write_bytes(content)
+    files = json.loads((place / META).read_text())["files"]
+    reseal(place, files=files | {"predictions.npy": hashlib.sha256(content).hexdigest()})
+    with contextlib.suppress(RaydropError, ValueError):
+        load_records(tmp_path)
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", "/etc", "../up", "..", ".", "", " "])
+def test_a_study_cannot_be_named_after_a_place(name: str) -> None:
+    with pytest.raises(RaydropError, match=r"study name|a text for name"):
+        Study(name, "digits", "small_cnn", SPACE)
+
+
+@pytest.mark.parametrize("name", ["../../up", "/etc/passwd", "..", "a/../../b"])
+def test_names_of_data_and_models_are_no_paths(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RaydropError):
+        load_dataset(name, str(tmp_path))
+    with pytest.raises(RaydropError):
+        build_model(name, 10, (1, 8, 8))
+    assert unmoved(tmp_path) == []
+
+
+def test_entries_lie_within_the_store_whatever_they_are_about(tmp_path: Path) -> None:
+    store = Store(tmp_path / "inner" / "store")
+    for name in ("../../../up", "/up", "..", "a\0b", "~"):
+        entry = store.write("trial", {"model": name, "dataset": name}, {"name": name})
+        assert entry.path.parent == store.root / "trial"
+        assert entry.path.is_dir()
+    assert unmoved(tmp_path)[:2] == ["inner", "inner/store"]
+    assert {path.name for path in (tmp_path / "inner").iterdir()} == {"store"}
+
+
+@pytest.mark.parametrize("key", ["../../../victim", "..", ".", "", "ABSOLUTE"])
+def test_a_key_from_a_foreign_file_leads_nowhere_else(key: str, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("kept")
+    store = Store(tmp_path / "results" / "store")
+    store.write("trial", CONFIG, {})
+    before = unmoved(tmp_path)
+    foreign = str(victim) if key == "ABSOLUTE" else key
+    assert store.read("trial", foreign) is None
+    store.remove("trial", foreign)
+    assert unmoved(tmp_path) == before
+    assert store.damaged == []
+
+
+def test_a_foreign_study_file_moves_nothing_of_ours(tmp_path: Path) -> None:
+    """Its trials name a folder beside the results instead of entries."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("kept")
+    results = SMALL.write(tmp_path / "results")
+    study = json.loads((results / "study.json").read_text())
+    study["trials"][0]["trial_id"] = "../../../victim"
+    study["trials"][1]["trial_id"] = str(victim)
+    (results / "study.json").write_text(json.dumps(study))
+    with contextlib.suppress(RaydropError):
+        write_frontier(results)
+    assert (victim / "precious").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["../../../secret", "ABSOLUTE", "..", ""])
+def test_an_entry_cannot_name_files_elsewhere(name: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of ours")
+    store = Store(tmp_path / "results" / "store")
+    place = store.write("scores", CONFIG, {}, {"scores": np.arange(3.0)}).path
+    foreign = str(secret) if name == "ABSOLUTE" else name
+    reseal(place, files={foreign: hashlib.sha256(b"of ours").hexdigest()})
+    assert store.find("scores", CONFIG) is None
+    assert len(store.damaged) == 1
+    assert secret.read_text() == "of ours"
+
+
+EVIL = (
+    '<script>alert("1")</script>',
+    "b'\"><img src=x onerror=alert(1)>",
+    "</title><svg/onload=alert(1)>",
+    "&lt;b&gt;",
+)
+
+
+def test_a_report_shows_names_as_text(tmp_path: Path) -> None:
+    """Of classes and groups; of the data set, which may be a path; and of the study."""
+    study = FakeStudy(class_names=EVIL, attributes=EVIL[:2], keeps=(0.5,), seeds=(0,), by="group")
+    folder = study.write(tmp_path)
+    named = json.loads((folder / "study.json").read_text())
+    named["study"]["name"] = EVIL[2]
+    (folder / "study.json").write_text(json.dumps(named))
+    (place,) = (folder / "store" / "data").iterdir()
+    info = json.loads((place / META).read_text())["info"]
+    reseal(place, info=info | {"dataset": f"imagefolder:{EVIL[1]}"})
+    html = write_frontier(folder).report.read_text(encoding="utf-8")
+    page = Page(html)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("script") == 3
+    assert tags.count("title") == 1
+    assert "img" not in tags
+    assert not [name for _, attributes in page.tags for name in attributes if name[:2] == "on"]
+    for evil in EVIL:
+        assert page.text.count(evil) >= 2
+        assert evil not in html or "<" not in evil
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """Give what Ray is started with, where it is not started; the home is an empty folder."""
+    found: dict[str, Any] = {}
+
+    def init(*arguments: object, **options: object) -> None:
+        from ray._private import services
+
+        found.update(options, arguments=arguments)
+        found["address"] = services.resolve_ip_for_localhost("127.0.0.1")
+        found["token"] = stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode)
+
+    monkeypatch.setattr(session.ray, "init", init)
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return found
+
+
+def test_a_local_session_is_asked_to_stay_on_loopback(asked: dict[str, Any]) -> None:
+    from ray._private import ray_constants
+
+    clusters = ray_constants.ENABLE_RAY_CLUSTER
+    with session.ray_session(num_cpus=1):
+        assert asked["arguments"] == ("local",)
+        assert asked["include_dashboard"] is False
+        assert asked["_node_ip_address"] == asked["address"] == "127.0.0.1"
+    assert ray_constants.ENABLE_RAY_CLUSTER is clusters
+
+
+def test_the_token_is_ours_alone_before_ray_starts(asked: dict[str, Any], tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        with session.ray_session():
+            pass
+    finally:
+        os.umask(umask)
+    token = tmp_path / ".ray" / "auth_token"
+    assert asked["token"] == stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+    assert len(bytes.fromhex(token.read_text())) == 32
+    first = token.read_text()
+    token.chmod(0o644)  # as an earlier Ray has left it
+    with session.ray_session():
+        pass
+    assert token.read_text() == first
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "s"), ("RAY_AUTH_TOKEN_PATH", "/x")],
+)
+def test_no_token_is_made_where_none_is_wanted(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv(name, value)
+    session._make_token()
+    assert unmoved(tmp_path) == []
+
+
+LISTENING = """
+import os
+from pathlib import Path
+
+import ray
+from raydrop.cluster.session import ray_session
+
+
+def family(root):
+    parents = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (place / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(place.name)] = int(fields[1])
+    found = {root}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def sockets(process):
+    for place in Path(f"/proc/{process}/fd").glob("*"):
+        try:
+            target = os.readlink(place)
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            yield target[8:-1]
+
+
+with ray_session(num_cpus=1):
+    ray.get(ray.remote(lambda: 1).remote())
+    ours = {number for process in family(os.getpid()) for number in sockets(process)}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in ours:
+                print(fields[1].partition(":")[0])
+"""
+"""Prints the addresses on which a local session listens, as the kernel writes them."""
+
+LOOPBACK = {
+    "0100007F",
+    "00000000000000000000000001000000",
+    "0000000000000000FFFF00000100007F",
+}
+"""127.0.0.1, ::1 and ::ffff:127.0.0.1 in 32-bit words of this machine's order."""
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif(sys.byteorder != "little", reason="addresses are written in words")
+def test_a_local_session_listens_on_loopback_alone(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    result = subprocess.run(
+        [sys.executable, "-c", LISTENING],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment | {"HOME": str(tmp_path)},
+    )
+    found = result.stdout.split()
+    assert len(found) >= 3, result.stderr
+    assert set(found) <= LOOPBACK
+    assert stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode) == 0o600
