@@ -3,7 +3,7 @@
 Each round starts a small study (digits, small_cnn, two epochs) in a folder of its own, kills the
 driver with SIGKILL at a random moment, runs the same command again to its end, and checks that
 
-* scores, predictions, kept samples and ``frontier.csv`` are the bits of a run that nobody disturbed;
+* scores, predictions, kept samples and ``frontier.csv`` are the bits of an undisturbed run;
 * nothing that was finished when the second command began was begun again: every training and every
   score tells when it begins and ends, and what was in the store then is not among them;
 * what was in the store then is the same file afterwards.
@@ -71,14 +71,14 @@ def drive(log: Path, arguments: Sequence[str]) -> None:
     from raydrop.cli import main
     from raydrop.cluster import scoring, sweep
 
-    def told(kind: str, work: Callable[..., Any], key: Callable[..., str]) -> Callable[..., Any]:
+    def told(kind: str, work: Callable[..., Any], key: Callable[[Any, Any], str]) -> Any:
         def tell(what: str) -> None:
             file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.write(file, f"{what}\n".encode())
             os.close(file)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            name = f"{kind} {key(*args, **kwargs)}"
+            name = f"{kind} {key(args, kwargs)}"
             tell(f"begin {name}")
             result = work(*args, **kwargs)
             tell(f"end {name}")
@@ -87,11 +87,15 @@ def drive(log: Path, arguments: Sequence[str]) -> None:
         call.__name__ = work.__name__  # by which Tune calls its trials
         return call
 
-    scoring._query_task = told("query", scoring._query_task, lambda study, run, *_: str(run.key))
-    scoring.run_score = told("scores", scoring.run_score, lambda study, run, *_: str(run.key))  # type: ignore[attr-defined]
-    sweep._trial_task = told(
-        "trial", sweep._trial_task, lambda config, context: str(config["trial_id"])
-    )
+    def second(args: Any, _: Any) -> str:
+        return str(args[1].key)
+
+    def trial_id(args: Any, kwargs: Any) -> str:
+        return str((args[0] if args else kwargs["config"])["trial_id"])
+
+    scoring._query_task = told("query", scoring._query_task, second)
+    scoring.run_score = told("scores", scoring.run_score, second)  # type: ignore[attr-defined]
+    sweep._trial_task = told("trial", sweep._trial_task, trial_id)
     sys.argv = ["raydrop", *arguments]
     main()
 
@@ -274,10 +278,11 @@ def main() -> None:
             rounds.append(play(study, place, moment, expected, options.address))
             print(f"{i + 1:>3} {moment}: {rounds[-1]}", flush=True)
     sound = [r for r in rounds if r.same and not r.again and not r.changed]
+    done, running = [r.before for r in rounds], sum(r.was_running for r in rounds)
     print(
-        f"{len(rounds)} drivers killed ({sum(r.was_running for r in rounds)} before their end, with "
-        f"{min(r.before for r in rounds)} to {max(r.before for r in rounds)} of {entries} entries "
-        f"finished): {len(sound)} ended with the same bits and did nothing finished again"
+        f"{len(rounds)} drivers, {running} killed before their end, with "
+        f"{min(done)} to {max(done)} of {entries} entries finished: {len(sound)} rounds ended with "
+        "the same bits and began nothing again that was finished"
     )
     sys.exit(len(sound) != len(rounds))
 

@@ -269,6 +269,7 @@ def frontier(
     out: Annotated[
         str | None, typer.Option(help="Folder for the overlay of several studies.")
     ] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Write every figure as PDF too.")] = False,
 ) -> None:
     """Make tables, figures and report anew from the records, without Ray or torch."""
     _check_frontier_options(directories, watch, interval, out)
@@ -278,7 +279,7 @@ def frontier(
     (directory,) = directories
     if watch:
         _watch(directory, by, interval)
-    _show(directory, by)
+    _show(directory, by, pdf=pdf)
 
 
 @app.command(epilog="Example: `raydrop export results/digits --format latex --out table.tex`")
@@ -520,11 +521,11 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _show(directory: str | Path, by: str | None = None) -> None:
+def _show(directory: str | Path, by: str | None = None, *, pdf: bool = False) -> None:
     """Write stage 4 and show its short table and where the report is."""
     from raydrop.frontier import write_frontier
 
-    print_summary(write_frontier(directory, by), console)
+    print_summary(write_frontier(directory, by, pdf=pdf), console)
 
 
 def _watch(directory: str, by: str | None, interval: float | None) -> None:

@@ -59,8 +59,8 @@ def remote_of(folder: Path) -> Remote | None:
             be sent wherever whoever made it wished.
     """
     try:
-        url = (folder / _MARKER).read_text(encoding="utf-8").strip()
-    except (FileNotFoundError, NotADirectoryError):
+        url = (folder / _MARKER).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
         return None
     if _mirror_of(url) != folder.absolute():
         raise StoreError(

@@ -23,7 +23,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +44,7 @@ META = "meta.json"
 _NAME = re.compile(r"[0-9a-z_-]+")
 _HASH_DIGITS = 16
 _ATTEMPTS = 2
+_TRANSFERS = 8
 _SETTLED_SECONDS = 5.0
 """Object stores tell times to the second, so one that is younger may be replaced unnoticed."""
 
@@ -294,9 +296,9 @@ class Store:
         """Put a finished folder into the object store, if there is one."""
         if self._remote is None:
             return
-        for name in body["files"]:
-            self._remote.upload(work / name, f"{_prefix(kind, key)}/{name}")
-        self._remote.write_bytes(f"{_prefix(kind, key)}/{META}", (work / META).read_bytes())
+        there, prefix = self._remote, _prefix(kind, key)
+        _at_once(lambda name: there.upload(work / name, f"{prefix}/{name}"), body["files"])
+        there.write_bytes(f"{prefix}/{META}", (work / META).read_bytes())
         _remember(work / META, None)
 
     def _publish(self, work: Path, kind: str, key: str) -> Entry | None:
@@ -337,19 +339,19 @@ class Store:
             FileNotFoundError: If it is not all there, or no longer.
             ValueError: If it is damaged; also KeyError or TypeError.
         """
-        work = self.root / ".incomplete" / uuid.uuid4().hex
+        work, prefix = self.root / ".incomplete" / uuid.uuid4().hex, _prefix(kind, key)
         work.mkdir(parents=True)
         try:
-            facts = there.facts(f"{_prefix(kind, key)}/{META}")
-            there.download(f"{_prefix(kind, key)}/{META}", work / META)
-            for name in _body(kind, key, work)["files"]:
-                there.download(f"{_prefix(kind, key)}/{name}", work / name)
+            facts = there.facts(f"{prefix}/{META}")
+            there.download(f"{prefix}/{META}", work / META)
+            names = _body(kind, key, work)["files"]
+            _at_once(lambda name: there.download(f"{prefix}/{name}", work / name), names)
             entry = self._verified(kind, key, work)
             _remember(work / META, facts)
             self._exchange(work, place)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        return _entry_at(entry, place)
+        return replace(entry, path=place)
 
     def _exchange(self, work: Path, place: Path) -> None:
         """Put a verified folder into its place in the mirror, where others may be reading."""
@@ -456,6 +458,13 @@ def _prefix(kind: str, key: str) -> str:
     return f"store/{kind}/{key}"
 
 
+def _at_once(transfer: Callable[[str], None], names: Iterable[str]) -> None:
+    """Transfer some files, several at a time, since each is mostly waiting."""
+    with ThreadPoolExecutor(_TRANSFERS) as pool:
+        for _ in pool.map(transfer, names):
+            pass
+
+
 def _is_name(text: str) -> bool:
     """Return whether a text can be a kind or a key; no other leads anywhere in the store."""
     return _NAME.fullmatch(text) is not None
@@ -479,11 +488,16 @@ def _body(kind: str, key: str, place: Path) -> dict[str, Any]:
         raise ValueError(f"{META} does not match its hash")
     if body["kind"] != kind or config_hash(body["config"]) != key:
         raise ValueError(f"{META} describes another entry")
+    _check_files(body)
+    verified: dict[str, Any] = body
+    return verified
+
+
+def _check_files(body: Mapping[str, Any]) -> None:
+    """Refuse names of files that lead out of their entry, with a ValueError."""
     for name in (*body["files"], *body.get("arrays", {}).values()):
         if not _is_file_name(name):
             raise ValueError(f"{META} names a file elsewhere, {name!r}")
-    verified: dict[str, Any] = body
-    return verified
 
 
 def _seal(body: Mapping[str, Any]) -> str:
@@ -491,13 +505,10 @@ def _seal(body: Mapping[str, Any]) -> str:
 
 
 def _entry(key: str, place: Path, body: Mapping[str, Any]) -> Entry:
+    _check_files(body)
     files = body.get("arrays", {})
     names = tuple(files) if files else tuple(Path(name).stem for name in body["files"])
     return Entry(body["kind"], key, body["config"], body["info"], place, names, files)
-
-
-def _entry_at(entry: Entry, place: Path) -> Entry:
-    return replace(entry, path=place)
 
 
 def required(store: Store, kind: str, key: str) -> Entry:

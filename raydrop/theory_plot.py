@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raydrop.errors import ConfigError, StoreError
+from raydrop.frontier.canvas import to_pdf
 from raydrop.frontier.plots import COLOURS, STYLE, to_png, to_svg
 from raydrop.theory import TwoGaussians
 
@@ -124,13 +125,13 @@ def theory_figure(mixture: TwoGaussians, density: float | None = None) -> Figure
 
 
 def write_theory_figure(path: Path, mixture: TwoGaussians, density: float | None = None) -> None:
-    """Write :func:`theory_figure` as ``.png`` or ``.svg``.
+    """Write :func:`theory_figure` as ``.png``, ``.svg`` or ``.pdf``.
 
     Raises:
         ConfigError: If the file has another ending, or the density is out of range.
         StoreError: If the file cannot be written.
     """
-    kinds = {".png": to_png, ".svg": to_svg}
+    kinds = {".png": to_png, ".svg": to_svg, ".pdf": to_pdf}
     if path.suffix not in kinds:
         raise ConfigError(
             f"Expected a file that ends in {' or '.join(kinds)}, found {path}; rename it."

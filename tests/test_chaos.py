@@ -182,7 +182,7 @@ def test_a_process_of_every_stage_is_killed_at_work(
     outcome, printed = _run(cluster, tmp_path / "out")
     assert outcome == Outcome(TRIALS, 0)
     assert _losses(tmp_path / "out") == {"query runs": 1, "scores": 1, "trials": 1}
-    assert "3 worker processes died; what was lost was done again (1 of query runs, 1 of scores, 1 of trials)" in printed  # fmt: skip
+    assert "3 worker processes died; what was lost was done again" in printed
     assert chaos.results(tmp_path / "out") == expected
 
 

@@ -25,6 +25,7 @@ def trials_of(kept: list[list[int]], **more: Any) -> pd.DataFrame:
         "model": "small_cnn",
         "query_model": "small_cnn",
         "method": "el2n",
+        "network_target": "none",
         "quotas": "none",
         "loss": "cross_entropy",
         "keep_fraction": 0.5,

@@ -462,3 +462,15 @@ def test_by_group_without_groups_is_one_sentence_and_leaves_the_files(
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == before
     assert frontier_command(monkeypatch, tmp_path, "--by", "gruop") == 1
     assert "Unknown value of --by 'gruop': did you mean group?" in capsys.readouterr().err
+
+
+def test_figures_as_pdf_are_the_same_bytes_each_time(tmp_path: Path) -> None:
+    FakeStudy(keeps=(0.5,)).write(tmp_path)
+    files = write_frontier(tmp_path, pdf=True).paths
+    drawn = {name: path.read_bytes() for name, path in files.items() if path.suffix == ".pdf"}
+    assert {Path(name).stem for name in drawn} == {
+        Path(name).stem for name in files if name.endswith(".svg")
+    }
+    assert all(content.startswith(b"%PDF-") for content in drawn.values())
+    again = write_frontier(tmp_path, pdf=True).paths
+    assert all(again[name].read_bytes() == drawn[name] for name in drawn if name != "costs.pdf")

@@ -305,6 +305,67 @@ def test_a_shard_is_tried_again_at_once_and_after_a_second_death_last() -> None:
     assert [shard.index for shard, _ in work.failures] == [0]
 
 
+def _short_shards(count: int) -> pool._Values:
+    """Return work whose shards are so short that all of them could go into a call."""
+    shards = make_shards(np.arange(count * 64))
+
+    def call(some: Sequence[Shard]) -> Callable[[Any], Sequence[Any]]:
+        return lambda actor: [shard.index for shard in some]
+
+    work = pool._Values((pool._Job(shard, call([shard])) for shard in shards), call)
+    first = work.take()
+    assert not first.parts  # nothing is known of them yet
+    work.running += 1
+    work.ended(first, (), ([np.zeros(1)], 0.0))
+    return work
+
+
+def test_short_shards_share_a_call_and_the_last_ones_are_shared_out() -> None:
+    work, calls = _short_shards(32), []
+    while work.waiting:
+        job = work.take()
+        calls.append(list(job.call(None)))
+        work.running += 1
+        arrays = [np.full(1, index) for index in calls[-1]]
+        work.ended(job, (), (arrays, 1e-6))
+    assert [index for call in calls for index in call] == list(range(1, 32))
+    assert [len(call) for call in calls] == sorted((len(call) for call in calls), reverse=True)
+    assert len(calls[0]) == 31 // (2 * pool.IN_FLIGHT)
+    assert len(calls[-1]) == 1
+    found = {shard.index: float(values[0]) for shard, values in work.values}
+    assert found == {index: float(index) for index in range(32)}
+    assert not work.is_open
+
+
+def test_long_shards_go_alone() -> None:
+    work = _short_shards(32)
+    work.running += 1
+    work.ended(work.take(), (), ([np.zeros(1)] * 7, 7 * pool.BUNDLE_SECONDS))
+    assert not work.take().parts
+
+
+@pytest.mark.parametrize(
+    ("outcome", "deaths"),
+    [
+        (ray.exceptions.ActorUnavailableError("gone", None), 1),
+        (ray.exceptions.RayTaskError("run_all", "", ValueError("no luck")), 0),
+    ],
+)
+def test_of_a_call_that_failed_each_shard_goes_alone(outcome: Exception, deaths: int) -> None:
+    work = _short_shards(32)
+    job = work.take()
+    assert [part.shard.index for part in job.parts] == list(range(1, 8))
+    work.running += 1
+    work.ended(job, (), outcome)
+    assert work.running == 0
+    assert not work.failures
+    for index in range(1, 8):
+        again = work.take()
+        assert (again.shard.index, again.deaths, again.parts) == (index, deaths, ())
+        assert again.is_suspect == bool(deaths)
+    assert work.take().parts
+
+
 class Reference:
     """Stands for an object in Ray's store."""
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray_up import tools
-from ray_up.machines import HEAD, ROOT, WORKER, Lab, Machine, make_lab, wait_for
+from ray_up.machines import CLIENT, HEAD, ROOT, WORKER, Lab, Machine, make_lab, wait_for
 
 from raydrop.cluster.check import ray_version
 
@@ -105,7 +107,7 @@ def _only_with_the_token(lab: Lab) -> None:
     for environment in ({"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
         refused = client.run(*words, status=1, **environment)
         assert "CPU" not in refused
-        assert "nauthenticated" in refused
+        assert "Authentication token is missing or incorrect" in refused
     client.run("python", "-c", CONNECT, HEAD, "6379")
     assert "refused" in client.run("python", "-c", CONNECT, HEAD, "8265", status=1)
 
@@ -117,9 +119,140 @@ def _a_study_and_its_report(lab: Lab, file: Path) -> None:
     out, client = lab.folder / "storage" / "small", lab.client
     words = f"raydrop run ~/raydrop/tests/ray_up/study.py --address auto --out {out}"
     said = on_one_line(client.run("ray", "exec", file, words, timeout=240))
-    assert "4 trials" in said, said
-    for name in ("report.html", "frontier.csv", "trials.csv"):
+    assert f"http://127.0.0.1:8265 on the head, {HEAD}" in said
+    assert said.count("5/5") >= 1
+    for name in ("report.html", "frontier.csv"):
         client.run("ray", "rsync-down", file, out / name, f"{client.home}/")
     assert "</html>" in (client.home / "report.html").read_text()
     with (client.home / "frontier.csv").open() as points:
-        assert len(list(csv.DictReader(points))) == 4
+        assert len(list(csv.DictReader(points))) == 5
+
+
+def test_a_cloud_from_nothing_to_a_spot_worker_and_back(tmp_path: Path) -> None:
+    pytest.importorskip("moto", reason="moto simulates AWS")
+    pytest.importorskip("boto3")
+    with a_lab(tmp_path) as lab:
+        aws = Account(lab)
+        for name, address in (("head", HEAD), ("worker", WORKER)):
+            lab.install(lab.add(name, address, **CLOUD), "image/bin")
+        file = _a_cloud(lab, aws)
+        before = aws.show()
+        assert before["machines"] == []
+        token = make_token(lab.client)
+        lab.client.run("ray", "up", "--yes", file, timeout=200)
+        wait_for(
+            lambda: "/1.0 GPU" in lab.client.run("ray", "exec", file, "ray status"), "a worker"
+        )
+        _machines_as_asked_for(aws, before)
+        _tasks_on_both(lab, file)
+        _containers_as_asked_for(lab, token)
+        lab.client.run("ray", "down", "--yes", file)
+        after = aws.show()
+        assert [machine["state"] for machine in after["machines"]] == ["terminated"] * 2
+        assert {**after, "machines": []} == before
+        assert [*lab.machines["head"].processes(), *lab.machines["worker"].processes()] == []
+
+
+CLOUD = {
+    "AWS_ENDPOINT_URL": f"http://{CLIENT}:5000",
+    "AWS_ACCESS_KEY_ID": "none",
+    "AWS_SECRET_ACCESS_KEY": "none",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+class Account:
+    """An account of a simulated AWS, which is served on the client's machine."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        lab.client.environment |= CLOUD | {"PYTHONPATH": str(ROOT / "tests")}
+        words = ("python", "-m", "moto.server", "-H", CLIENT, "-p", "5000")
+        lab.client.start(*words)
+        address = (CLIENT, "5000")
+        wait_for(lambda: lab.client.says("python", "-c", CONNECT, *address), "a simulated AWS")
+
+    def ask(self, *words: str | Path) -> Any:
+        said = self.lab.client.run("python", ROOT / "tests" / "ray_up" / "account.py", *words)
+        return json.loads(said.splitlines()[-1])
+
+    def show(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask("show")
+        return found
+
+
+def _a_cloud(lab: Lab, aws: Account) -> Path:
+    """Return cluster.yaml with one worker at first, and with the lab's folder for storage."""
+    values = {"FILL_IN_KEY_FILE": str(lab.folder / "key"), "FILL_IN_NFS_SERVER": "storage"}
+    values |= aws.ask("make", lab.folder / "key.pub")
+    file = filled(ROOT / "cluster.yaml", lab.folder / "cluster.yaml", values)
+    text = file.read_text()
+    for ours, here in (
+        ("/shared", str(lab.folder / "shared")),
+        ("ssh_user: ubuntu", "ssh_user: root"),
+        ("use_internal_ips: false", "use_internal_ips: true"),
+        ("min_workers: 2", "min_workers: 1"),
+    ):
+        assert ours in text
+        text = text.replace(ours, here)
+    file.write_text(text)
+    assert "sound" in lab.client.run("raydrop", "cluster", "check", file)
+    return file
+
+
+def _machines_as_asked_for(aws: Account, before: dict[str, Any]) -> None:
+    after = aws.show()
+    head, worker = sorted(after["machines"], key=lambda machine: machine["kind"])
+    (own,) = [group for group in before["groups"] if group["GroupName"] == "mine"]
+    profile = "arn:aws:iam::123456789012:instance-profile"
+    common = {"state": "running", "groups": [own["GroupId"]]}
+    assert head == common | {
+        "address": HEAD,
+        "kind": "head",
+        "type": "m5.xlarge",
+        "market": "on-demand",
+        "profile": f"{profile}/head",
+    }
+    assert worker == common | {
+        "address": WORKER,
+        "kind": "worker",
+        "type": "g5.xlarge",
+        "market": "spot",
+        "profile": f"{profile}/worker",
+    }
+    open_to_all = [
+        network
+        for group in after["groups"]
+        for rule in group["IpPermissions"]
+        for network in rule["IpRanges"] + rule["Ipv6Ranges"]
+        if network.get("CidrIp") == "0.0.0.0/0" or network.get("CidrIpv6") == "::/0"
+    ]
+    assert open_to_all == []
+
+
+def _tasks_on_both(lab: Lab, file: Path) -> None:
+    words = "python ~/raydrop/tests/ray_up/everywhere.py"
+    said = lab.client.run("ray", "exec", file, words, timeout=120)
+    (line,) = re.findall(r"^FOUND (.*)$", said, re.MULTILINE)
+    found = json.loads(line)
+    assert found.keys() == {HEAD, WORKER}
+    for name, address in (("head", HEAD), ("worker", WORKER)):
+        assert found[address]["raydrop"].startswith(f"{lab.machines[name].home}/raydrop/")
+    assert found[HEAD]["resources"].get("CPU", 0) == 0
+    assert found[WORKER]["resources"]["CPU"] == 4
+    assert found[WORKER]["resources"]["GPU"] == 1
+
+
+def _containers_as_asked_for(lab: Lab, token: str) -> None:
+    noted = (lab.folder / "docker.log").read_text().splitlines()
+    for name, address, image in (("head", HEAD, "cpu"), ("worker", WORKER, "gpu")):
+        machine = lab.machines[name]
+        (run,) = [line for line in noted if line.startswith(f"{address} run ")]
+        assert f" rayproject/ray:{ray_version()}-py311-{image} " in run
+        assert " --env RAY_AUTH_MODE=token " in run
+        assert token not in run
+        assert (machine.home / TOKEN).read_text().strip() == token
+        assert mode(machine.home / TOKEN) == 0o600
+        assert "raydrop" in (machine.home / "pip.log").read_text()
+        assert lab.folder.joinpath("storage", "raydrop").is_dir()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
+import itertools
 import json
 import logging
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,14 +24,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
+import torchvision
 from rich.console import Console
 from test_frontier_records import FakeStudy
 
 from raydrop import mirror, remote
 from raydrop.cli import load_sweep
-from raydrop.cluster.driver import Options, run_study
-from raydrop.errors import ConfigError, StoreError, StudyMismatchError
+from raydrop.cluster.driver import Options, Outcome, run_study
+from raydrop.data import FileImages, load_dataset, roots
+from raydrop.errors import ConfigError, DataError, StoreError, StudyMismatchError
 from raydrop.frontier import write_frontier
 from raydrop.frontier.growing import Watcher
 from raydrop.mirror import open_location, publish, refresh, remote_of, shown
@@ -75,8 +83,6 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def url(endpoint: str, request: pytest.FixtureRequest) -> str:
     """A prefix of its own for each test, in a bucket that is there."""
-    import urllib.request
-
     bucket = urllib.request.Request(f"http://{endpoint}/bucket", method="PUT")
     with urllib.request.urlopen(bucket):
         pass
@@ -573,8 +579,6 @@ def test_names_lead_nowhere(url: str) -> None:
 
 def test_a_planted_pickle_is_not_opened(url: str) -> None:
     """An object array, with the right hash, is refused where it is read."""
-    import pickle
-
     import raydrop.store as module
 
     store = Store(url)
@@ -669,6 +673,28 @@ study = Study(
 PLANNED = 10
 
 
+@contextlib.contextmanager
+def two_machines(environment: dict[str, str]) -> Iterator[str]:
+    """Give the address of a cluster of two nodes, the second with an environment of its own."""
+    from ray._private.authentication import authentication_token_setup as authentication
+    from ray.cluster_utils import Cluster
+
+    authentication.enable_token_auth_by_default()
+    authentication.ensure_token_if_auth_enabled()
+    size = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+    head = {**size, "node_ip_address": "127.0.0.22", "include_dashboard": False}
+    with pytest.MonkeyPatch.context() as patch:
+        # Whoever calls ray.init on this machine meanwhile is not to find this cluster.
+        patch.setattr("ray._private.utils.write_ray_address", lambda *_: None)
+        patch.setattr("ray._common.utils.reset_ray_address", lambda *_: None)
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            cluster.add_node(**size, node_ip_address="127.0.0.23", env_vars=environment)
+            yield cluster.address
+        finally:
+            cluster.shutdown()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
@@ -701,26 +727,126 @@ def test_a_study_that_is_killed_is_resumed_from_the_object_store(
     assert there.read_bytes("frontier.csv") is None
 
     nodes.become("second")  # which has nothing but what the object store has
-    resumed = subprocess.run(command(url), capture_output=True, text=True, timeout=300)
-    assert resumed.returncode == 0, resumed.stderr
+    study, printed = load_sweep(tmp_path / "sweep.py"), io.StringIO()
+    with two_machines({mirror.CACHE: str(tmp_path / "third")}) as address:
+        options = Options(out=Path(url), address=address)
+        outcome = run_study(study, options, Console(file=printed, width=200))
+    assert outcome == Outcome(PLANNED, 0)
     left = PLANNED - len(finished)
-    assert re.search(rf"trials +{PLANNED}, of which to do +{left}\b", resumed.stdout)
-    assert f"Report: {url.partition('?')[0]}/report.html (here " in resumed.stdout
+    assert re.search(rf"trials +{PLANNED}, of which to do +{left}\b", printed.getvalue())
     after = records()
     assert len(after) == PLANNED
     assert {name: after[name] for name in finished} == finished  # none was trained again
     assert there.listing("tune") == {}
+    assert list((tmp_path / "third").glob("mirrors/*/store/*"))  # it took part, in its own mirror
 
     local = subprocess.run(
         command(str(tmp_path / "local")), capture_output=True, text=True, timeout=300
     )
     assert local.returncode == 0, local.stderr
     undisturbed = (tmp_path / "local" / "frontier.csv").read_bytes()
+    nodes.become("fourth")
+    command_line = [sys.executable, "-m", "raydrop", "frontier", url]
+    shown = subprocess.run(command_line, capture_output=True, text=True, timeout=300)
+    assert shown.returncode == 0, shown.stderr
+    assert f"Report: {url.partition('?')[0]}/report.html (here " in shown.stdout
     assert there.read_bytes("frontier.csv") == undisturbed
-
-    nodes.become("third")
-    assert write_frontier(url).paths["frontier.csv"].read_bytes() == undisturbed
-    other = dataclasses.replace(load_sweep(tmp_path / "sweep.py"), budget="equal_steps")
+    other = dataclasses.replace(study, budget="equal_steps")
     with pytest.raises(StudyMismatchError, match=f"^Expected {re.escape(url)} to belong to this"):
         run_study(other, Options(out=Path(url)), Console(quiet=True))
     assert records() == after
+
+
+# Data.
+
+
+@pytest.fixture
+def birds(url: str, tmp_path: Path) -> str:
+    """A folder of images in the object store; returns what it lies in."""
+    for split, cls, number in itertools.product(("train", "val", "test"), "ab", range(3)):
+        path = tmp_path / "birds" / split / cls / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (6, 5), (number, ord(cls), len(split))).save(path)
+        Remote(url).upload(path, f"birds/{split}/{cls}/{number}.png")
+    return url
+
+
+def test_data_in_an_object_store_are_those_of_the_folder(
+    birds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = load_dataset("imagefolder:birds", str(tmp_path))
+    there = load_dataset("imagefolder:birds", birds)
+    assert there.fingerprint == here.fingerprint
+    images = there.train.images
+    assert isinstance(images, FileImages)
+    assert images.root.startswith(str(tmp_path / "cache" / "data"))
+    assert images.open(2).tobytes() == here.train.images.open(2).tobytes()
+    # Another process of this machine copies nothing.
+    roots.copied.cache_clear()
+    monkeypatch.setattr(Remote, "download", pytest.fail)
+    assert load_dataset("imagefolder:birds", birds).fingerprint == here.fingerprint
+
+
+def test_another_machine_copies_the_data_itself(nodes: Nodes, birds: str, tmp_path: Path) -> None:
+    nodes.become("driver")
+    images = pickle.dumps(load_dataset("imagefolder:birds", birds).train.images)
+    shutil.rmtree(tmp_path / "driver")
+    nodes.become("worker")
+    roots.copied.cache_clear()
+    assert pickle.loads(images).open(0).size == (6, 5)
+    assert any((tmp_path / "worker").rglob("0.png"))
+
+
+def test_a_copy_that_was_interrupted_is_completed(
+    birds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download, done = Remote.download, list[str]()
+
+    def interrupted(there: Remote, name: str, path: Path) -> None:
+        if len(done) == 5:
+            raise StoreError("the connection broke")
+        done.append(name)
+        download(there, name, path)
+
+    monkeypatch.setattr(roots, "_THREADS", 1)
+    monkeypatch.setattr(Remote, "download", interrupted)
+    with pytest.raises(DataError, match="the connection broke"):
+        load_dataset("imagefolder:birds", birds)
+    monkeypatch.setattr(Remote, "download", lambda *a: (done.append(a[1]), download(*a)))
+    assert len(load_dataset("imagefolder:birds", birds).train) == 6
+    assert len(done) == len(set(done)) == 18
+
+
+def test_data_that_are_not_there_give_one_sentence(url: str) -> None:
+    with pytest.raises(DataError, match=r"^Expected data at s3://.*/absent\?.*, found nothing; co"):
+        load_dataset("imagefolder:absent", url)
+
+
+def test_names_of_data_that_lead_elsewhere_are_refused(birds: str, tmp_path: Path) -> None:
+    request = f"http://{birds.rpartition('override=')[2].partition('&')[0]}/bucket/"
+    prefix = birds.partition("bucket/")[2].partition("?")[0]
+    put = urllib.request.Request(
+        f"{request}{prefix}/birds/%2E%2E/%2E%2E/astray", data=b"1", method="PUT"
+    )
+    with urllib.request.urlopen(put):
+        pass
+    with pytest.raises(DataError, match=r"found '\.\./\.\./astray'; remove what is called so"):
+        load_dataset("imagefolder:birds", birds)
+    assert not list(tmp_path.rglob("astray"))
+
+
+def test_torchvisions_folder_comes_from_the_object_store(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Remote(url).write_bytes("data/MNIST/raw/train-images-idx3-ubyte", b"pixels")
+    found = []
+
+    class Official:
+        def __init__(self, root: str, train: bool, download: bool) -> None:
+            found.append((Path(root) / "MNIST/raw/train-images-idx3-ubyte").read_bytes())
+            raise RuntimeError("enough")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", Official)
+    with pytest.raises(DataError, match="enough"):
+        load_dataset("mnist", url.replace("?", "/data?"))
+    assert found == [b"pixels"]

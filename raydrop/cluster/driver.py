@@ -24,7 +24,7 @@ from rich.markup import escape
 from raydrop.cluster import nodes
 from raydrop.cluster.losses import Losses
 from raydrop.cluster.scoring import Context, attempt, run_queries, run_scores
-from raydrop.cluster.session import ray_session
+from raydrop.cluster.session import find_head, ray_session
 from raydrop.cluster.space import expand
 from raydrop.cluster.sweep import run_trials
 from raydrop.cluster.visibility import check_visible, marked
@@ -110,6 +110,8 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
     print_plan(study, plan, missing, dataset, store, console)
     if options.dry_run:
         return Outcome(len(plan.trials), 0)
+    if missing.trials and options.address is not None:
+        find_head(options.address)
     write_study_file(options.out, study, points, plan, dataset)
     save_data_card(dataset, store)
     with logging(study, options.out, {run.key: run for run in plan.trials}, console) as callbacks:
@@ -235,7 +237,8 @@ def print_plan(
     units = "classes" if study.by == "class" else "groups"
     console.print(
         f"Study [bold]{escape(study.name)}[/bold]: {escape(dataset.name)}, "
-        f"{len(dataset.train)} training images in {len(sizes)} {units} (smallest {sizes.min()}, largest {sizes.max()}), "
+        f"{len(dataset.train)} training images in {len(sizes)} {units} "
+        f"(smallest {sizes.min()}, largest {sizes.max()}), "
         f"{len(dataset.validation)} for validation, {len(dataset.test)} for testing; "
         f"{escape(_models_text(plan))}",
         highlight=False,
@@ -411,7 +414,9 @@ def _run(
         record of kind ``failure`` in the store.
     """
     data = prepare(dataset)
-    with ray_session(options.address, options.num_cpus), marked(store) as place:
+    with ray_session(options.address, options.num_cpus) as dashboard, marked(store) as place:
+        if dashboard:
+            console.print(f"  dashboard   {dashboard}", highlight=False, soft_wrap=True)
         check_visible(place)
         layout = nodes.wait_for_layout(
             in_memory=isinstance(data.dataset.train.images, ArrayImages),

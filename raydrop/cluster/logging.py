@@ -301,13 +301,16 @@ def front_metrics(front: GrowingFront) -> dict[str, float]:
         ``front/hypervolume``, the share of the unit square of average and worst-class accuracy
         that the points dominate (:func:`~raydrop.frontier.fronts.hypervolume`), and
         ``front/points``, how many of them are on the Pareto front. With several models, each
-        model's name comes after the slash.
+        model's name comes after the slash; then, where networks are pruned, their target, such as
+        ``flops_0.75``.
     """
     points, by = front.points(), front.by
     several = points["model"].nunique() > 1
     metrics: dict[str, float] = {}
-    for model, rows in points.groupby("model"):
+    for (model, target), rows in points.groupby(["model", "network_target"]):
         prefix = f"{model}/" if several else ""
+        # Without parentheses, which MLflow refuses in names.
+        prefix += "" if target == "none" else f"{str(target).replace('(', '_').rstrip(')')}/"
         accuracies = rows[["average_accuracy", worst_accuracy(by)]]
         metrics[f"front/{prefix}hypervolume"] = hypervolume(accuracies.to_numpy())
         metrics[f"front/{prefix}points"] = float(rows["on_front"].sum())
@@ -323,6 +326,8 @@ def trial_name(trial: Mapping[str, Any]) -> str:
     parts = [f"{trial[name]:g}" if name == "keep_fraction" else trial[name] for name in names]
     if trial["query_model"] != trial["model"]:
         parts.append(f"from-{trial['query_model']}")
+    if trial.get("network_method", "none") != "none":
+        parts += [trial["network_method"], trial["network_target"]]
     return "-".join([*parts, f"seed{trial['seed']}"])
 
 

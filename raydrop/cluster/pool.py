@@ -3,9 +3,11 @@
 Each actor has two calls in flight, so that it never waits for the driver, and is given work only
 after it has answered a ping. What an actor had when it died is given to others; Ray starts the
 actor again meanwhile. Which of two calls it died of is not known, so each of them is made again
-with an actor to itself, and only a shard that kills there is given up. Gradient sums stay in the
-object store of the node where they were computed, and are added there by the actors; the driver
-sees the last one alone.
+with an actor to itself, and only a shard that kills there is given up. Where shards are short,
+several go into one call, which costs a millisecond or two; they are computed one by one all the
+same, and apart from each other if the call fails. Gradient sums stay in the object store of the
+node where they were computed, and are added there by the actors; the driver sees the last one
+alone.
 """
 
 from __future__ import annotations
@@ -45,6 +47,12 @@ RESTARTS = 16
 
 DEATHS_PER_SHARD = 3
 """Workers that a shard may take with it before it is given up."""
+
+BUNDLE_SECONDS = 0.1
+"""How long a call may take that has several shards: many times what a call costs."""
+
+BUNDLE_SHARDS = 64
+"""Shards that a call has at most."""
 
 ANSWER_SECONDS = 300.0
 """How long to wait for a worker to answer, when none is at work."""
@@ -88,6 +96,18 @@ class PoolWorker(GradientWorker):
 
     def ping(self) -> None:
         """Answer, which tells that the actor can work."""
+
+    def run_all(
+        self,
+        task: Task,
+        shards: Sequence[Shard],
+        state: NDArray[np.float32],
+        direction: NDArray[np.float32] | None = None,
+    ) -> tuple[list[NDArray[np.float32]], float]:
+        """Return what :meth:`run` gives of each shard, and the seconds that all of them took."""
+        start = time.perf_counter()
+        values = [self.run(task, shard, state, direction) for shard in shards]
+        return values, time.perf_counter() - start
 
     def part(self, shard: Shard, state: NDArray[np.float32]) -> tuple[NDArray[np.float32], None]:
         """Return a shard's sum of gradients, and apart from it that it is done.
@@ -150,10 +170,11 @@ class RayExecutor:
     ) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Hand out shards as actors become free; see :class:`raydrop.scores.sharding.Executor`."""
 
-        def job(shard: Shard) -> _Job:
-            return _Job(shard, lambda actor: (actor.run.remote(task, shard, state, direction),))
+        def call(shards: Sequence[Shard]) -> Callable[[Any], Sequence[Any]]:
+            return lambda actor: (actor.run_all.remote(task, shards, state, direction),)
 
-        work = _Values(job(shard) for shard in shards)
+        jobs = (_Job(shard, call([shard])) for shard in shards)
+        work = _Values(jobs, call, len(self._actors))
         for _ in self._crew.steps(work):
             while work.values:
                 yield work.values.popleft()
@@ -188,6 +209,10 @@ class _Job:
     """Which node of the tree it computes, in a sum."""
     deaths: int = 0
     """Workers that died of it, or of another call that they had too."""
+    parts: tuple[_Job, ...] = ()
+    """The jobs that it does in one call, where those are several."""
+    is_single: bool = False
+    """Whether it is not to be bundled with others, because a bundle with it failed."""
 
     @property
     def is_suspect(self) -> bool:
@@ -207,6 +232,10 @@ class _Work:
     def is_open(self) -> bool:
         """Whether anything is still to be done."""
         return bool(self.waiting or self.running)
+
+    def take(self) -> _Job:
+        """Return what is to be done next, which no longer waits then."""
+        return self.waiting.popleft()
 
     def check(self) -> None:
         """Raise if a shard failed."""
@@ -257,13 +286,54 @@ class _Work:
 class _Values(_Work):
     """A task on every shard, whose results go to the driver."""
 
-    def __init__(self, jobs: Iterable[_Job]) -> None:
+    def __init__(
+        self,
+        jobs: Iterable[_Job],
+        call: Callable[[Sequence[Shard]], Callable[[Any], Sequence[Any]]] | None = None,
+        workers: int = 1,
+    ) -> None:
         super().__init__(jobs)
         self.values: deque[tuple[Shard, NDArray[np.float32]]] = deque()
+        self._call, self._workers = call, workers
+        self._seconds = BUNDLE_SECONDS  # of a shard; each goes alone until one has told
+
+    def take(self) -> _Job:
+        """Return the next job, or several short ones as one, so that all workers end together."""
+        share = len(self.waiting) // (2 * IN_FLIGHT * self._workers)
+        room = min(int(BUNDLE_SECONDS / self._seconds), BUNDLE_SHARDS, share)
+        jobs = [self.waiting.popleft()]
+        if self._call is None or not _joins(jobs[0]):
+            return jobs[0]
+        while len(jobs) < room and _joins(self.waiting[0]):
+            jobs.append(self.waiting.popleft())
+        if len(jobs) == 1:
+            return jobs[0]
+        return _Job(jobs[0].shard, self._call([job.shard for job in jobs]), parts=tuple(jobs))
+
+    def ended(self, job: _Job, references: Sequence[Any], outcome: Any) -> None:
+        """Do the shards of a call that failed one by one, so that the one to blame is known."""
+        if not (job.parts and isinstance(outcome, exceptions.RayError)):
+            super().ended(job, references, outcome)
+            return
+        self.running -= 1
+        for part in reversed(job.parts):
+            part.is_single = True
+            if isinstance(outcome, (*DEATHS, exceptions.ObjectLostError)):
+                self.again(part)
+            else:
+                self.waiting.appendleft(part)
 
     def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:  # noqa: ARG002
         """Keep the values until they are asked for."""
-        self.values.append((job.shard, value))
+        arrays, seconds = value
+        jobs = job.parts or (job,)
+        self._seconds = max(seconds / len(jobs), BUNDLE_SECONDS / BUNDLE_SHARDS)
+        self.values.extend((each.shard, a) for each, a in zip(jobs, arrays, strict=True))
+
+
+def _joins(job: _Job) -> bool:
+    """Return whether a job may be done in one call with others."""
+    return not (job.is_single or job.is_suspect)
 
 
 class _Sum(_Work):
@@ -376,7 +446,7 @@ class _Crew:
             actor = self._actor_for(job)
             if actor is None:
                 return
-            work.waiting.popleft()
+            job = work.take()
             references = job.call(actor)
             work.running += 1
             call = _Call(actor, references, work, job)

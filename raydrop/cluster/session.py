@@ -5,17 +5,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
 
-from raydrop.errors import ConfigError
+from raydrop.errors import ConfigError, in_one_line
+
+ANSWER_SECONDS = 10.0
+"""How long the head of a cluster may take to answer; Ray itself would ask for minutes."""
+
+_STARTED_WITH = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
+_TOKEN_REFUSED = ("unauthenticated", "authentication", "auth token", "auth_token")
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iterator[str]:
     """Connect to a cluster, or start Ray on this machine, and end it afterwards.
 
     A session that is there already is used and left as it is. A local one listens on the loopback
@@ -25,36 +34,126 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         address: Of a running cluster, or None for this machine.
         num_cpus: CPUs of a local session; all by default.
 
+    Yields:
+        Where the dashboard of a cluster is and how to tunnel to it, or nothing.
+
     Raises:
-        ConfigError: If the cluster does not answer.
+        ConfigError: If the cluster does not answer, runs another Ray, or asks for another token.
     """
     if ray.is_initialized():
-        yield
+        yield ""
         return
-    try:
-        if address is None:
-            _make_token()
-            with _loopback_kept():
-                ray.init(
-                    "local",  # or it would join a cluster that happens to run on this machine
-                    num_cpus=num_cpus,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    _node_ip_address="127.0.0.1",
-                )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"Expected Ray at {address or 'this machine'}, found: {error}; "
-            "start a cluster with 'ray up' or leave out --address."
-        ) from error
+    dashboard = _start(num_cpus) if address is None else _join(address)
     _protect_token()
     try:
-        yield
+        yield dashboard
     finally:
         ray.shutdown()
+
+
+def _start(num_cpus: int | None) -> str:
+    """Start Ray on this machine."""
+    _make_token()
+    try:
+        with _loopback_kept():
+            ray.init(
+                "local",  # or it would join a cluster that happens to run on this machine
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise ConfigError(
+            f"Expected Ray to start on this machine, found: {in_one_line(error)}; free memory or "
+            "disk, or name a cluster with --address."
+        ) from error
+    return ""
+
+
+def _join(address: str) -> str:
+    """Join a cluster that answers; return where its dashboard is."""
+    place = find_head(address)
+    try:
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise refusal(place, error) from error
+    found = getattr(context, "address_info", None) or {}
+    return dashboard_text(found.get("webui_url"), found.get("gcs_address") or place)
+
+
+def find_head(address: str) -> str:
+    """Return the host and port of a cluster's head, once something answers there.
+
+    Args:
+        address: ``HOST:PORT``, or ``auto`` for the cluster that this machine is part of. Ray
+            Client's addresses, with a scheme, are left to Ray.
+
+    Raises:
+        ConfigError: If nothing answers.
+    """
+    if "://" in address:
+        return address
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        place = str(canonicalize_bootstrap_address(address))
+        host, _, port = place.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        where = "a Ray cluster that this machine is part of" if address == "auto" else "Ray"
+        raise ConfigError(
+            f"Expected {where} at {address}, found that nothing answers ({in_one_line(error)}); "
+            "start a cluster with `ray up`, mend the address, or leave out --address."
+        ) from error
+    return place
+
+
+def refusal(place: str, error: Exception) -> ConfigError:
+    """Say why a cluster that answers was not joined.
+
+    Args:
+        place: Where it is.
+        error: What Ray raised.
+    """
+    text = str(error)
+    versions = _STARTED_WITH.findall(text)
+    if len(versions) == 2 and versions[0] != versions[1]:
+        there, here = (f"Ray {ray} with Python {python}" for ray, python in versions)
+        return ConfigError(
+            f"Expected {here} at {place}, as there is here, found {there}; install the same "
+            "versions on both."
+        )
+    if any(words in text.lower() for words in _TOKEN_REFUSED):
+        return ConfigError(
+            f"Expected the token of the cluster at {place}, found another or none; copy "
+            "~/.ray/auth_token from where `ray up` was run, and set RAY_AUTH_MODE=token."
+        )
+    return ConfigError(
+        f"Expected to join Ray at {place}, found: {in_one_line(error)}; look at the cluster with "
+        "`ray status`, or leave out --address."
+    )
+
+
+def dashboard_text(dashboard: str | None, head: str) -> str:
+    """Say where a dashboard is and how to tunnel to it, or nothing where there is none.
+
+    Args:
+        dashboard: Host and port, as seen on the head.
+        head: Host and port of the head.
+
+    Examples:
+        >>> dashboard_text("127.0.0.1:8265", "10.0.0.4:6379").partition(";")[0]
+        'http://127.0.0.1:8265 on the head, 10.0.0.4'
+    """
+    if not dashboard:
+        return ""
+    host, port = head.rpartition(":")[0], dashboard.rpartition(":")[2]
+    return (
+        f"http://{dashboard} on the head, {host}; brought to this address of your own machine by "
+        f"`ray dashboard CLUSTER_FILE` or `ssh -N -L {port}:{dashboard} USER@{host}`"
+    )
 
 
 @contextlib.contextmanager

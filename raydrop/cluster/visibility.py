@@ -138,7 +138,7 @@ def answers(place: Place, nodes: Mapping[str, str]) -> dict[str, str | None]:
     Returns:
         By address, None or a sentence; several nodes of one address count as one.
     """
-    task = ray.remote(_look).options(num_cpus=0, max_retries=0)
+    task = ray.remote(num_cpus=0, max_retries=0)(_look)
     asked = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
             place

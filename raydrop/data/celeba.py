@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from raydrop.data.dataset import ImageDataset
 from raydrop.data.downloads import DEFAULT_ROOT, download
-from raydrop.data.roots import download_root
 from raydrop.data.folder import dataset_of_files, resolve_folder
 from raydrop.data.groups import crossed
 from raydrop.data.metadata import list_rows, three_parts
+from raydrop.data.roots import download_root
 from raydrop.errors import ConfigError, DataError, unknown_name
 
 IMAGES = "img_align_celeba"

@@ -18,6 +18,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from raydrop.data.roots import copied
 from raydrop.errors import ConfigError, DataError, unknown_name
 from raydrop.study import By, canonical_json
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from raydrop.frontier.canvas import to_pdf
 from raydrop.frontier.changes import recall_changes
 from raydrop.frontier.comparisons import comparisons as compare_points
 from raydrop.frontier.costs import costs
@@ -112,7 +113,7 @@ class Frontier:
         return self.paths["report.html"]
 
 
-def write_frontier(directory: str | Path, by: str | None = None) -> Frontier:
+def write_frontier(directory: str | Path, by: str | None = None, *, pdf: bool = False) -> Frontier:
     """Read an output folder's records and write everything that is made of them.
 
     Writes ``trials.parquet``, ``frontier.csv``, ``comparisons.csv``, ``report.html``, where
@@ -130,6 +131,7 @@ def write_frontier(directory: str | Path, by: str | None = None) -> Frontier:
         directory: An output folder with ``study.json`` and ``store``.
         by: Whether worst cases and fronts are those of a ``class`` or of a ``group``; None is what
             the study's own quotas and loss weights are about.
+        pdf: Whether to write every figure as PDF too.
 
     Returns:
         The records, the table and the paths.
@@ -160,6 +162,7 @@ def write_frontier(directory: str | Path, by: str | None = None) -> Frontier:
         **({} if harmed is None else {"harm.csv": csv_text(harmed).encode()}),
         **{f"{name}.png": to_png(figure) for name, figure in figures.items()},
         **{f"{name}.svg": svg for name, svg in svgs.items()},
+        **({f"{name}.pdf": to_pdf(figure) for name, figure in figures.items()} if pdf else {}),
         "report.html": render_report(records, table, svgs, unit, compared, harmed).encode(),
     }
     paths = {name: records.directory / name for name in files}

@@ -13,9 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.style
 import PIL.Image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -72,6 +74,15 @@ def to_png(figure: Figure) -> bytes:
     with _drawable(figure):
         canvas: Any = FigureCanvasAgg(figure)
         canvas.print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def to_pdf(figure: Figure) -> bytes:
+    """Return a figure as PDF with text as text, and without date or other metadata."""
+    buffer, nothing = io.BytesIO(), dict.fromkeys(("CreationDate", "Creator", "Producer"))
+    with _drawable(figure), mpl.rc_context({"pdf.fonttype": 42}):
+        canvas: Any = FigureCanvasPdf(figure)
+        canvas.print_pdf(buffer, metadata=nothing)
     return buffer.getvalue()
 
 

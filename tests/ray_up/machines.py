@@ -13,7 +13,6 @@ its processes do.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -105,13 +104,18 @@ class Machine:
         assert found == status, f"{self.name}: {shown}\nended with status {found}:\n{said}"
         return said
 
+    def says(self, *words: str | Path) -> bool:
+        """Return whether a short command succeeds there."""
+        process, _ = self.start(*words)
+        return process.wait(30) == 0
+
     def processes(self) -> list[str]:
         """Return the command lines of what runs there, besides its first process and sshd."""
-        own = os.readlink(f"/proc/{self.pid}/ns/pid")
+        own = Path(f"/proc/{self.pid}/ns/pid").readlink()
         lines = []
         for place in Path("/proc").glob("[0-9]*"):
             try:
-                inside = os.readlink(place / "ns" / "pid") == own
+                inside = (place / "ns" / "pid").readlink() == own
                 line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
             except OSError:
                 continue
@@ -150,7 +154,7 @@ class Lab:
         folder = self.folder / name
         for part in ("home", "tmp"):
             (folder / part).mkdir(parents=True)
-        exports = {"PATH": f"{self.folder}/bin:$PATH", **environment}
+        exports = {"PATH": f"{self.folder}/bin:$HOME/image/bin:$PATH", **environment}
         lines = [f"export {key}={value}\n" for key, value in exports.items()]
         (folder / "home" / ".bashrc").write_text("".join(lines))
         process = self._first_process(folder, self.sshd if address else [])
@@ -309,4 +313,3 @@ def _run(*words: str | Path) -> None:
         [program, *map(str, words[1:])], capture_output=True, text=True, check=False, timeout=30
     )
     assert done.returncode == 0, f"{' '.join(map(str, words))}: {done.stderr}"
-

@@ -10,7 +10,7 @@ study = Study(
     model="small_cnn",
     param_space={
         "method": tune.grid_search(["random", "el2n"]),
-        "keep_fraction": tune.grid_search([0.5, 1.0]),
+        "keep_fraction": tune.grid_search([0.5, 0.8]),
     },
     seeds=(0,),
     training=Training(epochs=2),
