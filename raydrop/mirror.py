@@ -109,12 +109,36 @@ def publish(path: Path, content: bytes) -> None:
         there.write_bytes(path.name, content)
 
 
+def publish_folder(folder: Path) -> None:
+    """Upload what is in a folder of a mirror, such as logs; elsewhere do nothing.
+
+    Raises:
+        StoreError: If it cannot be uploaded.
+    """
+    there = remote_of(folder.parent)
+    if there is None:
+        return
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        there.upload(path, path.relative_to(folder.parent).as_posix())
+
+
 def shown(path: Path) -> str:
     """Return what to call a folder, or a file in it: where a mirror is of a URL, by that."""
     if (there := remote_of(path)) is not None:
         return there.url
     there = remote_of(path.parent)
     return str(path) if there is None else there.url_of(path.name)
+
+
+def short_name(folder: Path) -> str:
+    """Return the last part of a folder's name, or of the URL that it is the mirror of.
+
+    Example:
+        >>> short_name(Path("results/digits"))
+        'digits'
+    """
+    place = shown(folder)
+    return Path(place.partition("?")[0]).name if is_url(place) else folder.resolve().name
 
 
 def cache_folder() -> Path:

@@ -270,7 +270,8 @@ def test_a_driver_is_killed_and_the_same_command_does_what_is_missing(
     assert found.was_running
     assert found.same
     assert found.again == found.changed == ()
-    assert found.begun.total() == ENTRIES - found.before
+    # Fewer where a worker ended what it had before it noticed that its driver was gone.
+    assert found.begun.total() <= ENTRIES - found.before
 
 
 def test_a_truncated_file_is_computed_again_with_what_it_takes(
@@ -299,8 +300,6 @@ def test_a_truncated_file_is_computed_again_with_what_it_takes(
 def test_a_trial_that_runs_out_of_memory_is_recorded_and_the_others_go_on(
     cluster: Cluster, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial_task = sweep._trial_task
-
     def trial(config: dict[str, Any], context: Any) -> None:
         def run_trial(*arguments: Any) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -309,7 +308,7 @@ def test_a_trial_that_runs_out_of_memory_is_recorded_and_the_others_go_on(
         with pytest.MonkeyPatch.context() as patch:
             if context.runs[config["trial_id"]].trial.method == "random":
                 patch.setattr(here, "run_trial", run_trial)
-            trial_task(config, context)
+            here._trial_task(config, context)  # as that process knows it
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -330,10 +329,10 @@ def test_a_trial_that_runs_out_of_memory_is_recorded_and_the_others_go_on(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of four MiB."""
+    """A file system of 16 MiB."""
     path = tmp_path / "disk"
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)]
     mounted = shutil.which("mount") and subprocess.run(mount, capture_output=True, check=False)
     if not mounted or mounted.returncode:
         pytest.skip("a small file system cannot be mounted here, which takes root on Linux")
@@ -344,7 +343,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", [1_000, 60_000, 200_000])
+@pytest.mark.parametrize("room", [1_000, 60_000])
 def test_a_full_disk_is_told_in_a_sentence_and_once_freed_the_study_goes_on(
     room: int,
     cluster: Cluster,
@@ -361,6 +360,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_once_freed_the_study_goes_on(
     assert ended.returncode == 1
     (sentence,) = [line for line in ended.stderr.splitlines() if line.startswith("Error: ")]
     assert "No space left on device; free space there" in sentence
+    assert "died" not in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
     assert len(chaos.finished(out)) < ENTRIES
     assert not (out / "store" / "damaged").exists()  # whatever appears is whole

@@ -154,6 +154,17 @@ FAULTS: dict[str, tuple[Path, Keys, Any, str]] = {
         "not supported",
     ),
     "no-head-ip": (LOCAL, ("provider", "head_ip"), REMOVED, "supply a `head_ip`"),
+    "no-image": (
+        AWS,
+        ("docker",),
+        {
+            "head_image": f"rayproject/ray:{ray_version()}-py311-cpu",
+            "worker_image": f"rayproject/ray:{ray_version()}-py311-gpu",
+            "container_name": "raydrop",
+            "run_options": ["--env RAY_AUTH_MODE=token"],
+        },
+        "docker.image: Expected this key, found none, so that the autoscaler never starts a worker",
+    ),
     # Versions.
     "latest": (AWS, ("docker", "head_image"), "rayproject/ray:latest", "an image of Ray"),
     "untagged": (AWS, ("docker", "head_image"), "rayproject/ray", "an image of Ray"),

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from ray import tune
 
 from raydrop.cli import load_sweep
 from raydrop.cluster.space import expand
 from raydrop.models import build_model
+from raydrop.network.saving import NetworkSpec, save_network
 from raydrop.plan import trial_configs
 from raydrop.scores import score_method
 from raydrop.scores.gradients import parameters_of
@@ -59,7 +61,7 @@ def _readme_code() -> list[str]:
 
 
 def test_the_readmes_gradient_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    _, code = _readme_code()
+    _, _, _, code = _readme_code()
     model = build_model("small_cnn", 3, (1, 8, 8)).eval()
     names = {"model": model, "images": torch.rand(4, 1, 8, 8), "labels": torch.arange(4) % 3}
     exec(code, {**names, "direction": parameters_of(model)})
@@ -67,12 +69,35 @@ def test_the_readmes_gradient_example_runs(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_readmes_example_is_a_study() -> None:
-    code, _ = _readme_code()
+    code, *_ = _readme_code()
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     names: dict[str, object] = {"__name__": "example"}
     exec(code, names)
     assert isinstance(names["study"], Study)
     _check_names(names["study"])
+
+
+def test_the_readmes_network_space_is_one() -> None:
+    _, code, *_ = _readme_code()
+    names: dict[str, Any] = {"tune": tune}
+    exec(code, names)
+    study = Study("example", "digits", "small_cnn", names["param_space"], seeds=(0,))
+    trials = trial_configs(study, expand(study))
+    pruned = [trial for trial in trials if trial.network_method != "none"]
+    assert len(pruned) == 3 * 2 * 3 * 2
+    assert len(trials) - len(pruned) == 3
+
+
+def test_the_readmes_shipped_network_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, code, _ = _readme_code()
+    spec = NetworkSpec("small_cnn", 3, (1, 8, 8), ("a", "b", "c"), (0.5,), (0.25,))
+    save_network(tmp_path / "small.raydrop", spec, build_model("small_cnn", 3, (1, 8, 8)))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"pixels": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}
+    exec(code, names)
+    assert names["logits"].shape == (2, 3)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("sweeps/*.py")), ids=lambda p: p.stem)

@@ -5,7 +5,14 @@ import pickle
 import pytest
 
 import raydrop.errors
-from raydrop.errors import ConfigError, DataError, RaydropError, StoreError, unknown_name
+from raydrop.errors import (
+    ConfigError,
+    DataError,
+    NetworkError,
+    RaydropError,
+    StoreError,
+    unknown_name,
+)
 
 ERRORS = [
     value
@@ -23,10 +30,11 @@ def test_every_error_survives_pickling_with_its_sentence(error: type[RaydropErro
 
 
 def test_errors_are_also_what_a_stranger_would_catch() -> None:
-    assert len(ERRORS) == 8
+    assert len(ERRORS) == 9
     assert issubclass(ConfigError, ValueError)
     assert issubclass(DataError, ValueError)
     assert issubclass(StoreError, OSError)
+    assert issubclass(NetworkError, ValueError)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from raydrop.frontier import (
 )
 from raydrop.frontier.report import render_report
 from raydrop.frontier.report_tables import SHOWN_CLASSES
+from raydrop.store import Store
 
 FIGURES = ("frontier", "curves", "costs", "densities", "correlations", "heatmap")
 FILES = {"trials.parquet", "frontier.csv", "comparisons.csv", "report.html"}
@@ -474,3 +475,13 @@ def test_figures_as_pdf_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert all(content.startswith(b"%PDF-") for content in drawn.values())
     again = write_frontier(tmp_path, pdf=True).paths
     assert all(again[name].read_bytes() == drawn[name] for name in drawn if name != "costs.pdf")
+
+
+def test_processes_that_died_are_counted(tmp_path: Path) -> None:
+    FakeStudy(methods=("random",), keeps=(0.5,)).write(tmp_path)
+    records = load_records(tmp_path)
+    assert remarks(records) == []
+    for number in range(2):
+        Store(tmp_path / "store").write("loss", {"kind": "loss", "number": number}, {})
+    (sentence,) = remarks(load_records(tmp_path))
+    assert sentence.startswith("2 worker processes died")

@@ -29,7 +29,7 @@ ALLOWED = {
     "selection": {"errors"},
     "models": {"errors", "data"},
     "data": {"errors", "study", "remote", "mirror"},
-    "frontier": {"errors", "study", "mirror", "store", "metrics", "harm"},
+    "frontier": {"errors", "study", "remote", "mirror", "store", "metrics", "harm"},
     "training": {"errors", "study", "rules", "data", "metrics", "models"},
     "network": {"errors", "study", "rules", "data", "models", "training"},
     "scores": {"errors", "study", "data", "models", "training"},

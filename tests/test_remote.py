@@ -32,15 +32,19 @@ from test_frontier_records import FakeStudy
 
 from raydrop import mirror, remote
 from raydrop.cli import load_sweep
-from raydrop.cluster.driver import Options, Outcome, run_study
+from raydrop.cluster.driver import Options, Outcome, run_study, write_study_file
+from raydrop.cluster.space import expand
 from raydrop.data import FileImages, load_dataset, roots
+from raydrop.data.downloads import download
 from raydrop.errors import ConfigError, DataError, StoreError, StudyMismatchError
 from raydrop.frontier import write_frontier
 from raydrop.frontier.growing import Watcher
-from raydrop.mirror import open_location, publish, refresh, remote_of, shown
+from raydrop.frontier.overlay import write_overlay
+from raydrop.mirror import open_location, publish, publish_folder, refresh, remote_of, shown
+from raydrop.plan import make_plan, trial_configs
 from raydrop.remote import Remote, canonical_url, is_url
 from raydrop.store import META, Entry, Store
-from raydrop.study import config_hash
+from raydrop.study import Study, config_hash
 
 pytest.importorskip("moto")
 
@@ -163,6 +167,14 @@ def test_a_url_that_is_none_gives_one_sentence(url: str, found: str) -> None:
         f"Expected s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, found {found}"
     )
     assert "\n" not in str(caught.value)
+
+
+def test_logs_of_a_mirror_are_uploaded_and_others_stay(url: str, tmp_path: Path) -> None:
+    for out in (open_location(url), tmp_path):
+        (out / "tensorboard" / "trials").mkdir(parents=True)
+        (out / "tensorboard" / "trials" / "events").write_bytes(b"1")
+        publish_folder(out / "tensorboard")
+    assert list(Remote(url).listing()) == ["tensorboard/trials/events"]
 
 
 def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
@@ -501,22 +513,21 @@ def test_a_second_writer_finds_the_first_ones_entry(nodes: Nodes, url: str) -> N
 def test_writers_whose_uploads_interleave_leave_one_sound_entry(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both upload all arrays, then the first its ``meta.json``, then the second."""
+    """The second writes everything between the first's arrays and its ``meta.json``."""
     stores = [nodes.store("first"), nodes.store("second")]
-    arrived = threading.Barrier(2)
     write_bytes = Remote.write_bytes
-
-    def wait(there: Remote, name: str, content: bytes) -> None:
-        arrived.wait(timeout=30)
-        write_bytes(there, name, content)
 
     def write(worker: int) -> Entry:
         mine = {"worker": np.full(1000, worker)}
         return stores[worker].write("scores", CONFIG, {"worker": worker}, mine)
 
-    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(Remote, "write_bytes", wait)
-        list(pool.map(write, range(2)))
+    def other_first(there: Remote, name: str, content: bytes) -> None:
+        monkeypatch.setattr(Remote, "write_bytes", write_bytes)
+        write(1)
+        write_bytes(there, name, content)
+
+    monkeypatch.setattr(Remote, "write_bytes", other_first)
+    write(0)
     found = [store.find("scores", CONFIG) for store in (*stores, nodes.store("third"))]
     for entry in found:
         assert entry is not None
@@ -651,6 +662,45 @@ def test_a_sweep_in_the_object_store_can_be_watched(nodes: Nodes, url: str) -> N
     snapshot = watcher.look()
     assert snapshot.is_over
     assert snapshot.finished == len(trials)
+
+
+def test_a_plan_writes_nothing_and_another_studys_prefix_is_refused(
+    url: str, tmp_path: Path
+) -> None:
+    study = Study(
+        "tiny",
+        "digits+subset(12, test=6)",
+        "small_cnn",
+        {"method": "random", "keep_fraction": 0.5},
+        seeds=(0,),
+    )
+    options = Options(out=Path(url), dry_run=True)
+    assert run_study(study, options, Console(quiet=True)).planned == 2
+    assert Remote(url).listing() == {}
+    dataset = load_dataset(study.dataset)
+    plan = make_plan(study, trial_configs(study, expand(study)), dataset)
+    write_study_file(open_location(url), study, expand(study), plan, dataset)
+    assert sorted(Remote(url).listing()) == ["study.json"]
+    other = dataclasses.replace(study, budget="equal_steps")
+    with pytest.raises(StudyMismatchError, match=f"^Expected {re.escape(url)} to belong to this"):
+        run_study(other, options, Console(quiet=True))
+    Remote(url).write_bytes("study.json", b"{")
+    with pytest.raises(StudyMismatchError, match=r"^Expected s3://bucket/\w+/study.json to descr"):
+        run_study(study, options, Console(quiet=True))
+
+
+def test_studies_of_two_prefixes_are_laid_over_each_other(url: str) -> None:
+    study, (before, _, after) = FakeStudy(keeps=(0.5,), quotas=("none",)), url.partition("?")
+    urls = [f"{before}/{name}?{after}" for name in ("first", "second", "both")]
+    for each in urls[:2]:
+        folder = study.write(open_location(each))
+        publish(folder / "study.json", (folder / "study.json").read_bytes())
+    result = write_overlay(urls[:2], urls[2])
+    assert list(result.studies) == ["fake (first)", "fake (second)"]
+    expected = result.paths["overlay.csv"].read_bytes()
+    assert Remote(urls[2]).read_bytes("overlay.csv") == expected
+    with pytest.raises(ConfigError, match="found first more than once"):
+        write_overlay([urls[0], urls[0]], urls[2])
 
 
 SWEEP = """
@@ -850,3 +900,22 @@ def test_torchvisions_folder_comes_from_the_object_store(
     with pytest.raises(DataError, match="enough"):
         load_dataset("mnist", url.replace("?", "/data?"))
     assert found == [b"pixels"]
+
+
+def test_downloads_into_one_folder_happen_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, most = 0, 0
+
+    class Official:
+        def __init__(self, root: str, download: bool) -> None:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.2)
+            inside -= 1
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", Official)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: download("mnist", "MNIST", tmp_path), range(3)))
+    assert most == 1

@@ -21,6 +21,7 @@ from raydrop.errors import ConfigError, in_one_line, unknown_name
 from raydrop.frontier.fronts import hypervolume
 from raydrop.frontier.growing import GrowingFront, Watcher, best_worst
 from raydrop.frontier.table import worst_accuracy
+from raydrop.mirror import publish_folder
 from raydrop.plan import TrialRun
 from raydrop.study import By, Study
 
@@ -64,7 +65,8 @@ class TensorBoardLogger:
 
         del study
         self.place = f"tensorboard --logdir {out / 'tensorboard'}"
-        self._writer = SummaryWriter(logdir=str(out / "tensorboard"))
+        self._folder = out / "tensorboard"
+        self._writer = SummaryWriter(logdir=str(self._folder))
 
     def log_trial(
         self, step: int, trial: Mapping[str, Any], accuracies: Mapping[str, float]
@@ -83,8 +85,9 @@ class TensorBoardLogger:
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is pending, and end."""
+        """Write what is pending, upload it where results go to an object store, and end."""
         self._writer.close()
+        publish_folder(self._folder)
 
 
 class MlflowLogger:

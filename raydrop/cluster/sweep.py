@@ -5,8 +5,10 @@ Trials that prune a network start from the weights of those that trained it, so 
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,19 @@ from raydrop.cluster.resources import Layout
 from raydrop.cluster.scoring import WORKER_DEATHS, Context, attempt
 from raydrop.cluster.visibility import Place
 from raydrop.cluster.worker import prepare_process
-from raydrop.errors import ConfigError
+from raydrop.errors import ConfigError, RaydropError, StoreError
 from raydrop.mirror import remote_of
 from raydrop.network_trials import run_network_trial
 from raydrop.plan import TrialRun
 from raydrop.stages import run_trial
 from raydrop.store import Store
-from raydrop.study import Study
+from raydrop.study import Study, config_hash
+
+_UNWRITTEN = "unwritten"
+"""What a trial reports under this name is why nothing could be written."""
+
+_ROOM_BYTES = 2**16
+"""What a place for results has room for, unless it is full."""
 
 
 @dataclass(frozen=True)
@@ -96,20 +104,10 @@ def _tune(
     shared = TrialContext(context.study, context.place, context.data, layout, ready)
     guard = _Guard(Watch(layout), name, context.losses)
     with stage_progress(context.console, name, len(ready)) as progress:
-        tuner = make_tuner(
-            tune.with_parameters(_trial_task, context=shared),
-            list(ready),
-            layout,
-            name,
-            work,
-            [guard, _Advance(progress, ready), *callbacks],
-        )
-        try:
-            grid = tuner.fit()
-        except Exception:
-            if guard.error is not None:  # which Tune wraps in its own
-                raise guard.error from None
-            raise
+        trainable = tune.with_parameters(_trial_task, context=shared)
+        told = [guard, _Advance(progress, ready), *callbacks]
+        with _in_a_sentence(guard, context.store):
+            grid = make_tuner(trainable, list(ready), layout, name, work, told).fit()
     for result in grid:
         if result.error is not None and result.config is not None:
             run = ready[result.config["trial_id"]]
@@ -169,24 +167,67 @@ def _clear(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _in_a_sentence(guard: _Guard, store: Store) -> Iterator[None]:
+    """Have Tune tell of failures through the guard, or as what a full disk is to a study.
+
+    Raises:
+        RaydropError: If the sweep cannot go on.
+    """
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # a traceback for every process that died
+    try:
+        yield
+    except Exception:
+        # Files of Tune's own that were cut short fail in ways that do not say why.
+        reason = guard.error or _unwritable(store)
+        if reason is None:
+            raise
+        raise reason from None
+    finally:
+        logger.setLevel(level)
+
+
+def _unwritable(store: Store) -> StoreError | None:
+    """Return why nothing can be written where results go, or None."""
+    try:
+        store.write("probe", {"kind": "probe"}, {"room": "x" * _ROOM_BYTES})
+    except StoreError as error:
+        return error
+    store.remove("probe", config_hash({"kind": "probe"}))
+    return None
+
+
 class _Guard(tune.Callback):
-    """Counts trials whose process died, and ends a sweep that has no place left to run."""
+    """Counts trials whose process died, and ends a sweep that cannot go on.
+
+    That is one without a place to run, or without a place to write to.
+    """
 
     def __init__(self, watch: Watch, stage: str, losses: Losses) -> None:
         self._watch, self._stage, self._losses = watch, stage, losses
-        self.error: ConfigError | None = None
+        self.error: RaydropError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave all out of the copy of itself that Tuner keeps on disk and never reads."""
         return {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look after the nodes."""
+        """Look after the nodes, and end the sweep where it cannot go on."""
         try:
             self._watch.check()
         except ConfigError as error:
             self.error = error
-            raise
+        if self.error is not None:
+            raise self.error
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Take note of a trial that could not write even why it failed."""
+        if _UNWRITTEN in result:
+            self.error = StoreError(result[_UNWRITTEN])
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Count a process that died and whose trial is tried again."""
@@ -236,8 +277,11 @@ def _trial_task(config: dict[str, Any], context: TrialContext) -> None:
 
     message = attempt(work)
     if message is not None:
-        _record_failure(store, run, message)
         outcome = {"failed": True}
+        try:
+            _record_failure(store, run, message)
+        except StoreError as error:
+            outcome[_UNWRITTEN] = str(error)
     tune.report(outcome)
 
 

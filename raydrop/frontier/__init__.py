@@ -241,7 +241,7 @@ def remarks(records: Records) -> list[str]:
     """Return what a reader of the table has to know besides: a sentence each, often none.
 
     Trials that failed, with the first reason; trials that are missing; finished trials of the
-    folder that the study does not ask for.
+    folder that the study does not ask for; processes that died and were replaced.
     """
     sentences = []
     if records.failures:
@@ -260,6 +260,12 @@ def remarks(records: Records) -> list[str]:
     if others:
         sentences.append(
             f"{others} finished trials in this folder are not part of this study and are left out."
+        )
+    deaths = records.provenance.get("worker_deaths", 0)
+    if deaths:
+        sentences.append(
+            f"{deaths} worker processes died in this folder's runs and were replaced; what they had "
+            "not finished was done again, and no number depends on it."
         )
     return sentences
 

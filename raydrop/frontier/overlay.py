@@ -21,7 +21,8 @@ from raydrop.frontier.files import csv_text, make_folder, replace_file
 from raydrop.frontier.overlay_plot import overlay_figure
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.table import frontier_table, with_fronts
-from raydrop.mirror import open_location
+from raydrop.mirror import open_location, short_name, shown
+from raydrop.remote import is_url
 from raydrop.study import By
 
 ABOUT_ONE_STUDY = ("front_probability", "front_status")
@@ -104,8 +105,8 @@ def study_names(studies: Sequence[Records]) -> list[str]:
     """
     names = [str(records.provenance["name"]) for records in studies]
     for candidates in (
-        [records.directory.resolve().name for records in studies],
-        [str(records.directory) for records in studies],
+        [short_name(records.directory) for records in studies],
+        [shown(records.directory) for records in studies],
     ):
         counts = Counter(names)
         names = [
@@ -140,17 +141,23 @@ def overlay_table(studies: Mapping[str, Records], by: By) -> pd.DataFrame:
 
 
 def _check_distinct(directories: Sequence[str | Path]) -> None:
-    places = Counter(open_location(directory).resolve() for directory in directories)
+    places = Counter(map(_same_place, directories))
     if len(directories) < 2:
         raise ConfigError(
             f"Expected two or more output folders for --out, found {len(directories)}; name "
             "another, or leave out --out, since a study's own frontier is written into its folder."
         )
-    twice = next((place.name for place, count in places.items() if count > 1), None)
+    twice = next((short_name(place) for place, count in places.items() if count > 1), None)
     if twice is not None:
         raise ConfigError(
             f"Expected different output folders, found {twice} more than once; name each once."
         )
+
+
+def _same_place(directory: str | Path) -> Path:
+    """Return the one path of a folder; of a URL that of its mirror, which has no other."""
+    folder = open_location(directory)
+    return folder if is_url(directory) else folder.resolve()
 
 
 def _check_same_data(studies: Sequence[Records]) -> None:

@@ -539,6 +539,7 @@ def _provenance(
             "trial": (len(trials), float(trials["seconds"].sum())),
         },
         "trials_asked": len(study["trials"]),
+        "worker_deaths": len(store.keys("loss")),
         "trials_of_other_studies": len(stored - {trial["trial_id"] for trial in study["trials"]}),
     }
 

@@ -410,6 +410,9 @@ def _provenance(records: Records) -> list[tuple[str, str]]:
     others = facts["trials_of_other_studies"]
     if others:
         rows.append(("not shown", f"{others} trials in the store that this study does not ask for"))
+    deaths = facts.get("worker_deaths", 0)
+    if deaths:
+        rows.append(("processes replaced", f"{deaths}, which died while this folder was computed"))
     return [(name, str(value)) for name, value in rows if value]
 
 

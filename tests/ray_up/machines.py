@@ -13,12 +13,14 @@ its processes do.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +61,7 @@ class Machine:
     pid: int
     """Of its first process, as seen from here."""
     environment: dict[str, str]
-    outputs: int = field(default=0)
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -72,8 +74,7 @@ class Machine:
         Returns:
             The process, and the file of what it says.
         """
-        self.outputs += 1
-        output = self.folder / f"output{self.outputs}"
+        output = self.folder / f"output{len(self.started)}"
         variables = [f"{key}={value}" for key, value in (self.environment | environment).items()]
         command = [*_enter(self.pid, "-m", "-p", "-n"), "env", "-i", f"--chdir={ROOT}", *variables]
         with output.open("wb") as file:
@@ -83,6 +84,7 @@ class Machine:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
+        self.started.append(process)
         return process, output
 
     def run(
@@ -109,10 +111,10 @@ class Machine:
         process, _ = self.start(*words)
         return process.wait(30) == 0
 
-    def processes(self) -> list[str]:
-        """Return the command lines of what runs there, besides its first process and sshd."""
+    def processes(self) -> dict[int, str]:
+        """Return what runs there besides its first process and sshd, by its number here."""
         own = Path(f"/proc/{self.pid}/ns/pid").readlink()
-        lines = []
+        lines = {}
         for place in Path("/proc").glob("[0-9]*"):
             try:
                 inside = (place / "ns" / "pid").readlink() == own
@@ -120,14 +122,22 @@ class Machine:
             except OSError:
                 continue
             if inside and line and int(place.name) != self.pid and "sshd" not in line.split()[0]:
-                lines.append(line)
+                lines[int(place.name)] = line
         return lines
+
+    def log_out(self) -> None:
+        """End what was started there, such as tunnels."""
+        for number in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
 
     def end(self) -> None:
         """End it and everything that runs there."""
         self.process.kill()
         with self.process:  # which waits, and closes what it wrote to
             pass
+        for process in self.started:
+            process.wait(timeout=30)
 
 
 @dataclass
@@ -200,6 +210,7 @@ class Lab:
         inside = _enter(machine.pid, "-n")
         _run(*inside, "ip", "link", "set", "lo", "up")
         if not address:
+            _run(*inside, "ip", "address", "add", f"{CLIENT}/32", "dev", "lo")
             _run(*_enter(machine.pid, "-m", "-p", "-n"), "sh", "-c", FORWARD)
             return
         middle, wire = _enter(self.client.pid, "-n"), f"to-{machine.name}"
@@ -211,6 +222,11 @@ class Lab:
         _run(*middle, "ip", "route", "add", f"{address}/32", "dev", wire, "src", CLIENT)
         _run(*inside, "ip", "route", "add", CLIENT, "dev", "eth0")
         _run(*inside, "ip", "route", "add", "default", "via", CLIENT, "src", address)
+
+    def left(self) -> list[str]:
+        """Return what still runs on the machines of the cluster, besides sshd."""
+        others = [machine for machine in self.machines.values() if machine is not self.client]
+        return [line for machine in others for line in machine.processes().values()]
 
     def install(self, machine: Machine, folder: str) -> None:
         """Put Python, Ray and raydrop into a folder of a machine's home."""
@@ -283,9 +299,7 @@ def _write_scripts(source: Path, target: Path, lab: Path, rsync: Mapping[str, st
         (target / script.name).chmod(0o755)
 
 
-def wait_for(
-    condition: Callable[[], bool], what: str, timeout: float = 120, pause: float = 1
-) -> None:
+def wait_for(condition: Callable[[], object], what: str, timeout: float = 120) -> None:
     """Wait until something is so.
 
     Raises:
@@ -294,7 +308,19 @@ def wait_for(
     limit = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < limit, f"{what}: not within {timeout} s"
-        time.sleep(pause)
+        time.sleep(1)
+
+
+def wait_for_none(found: Callable[[], list[str]], timeout: float = 180) -> None:
+    """Wait until nothing is found any more.
+
+    Raises:
+        AssertionError: If something is, after that time (s); it is shown.
+    """
+    limit = time.monotonic() + timeout
+    while left := found():
+        assert time.monotonic() < limit, f"left after {timeout} s: {left}"
+        time.sleep(1)
 
 
 def _enter(pid: int, *kinds: str) -> list[str]:

@@ -156,6 +156,7 @@ def launcher_problems(config: dict[str, Any]) -> list[Problem]:
         _missing_node_keys,
         _made_security_group,
         _plain_metadata,
+        _missing_image,
         _other_versions,
         _unsaid_versions,
         _missing_token,
@@ -236,6 +237,12 @@ def _plain_metadata(launcher: Launcher) -> Iterator[Problem]:
                 repr(options.get("HttpTokens")),
                 "write MetadataOptions: {HttpTokens: required}",
             )
+
+
+def _missing_image(launcher: Launcher) -> Iterator[Problem]:
+    """Yield a problem where the autoscaler would fail, which reads this key before any other."""
+    if launcher.docker and not given(launcher.docker.get("image")):
+        yield _missing("docker.image", "the autoscaler never starts a worker")
 
 
 def _other_versions(launcher: Launcher) -> Iterator[Problem]:
