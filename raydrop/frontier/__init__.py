@@ -264,8 +264,8 @@ def remarks(records: Records) -> list[str]:
     deaths = records.provenance.get("worker_deaths", 0)
     if deaths:
         sentences.append(
-            f"{deaths} worker processes died in this folder's runs and were replaced; what they had "
-            "not finished was done again, and no number depends on it."
+            f"{deaths} worker processes died in this folder's runs and were replaced; what they "
+            "had not finished was done again, and no number depends on it."
         )
     return sentences
 
