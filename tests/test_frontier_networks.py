@@ -64,9 +64,10 @@ from raydrop.frontier.plots import (
     keep_fraction_figure,
     to_svg,
 )
+from raydrop.frontier.points import POINT
 from raydrop.frontier.records import NETWORK, Records
 from raydrop.frontier.report import render_report
-from raydrop.frontier.report_tables import point_columns, point_rows
+from raydrop.frontier.report_tables import point_columns, point_rows, with_forward_times
 from raydrop.frontier.report_tables import recall_changes as cell_changes
 from raydrop.frontier.table import by_merit, mean_recalls
 from raydrop.store import Store
@@ -558,6 +559,20 @@ def test_rows_of_points_have_columns_about_networks(table: pd.DataFrame) -> None
     assert cells["parameters"]["text"] == "2,000"
     dense = point_columns(points[points["network_target"] == "none"], "class")
     assert not {"target", "MACs removed"} & {column["name"] for column in dense}
+
+
+def test_forward_times_are_means_of_the_points_own_trials(
+    records: Records, table: pd.DataFrame
+) -> None:
+    trials = records.trials.copy()
+    trials["forward_seconds"] = np.arange(len(trials)) / 1000.0
+    points = with_forward_times(table, trials)
+    for row in points.sample(8, random_state=0).to_dict("records"):
+        own = np.logical_and.reduce([trials[name] == row[name] for name in POINT])
+        assert row["forward_ms"] == pytest.approx(1000 * trials["forward_seconds"][own].mean())
+    assert point_columns(points, "class")[-1] == {"name": "forward, ms", "text": False}
+    dense = table[table["network_target"] == "none"]
+    assert "forward_ms" not in with_forward_times(dense, trials)
 
 
 def test_recalls_by_class_change_against_the_dense_network_of_the_same_data(

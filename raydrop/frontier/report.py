@@ -44,6 +44,7 @@ from raydrop.frontier.report_tables import (
     recall_changes,
     recall_rows,
     shown_classes,
+    with_forward_times,
     with_range,
 )
 from raydrop.frontier.sentences import comparison_answers
@@ -111,7 +112,7 @@ def _facts(
     """Return what the template is given besides figures and scripts."""
     recalls = mean_recalls(records.trials, by)
     changes = recall_changes(table, recalls)
-    points = chosen_points(by_merit(table, by))
+    points = with_forward_times(chosen_points(by_merit(table, by)), records.trials)
     names, sizes = records.names(by), records.sizes(by)
     shown, style = shown_classes(recalls), SeriesStyle.of(table)
     interactive = interactive_frontier(points, by, style)

@@ -17,6 +17,7 @@ from raydrop.frontier.names import (
     point_name,
     scorer_name,
 )
+from raydrop.frontier.points import POINT
 from raydrop.frontier.table import front_mark, gap_and_std, worst_accuracy
 from raydrop.study import By
 
@@ -60,6 +61,7 @@ _FURTHER: tuple[tuple[str, str, bool], ...] = (
     ("balanced_accuracy", "balanced", False),
     ("front_probability", "P(front)", False),
     ("front_status", "status", True),
+    ("forward_ms", "forward, ms", False),
 )
 """Columns of the frontier's table that are shown where it has them, their headings, and whether
 they are text."""
@@ -81,6 +83,23 @@ def chosen_points(ordered: pd.DataFrame, limit: int = SHOWN_POINTS) -> pd.DataFr
     first |= ordered["on_front_at_keep_fraction"]
     order = np.lexsort((rank, ~first))
     return ordered.iloc[np.sort(order[:limit])]
+
+
+def with_forward_times(points: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Return points with ``forward_ms``, where networks are pruned and it was measured.
+
+    That is the mean over seeds of the milliseconds that a forward pass of 64 images took. It is a
+    timing, so it is no column of ``frontier.csv``, which one study always gives the same bytes.
+
+    Args:
+        points: Rows of the frontier's table.
+        trials: A row per trial.
+    """
+    if not has_networks(points):
+        return points
+    seconds = trials.groupby(list(POINT))["forward_seconds"].mean()
+    keys = pd.MultiIndex.from_frame(points[list(POINT)])
+    return points.assign(forward_ms=1000 * seconds.astype("float64").reindex(keys).to_numpy())
 
 
 def point_columns(points: pd.DataFrame, by: By) -> list[Cell]:
