@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raydrop.data.batches import PreparedData, even_groups
 from raydrop.network import network_rule
-from raydrop.network.base import Pruned, PruningTask, Step, parse_target
+from raydrop.network.base import NetworkSize, Pruned, PruningTask, Step, parse_target
 from raydrop.network.masks import apply_masks
 from raydrop.network.measure import network_size
 from raydrop.network.saving import NetworkSpec, network_entry
@@ -57,7 +57,7 @@ def run_network_trial(
     start = time.perf_counter()
     pruner = _Pruner(study, run, data, store, device)
     pruned = pruner.pruned_and_retrained()
-    size, dense = pruned.size, network_size(pruner.dense, data.dataset.image_shape)
+    size, dense = pruned.size, pruner.dense_size
     facts = {
         "network_sparsity": 1 - size.weights / dense.weights,
         "macs_removed": 1 - size.macs / dense.macs,
@@ -137,6 +137,11 @@ class _Pruner:
         load_state(model, entry.array("weights"))
         return model
 
+    @cached_property
+    def dense_size(self) -> NetworkSize:
+        """Its size, measured."""
+        return network_size(self.dense, self.data.dataset.image_shape)
+
     def pruned_and_retrained(self) -> Pruned:
         """Return the network after all rounds, retrained."""
         network, trial = self.study.pruning_of_networks(), self.run.trial
@@ -148,7 +153,7 @@ class _Pruner:
             model=self.dense,
             image_shape=self.data.dataset.image_shape,
             target=parse_target(trial.network_target, structured=method.structured),
-            dense=network_size(self.dense, self.data.dataset.image_shape),
+            dense=self.dense_size,
             steps=partial(self._steps, reads_reference=loss.needs_reference),
             loss=lambda logits, step: batch_loss(
                 loss, logits, step.labels, step.units, step.reference

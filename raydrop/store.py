@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from raydrop.errors import StoreError
 from raydrop.mirror import is_fresh, open_location, remote_of
 from raydrop.remote import ObjectFacts, Remote, is_url
-from raydrop.study import canonical_json, config_hash
+from raydrop.study import canonical_json, config_hash, sorted_json
 
 logger = logging.getLogger("raydrop")
 
@@ -501,7 +501,8 @@ def _check_files(body: Mapping[str, Any]) -> None:
 
 
 def _seal(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+    """Return the hash of an entry's description, which was read from JSON."""
+    return hashlib.sha256(sorted_json(body).encode()).hexdigest()
 
 
 def _entry(key: str, place: Path, body: Mapping[str, Any]) -> Entry:

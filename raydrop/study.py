@@ -48,8 +48,12 @@ def canonical_json(value: Any) -> str:
     Keys that are numbers become texts before they are sorted, so that a value and what is read
     back from its JSON have the same text.
     """
-    plain = json.loads(json.dumps(value, allow_nan=False))
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return sorted_json(json.loads(json.dumps(value, allow_nan=False)))
+
+
+def sorted_json(plain: Any) -> str:
+    """Return :func:`canonical_json` of what was read from JSON, in one pass instead of three."""
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

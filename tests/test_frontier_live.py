@@ -18,8 +18,9 @@ from test_frontier_records import GROUPED, FakeStudy
 
 from raydrop.errors import ConfigError, StoreError
 from raydrop.frontier import frontier_table, load_records
-from raydrop.frontier.growing import POINT, GrowingFront, Snapshot, Watcher, best_worst
+from raydrop.frontier.growing import GrowingFront, Snapshot, Watcher, best_worst
 from raydrop.frontier.live import line_view, live_view, watch
+from raydrop.frontier.points import POINT_OF_STUDY
 from raydrop.store import Store
 from raydrop.study import By
 
@@ -54,10 +55,12 @@ def test_the_last_front_is_that_of_the_frontier_table(
     snapshot = Watcher(study.write(tmp_path), by).look()
     records = load_records(tmp_path)
     unit = records.chosen(by)
-    table = frontier_table(records.trials, by=unit).sort_values(list(POINT), ignore_index=True)
-    names = [*POINT, "n_seeds", "average_accuracy", f"worst_{unit}_accuracy"]
+    table = frontier_table(records.trials, by=unit).sort_values(
+        list(POINT_OF_STUDY), ignore_index=True
+    )
+    names = [*POINT_OF_STUDY, "n_seeds", "average_accuracy", f"worst_{unit}_accuracy"]
     names += ["on_front", "on_front_at_keep_fraction"]
-    points = snapshot.points.sort_values(list(POINT), ignore_index=True)
+    points = snapshot.points.sort_values(list(POINT_OF_STUDY), ignore_index=True)
     pd.testing.assert_frame_equal(points[names], table[names], check_dtype=False, rtol=1e-15)
     assert snapshot.by == unit
     assert snapshot.is_over
@@ -326,4 +329,4 @@ def test_study_json_has_what_the_watcher_reads(tmp_path: Path) -> None:
     """A trial's entry there names every part of a point."""
     STUDY.write(tmp_path)
     trial = json.loads((tmp_path / "study.json").read_text())["trials"][0]
-    assert {*POINT, "seed", "trial_id"} <= trial.keys()
+    assert {*POINT_OF_STUDY, "seed", "trial_id"} <= trial.keys()

@@ -23,11 +23,11 @@ from raydrop.frontier.details import costs_figure, heatmap_figure, images_figure
 from raydrop.frontier.estimates import WorstEstimates, worst_estimates
 from raydrop.frontier.files import csv_text, parquet_bytes, replace_file
 from raydrop.frontier.fronts import attained_fronts, front_over, hypervolume, hypervolumes
-from raydrop.frontier.harm import harm_table, prunes_networks
+from raydrop.frontier.harm import harm_table
 from raydrop.frontier.intervals import worst_class_interval
 from raydrop.frontier.lost import lost_images
 from raydrop.frontier.lost_plot import lost_figure
-from raydrop.frontier.names import has_several_models, series_name, setting_name
+from raydrop.frontier.names import has_networks, has_several_models, series_name, setting_name
 from raydrop.frontier.network import network_points
 from raydrop.frontier.network_plot import network_figure
 from raydrop.frontier.pareto import pareto_front
@@ -152,7 +152,7 @@ def write_frontier(directory: str | Path, by: str | None = None, *, pdf: bool = 
         resamples=resamples,
     )
     compared = compare_points(records, unit)
-    harmed = harm_table(records, unit) if prunes_networks(records) else None
+    harmed = harm_table(records, unit) if has_networks(table) else None
     figures = _figures(records, table, unit)
     svgs = {name: to_svg(figure) for name, figure in figures.items()}
     files = {

@@ -20,23 +20,12 @@ from numpy.typing import NDArray
 
 from raydrop.errors import ConfigError, StoreError, unknown_name
 from raydrop.frontier.names import DENSE
+from raydrop.frontier.points import POINT_OF_STUDY
 from raydrop.frontier.table import with_fronts, worst_accuracy
 from raydrop.metrics import by_class, by_group
 from raydrop.mirror import open_location, refresh
 from raydrop.store import Entry, Store
 from raydrop.study import SCHEMA, By
-
-POINT = (
-    "model",
-    "query_model",
-    "method",
-    "quotas",
-    "loss",
-    "network_method",
-    "network_target",
-    "keep_fraction",
-)
-"""What makes a point of one study: a trial's configuration without its seed."""
 
 _NETWORK = {"network_method": DENSE, "network_target": DENSE}
 """What configurations of before networks could be pruned do not say."""
@@ -69,13 +58,13 @@ class GrowingFront:
         """Take in one finished trial; told again, it counts once, with what it says last.
 
         Args:
-            trial: Its configuration: :data:`POINT` and ``seed``; a dense network where it does not
-                say.
+            trial: Its configuration: :data:`POINT_OF_STUDY` and ``seed``; a dense network where it
+                does not say.
             average: Its average accuracy, in [0, 1].
             worst: Its worst-class (or worst-group) accuracy, in [0, 1].
         """
         trial = {**_NETWORK, **trial}
-        key = tuple(trial[name] for name in POINT)
+        key = tuple(trial[name] for name in POINT_OF_STUDY)
         self._seeds[key][trial["seed"]] = average, worst
         self._means.pop(key, None)
 
@@ -85,14 +74,14 @@ class GrowingFront:
         return sum(map(len, self._seeds.values()))
 
     def points(self) -> pd.DataFrame:
-        """Return a row per point, ordered by :data:`POINT`.
+        """Return a row per point, ordered by :data:`POINT_OF_STUDY`.
 
         Returns:
-            :data:`POINT`, ``n_seeds``, ``average_accuracy``, ``worst_class_accuracy`` (or
+            :data:`POINT_OF_STUDY`, ``n_seeds``, ``average_accuracy``, ``worst_class_accuracy`` (or
             ``worst_group_accuracy``), both means over seeds, ``on_front`` and
             ``on_front_at_keep_fraction``.
         """
-        columns = [*POINT, "n_seeds", "average_accuracy", worst_accuracy(self.by)]
+        columns = [*POINT_OF_STUDY, "n_seeds", "average_accuracy", worst_accuracy(self.by)]
         rows = [(*key, len(self._seeds[key]), *self._mean(key)) for key in sorted(self._seeds)]
         return with_fronts(pd.DataFrame(rows, columns=columns), self.by)
 

@@ -149,11 +149,6 @@ def harm_table(records: Records, by: By = "class") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def prunes_networks(records: Records) -> bool:
-    """Return whether the study has finished trials that prune networks."""
-    return bool((records.trials["network_method"] != "none").any())
-
-
 def references(records: Records) -> dict[str, str]:
     """Return the trial that each pruned one is compared with, by trial ids.
 

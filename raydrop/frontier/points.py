@@ -20,6 +20,9 @@ POINT = (
 )
 """What makes a point; rows of the frontier table are ordered by these."""
 
+POINT_OF_STUDY = tuple(name for name in POINT if name not in ("dataset", "budget"))
+"""The same within one study, all of whose trials have one data set and one budget."""
+
 
 def points_of(trials: pd.DataFrame) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
     """Return every point, as values of :data:`POINT`, with its trials.

@@ -28,7 +28,7 @@ from raydrop.errors import (
 )
 from raydrop.frontier.intervals import image_agreement
 from raydrop.frontier.names import DENSE
-from raydrop.frontier.points import points_of
+from raydrop.frontier.points import POINT_OF_STUDY, points_of
 from raydrop.metrics import class_metrics, group_metrics
 from raydrop.mirror import open_location
 from raydrop.store import Entry, Store, required
@@ -134,18 +134,7 @@ GROUP_COLUMNS = (
 ``group``: what the trial's quotas and loss weights are about. The others are like their namesakes
 of classes, with a group's accuracy, correct over all its test samples, in place of a recall."""
 
-ROW_ORDER = [
-    "model",
-    "query_model",
-    "method",
-    "quotas",
-    "loss",
-    "network_method",
-    "network_target",
-    "keep_fraction",
-    "seed",
-    "trial_id",
-]
+ROW_ORDER = [*POINT_OF_STUDY, "seed", "trial_id"]
 
 
 @dataclass(frozen=True, eq=False)
