@@ -25,8 +25,8 @@ import numpy as np
 import pytest
 import ray
 import torch
-from ray._private.authentication import authentication_token_setup as authentication
 from ray.cluster_utils import Cluster
+from ray_clusters import node_options, two_nodes
 from rich.console import Console
 
 from raydrop.cluster import nodes, scoring, sweep
@@ -34,38 +34,19 @@ from raydrop.cluster.driver import Options, Outcome, run_study
 from raydrop.cluster.pool import PoolWorker, RayExecutor
 from raydrop.errors import ConfigError
 from raydrop.store import Store
-from raydrop.study import Study, Training
+from raydrop.study import Study
 
 pytestmark = pytest.mark.ray
 
 # Workers cannot import test files, so the classes and functions below travel whole.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-STUDY = Study(
-    name="chaos",
-    dataset="digits+subset(20, test=10)",
-    model="small_cnn",
-    param_space={
-        "method": {"grid_search": ["random", "el2n", "grand"]},
-        "keep_fraction": 0.5,
-    },
-    seeds=(0,),
-    training=Training(epochs=2),
-    initialisations=2,
-)
 TRIALS = 4
 """Of the study: three methods, and all the data."""
 ENTRIES = 2 + 3 + TRIALS
 """Query runs, scores and trials of an undisturbed run."""
 LONGEST = 120.0
 """Seconds that anything here may take on a busy machine."""
-
-SYSTEM_CONFIG = {
-    # The loss of a node is noticed within two seconds instead of half a minute.
-    "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 500,
-    "health_check_failure_threshold": 3,
-}
 
 
 def _load_benchmark() -> ModuleType:
@@ -79,31 +60,22 @@ def _load_benchmark() -> ModuleType:
     return module
 
 
+def _study(script: str) -> Study:
+    """The study that a script defines."""
+    names: dict[str, Any] = {}
+    exec(script, names)
+    study: Study = names["study"]
+    return study
+
+
 chaos = _load_benchmark()
-
-
-def _node(last: int) -> dict[str, Any]:
-    """Options of a node that listens on a loopback address of its own."""
-    return {
-        "num_cpus": 1,
-        "object_store_memory": 100 * 2**20,
-        "node_ip_address": f"127.0.0.{last}",
-    }
+STUDY = _study(chaos.STUDY)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    authentication.enable_token_auth_by_default()
-    authentication.ensure_token_if_auth_enabled()
-    head = {**_node(12), "include_dashboard": False, "_system_config": SYSTEM_CONFIG}
-    with pytest.MonkeyPatch.context() as patch:
-        # Whoever calls ray.init on this machine meanwhile is not to find this cluster.
-        patch.setattr("ray._private.utils.write_ray_address", lambda *_: None)
-        patch.setattr("ray._common.utils.reset_ray_address", lambda *_: None)
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(**_node(13))
+    with two_nodes(12) as cluster:
         yield cluster
-        cluster.shutdown()
 
 
 def _run(cluster: Cluster, out: Path, study: Study = STUDY) -> tuple[Outcome, str]:
@@ -206,7 +178,7 @@ def _losing_the_node(cluster: Cluster, there: Path, gone: Path) -> Iterator[None
     finally:
         there.touch()
         thread.join(LONGEST)
-        cluster.add_node(**_node(14))
+        cluster.add_node(**node_options(14))
 
 
 def _linger(head: str, there: Path, gone: Path) -> None:

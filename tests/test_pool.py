@@ -17,8 +17,8 @@ import pytest
 import ray
 import torch
 from numpy.typing import NDArray
-from ray._private.authentication import authentication_token_setup as authentication
 from ray.cluster_utils import Cluster
+from ray_clusters import SYSTEM_CONFIG, node_options, two_nodes
 
 from raydrop.cluster import pool
 from raydrop.cluster.pool import DEATHS_PER_SHARD, PoolWorker, RayExecutor
@@ -45,39 +45,14 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 Vector = NDArray[np.float32]
 
-SYSTEM_CONFIG = {
-    # The loss of a node is noticed within two seconds instead of half a minute.
-    "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 500,
-    "health_check_failure_threshold": 3,
-    # Sums as small as these tests' lie in the object store, as those of larger models do.
-    "max_direct_call_object_size": 1000,
-}
-
-
-def _node(last: int) -> dict[str, Any]:
-    """Options of a node that listens on a loopback address of its own."""
-    return {
-        "num_cpus": 1,
-        "object_store_memory": 100 * 2**20,
-        "node_ip_address": f"127.0.0.{last}",
-    }
+# Sums as small as these tests' lie in the object store, as those of larger models do.
+IN_OBJECT_STORE = {**SYSTEM_CONFIG, "max_direct_call_object_size": 1000}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    authentication.enable_token_auth_by_default()
-    authentication.ensure_token_if_auth_enabled()
-    head = {**_node(2), "include_dashboard": False, "_system_config": SYSTEM_CONFIG}
-    with pytest.MonkeyPatch.context() as patch:
-        # Whoever calls ray.init on this machine meanwhile is not to find this cluster.
-        patch.setattr("ray._private.utils.write_ray_address", lambda *_: None)
-        patch.setattr("ray._common.utils.reset_ray_address", lambda *_: None)
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(**_node(3))
-        with ray_session(cluster.address):
-            yield cluster
-        cluster.shutdown()
+    with two_nodes(2, IN_OBJECT_STORE) as cluster, ray_session(cluster.address):
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -452,5 +427,5 @@ def test_a_node_that_is_lost_takes_nothing_with_it(
         # The remaining node goes on, and the lost one's actor comes back with a new node.
         assert _results(executor, digits, state) == here
     finally:
-        cluster.add_node(**_node(4))
+        cluster.add_node(**node_options(4))
     assert done == len(ids)

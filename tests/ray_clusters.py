@@ -1,0 +1,43 @@
+"""Clusters of several nodes on one machine, for tests of Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from ray._private.authentication import authentication_token_setup as authentication
+from ray.cluster_utils import Cluster
+
+SYSTEM_CONFIG = {
+    # The loss of a node is noticed within two seconds instead of half a minute.
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 3,
+}
+
+
+def node_options(last: int) -> dict[str, Any]:
+    """Options of a node that listens on a loopback address of its own."""
+    return {
+        "num_cpus": 1,
+        "object_store_memory": 100 * 2**20,
+        "node_ip_address": f"127.0.0.{last}",
+    }
+
+
+@contextmanager
+def two_nodes(first: int, system_config: Mapping[str, Any] = SYSTEM_CONFIG) -> Iterator[Cluster]:
+    """A cluster of a head and a node, at 127.0.0.first and the address after it."""
+    authentication.enable_token_auth_by_default()
+    authentication.ensure_token_if_auth_enabled()
+    options = {"include_dashboard": False, "_system_config": dict(system_config)}
+    with pytest.MonkeyPatch.context() as patch:
+        # Whoever calls ray.init on this machine meanwhile is not to find this cluster.
+        patch.setattr("ray._private.utils.write_ray_address", lambda *_: None)
+        patch.setattr("ray._common.utils.reset_ray_address", lambda *_: None)
+        cluster = Cluster(initialize_head=True, head_node_args={**node_options(first), **options})
+        cluster.add_node(**node_options(first + 1))
+        yield cluster
+        cluster.shutdown()
