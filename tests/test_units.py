@@ -311,5 +311,5 @@ def test_a_trial_whose_quota_scores_failed_is_said_to_lack_them(
     point = {"method": "random", "quotas": "from_method:el2n", "keep_fraction": 0.2}
     run = prepared(STUDY, data, store, **point)
     assert run.quota_scores is not None
-    assert _lost_input(store, run, {run.quota_scores.key: "why"}) == "why"
-    assert _lost_input(store, run, {}) is None
+    assert _lost_input(run, {run.quota_scores.key: "why"}) == "why"
+    assert _lost_input(run, {}) is None

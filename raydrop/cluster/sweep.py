@@ -82,9 +82,14 @@ def _ready(
 ) -> dict[str, TrialRun]:
     """Return the trials by key of which all is there; the others have failed, and for what."""
     ready: dict[str, TrialRun] = {}
+    # Once for each dense network: its weights are read whole, and many trials share them.
+    dense = {run.dense.key: run.dense for run in trials if run.dense is not None}
+    without = {key: _lost_network(store, run) for key, run in dense.items()}
     for run in trials:
         store.remove("failure", run.key)
-        reason = _lost_input(store, run, lost)
+        reason = _lost_input(run, lost)
+        if reason is None and run.dense is not None:
+            reason = without[run.dense.key]
         if reason is None:
             ready[run.key] = run
         else:
@@ -285,14 +290,19 @@ def _trial_task(config: dict[str, Any], context: TrialContext) -> None:
     tune.report(outcome)
 
 
-def _lost_input(store: Store, run: TrialRun, lost: Mapping[str, str]) -> str | None:
-    """Return why something that a trial needs is not there, or None."""
+def _lost_input(run: TrialRun, lost: Mapping[str, str]) -> str | None:
+    """Return why a query run or score that a trial needs is not there, or None."""
     for needed in (run.score, run.quota_scores, run.recalls):
         if needed is not None and needed.key in lost:
             return lost[needed.key]
-    if run.dense is None or store.read("weights", run.dense.weights_key) is not None:
+    return None
+
+
+def _lost_network(store: Store, dense: TrialRun) -> str | None:
+    """Return why the weights of a dense trial are not there, or None."""
+    if store.read("weights", dense.weights_key) is not None:
         return None
-    failure = store.read("failure", run.dense.key)
+    failure = store.read("failure", dense.key)
     reason = failure.info["message"] if failure else "it left no weights; run the same study again."
     return f"The dense network that it prunes is not there: {reason}"
 
