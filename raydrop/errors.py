@@ -39,6 +39,10 @@ class ScoringError(RaydropError):
     """A score could not be computed; what was scored before is kept."""
 
 
+class NoMemoryError(RaydropError, MemoryError):
+    """Memory, of a machine or of a GPU, ran out, with one sample at a time too."""
+
+
 class NetworkError(RaydropError, ValueError):
     """A network cannot be traced, pruned, saved, or built again from what was saved."""
 

@@ -9,6 +9,7 @@ from raydrop.errors import (
     ConfigError,
     DataError,
     NetworkError,
+    NoMemoryError,
     RaydropError,
     StoreError,
     unknown_name,
@@ -30,11 +31,12 @@ def test_every_error_survives_pickling_with_its_sentence(error: type[RaydropErro
 
 
 def test_errors_are_also_what_a_stranger_would_catch() -> None:
-    assert len(ERRORS) == 9
+    assert len(ERRORS) == 10
     assert issubclass(ConfigError, ValueError)
     assert issubclass(DataError, ValueError)
     assert issubclass(StoreError, OSError)
     assert issubclass(NetworkError, ValueError)
+    assert issubclass(NoMemoryError, MemoryError)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,9 +24,10 @@ from raydrop.frontier import (
     summary_table,
     write_frontier,
 )
-from raydrop.frontier.report import render_report
+from raydrop.frontier.report import TIMES, render_report
 from raydrop.frontier.report_tables import SHOWN_CLASSES
 from raydrop.store import Store
+from raydrop.study import TrialConfig
 
 FIGURES = ("frontier", "curves", "costs", "densities", "correlations", "heatmap")
 FILES = {"trials.parquet", "frontier.csv", "comparisons.csv", "report.html"}
@@ -475,6 +477,68 @@ def test_figures_as_pdf_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert all(content.startswith(b"%PDF-") for content in drawn.values())
     again = write_frontier(tmp_path, pdf=True).paths
     assert all(again[name].read_bytes() == drawn[name] for name in drawn if name != "costs.pdf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut(FakeStudy):
+    """Some trials had their batches cut; records of older versions say nothing of it."""
+
+    def info(self, trial: TrialConfig) -> dict[str, Any]:
+        parts = {0: {"batch_parts": 1}, 1: {"batch_parts": 2}, 2: {"batch_parts": 8}}
+        return super().info(trial) | parts.get(trial.seed, {})
+
+
+def origin_of(folder: Path) -> str:
+    """What the page says of where it comes from; names and values follow each other."""
+    text = Page(report_of(folder)).text
+    return text[text.index("Where this comes from") :]
+
+
+def test_trials_whose_batches_were_cut_are_counted(tmp_path: Path) -> None:
+    study = Cut(methods=("random",), keeps=(0.5,), seeds=(0, 1, 2, 3))
+    records = load_records(study.write(tmp_path / "cut"))
+    assert len(records.trials) == 12
+    facts = records.provenance
+    assert (facts["cut_trials"], facts["most_parts"]) == (6, 8)
+    (sentence,) = remarks(records)
+    assert sentence.startswith("6 trials had their batches cut, into 8 parts at most, because mem")
+    told = "batches cut" + "in 6 of 12 trials, into 8 parts at most, because memory ran out\n"
+    assert told in origin_of(tmp_path / "cut")
+    whole = load_records(dataclasses.replace(study, seeds=(0, 3)).write(tmp_path / "whole"))
+    assert (whole.provenance["cut_trials"], whole.provenance["most_parts"]) == (0, 1)
+    assert remarks(whole) == []
+    assert "batches cut" not in origin_of(tmp_path / "whole")
+
+
+def test_failed_trials_are_counted_by_their_sentences(tmp_path: Path) -> None:
+    failed = STUDY.trials()[:12]
+    STUDY.write(tmp_path, skip=failed)
+    for place, trial in enumerate(failed):
+        reason = f"reason {'abcdefghijkl'[place]}"
+        if place < 2:
+            reason = f"Expected room, <found> {place} times 1.5e-3; ask for more."
+        STUDY.write_failure(tmp_path, trial, reason)
+    (sentence,) = remarks(load_records(tmp_path))
+    assert sentence.startswith("12 trials failed and are not in the table; the first: random")
+    assert sentence.endswith(
+        "seed 0: Expected room, <found> 0 times 1.5e-3; ask for more. "
+        f"(2 for this reason; 1{TIMES} reason c; 1{TIMES} reason d; 1{TIMES} reason e; 7 further "
+        "reasons)"
+    )
+    told = origin_of(tmp_path)
+    first = f"2{TIMES} Expected room, <found> 0 times 1.5e-3; ask for more. 1{TIMES} reason c. 1"
+    assert "failed trials" + "12 of 36: " + first in told
+    assert f"1{TIMES} reason i. And 3 further reasons.\n" in told
+
+
+def test_a_reason_that_all_share_is_said_once(tmp_path: Path) -> None:
+    failed = STUDY.trials()[:2]
+    STUDY.write(tmp_path, skip=failed)
+    for trial in failed:
+        STUDY.write_failure(tmp_path, trial, "Expected room, found none; ask for more.")
+    (sentence,) = remarks(load_records(tmp_path))
+    assert sentence.startswith("2 trials failed")
+    assert sentence.endswith("seed 0: Expected room, found none; ask for more.")
 
 
 def test_processes_that_died_are_counted(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Callable
 
 import pytest
@@ -18,8 +17,6 @@ from raydrop.scores.memory import (
     LayerMemory,
     batch_size_for,
     bytes_per_sample,
-    in_halves,
-    is_out_of_memory,
     predict_memory,
 )
 
@@ -27,7 +24,6 @@ Build = Callable[[], nn.Module]
 Shape = tuple[int, ...]
 
 TASKS = ("gradient_sum", "norm", "last_layer_norm", "dot", "norm_and_dot")
-OUT_OF_MEMORY = "[enforce fail] DefaultCPUAllocator: can't allocate memory: tried 9 bytes."
 
 
 class Twice(nn.Module):
@@ -292,96 +288,3 @@ def test_batches_grow_with_memory_and_shrink_with_the_image() -> None:
     assert sizes == sorted(sizes)
     assert (sizes[0], sizes[-1]) == (1, 64)
     assert batch_size_for(model, (1, 16, 16), 1_000_000, limit=64) < sizes[10]
-
-
-# --- in halves ---
-
-
-def limited(capacity: int, seen: list[int]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Doubles images, if there are no more than ``capacity``."""
-
-    def compute(images: Tensor, labels: Tensor) -> Tensor:
-        assert len(images) == len(labels)
-        seen.append(len(images))
-        if len(images) > capacity:
-            raise RuntimeError(OUT_OF_MEMORY)
-        return 2 * images
-
-    return compute
-
-
-@pytest.mark.parametrize("capacity", range(1, 9))
-def test_parts_in_order_are_the_whole(capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_free", lambda: None)  # takes a while
-    for samples in range(20):
-        images = torch.arange(2.0 * samples).view(samples, 2)
-        seen: list[int] = []
-        told: list[int] = []
-        parts = in_halves(limited(capacity, seen), images, torch.arange(samples), told.append)
-        assert torch.equal(torch.cat([images[:0], *parts]), 2 * images)
-        assert [len(part) for part in parts] == [n for n in seen if n <= capacity]
-        assert seen == sorted(seen, reverse=True)
-        assert len(told) == len(seen) - len(parts)
-
-
-def test_a_batch_is_halved_until_it_fits() -> None:
-    seen, told = [], []
-    parts = in_halves(limited(3, seen), torch.zeros(10, 1), torch.zeros(10), told.append)
-    assert (seen, told) == ([10, 5, 3, 3, 3, 1], [5, 3])
-    assert [len(part) for part in parts] == [3, 3, 3, 1]
-
-
-def test_what_fits_is_computed_at_once() -> None:
-    seen: list[int] = []
-    assert len(in_halves(limited(10, seen), torch.zeros(10, 1), torch.zeros(10))) == 1
-    assert seen == [10]
-
-
-def test_a_single_sample_that_does_not_fit_is_named_with_its_size() -> None:
-    with pytest.raises(
-        ScoringError, match=r"\(3, 8\), 96 bytes.*batch of 5.*tried 9 bytes.*use a smaller model"
-    ) as caught:
-        in_halves(limited(0, []), torch.zeros(5, 3, 8), torch.zeros(5))
-    assert caught.value.__context__ is None
-
-
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError(OUT_OF_MEMORY)])
-def test_any_other_error_passes_through(error: Exception) -> None:
-    calls: list[int] = []
-
-    def compute(images: Tensor, labels: Tensor) -> None:
-        calls.append(len(images))
-        raise error
-
-    with pytest.raises(type(error)) as caught:
-        in_halves(compute, torch.zeros(4, 1), torch.zeros(4))
-    assert caught.value is error
-    assert calls == [4]
-
-
-def test_nothing_of_the_failed_attempt_is_alive_when_the_next_one_starts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(memory, "_free", lambda: None)  # not by collecting garbage either
-    alive: list[weakref.ref[Tensor]] = []
-
-    def compute(images: Tensor, labels: Tensor) -> int:
-        assert all(tensor() is None for tensor in alive)
-        large = torch.zeros(len(images), 1000)
-        alive.append(weakref.ref(large))
-        if len(images) > 1:
-            raise RuntimeError(OUT_OF_MEMORY)
-        return len(large)
-
-    assert in_halves(compute, torch.zeros(4, 1), torch.zeros(4)) == [1, 1, 1, 1]
-
-
-def test_out_of_memory_errors_are_told_from_others() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**45)  # more than any address space holds
-    assert is_out_of_memory(caught.value)
-    assert is_out_of_memory(MemoryError())
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))
-    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried"))
-    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not is_out_of_memory(ValueError(OUT_OF_MEMORY))

@@ -17,14 +17,15 @@ from raydrop.errors import ConfigError, StoreError
 from raydrop.store import Store
 
 Node = Mapping[str, float]
+Requests = list[dict[str, float]]
 CPU, GPU = {"CPU": 8.0}, {"CPU": 4.0, "GPU": 4.0}
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
-    """What an autoscaler is asked for; and looks that follow each other closely."""
-    requests: list[float | None] = []
-    monkeypatch.setattr(nodes, "_ask_for", requests.append)
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Requests]:
+    """What an autoscaler is asked for, the last of which it keeps; looks follow each other."""
+    requests: list[Requests] = []
+    monkeypatch.setattr(nodes, "_request", requests.append)
     monkeypatch.setattr(nodes, "LOOK_EVERY_SECONDS", 0.001)
     return requests
 
@@ -84,25 +85,25 @@ def test_layout_that_no_node_has_is_refused() -> None:
         make_layout([CPU, {"GPU": 4.0}], in_memory=True)
 
 
-def test_nothing_is_said_where_nodes_are_there(asked: list[float | None]) -> None:
+def test_nothing_is_said_where_nodes_are_there(asked: list[Requests]) -> None:
     assert _wait([[CPU]], None, 60.0) == (Layout(8, 1, 0.0), "")
     assert asked == []
 
 
-def test_nodes_that_come_late_are_waited_for(asked: list[float | None]) -> None:
+def test_nodes_that_come_late_are_waited_for(asked: list[Requests]) -> None:
     layout, printed = _wait([[], [{}], [{}, GPU]], 0.5, 60.0)
     assert layout == Layout(4, 1, 0.5)
-    assert asked == [0.5]
+    assert asked == [[{"CPU": 1, "GPU": 0.5}], []]  # and taken back
     assert printed.strip().startswith("waiting     up to 60 s for nodes: Expected at least one CPU")
 
 
-def test_nodes_that_never_come_are_told_with_what_there_is(asked: list[float | None]) -> None:
+def test_nodes_that_never_come_are_told_with_what_there_is(asked: list[Requests]) -> None:
     sentence = r"a node with 4 GPUs, .*found nodes with 1 at most; lower .* Waited 0\.01 s\."
     with pytest.raises(ConfigError, match=sentence):
         _wait([[{"CPU": 8.0, "GPU": 1.0}]] * 10_000, 4.0, 0.01)
     with pytest.raises(ConfigError, match=r"found no GPU; lower --gpus-per-worker \(0 uses none"):
         _wait([[CPU]], 4.0, 0.0)  # on this machine nothing is waited for
-    assert asked == [4.0]
+    assert asked == [[{"CPU": 1, "GPU": 4.0}], []]
 
 
 def test_a_place_that_is_gone_for_too_long_ends_the_study(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -35,8 +36,10 @@ from raydrop.scores.sharding import (
     ShardedGradients,
     Task,
     make_shards,
+    summed,
 )
 from raydrop.training.checkpoints import flat_state
+from tests.reference import sum_by_halving
 
 pytestmark = pytest.mark.ray
 
@@ -170,6 +173,32 @@ def test_a_worker_killed_in_mid_shard_leaves_every_bit_as_it_was(
         assert [line[1] for line in worker.lines() if line[0] == task].count("2") == 2
 
 
+def test_deaths_before_the_first_answer_are_counted(
+    data_ref: Any,
+    digits: PreparedData,
+    state: Vector,
+    here: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    class Frail(PoolWorker):
+        def __init__(self, *arguments: Any) -> None:
+            for marker in (tmp_path / "first", tmp_path / "second"):
+                if not marker.exists():
+                    marker.touch()
+                    os._exit(1)
+            super().__init__(*arguments)
+
+    deaths: list[int] = []
+    layout, told = Layout(1, 1, 0.0), lambda: deaths.append(1)
+    executor = RayExecutor(data_ref, "small_cnn", layout, worker=Frail, on_death=told)
+    try:
+        found = _results(executor, digits, state, ["gradient_sum"])
+    finally:
+        executor.close()
+    assert found == {"gradient_sum": here["gradient_sum"]}
+    assert len(deaths) == 2
+
+
 def test_a_shard_that_always_kills_its_worker_is_named_and_the_others_are_kept(
     start: Callable[..., RayExecutor],
     ids: NDArray[np.int64],
@@ -247,7 +276,10 @@ def test_without_workers_the_reason_is_told(
     with pytest.raises(ScoringError, match=reason):
         ShardedGradients(start(2, Unbuildable), ids).per_sample("norm", state, positions)
     monkeypatch.setattr(pool, "ANSWER_SECONDS", 1.0)
-    reason = r"found 13 that did not, .*none of 1 workers answered within 1 s, so see with 'ray st"
+    reason = (
+        r"found 13 that did not, .*none of 1 workers answered within 1 s, each of which asks for 2 "
+        r"CPUs; the cluster has 2 alive: 1 CPUs and 0 GPUs, 1 CPUs and 0 GPUs, so see with 'ray st"
+    )
     with pytest.raises(ScoringError, match=reason):
         ShardedGradients(start(1, cpus=2), ids).per_sample("norm", state, positions)
 
@@ -359,7 +391,7 @@ def test_what_was_lost_of_a_sum_is_recomputed_from_its_shards() -> None:
     def finish() -> Any:
         job = work.waiting.popleft()
         work.running += 1
-        work.ended(job, [Reference(f"part {job.node}")], None)
+        work.ended(job, [Reference(f"part {job.node}")], pool.BUNDLE_SECONDS)
         return job
 
     def lose(name: str) -> None:
@@ -383,6 +415,69 @@ def test_what_was_lost_of_a_sum_is_recomputed_from_its_shards() -> None:
     assert [finish().node for _ in range(7)] == [0, 1, 4, 2, 3, 5, 6]
     assert not work.is_open
     assert told == [0, 1, 2, 3]
+
+
+def _method(call: Callable[..., Any]) -> SimpleNamespace:
+    """What stands for an actor's method with several results."""
+    return SimpleNamespace(options=lambda num_returns: SimpleNamespace(remote=call))
+
+
+class Summing:
+    """Stands for an actor: gives sums of made-up gradients at once, and the calls that it had."""
+
+    def __init__(self, parts: Sequence[Vector], seconds: float) -> None:
+        self.calls: list[list[int]] = []
+        self._parts, self._seconds = parts, seconds
+        self.part, self.joint = _method(self._part), _method(self._joint)
+
+    def _part(self, shards: Sequence[Shard], state: Any) -> tuple[Vector, float]:
+        self.calls.append([shard.index for shard in shards])
+        total = summed(lambda shard: self._parts[shard.index], np.add, shards)
+        return total, self._seconds * len(shards)
+
+    def _joint(self, a: Vector, b: Vector) -> tuple[Vector, float]:
+        return a + b, 0.0
+
+
+def _uneven(n: int) -> list[Vector]:
+    """Addends whose sum depends on the order of the additions."""
+    rng = np.random.default_rng(n)
+    scales = 10.0 ** rng.integers(-4, 5, (n, 1))
+    return list((scales * rng.standard_normal((n, 8))).astype(np.float32))
+
+
+@pytest.mark.parametrize("n", [1, 2, 13, 31, 32, 64, 65, 200])
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("shards_per_call", [1.0, 5.0, 1000.0])
+def test_short_shards_of_a_sum_share_a_call_and_give_the_same_bits(
+    n: int, workers: int, shards_per_call: float
+) -> None:
+    parts, shards = _uneven(n), make_shards(np.arange(n * 8192))[:n]
+    told: list[int] = []
+    work = pool._Sum(shards, None, lambda shard: told.append(shard.index), workers)
+    actor = Summing(parts, pool.BUNDLE_SECONDS / shards_per_call)
+    rng = np.random.default_rng(n)
+    running: list[tuple[Any, Any]] = []
+    while work.waiting or running:
+        while work.waiting and len(running) < 2 * workers:
+            job = work.take()
+            work.running += 1
+            running.append((job, job.call(actor)))
+        job, (total, seconds) = running.pop(rng.integers(len(running)))
+        if job.parts and rng.random() < 0.2:
+            error = ValueError("no luck")
+            work.ended(job, (), ray.exceptions.RayTaskError("part", "", error))
+            continue
+        work.ended(job, (total,), seconds)
+    assert not work.failures
+    assert not work.is_open
+    assert work.total.tobytes() == sum_by_halving(parts).tobytes()
+    assert sorted(told) == list(range(n))
+    longest = max(map(len, actor.calls))
+    assert longest <= min(shards_per_call, pool.BUNDLE_SHARDS)
+    if shards_per_call > 1 and n >= 64:
+        assert longest > 1
+        assert len(actor.calls) < n
 
 
 def test_a_node_that_is_lost_takes_nothing_with_it(

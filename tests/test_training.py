@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from raydrop.data.batches import PreparedData, even_groups, make_batches
-from raydrop.errors import ConfigError, StoreError, TrainingDivergedError
+from raydrop.errors import ConfigError, NoMemoryError, StoreError, TrainingDivergedError
 from raydrop.models import build_model
 from raydrop.study import Training
+from raydrop.training import halving
 from raydrop.training.budget import Length, training_length
 from raydrop.training.checkpoints import flat_state, load_state, sampled_epochs, score_epoch
 from raydrop.training.evaluate import predict
@@ -310,6 +311,12 @@ def test_adamw_trains(digits: PreparedData) -> None:
 # Traces and checkpoints.
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is collected where memory runs out, which takes a while."""
+    monkeypatch.setattr(halving, "free", lambda: None)
+
+
 class SmallMemory(torch.nn.Module):
     """A network for which more than so many samples are too much."""
 
@@ -324,6 +331,7 @@ class SmallMemory(torch.nn.Module):
         return logits
 
 
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize(("most", "parts"), [(16, 1), (9, 2), (4, 4), (1, 16)])
 def test_batches_that_do_not_fit_are_cut_and_the_steps_stay_the_same(
     digits: PreparedData, most: int, parts: int
@@ -347,10 +355,11 @@ def test_batches_that_do_not_fit_are_cut_and_the_steps_stay_the_same(
     assert ends[3].loss == pytest.approx(ends[1].loss, rel=1e-5)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_one_sample_that_does_not_fit_ends_the_run(digits: PreparedData) -> None:
     model = SmallMemory(build_model("linear", 10, (1, 8, 8)), 0)
     batches = make_batches(digits, digits.dataset.train, CPU)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(NoMemoryError, match=r"single sample .*from a batch of 16"):
         train(
             model, batches, torch.arange(32), CrossEntropy(), Training(batch_size=16),
             Length(1, 2), 0, augment=False,

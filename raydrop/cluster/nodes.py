@@ -48,31 +48,45 @@ def wait_for_layout(
         ConfigError: If they have not come by then; says what was asked and what there is.
     """
     deadline, told = time.monotonic() + seconds, False
-    while True:
-        try:
-            return make_layout(nodes(), in_memory=in_memory, gpus_per_worker=gpus_per_worker)
-        except ConfigError as error:
-            if time.monotonic() >= deadline:
-                waited = f" Waited {seconds:g} s." if seconds else ""
-                raise ConfigError(f"{error}{waited}") from error
-            if not told:
-                console.print(
-                    f"  waiting     up to {seconds:g} s for nodes: {error}",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-                _ask_for(gpus_per_worker)
-                told = True
-        time.sleep(min(LOOK_EVERY_SECONDS, seconds))
+    try:
+        while True:
+            try:
+                return make_layout(nodes(), in_memory=in_memory, gpus_per_worker=gpus_per_worker)
+            except ConfigError as error:
+                if time.monotonic() >= deadline:
+                    waited = f" Waited {seconds:g} s." if seconds else ""
+                    raise ConfigError(f"{error}{waited}") from error
+                if not told:
+                    told = True
+                    console.print(
+                        f"  waiting     up to {seconds:g} s for nodes: {error}",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
+                    _ask_for(gpus_per_worker)
+            time.sleep(min(LOOK_EVERY_SECONDS, seconds))
+    finally:
+        if told:
+            _ask_no_more()
 
 
 def _ask_for(gpus: float | None) -> None:
     """Ask an autoscaler, if there is one, for a node; without demand it would start none."""
+    _request([{"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}])
+
+
+def _ask_no_more() -> None:
+    """Take a request back, which would otherwise keep a node, and its bill, after the study."""
+    _request([])
+
+
+def _request(bundles: list[dict[str, float]]) -> None:
+    """Tell an autoscaler which resources are wanted, in place of what it was told before."""
     from ray.autoscaler.sdk import request_resources
 
-    # Whether there is an autoscaler is unknown, and a request that cannot be met is told above.
+    # Whether there is an autoscaler is unknown, and a request that cannot be met is told anyway.
     with contextlib.suppress(Exception):
-        request_resources(bundles=[{"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}])
+        request_resources(bundles=bundles)
 
 
 class Watch:
@@ -110,8 +124,8 @@ class Watch:
         elif now - self._placed >= self._seconds:
             raise ConfigError(
                 f"Expected a node with {self._layout.needs} for {self._seconds:g} s, found "
-                f"{_listed(found)}; start nodes and run the same command again, which does what is "
-                "missing."
+                f"{nodes_text(found)}; start nodes and run the same command again, which does what "
+                "is missing."
             )
 
 
@@ -128,8 +142,12 @@ def wait_for_any(references: Sequence[Any], watch: Watch) -> Any:
         watch.check()
 
 
-def _listed(nodes: Sequence[Mapping[str, float]]) -> str:
-    """Say what nodes there are."""
+def nodes_text(nodes: Sequence[Mapping[str, float]]) -> str:
+    """Say what nodes there are, to go on with after "found".
+
+    Args:
+        nodes: What each has in all, such as :func:`alive_nodes` returns.
+    """
     if not nodes:
         return "no node"
     sizes = [f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes]

@@ -4,14 +4,16 @@ Each actor has two calls in flight, so that it never waits for the driver, and i
 after it has answered a ping. What an actor had when it died is given to others; Ray starts the
 actor again meanwhile. Which of two calls it died of is not known, so each of them is made again
 with an actor to itself, and only a shard that kills there is given up. Where shards are short,
-several go into one call, which costs a millisecond or two; they are computed one by one all the
-same, and apart from each other if the call fails. Gradient sums stay in the object store of the
+several go into one call, which costs some milliseconds; they are computed one by one all the same,
+added, where it is a sum, along their branch of the tree, and apart from each other if the call
+fails. Gradient sums stay in the object store of the
 node where they were computed, and are added there by the actors; the driver sees the last one
 alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +25,9 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray import exceptions
+from ray._private.state import actors as actor_table
 
+from raydrop.cluster.nodes import alive_nodes, nodes_text
 from raydrop.cluster.resources import Layout
 from raydrop.cluster.worker import prepare_process
 from raydrop.data.batches import PreparedData
@@ -35,6 +39,7 @@ from raydrop.scores.sharding import (
     Task,
     default_memory,
     ignore,
+    summed,
 )
 from raydrop.scores.tree import PairwiseSum
 from raydrop.study import ScoringPrecision
@@ -48,8 +53,8 @@ RESTARTS = 16
 DEATHS_PER_SHARD = 3
 """Workers that a shard may take with it before it is given up."""
 
-BUNDLE_SECONDS = 0.1
-"""How long a call may take that has several shards: many times what a call costs."""
+BUNDLE_SECONDS = 0.5
+"""How long a call may take that has several shards: a hundred times what a call costs."""
 
 BUNDLE_SHARDS = 64
 """Shards that a call has at most."""
@@ -109,18 +114,23 @@ class PoolWorker(GradientWorker):
         values = [self.run(task, shard, state, direction) for shard in shards]
         return values, time.perf_counter() - start
 
-    def part(self, shard: Shard, state: NDArray[np.float32]) -> tuple[NDArray[np.float32], None]:
-        """Return a shard's sum of gradients, and apart from it that it is done.
+    def part(
+        self, shards: Sequence[Shard], state: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], float]:
+        """Return shards' sum of gradients along their tree, and apart from it its seconds.
 
         The driver fetches only the second value; the first stays in this node's object store.
         """
-        return self.run("gradient_sum", shard, state), None
+        start = time.perf_counter()
+        total = summed(lambda shard: self.run("gradient_sum", shard, state), self.add, shards)
+        return total, time.perf_counter() - start
 
     def joint(
         self, a: NDArray[np.float32], b: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], None]:
-        """Return the sum of two sums, and apart from it that it is done; see :meth:`part`."""
-        return self.add(a, b), None
+    ) -> tuple[NDArray[np.float32], float]:
+        """Return the sum of two sums, and apart from it its seconds; see :meth:`part`."""
+        start = time.perf_counter()
+        return self.add(a, b), time.perf_counter() - start
 
 
 class RayExecutor:
@@ -144,7 +154,7 @@ class RayExecutor:
             layout: What each actor gets, and how many there are.
             precision: Of the forward and backward passes.
             worker: Class of the actors.
-            on_death: Is told whenever an actor died that had answered before.
+            on_death: Is told of every process that died, before or after its first answer.
         """
         actor = ray.remote(worker).options(**layout.ray_options(), max_restarts=RESTARTS)
         reference = ray.cloudpickle.dumps(data)
@@ -152,7 +162,7 @@ class RayExecutor:
         self._actors = [
             actor.remote(reference, model, layout, precision) for _ in range(layout.workers)
         ]
-        self._crew = _Crew(self._actors, on_death)
+        self._crew = _Crew(self._actors, on_death, layout.needs)
 
     def close(self) -> None:
         """End the actors and give back what they hold."""
@@ -184,7 +194,7 @@ class RayExecutor:
         self, shards: Sequence[Shard], state: Any, on_shard: Callable[[Shard], object] = ignore
     ) -> NDArray[np.float32]:
         """Sum along the tree, on the actors; see :class:`raydrop.scores.sharding.Executor`."""
-        work = _Sum(shards, state, on_shard)
+        work = _Sum(shards, state, on_shard, len(self._actors))
         while True:
             for _ in self._crew.steps(work):
                 pass
@@ -223,10 +233,12 @@ class _Job:
 class _Work:
     """What one use of the pool has still to do, and what has come of it."""
 
-    def __init__(self, jobs: Iterable[_Job]) -> None:
+    def __init__(self, jobs: Iterable[_Job], workers: int = 1) -> None:
         self.waiting = deque(jobs)
         self.running = 0
         self.failures: list[tuple[Shard, str]] = []
+        self._workers = workers
+        self._seconds = BUNDLE_SECONDS  # of a shard; each goes alone until one has told
 
     @property
     def is_open(self) -> bool:
@@ -234,8 +246,18 @@ class _Work:
         return bool(self.waiting or self.running)
 
     def take(self) -> _Job:
-        """Return what is to be done next, which no longer waits then."""
-        return self.waiting.popleft()
+        """Return what is to be done next, or several short jobs as one; they wait no longer."""
+        raise NotImplementedError
+
+    @property
+    def _room(self) -> int:
+        """How many shards may share the next call, so that all workers end together."""
+        share = len(self.waiting) // (2 * IN_FLIGHT * self._workers)
+        return min(int(BUNDLE_SECONDS / self._seconds), BUNDLE_SHARDS, share)
+
+    def _took(self, seconds: float, shards: int) -> None:
+        """Learn how long a shard takes."""
+        self._seconds = max(seconds / shards, BUNDLE_SECONDS / BUNDLE_SHARDS)
 
     def check(self) -> None:
         """Raise if a shard failed."""
@@ -251,7 +273,9 @@ class _Work:
     def ended(self, job: _Job, references: Sequence[Any], outcome: Any) -> None:
         """Note how a call ended: with a value, or with one of Ray's errors."""
         self.running -= 1
-        if isinstance(outcome, exceptions.ObjectLostError):
+        if job.parts and isinstance(outcome, exceptions.RayError):
+            self._apart(job, outcome)
+        elif isinstance(outcome, exceptions.ObjectLostError):
             self.lost(job, outcome)
         elif isinstance(outcome, DEATHS):
             self.again(job)
@@ -259,6 +283,15 @@ class _Work:
             self.fail(job, in_one_line(getattr(outcome, "cause", None) or outcome))
         else:
             self.done(job, references, outcome)
+
+    def _apart(self, job: _Job, outcome: exceptions.RayError) -> None:
+        """Do the shards of a call that failed one by one, so that the one to blame is known."""
+        for part in reversed(job.parts):
+            part.is_single = True
+            if isinstance(outcome, (*DEATHS, exceptions.ObjectLostError)):
+                self.again(part)
+            else:
+                self.waiting.appendleft(part)
 
     def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:
         """Take what a job gave."""
@@ -292,16 +325,13 @@ class _Values(_Work):
         call: Callable[[Sequence[Shard]], Callable[[Any], Sequence[Any]]] | None = None,
         workers: int = 1,
     ) -> None:
-        super().__init__(jobs)
+        super().__init__(jobs, workers)
         self.values: deque[tuple[Shard, NDArray[np.float32]]] = deque()
-        self._call, self._workers = call, workers
-        self._seconds = BUNDLE_SECONDS  # of a shard; each goes alone until one has told
+        self._call = call
 
     def take(self) -> _Job:
-        """Return the next job, or several short ones as one, so that all workers end together."""
-        share = len(self.waiting) // (2 * IN_FLIGHT * self._workers)
-        room = min(int(BUNDLE_SECONDS / self._seconds), BUNDLE_SHARDS, share)
-        jobs = [self.waiting.popleft()]
+        """See :meth:`_Work.take`."""
+        room, jobs = self._room, [self.waiting.popleft()]
         if self._call is None or not _joins(jobs[0]):
             return jobs[0]
         while len(jobs) < room and _joins(self.waiting[0]):
@@ -310,24 +340,11 @@ class _Values(_Work):
             return jobs[0]
         return _Job(jobs[0].shard, self._call([job.shard for job in jobs]), parts=tuple(jobs))
 
-    def ended(self, job: _Job, references: Sequence[Any], outcome: Any) -> None:
-        """Do the shards of a call that failed one by one, so that the one to blame is known."""
-        if not (job.parts and isinstance(outcome, exceptions.RayError)):
-            super().ended(job, references, outcome)
-            return
-        self.running -= 1
-        for part in reversed(job.parts):
-            part.is_single = True
-            if isinstance(outcome, (*DEATHS, exceptions.ObjectLostError)):
-                self.again(part)
-            else:
-                self.waiting.appendleft(part)
-
     def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:  # noqa: ARG002
         """Keep the values until they are asked for."""
         arrays, seconds = value
         jobs = job.parts or (job,)
-        self._seconds = max(seconds / len(jobs), BUNDLE_SECONDS / BUNDLE_SHARDS)
+        self._took(seconds, len(jobs))
         self.values.extend((each.shard, a) for each, a in zip(jobs, arrays, strict=True))
 
 
@@ -340,17 +357,42 @@ class _Sum(_Work):
     """The sum of all shards' gradients, whose parts stay where they were computed."""
 
     def __init__(
-        self, shards: Sequence[Shard], state: Any, on_shard: Callable[[Shard], object]
+        self,
+        shards: Sequence[Shard],
+        state: Any,
+        on_shard: Callable[[Shard], object],
+        workers: int = 1,
     ) -> None:
         self._shards, self._state, self._on_shard = shards, state, on_shard
         self._untold = set(range(len(shards)))
         self._tree = PairwiseSum[Any](len(shards))
-        super().__init__(map(self._leaf, range(len(shards))))
+        super().__init__(map(self._leaf, range(len(shards))), workers)
 
     @property
     def total(self) -> Any:
         """Reference of the whole sum."""
         return self._tree.total
+
+    def take(self) -> _Job:
+        """See :meth:`_Work.take`; what shares a call are the shards of one branch of the tree."""
+        room, job = self._room, self.waiting.popleft()
+        if self._tree.children(job.node) or not _joins(job):
+            return job
+        node, others = job.node, list[int]()
+        while (parent := self._tree.parent(node)) is not None:
+            leaves = self._tree.addends(parent)
+            if leaves[0] != job.node or len(leaves) > room or not self._are_next(leaves[1:]):
+                break
+            node, others = parent, leaves[1:]
+        if not others:
+            return job
+        jobs = (job, *(self.waiting.popleft() for _ in others))
+        return _Job(job.shard, self._call([each.shard for each in jobs]), node, parts=jobs)
+
+    def _are_next(self, leaves: Sequence[int]) -> bool:
+        """Return whether these shards are what waits first, and may share a call."""
+        found = list(itertools.islice(self.waiting, len(leaves)))
+        return [job.node for job in found] == list(leaves) and all(map(_joins, found))
 
     def ended(self, job: _Job, references: Sequence[Any], outcome: Any) -> None:
         """Stop where something failed, because no part of a sum is worth keeping."""
@@ -358,11 +400,15 @@ class _Sum(_Work):
         if self.failures:
             self.waiting.clear()
 
-    def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:  # noqa: ARG002
+    def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:
         """Keep the reference, and add next what can be added now."""
-        if job.node in self._untold:
-            self._untold.remove(job.node)
-            self._on_shard(job.shard)
+        leaves = [leaf for leaf in job.parts or (job,) if not self._tree.children(leaf.node)]
+        if leaves:
+            self._took(value, len(leaves))
+        for leaf in leaves:
+            if leaf.node in self._untold:
+                self._untold.remove(leaf.node)
+                self._on_shard(leaf.shard)
         node = self._tree.put(job.node, references[0])
         if node is not None:
             self.waiting.appendleft(self._addition(node))
@@ -385,10 +431,12 @@ class _Sum(_Work):
         self.waiting.extendleft(map(self._leaf, reversed(self._tree.addends(node))))
 
     def _leaf(self, place: int) -> _Job:
-        shard, state = self._shards[place], self._state
-        return _Job(
-            shard, lambda actor: actor.part.options(num_returns=2).remote(shard, state), place
-        )
+        shard = self._shards[place]
+        return _Job(shard, self._call([shard]), place)
+
+    def _call(self, shards: Sequence[Shard]) -> Callable[[Any], Sequence[Any]]:
+        state = self._state
+        return lambda actor: actor.part.options(num_returns=2).remote(shards, state)
 
     def _addition(self, node: int) -> _Job:
         a, b = (self._tree.part(child) for child in self._tree.children(node))
@@ -414,9 +462,15 @@ class _Crew:
     when they end.
     """
 
-    def __init__(self, actors: Sequence[Any], on_death: Callable[[], object] = _nothing) -> None:
-        self._size = len(actors)
+    def __init__(
+        self,
+        actors: Sequence[Any],
+        on_death: Callable[[], object] = _nothing,
+        needs: str = "nothing",
+    ) -> None:
+        self._size, self._needs = len(actors), needs
         self._on_death = on_death
+        self._deaths = dict.fromkeys(actors, 0)  # that were told of
         self._load: dict[Any, list[_Call]] = {}  # of the actors that answered
         self._calls: dict[Any, _Call] = {}  # by the reference that tells of the end
         self._heard = time.monotonic()
@@ -486,7 +540,7 @@ class _Crew:
                 self._load[call.actor].remove(call)
         elif call in self._load.get(call.actor, ()):
             del self._load[call.actor]
-            self._on_death()  # once for all calls that it had
+            self._tell(call.actor, 1)  # once for all calls that it had
             self._ping(call.actor)
         if call.job is not None:
             call.work.ended(call.job, call.references, outcome)
@@ -495,11 +549,22 @@ class _Crew:
         """Note how a ping ended."""
         if isinstance(outcome, exceptions.ActorDiedError):
             self._reason = _last_words(outcome)  # it will not be started again
+            self._tell_all(actor, _restarts(actor) + (not outcome.actor_init_failed))
         elif isinstance(outcome, DEATHS):
             self._ping(actor)
         else:
             self._heard = time.monotonic()
+            self._tell_all(actor, _restarts(actor))
             self._load[actor] = []
+
+    def _tell_all(self, actor: Any, deaths: int) -> None:
+        """Tell of deaths that no call ended with, such as those on the way to the first answer."""
+        self._tell(actor, deaths - self._deaths[actor])
+
+    def _tell(self, actor: Any, deaths: int) -> None:
+        for _ in range(deaths):
+            self._deaths[actor] += 1
+            self._on_death()
 
     def _ping(self, actor: Any) -> None:
         # While an actor is starting again, a ping fails after two seconds, and another one follows.
@@ -510,11 +575,17 @@ class _Crew:
         """Say that nobody works, and how that came."""
         if self._calls:
             return (
-                f"none of {self._size} workers answered within {ANSWER_SECONDS:g} s, so see with "
-                "'ray status' that the nodes are there"
+                f"none of {self._size} workers answered within {ANSWER_SECONDS:g} s, each of which "
+                f"asks for {self._needs}; the cluster has {nodes_text(alive_nodes())}, so see with "
+                "'ray status' that there is room"
             )
         reason = self._reason or f"each was started again {RESTARTS} times"
         return f"none of {self._size} workers is left ({reason})"
+
+
+def _restarts(actor: Any) -> int:
+    """Return how often Ray has started an actor again."""
+    return int(actor_table(actor_id=actor._actor_id.hex()).get("NumRestarts", 0))
 
 
 def _outcome(reference: Any) -> Any:

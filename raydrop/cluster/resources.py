@@ -10,6 +10,15 @@ from raydrop.errors import ConfigError
 SMALL_DATA_GPUS = 0.25
 """Share of a GPU for data that lie in memory: one small network leaves most of a GPU idle."""
 
+CONTEXT_BYTES = 768 * 2**20
+"""Memory of a GPU that is taken to be gone with each process before it holds a tensor.
+
+CUDA's context and the kernels of torch, cuBLAS and cuDNN that a process loads are outside of what
+torch counts and limits. How much they are depends on GPU, driver and network; a few hundred MiB are
+usual where kernels are loaded as they are needed (CUDA 12), so this is an assumption with room to
+spare, not a measurement.
+"""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -92,9 +101,34 @@ def make_layout(
     return Layout(sum(room for room, _ in used), min(cpus // room for room, cpus in used), share)
 
 
+def tensor_share(gpus: float, total_bytes: int) -> float:
+    """Return how much of a GPU's memory a worker may fill with tensors, as a fraction of all of it.
+
+    Where a worker gets the share g < 1 of a GPU, w = floor(1 / g) of them fit on it, each of which
+    has a context of c bytes besides its tensors. So of the total T it may fill g (T - w c), and at
+    least g T / 2: the contexts of small GPUs are smaller.
+
+    Args:
+        gpus: Share of a GPU that the worker gets, g.
+        total_bytes: Memory of the GPU, T.
+
+    Returns:
+        A fraction in (0, 1]; those of w workers add up to less than 1. A worker with a GPU or
+        several to itself has all of it.
+    """
+    if gpus >= 1:
+        return 1.0
+    contexts = _workers_on_one_gpu(gpus) * CONTEXT_BYTES
+    return gpus * max(1 - contexts / total_bytes, 0.5)
+
+
+def _workers_on_one_gpu(share: float) -> int:
+    return int(1 / share + 1e-9)
+
+
 def _room(node: Mapping[str, float], share: float) -> int:
     """Return how many workers with this share of a GPU a node has room for."""
     gpus = int(node.get("GPU", 0.0))
     # A share lies on one GPU: of 0.4 there is room for two on each.
-    room = gpus * int(1 / share + 1e-9) if share <= 1 else int(gpus // share)
+    room = gpus * _workers_on_one_gpu(share) if share <= 1 else int(gpus // share)
     return min(room, int(node.get("CPU", 0)))

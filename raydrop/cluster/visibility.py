@@ -1,27 +1,40 @@
-"""Whether every machine of a cluster sees the place where results go.
+"""Whether every machine of a cluster can leave results where they go, and knows what time it is.
 
 A folder that only the driver sees would be made anew on every other machine, and what trials leave
 there would be lost with it. So the driver leaves a marker, and whoever opens the store elsewhere
-looks for it: on each machine that is there, before anything is computed, and later in every task.
+looks for it, and then writes and removes something small: on each machine that is there, before
+anything is computed, and later in every process that works.
+
+Nothing in a store is kept or removed by its age, so a wrong clock damages nothing. But object
+stores refuse requests whose signature has a wrong time, and logs and entries would mislead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import platform
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raydrop.errors import ConfigError, RaydropError, StoreError
+from raydrop.errors import ConfigError, RaydropError, StoreError, in_one_line
+from raydrop.remote import is_url
 from raydrop.store import Store
+from raydrop.study import config_hash
 
 ANSWER_SECONDS = 120.0
 """How long a machine may take to start a process and answer."""
+
+SKEW_SECONDS = 300.0
+"""By how much clocks may differ. Object stores refuse requests from 900 on, and a clock that has
+gone so far wrong is one that nothing sets."""
 
 _PATIENCE_SECONDS = 5.0
 """Network file systems may show a new file a moment late."""
@@ -40,18 +53,76 @@ class Place:
         """Return the store.
 
         Raises:
-            StoreError: If this machine does not see it.
+            StoreError: If this machine does not see it, or may not read or write there.
         """
-        store, end = Store(self.location), time.monotonic() + _PATIENCE_SECONDS
-        while self.marker and not (store.root / self.marker).is_file():
-            if time.monotonic() > end:
-                raise StoreError(
-                    f"Expected {store.root} to be the driver's folder on every machine, found "
-                    "another or none on this one; name a folder that all machines share, or "
-                    "s3://BUCKET/PREFIX, with --out."
-                )
-            time.sleep(0.2)
+        store = self.find()
+        if store is None:
+            raise StoreError(
+                f"Expected {self.location} to be the driver's folder on every machine, found "
+                "another or none on this one; name a folder that all machines share, or "
+                "s3://BUCKET/PREFIX, with --out."
+            )
+        _write_once(self)
         return store
+
+    def find(self) -> Store | None:
+        """Return the store, or None where this machine does not see what the driver left there.
+
+        Raises:
+            StoreError: If it may not look, or an object store does not answer.
+        """
+        end = time.monotonic() + _PATIENCE_SECONDS
+        try:
+            store = Store(self.location)
+            while not self._is_marked(store):
+                if time.monotonic() > end:
+                    return None
+                time.sleep(0.2)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise self._refused("read", error) from error
+        return store
+
+    def try_writing(self) -> None:
+        """Write something small where results go, and remove it.
+
+        Raises:
+            StoreError: If that is not possible.
+        """
+        if is_url(self.location):
+            store, config = Store(self.location), {"kind": "probe", "name": uuid.uuid4().hex}
+            store.write("probe", config, {})
+            store.remove("probe", config_hash(config))
+        elif self.marker:
+            path = (Path(self.location) / self.marker).with_name(f"probe-{uuid.uuid4().hex}")
+            try:
+                path.write_text("whether results can be written here")
+                path.unlink()
+            except OSError as error:
+                raise self._refused("write results to", error) from error
+
+    def _is_marked(self, store: Store) -> bool:
+        if not self.marker:
+            return True
+        try:
+            (store.root / self.marker).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def _refused(self, what: str, error: OSError) -> StoreError:
+        return StoreError(
+            f"Expected to {what} {self.location} on {platform.node()}, found: "
+            f"{error.strerror or error}; free space there, allow whoever runs Ray on that machine "
+            "to read and write it, or choose another folder with --out."
+        )
+
+
+@functools.cache
+def _write_once(place: Place) -> None:
+    """Look once in each process whether it can write; a task that cannot would work in vain."""
+    place.try_writing()
 
 
 @contextlib.contextmanager
@@ -81,41 +152,114 @@ def marked(store: Store) -> Iterator[Place]:
             path.unlink()
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a machine says when it is asked to open a place."""
+
+    sees: bool = True
+    """Whether the place is there as the driver sees it."""
+    refusal: str | None = None
+    """Why it cannot read or write there, or did not answer; None where all is well."""
+    skew: float = 0.0
+    """Seconds by which its clock is ahead of this machine's at least, negative where it is behind;
+    0 where they may agree."""
+
+    def joined(self, other: Answer) -> Answer:
+        """Return what two nodes of one machine say together."""
+        skew = max(self.skew, other.skew, key=abs)
+        return Answer(self.sees and other.sees, self.refusal or other.refusal, skew)
+
+
 def check_visible(place: Place) -> None:
-    """Refuse a place that some machine of the cluster does not see, before anything is computed.
+    """Refuse a cluster where some machine could not leave results, before anything is computed.
 
     Raises:
-        ConfigError: If there is such a machine; it is named.
+        ConfigError: As :func:`refuse_unfit`.
     """
     nodes = other_nodes()
     if nodes:
-        refuse_unseen(place, answers(place, nodes))
+        refuse_unfit(place, answers(place, nodes))
 
 
-def refuse_unseen(place: Place, said: Mapping[str, str | None]) -> None:
-    """Refuse a place that some machine does not see.
+def refuse_unfit(place: Place, said: Mapping[str, Answer]) -> None:
+    """Refuse machines that could not leave results.
 
     Args:
         place: Where results go.
-        said: By address of the machine, why it cannot open the place, or None where it can.
+        said: What each machine says, by its address.
 
     Raises:
-        ConfigError: If one cannot.
+        ConfigError: If a clock is wrong, which comes first because an object store may be out of
+            reach for no other reason; if a machine does not see the place; or if it cannot read or
+            write there. One such machine is named.
     """
-    unseen = {address: reason for address, reason in said.items() if reason is not None}
-    if not unseen:
+    _refuse_skewed({address: answer.skew for address, answer in said.items()})
+    unseen = [address for address, answer in sorted(said.items()) if not answer.sees]
+    if unseen:
+        raise ConfigError(
+            f"Expected every machine of the cluster to see {place.location}, found that "
+            f"{len(unseen)} of the {len(said)} others do not, such as {unseen[0]}; name a folder "
+            "that all machines share, or s3://BUCKET/PREFIX, with --out."
+        )
+    refusals = [(a, answer.refusal) for a, answer in sorted(said.items()) if answer.refusal]
+    if refusals:
+        address, reason = refusals[0]
+        raise ConfigError(
+            f"Expected every machine of the cluster to read and write {place.location}, found that "
+            f"{len(refusals)} of the {len(said)} others cannot, such as {address}: {reason}"
+        )
+
+
+def _refuse_skewed(skews: Mapping[str, float]) -> None:
+    """Refuse clocks that differ too much from this machine's; the worst of them is named."""
+    wrong = {address: skew for address, skew in skews.items() if abs(skew) > SKEW_SECONDS}
+    if not wrong:
         return
-    address, reason = next(iter(sorted(unseen.items())))
-    if place.marker:
-        found = f"{len(unseen)} of the {len(said)} others do not, such as {address}"
-        remedy = "name a folder that all machines share, or s3://BUCKET/PREFIX, with --out."
-    else:
-        found, remedy = f"{len(unseen)} of the {len(said)} others do not", f"{address} says: "
-        remedy += reason
+    address, skew = max(sorted(wrong.items()), key=lambda item: abs(item[1]))
     raise ConfigError(
-        f"Expected every machine of the cluster to see {place.location}, found that {found}; "
-        f"{remedy}"
+        f"Expected the clocks of all machines to agree within {SKEW_SECONDS / 60:g} minutes, found "
+        f"that of {address} at least {_duration(abs(skew))} {'ahead of' if skew > 0 else 'behind'} "
+        f"this machine's ({len(wrong)} of the {len(skews)} others differ too much); set whichever "
+        "is wrong with `timedatectl set-ntp true` or chrony, since object stores refuse requests "
+        "signed with a wrong time, and times in logs and results would mislead."
     )
+
+
+def clock_skew(sent: float, told: float, received: float) -> float:
+    """Return by how many seconds another machine's clock is wrong at least.
+
+    It told its time between a question and its answer, which was at some time t of this machine's
+    clock with sent <= t <= received; so told - t lies between told - received and told - sent.
+
+    Args:
+        sent: When it was asked, by this machine's clock, in seconds since 1970.
+        told: What it said.
+        received: When the answer came.
+
+    Returns:
+        The bound that is closer to 0: positive where the clock is ahead, negative where it is
+        behind, and 0 where 0 lies between the bounds.
+
+    Examples:
+        >>> clock_skew(100.0, 103.0, 110.0), clock_skew(100.0, 400.0, 110.0)
+        (0.0, 290.0)
+        >>> clock_skew(100.0, 40.0, 110.0)
+        -60.0
+    """
+    return max(0.0, told - received) + min(0.0, told - sent)
+
+
+def _duration(seconds: float) -> str:
+    """Say how long something is, rounded down, in the unit that suits.
+
+    Examples:
+        >>> _duration(359.0), _duration(7300.0), _duration(2 * 86400.0)
+        ('5 minutes', '2 hours', '2 days')
+    """
+    for unit, length in (("days", 86400.0), ("hours", 3600.0)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds // 60:.0f} minutes"
 
 
 def other_nodes() -> dict[str, str]:
@@ -128,45 +272,60 @@ def other_nodes() -> dict[str, str]:
     }
 
 
-def answers(place: Place, nodes: Mapping[str, str]) -> dict[str, str | None]:
-    """Ask machines to open a place.
+def answers(place: Place, nodes: Mapping[str, str]) -> dict[str, Answer]:
+    """Ask machines to open a place and to tell the time.
 
     Args:
         place: Where results go.
         nodes: Address by id.
 
     Returns:
-        By address, None or a sentence; several nodes of one address count as one.
+        By address, what was said; several nodes of one address count as one.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(_look)
-    asked = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            place
-        ): address
-        for node, address in nodes.items()
-    }
-    ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-    said: dict[str, str | None] = {}
-    for reference, address in asked.items():
-        answer = _answer(reference)
-        said[address] = said.get(address) or answer
+    asked: dict[Any, tuple[str, float]] = {}
+    for node, address in nodes.items():
+        strategy, sent = NodeAffinitySchedulingStrategy(node, soft=False), time.time()
+        asked[task.options(scheduling_strategy=strategy).remote(place)] = address, sent
+    said: dict[str, Answer] = {}
+    for reference, received in _as_they_come(list(asked)):
+        address, sent = asked[reference]
+        said[address] = _answer(reference, sent, received).joined(said.get(address, Answer()))
     return said
 
 
-def _answer(reference: object) -> str | None:
+def _as_they_come(references: list[Any]) -> Iterator[tuple[Any, float]]:
+    """Yield each reference with the time at which it was ready, last those that never were."""
+    end = time.monotonic() + ANSWER_SECONDS
+    while references:
+        left = max(0.0, end - time.monotonic())
+        ready, waiting = ray.wait(references, num_returns=1, timeout=left)
+        received = time.time()
+        yield from ((reference, received) for reference in ready or waiting)
+        references = waiting if ready else []
+
+
+def _answer(reference: Any, sent: float, received: float) -> Answer:
+    """Return what a machine said, or why it said nothing."""
     try:
-        answer: str | None = ray.get(reference, timeout=0)
+        answer, told = ray.get(reference, timeout=0)
     except ray.exceptions.GetTimeoutError:
-        return f"It did not answer within {ANSWER_SECONDS:g} s; look whether it is well."
+        silent = f"it did not answer within {ANSWER_SECONDS:g} s; look whether it is well."
+        return Answer(refusal=silent)
     except ray.exceptions.RayError as error:
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return answer
+        reason = in_one_line(getattr(error, "cause", None) or error)
+        return Answer(refusal=f"{reason}; look whether it is well.")
+    opened: Answer = answer
+    return replace(opened, skew=clock_skew(sent, told, received))
 
 
-def _look(place: Place) -> str | None:
-    """Open a place; return None, or a sentence on why that is not possible."""
+def _look(place: Place) -> tuple[Answer, float]:
+    """Open a place and write there; return what came of it, and this machine's time."""
+    told = time.time()
     try:
-        place.open()
+        if place.find() is None:
+            return Answer(sees=False), told
+        place.try_writing()
     except RaydropError as error:
-        return str(error)
-    return None
+        return Answer(refusal=str(error)), told
+    return Answer(), told

@@ -6,7 +6,7 @@ import ctypes
 
 import torch
 
-from raydrop.cluster.resources import Layout
+from raydrop.cluster.resources import Layout, tensor_share
 
 _TRIM_THRESHOLD = -1
 _MMAP_THRESHOLD = -3
@@ -17,13 +17,30 @@ _LARGEST_PORTABLE = 2**25
 
 
 def prepare_process(layout: Layout) -> None:
-    """Give this process the threads of a layout, and let it keep the memory that it frees.
+    """Give this process the threads and the memory of a layout, and let it keep what it frees.
 
     Args:
         layout: What the worker gets.
     """
     torch.set_num_threads(layout.cpus)
     _keep_freed_memory()
+    if 0 < layout.gpus < 1 and torch.cuda.is_available():
+        limit_gpu_memory(layout.gpus)
+
+
+def limit_gpu_memory(gpus: float) -> None:
+    """Have torch refuse tensors beyond this process's share of its GPU, as if memory had run out.
+
+    Then a process that asks for too much has its own batches cut, and those of the others that work
+    on the same GPU are left whole. Only what torch allocates is limited; see
+    :data:`raydrop.cluster.resources.CONTEXT_BYTES`.
+
+    Args:
+        gpus: Share of a GPU, less than 1.
+    """
+    device = torch.cuda.current_device()
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(tensor_share(gpus, total), device)
 
 
 def _keep_freed_memory() -> None:

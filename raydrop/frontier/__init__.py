@@ -41,7 +41,7 @@ from raydrop.frontier.plots import (
     to_svg,
 )
 from raydrop.frontier.records import Records, load_records
-from raydrop.frontier.report import render_report
+from raydrop.frontier.report import TIMES, render_report
 from raydrop.frontier.resampling import Resamples, resample
 from raydrop.frontier.samples import sample_grids
 from raydrop.frontier.scores import score_distributions
@@ -59,6 +59,9 @@ from raydrop.study import By
 
 if TYPE_CHECKING:
     from raydrop.frontier.overlay import Overlay
+
+REMARKED_REASONS = 3
+"""Sentences with which trials failed that a remark quotes after the first; others are counted."""
 
 __all__ = [
     "ClassMetrics",
@@ -240,8 +243,9 @@ def summary_table(frontier: Frontier | Overlay) -> dict[str, pd.DataFrame]:
 def remarks(records: Records) -> list[str]:
     """Return what a reader of the table has to know besides: a sentence each, often none.
 
-    Trials that failed, with the first reason; trials that are missing; finished trials of the
-    folder that the study does not ask for; processes that died and were replaced.
+    Trials that failed, with the first reason, and how many for which where there are several;
+    trials that are missing; finished trials of the folder that the study does not ask for; trials
+    whose batches were cut; processes that died and were replaced.
     """
     sentences = []
     if records.failures:
@@ -249,7 +253,7 @@ def remarks(records: Records) -> list[str]:
         sentences.append(
             f"{len(records.failures)} trials failed and are not in the table; the first: "
             f"{_trial(first, records)} at {first['keep_fraction']:g}, seed "
-            f"{first['seed']}: {first['message']}"
+            f"{first['seed']}: {first['message']}" + _by_reason(records)
         )
     if records.missing:
         sentences.append(
@@ -261,6 +265,13 @@ def remarks(records: Records) -> list[str]:
         sentences.append(
             f"{others} finished trials in this folder are not part of this study and are left out."
         )
+    cut = records.provenance.get("cut_trials", 0)
+    if cut:
+        sentences.append(
+            f"{cut} trials had their batches cut, into {records.provenance['most_parts']} parts at "
+            "most, because memory ran out; gradients are those of whole batches, but for losses "
+            "that divide by a batch's weights, and BatchNorm's statistics are those of the parts."
+        )
     deaths = records.provenance.get("worker_deaths", 0)
     if deaths:
         sentences.append(
@@ -268,6 +279,20 @@ def remarks(records: Records) -> list[str]:
             "had not finished was done again, and no number depends on it."
         )
     return sentences
+
+
+def _by_reason(records: Records) -> str:
+    """Say how many trials failed for other reasons than the first, if any did."""
+    reasons = records.failure_reasons
+    own = reasons.pop(str(records.failures[0]["message"]))
+    if not reasons:
+        return ""
+    told = [f"{own} for this reason"]
+    for reason, count in list(reasons.items())[:REMARKED_REASONS]:
+        told.append(f"{count}{TIMES} {reason.rstrip('.')}")
+    if (more := len(reasons) - REMARKED_REASONS) > 0:
+        told.append(f"{more} further reasons")
+    return f" ({'; '.join(told)})"
 
 
 def _trial(trial: Mapping[str, Any], records: Records) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -30,7 +31,7 @@ from raydrop.frontier.intervals import image_agreement
 from raydrop.frontier.names import DENSE
 from raydrop.frontier.points import POINT_OF_STUDY, points_of
 from raydrop.metrics import class_metrics, group_metrics
-from raydrop.mirror import open_location
+from raydrop.mirror import open_location, shown
 from raydrop.store import Entry, Store, required
 from raydrop.study import SCHEMA, By
 
@@ -134,6 +135,8 @@ GROUP_COLUMNS = (
 ``group``: what the trial's quotas and loss weights are about. The others are like their namesakes
 of classes, with a group's accuracy, correct over all its test samples, in place of a recall."""
 
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?")
+
 ROW_ORDER = [*POINT_OF_STUDY, "seed", "trial_id"]
 
 
@@ -187,8 +190,8 @@ class Records:
         members = self.test_labels if by == "class" else self.test_groups
         if members is None:
             raise DataError(
-                f"Expected the {by} of every test image in the records of {self.directory}, found "
-                "none; read them with load_records."
+                f"Expected the {by} of every test image in the records of {shown(self.directory)}, "
+                "found none; read them with load_records."
             )
         return members
 
@@ -218,8 +221,8 @@ class Records:
         unknown = [each for each in trial_ids if each not in self.packed_hits]
         if unknown:
             raise DataError(
-                f"Expected finished trials of {self.directory}, found {unknown[0]}; read its "
-                "records with load_records."
+                f"Expected finished trials of {shown(self.directory)}, found {unknown[0]}; read "
+                "its records with load_records."
             )
         if not len(trial_ids):
             return np.empty((0, images), np.bool_)
@@ -250,10 +253,24 @@ class Records:
             raise unknown_name("value of --by", choice, get_args(By))
         if not self.group_names:
             raise ConfigError(
-                f"Expected groups in the data of {self.directory} for --by group, found none; "
-                "leave out --by, or run the study on data with groups."
+                f"Expected groups in the data of {shown(self.directory)} for --by group, found "
+                "none; leave out --by, or run the study on data with groups."
             )
         return "group"
+
+    @property
+    def failure_reasons(self) -> dict[str, int]:
+        """How many trials failed with each sentence, the most frequent first.
+
+        Sentences that differ in their numbers alone, such as an epoch, count as that of the first
+        of these trials.
+        """
+        groups: dict[str, list[str]] = {}
+        for failure in self.failures:
+            message = str(failure["message"])
+            groups.setdefault(_NUMBER.sub("#", message), []).append(message)
+        ordered = sorted(groups.values(), key=lambda messages: (-len(messages), messages[0]))
+        return {messages[0]: len(messages) for messages in ordered}
 
     @property
     def several_models(self) -> bool:
@@ -300,7 +317,8 @@ def load_records(directory: str | Path) -> Records:
         missing=tuple(missing),
         failures=tuple(failures),
         damaged=tuple(store.damaged),
-        provenance=_provenance(study, store, data, trials),
+        provenance=_provenance(study, store, data, trials)
+        | _cut_batches(entry for _, entry in finished if entry is not None),
         group_names=group_names,
         group_sizes=tuple(int(size) for size in data.info.get("group_sizes") or ()),
         by=study["study"].get("by", "class"),
@@ -315,7 +333,7 @@ def _read_study(folder: Path) -> dict[str, Any]:
     path = folder / "study.json"
     if not path.is_file():
         raise StoreError(
-            f"Expected a study.json in {folder}, found none; "
+            f"Expected a study.json in {shown(folder)}, found none; "
             "name the output folder of a sweep, or start one with `raydrop run`."
         )
     try:
@@ -325,7 +343,7 @@ def _read_study(folder: Path) -> dict[str, Any]:
         problem = str(error)
     if problem:
         raise StoreError(
-            f"Expected a readable study of schema {SCHEMA} in {path}, found: {problem}; "
+            f"Expected a readable study of schema {SCHEMA} in {shown(path)}, found: {problem}; "
             "run the sweep again into another folder."
         )
     return study  # type: ignore[no-any-return]
@@ -414,7 +432,7 @@ def _predictions(entry: Entry, labels: NDArray[Any]) -> NDArray[Any]:
     if "predictions" not in entry.names:
         raise StoreError(
             f"Expected predictions in the record of trial {entry.key}, found none; remove "
-            f"{entry.path} and run the sweep again with this folder."
+            f"{shown(entry.path)} and run the sweep again with this folder."
         )
     predictions = entry.array("predictions")
     if predictions.shape != labels.shape:
@@ -432,7 +450,8 @@ def _identity(entry: Entry) -> dict[str, Any]:
     if absent:
         raise StoreError(
             f"Expected the record of trial {entry.key} to hold {', '.join(IDENTITY)}, found no "
-            f"{', '.join(absent)}; remove {entry.path} and run the sweep again with this folder."
+            f"{', '.join(absent)}; remove {shown(entry.path)} and run the sweep again with this "
+            "folder."
         )
     return {name: info[name] for name in IDENTITY}
 
@@ -501,7 +520,7 @@ def _nothing_finished(
     if failures:
         reason = f" ({len(failures)} failed, the first with: {failures[0]['message']})"
     return IncompleteStudyError(
-        f"Expected at least one finished trial in {folder}, found none of {asked}{reason}; "
+        f"Expected at least one finished trial in {shown(folder)}, found none of {asked}{reason}; "
         "finish the sweep with `raydrop run`."
     )
 
@@ -531,6 +550,15 @@ def _provenance(
         "worker_deaths": len(store.keys("loss")),
         "trials_of_other_studies": len(stored - {trial["trial_id"] for trial in study["trials"]}),
     }
+
+
+def _cut_batches(entries: Iterable[Entry]) -> dict[str, int]:
+    """Return how many trials had their batches cut because memory ran out, and into most parts.
+
+    Older records do not say so; theirs count as whole.
+    """
+    parts = [int(entry.info.get("batch_parts") or 1) for entry in entries]
+    return {"cut_trials": sum(p > 1 for p in parts), "most_parts": max(parts, default=1)}
 
 
 def _cost(store: Store, kind: str, key: str) -> tuple[int, float]:

@@ -53,6 +53,9 @@ from raydrop.study import By
 
 SHOWN_ANSWERS = 6
 MOST_ANSWERS = 100
+TIMES = "\N{MULTIPLICATION SIGN}"
+SHOWN_REASONS = 8
+"""Sentences with which trials failed; the others are counted."""
 LARGEST = 5_950_000
 """Bytes of the page. Figures that would make it larger are left to the files beside it."""
 
@@ -411,10 +414,39 @@ def _provenance(records: Records) -> list[tuple[str, str]]:
     others = facts["trials_of_other_studies"]
     if others:
         rows.append(("not shown", f"{others} trials in the store that this study does not ask for"))
-    deaths = facts.get("worker_deaths", 0)
-    if deaths:
-        rows.append(("processes replaced", f"{deaths}, which died while this folder was computed"))
+    rows += [
+        ("failed trials", _failed(records)),
+        ("batches cut", _cut(facts)),
+        ("processes replaced", _replaced(facts)),
+    ]
     return [(name, str(value)) for name, value in rows if value]
+
+
+def _failed(records: Records) -> str:
+    """Return how many trials failed and with which sentences, or nothing if none did."""
+    if not records.failures:
+        return ""
+    reasons = list(records.failure_reasons.items())
+    told = [f"{count}{TIMES} {reason.rstrip('.')}." for reason, count in reasons[:SHOWN_REASONS]]
+    if more := len(reasons) - len(told):
+        told.append(f"And {more} further reasons.")
+    asked = records.provenance["trials_asked"]
+    return f"{len(records.failures)} of {asked}: {' '.join(told)}"
+
+
+def _cut(facts: Mapping[str, Any]) -> str:
+    """Return how many trials had their batches cut, or nothing if none had."""
+    cut = facts.get("cut_trials", 0)
+    if not cut:
+        return ""
+    trials, most = facts["costs"]["trial"][0], facts["most_parts"]
+    return f"in {cut} of {trials} trials, into {most} parts at most, because memory ran out"
+
+
+def _replaced(facts: Mapping[str, Any]) -> str:
+    """Return how many processes died, or nothing if none did."""
+    deaths = facts.get("worker_deaths", 0)
+    return f"{deaths}, which died while this folder was computed" if deaths else ""
 
 
 def _query_models(trials: pd.DataFrame) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from raydrop.network.base import NetworkSize
+from raydrop.training.halving import in_halves
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 """Layers whose weights are counted and masked."""
@@ -64,15 +65,33 @@ def forward_seconds(
 ) -> float:
     """Return the median time of a forward pass in eval mode without gradient, in seconds.
 
+    Where memory has no room for so many images, it is the time of the fewest passes that they take
+    when they are halved again and again.
+
     Args:
         model: The network, timed on the device on which it is.
         image_shape: Channels, height and width.
         batch: Images in a pass.
         repeats: Passes that are timed, after one that is not.
+
+    Raises:
+        NoMemoryError: If a single image does not fit into memory.
     """
-    images = blank_images(model, image_shape, batch)
+    images, most = blank_images(model, image_shape, batch), batch
+    times: list[float] = []
+
+    def begin_anew(size: int) -> None:
+        nonlocal most
+        most = size
+        times.clear()
+
     with evaluating(model), torch.no_grad():
-        return statistics.median([_timed(model, images) for _ in range(repeats + 1)][1:])
+        while len(times) <= repeats:
+            before = most
+            seconds = _timed(model, images, most, begin_anew)
+            if most == before:
+                times.append(seconds)
+    return statistics.median(times[1:])
 
 
 def blank_images(model: nn.Module, image_shape: tuple[int, int, int], batch: int = 1) -> Tensor:
@@ -100,9 +119,16 @@ def _counted(model: nn.Module, image_shape: tuple[int, int, int]) -> FlopCounter
     return counter
 
 
-def _timed(model: nn.Module, images: Tensor) -> float:
+def _timed(
+    model: nn.Module, images: Tensor, most: int, on_halved: Callable[[int], object]
+) -> float:
+    """Return the seconds that a pass takes, or the passes of ``most`` images each."""
+
+    def run(images: Tensor, _: Tensor) -> None:
+        model(images)
+
     start = time.perf_counter()
-    model(images)
+    in_halves(run, images, images, on_halved, at_most=most)
     if images.is_cuda:
         torch.cuda.synchronize(images.device)
     return time.perf_counter() - start

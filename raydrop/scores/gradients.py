@@ -28,9 +28,10 @@ from torch.func import functional_call, grad, jvp, vmap
 from raydrop.errors import ScoringError
 from raydrop.scores.forward import ForwardMode
 from raydrop.scores.layers import Arithmetic, replaced, ruled_slots
-from raydrop.scores.memory import bytes_per_sample, is_out_of_memory
+from raydrop.scores.memory import bytes_per_sample
 from raydrop.scores.tape import Plan, Tape, UnplannedUseError, probe, reached
 from raydrop.study import ScoringPrecision
+from raydrop.training.halving import is_out_of_memory
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
 """From logits (B, K) and labels (B,) to one loss per sample, (B,)."""

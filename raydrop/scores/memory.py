@@ -3,17 +3,17 @@
 Shapes alone decide what a pass holds. So a copy of the model without data (torch's fake tensors)
 sees one sample, and what each layer keeps, in bytes, is read off: the batch size that fits a given
 amount of memory is then a function of the model and that amount, the same on every worker. Where
-the prediction was too low after all, :func:`in_halves` goes on with smaller batches.
+the prediction was too low after all, :func:`raydrop.training.halving.in_halves` goes on with
+smaller batches.
 """
 
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,20 +30,8 @@ from raydrop.errors import ScoringError
 if TYPE_CHECKING:  # sharding.py imports this file
     from raydrop.scores.sharding import Task
 
-T = TypeVar("T")
-
 _FORWARD_TASKS = ("dot", "last_layer_norm", "embedding")
 """Nothing is kept for a backward pass; a layer's memory is free again once the next is done."""
-
-_OUT_OF_MEMORY_TEXTS = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "MPS backend out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "std::bad_alloc",
-)
-"""How plain RuntimeErrors of torch say that an allocation failed."""
 
 
 @dataclass(frozen=True)
@@ -146,61 +134,6 @@ def batch_size_for(
     """
     per_sample = max(1, bytes_per_sample(model, input_shape, task=task))
     return max(1, min(limit, (memory_bytes - _constant_bytes(model)) // per_sample))
-
-
-def in_halves(
-    compute: Callable[[Tensor, Tensor], T],
-    images: Tensor,
-    labels: Tensor,
-    on_halved: Callable[[int], object] | None = None,
-) -> list[T]:
-    """Compute a batch in one part, or in smaller and smaller ones where memory runs out.
-
-    After a failure the batch goes on in parts of half the size, from the first sample that has no
-    result yet; no part is larger afterwards, and none is computed twice.
-
-    Args:
-        compute: Gets images (M, ...) and labels (M,) of a part, M <= B.
-        images: Inputs (B, ...).
-        labels: Classes (B,).
-        on_halved: Is told the new size of parts, at every failure.
-
-    Returns:
-        The result of each part, in the order of the samples.
-
-    Raises:
-        ScoringError: If a single sample does not fit. Other errors of ``compute`` pass through.
-    """
-    results: list[T] = []
-    start, size = 0, len(labels)
-    while start < len(labels):
-        part = slice(start, min(start + size, len(labels)))
-        length, reason = part.stop - start, ""
-        try:
-            results.append(compute(images[part], labels[part]))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-        # Only here, where the error is gone, is nothing left of what its traceback refers to.
-        if not reason:
-            start = part.stop
-            continue
-        if length == 1:
-            raise _does_not_fit(images, reason)
-        size = -(-length // 2)
-        _free()
-        if on_halved is not None:
-            on_halved(size)
-    return results
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory, of this machine or of a GPU, ran out."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    message = str(error)
-    return isinstance(error, RuntimeError) and any(t in message for t in _OUT_OF_MEMORY_TEXTS)
 
 
 @dataclass(frozen=True)
@@ -398,19 +331,3 @@ def _constant_bytes(model: nn.Module) -> int:
     """Return the size of parameters, buffers and one gradient."""
     state = sum(map(_bytes, (*model.parameters(), *model.buffers())))
     return state + sum(_bytes(p) for p in model.parameters() if p.requires_grad)
-
-
-def _free() -> None:
-    """Give back what is held by nobody."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
-def _does_not_fit(images: Tensor, reason: str) -> ScoringError:
-    return ScoringError(
-        f"Expected a single sample of shape {tuple(images.shape[1:])}, {_bytes(images[:1]):,} "
-        f"bytes, to fit into memory, found that it does not, reached from a batch of "
-        f"{len(images)} ({reason}); use a smaller model or smaller images, fewer workers on this "
-        "machine, or a device with more memory."
-    )

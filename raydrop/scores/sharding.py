@@ -29,10 +29,11 @@ from raydrop.scores.gradients import (
     per_sample_dot,
     per_sample_norm,
 )
-from raydrop.scores.memory import batch_size_for, in_halves
+from raydrop.scores.memory import batch_size_for
 from raydrop.scores.tree import PairwiseSum
 from raydrop.study import ScoringPrecision
 from raydrop.training.checkpoints import load_state
+from raydrop.training.halving import in_halves
 
 T = TypeVar("T")
 
@@ -229,9 +230,10 @@ class GradientWorker:
         positions = torch.from_numpy(np.array(shard.positions))
         for images, labels in self._batches(positions.split(self._batch_size)):
             # Memory may have run out since the batches of this shard were cut.
-            parts = zip(images.split(self._batch_size), labels.split(self._batch_size), strict=True)
-            for some_images, some_labels in parts:
-                yield from in_halves(compute, some_images, some_labels, self._remember)
+            most = self._batch_size
+            yield from in_halves(
+                compute, images, labels, self._remember, at_most=most, error=ScoringError
+            )
 
     def _remember(self, batch_size: int) -> None:
         """Go on with smaller batches."""
@@ -293,6 +295,32 @@ class Executor(Protocol):
         ...
 
 
+def summed(
+    run: Callable[[Shard], NDArray[np.float32]],
+    add: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]],
+    shards: Sequence[Shard],
+    on_shard: Callable[[Shard], object] = ignore,
+) -> NDArray[np.float32]:
+    """Return what is run of some shards, one after the other, summed along their tree.
+
+    Of shards that are the addends of a node of a larger tree it is that node's part, to the bit.
+
+    Args:
+        run: Gives the addend (P,) of a shard.
+        add: Adds two.
+        shards: At least one; their order is that of the sum.
+        on_shard: Is told each shard when it is done.
+    """
+    tree = PairwiseSum[NDArray[np.float32]](len(shards))
+    for place, shard in enumerate(shards):
+        node = tree.put(place, run(shard))
+        while node is not None:
+            left, right = (tree.part(child) for child in tree.children(node))
+            node = tree.put(node, add(left, right))
+        on_shard(shard)
+    return tree.total
+
+
 class LocalExecutor:
     """Runs shards one after the other in this process."""
 
@@ -323,14 +351,11 @@ class LocalExecutor:
         self, shards: Sequence[Shard], state: Any, on_shard: Callable[[Shard], object] = ignore
     ) -> NDArray[np.float32]:
         """See :class:`Executor`."""
-        tree = PairwiseSum[NDArray[np.float32]](len(shards))
-        for place, shard in enumerate(shards):
-            node = tree.put(place, self._run("gradient_sum", shard, state, None))
-            while node is not None:
-                left, right = (tree.part(child) for child in tree.children(node))
-                node = tree.put(node, self._worker.add(left, right))
-            on_shard(shard)
-        return tree.total
+
+        def run(shard: Shard) -> NDArray[np.float32]:
+            return self._run("gradient_sum", shard, state, None)
+
+        return summed(run, self._worker.add, shards, on_shard)
 
     def _run(self, task: Task, shard: Shard, state: Any, direction: Any) -> NDArray[np.float32]:
         try:

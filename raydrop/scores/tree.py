@@ -59,7 +59,7 @@ class PairwiseSum(Generic[T]):
         for child in self.children(node):
             self._parts.pop(child, None)
         self._parts[node] = part
-        parent = self._parents.get(node)
+        parent = self.parent(node)
         if parent is None or not all(child in self._parts for child in self.children(parent)):
             return None
         return parent
@@ -67,6 +67,10 @@ class PairwiseSum(Generic[T]):
     def children(self, node: int) -> tuple[int, ...]:
         """Return the two nodes that a node is added from; none for an addend."""
         return self._pairs[node - self._addends] if node >= self._addends else ()
+
+    def parent(self, node: int) -> int | None:
+        """Return the node that a node is added into; None for the whole sum."""
+        return self._parents.get(node)
 
     def addends(self, node: int) -> list[int]:
         """Return the addends that a node is the sum of, in their order."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raydrop.data.batches import Batches
+from raydrop.training.halving import in_halves
 
 EVALUATION_BATCH = 256
 """Samples per forward pass; fixed, so that results do not depend on the training batch."""
@@ -19,13 +20,25 @@ EVALUATION_BATCH = 256
 def logits_in_order(model: nn.Module, batches: Batches, n: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits (B, K) in float32 and labels (B,) of all ``n`` samples, in order.
 
-    The model is put in eval mode and back in the mode that it was in.
+    The model is put in eval mode and back in the mode that it was in. Where memory runs out, the
+    samples are yielded in smaller parts; see :mod:`raydrop.training.halving` on what that changes.
+
+    Raises:
+        NoMemoryError: If a single sample does not fit into memory.
     """
-    was_training = model.training
+    was_training, most = model.training, EVALUATION_BATCH
+
+    def logits_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return model(images).float(), labels
+
+    def remember(size: int) -> None:
+        nonlocal most
+        most = size
+
     model.eval()
     try:
         for images, labels in batches(torch.arange(n).split(EVALUATION_BATCH)):
-            yield model(images).float(), labels
+            yield from in_halves(logits_of, images, labels, remember, at_most=most)
     finally:
         model.train(was_training)
 

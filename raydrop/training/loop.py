@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from raydrop.data.batches import Batches, even_groups
-from raydrop.errors import ConfigError, TrainingDivergedError
+from raydrop.errors import ConfigError, NoMemoryError, TrainingDivergedError
 from raydrop.study import Precision, Training, derive_seed
 from raydrop.training.budget import Length
+from raydrop.training.halving import Full, does_not_fit, unless_full
 from raydrop.training.losses import Loss, batch_loss
 from raydrop.training.optim import learning_rate, make_optimizer
 from raydrop.training.reference import Reference
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def train(
 
     Raises:
         ConfigError: If the loss reads a reference and there is none.
+        NoMemoryError: If a single sample does not fit into memory.
         TrainingDivergedError: If the loss of an epoch is NaN or infinite.
     """
     start = time.perf_counter()
@@ -133,26 +139,17 @@ class _Gradients:
         """Add a batch's gradient to that of the parameters, and return its loss, a scalar.
 
         Raises:
-            torch.OutOfMemoryError: If one sample alone is too much.
+            NoMemoryError: If one sample alone is too much.
         """
         while True:
-            value = self._tried(images, labels, positions)
-            if value is not None:
+            value = unless_full(partial(self._summed, images, labels, positions))
+            if not isinstance(value, Full):
                 return value
-            # Out here, where the error's traceback no longer holds what filled the memory.
             self._model.zero_grad()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            self.parts *= 2
-
-    def _tried(self, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor | None:
-        """Return the loss, or None where memory ran out and the batch can be cut further."""
-        try:
-            return self._summed(images, labels, positions)
-        except torch.OutOfMemoryError:
             if self.parts >= len(labels):
-                raise
-            return None
+                raise NoMemoryError(does_not_fit(images, value.reason))
+            self.parts *= 2
+            logger.info("Memory ran out; batches are cut into %d parts from now on.", self.parts)
 
     def _summed(self, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
         if self.parts == 1:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from raydrop.data.batches import Batches
 from raydrop.errors import ConfigError
 from raydrop.training.evaluate import logits_in_order
+from raydrop.training.halving import in_halves
 
 
 class Reference(Protocol):
@@ -66,12 +67,20 @@ class ModelReference:
     def __init__(self, model: nn.Module) -> None:
         """Take a copy of the network, on its device, in eval mode and without gradients."""
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._most: int | None = None
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the network's logits of these images."""
+    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
+        """Return the network's logits of these images, in parts where memory runs out."""
+        parts = in_halves(self._logits, images, positions, self._remember, at_most=self._most)
+        return torch.cat(parts)
+
+    def _logits(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002
         logits: Tensor = self._model(images)
         return logits.float()
+
+    def _remember(self, size: int) -> None:
+        self._most = size
 
 
 def reference_logits(model: nn.Module, batches: Batches, n: int) -> NDArray[np.float32]:

@@ -1,0 +1,143 @@
+"""Smaller batches where memory runs out.
+
+A batch that does not fit is computed in parts of half the size, then of half of that, down to
+single samples. In eval mode and without gradient a sample's result depends on that sample alone, so
+it is the same in any part but for rounding: for other sizes of a batch, libraries may choose
+kernels that add in another order. Batches that do fit are computed whole, to the same bits as ever.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from raydrop.errors import NoMemoryError, RaydropError, in_one_line
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_OUT_OF_MEMORY_TEXTS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "std::bad_alloc",
+)
+"""How plain RuntimeErrors of torch say that an allocation failed."""
+
+
+@dataclass(frozen=True)
+class Full:
+    """That memory ran out."""
+
+    reason: str
+    """The first line of what was said about it."""
+
+
+def unless_full(work: Callable[[], T]) -> T | Full:
+    """Do something and return its result, or that memory ran out, of which nothing is left then.
+
+    Args:
+        work: Is called once; errors of other kinds pass through.
+    """
+    try:
+        return work()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        full = Full(str(error).strip().split("\n")[0] or type(error).__name__)
+    # Only here, where the error is gone, is nothing left of what its traceback refers to.
+    free()
+    return full
+
+
+def in_halves(
+    compute: Callable[[Tensor, Tensor], T],
+    images: Tensor,
+    labels: Tensor,
+    on_halved: Callable[[int], object] | None = None,
+    *,
+    at_most: int | None = None,
+    error: type[RaydropError] = NoMemoryError,
+) -> list[T]:
+    """Compute a batch in one part, or in smaller and smaller ones where memory runs out.
+
+    After a failure the batch goes on in parts of half the size, from the first sample that has no
+    result yet; no part is larger afterwards, and none is computed twice.
+
+    Args:
+        compute: Gets images (M, ...) and labels (M,) of a part, M <= B.
+        images: Inputs (B, ...).
+        labels: Classes, or whatever goes with the inputs, (B,).
+        on_halved: Is told the new size of parts, at every failure.
+        at_most: Most samples of a part, as an earlier batch may have told; all of them by default.
+        error: What is raised where a single sample does not fit.
+
+    Returns:
+        The result of each part, in the order of the samples.
+
+    Raises:
+        NoMemoryError: Or ``error``, if a single sample does not fit. Other errors of ``compute``
+            pass through.
+    """
+    results: list[T] = []
+    start, size = 0, len(labels) if at_most is None else at_most
+    while start < len(labels):
+        part = slice(start, min(start + size, len(labels)))
+        result = unless_full(partial(compute, images[part], labels[part]))
+        if not isinstance(result, Full):
+            results.append(result)
+            start = part.stop
+            continue
+        length = part.stop - part.start
+        if length == 1:
+            raise error(does_not_fit(images, result.reason))
+        size = -(-length // 2)
+        logger.info("Memory ran out with %d samples at a time; going on with %d.", length, size)
+        if on_halved is not None:
+            on_halved(size)
+    return results
+
+
+def does_not_fit(images: Tensor, reason: str) -> str:
+    """Say that a single sample of a batch (B, ...) does not fit into memory, and what to do."""
+    size = images[:1].numel() * images.element_size()
+    return (
+        f"Expected a single sample of shape {tuple(images.shape[1:])}, {size:,} bytes, to fit into "
+        f"memory, found that it does not, reached from a batch of {len(images)} ({reason}); use a "
+        "smaller model or smaller images, fewer workers on a machine, a larger share of a GPU for "
+        "each (--gpus-per-worker), or a device with more memory."
+    )
+
+
+def in_a_sentence(error: BaseException) -> str:
+    """Say that memory ran out where nothing can be halved, and what to do."""
+    return (
+        f"{in_one_line(error)}; memory ran out where batches are not cut, so lower batch_size, give"
+        " each worker a larger share of a GPU (--gpus-per-worker), or run fewer of them on a "
+        "machine."
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory, of this machine or of a GPU, ran out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    message = str(error)
+    return isinstance(error, RuntimeError) and any(t in message for t in _OUT_OF_MEMORY_TEXTS)
+
+
+def free() -> None:
+    """Give back what is held by nobody."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
