@@ -5,6 +5,7 @@ Plain functions, like those of :mod:`raydrop.stages`; the store is all that pass
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from raydrop.network.measure import network_size
 from raydrop.network.saving import NetworkSpec, network_entry
 from raydrop.network.schedule import prune_in_rounds
 from raydrop.plan import TrialRun
-from raydrop.stages import Fitting, kept_positions, new_model, size_facts
+from raydrop.stages import Fitting, kept_positions, log_budget, new_model, size_facts
 from raydrop.store import Store, required
 from raydrop.study import SCHEMA, Study, Training, derive_seed
 from raydrop.training.budget import Length, training_length
@@ -31,6 +32,8 @@ from raydrop.training.loop import resolved_precision
 from raydrop.training.losses import Loss, batch_loss
 from raydrop.training.losses.base import Stage
 from raydrop.training.reference import ModelReference, Reference, StoredReference, reference_logits
+
+logger = logging.getLogger(__name__)
 
 
 def run_network_trial(
@@ -77,6 +80,21 @@ def run_network_trial(
 def network_config(run: TrialRun) -> dict[str, Any]:
     """Return the identity of the network that a trial leaves."""
     return {"kind": "network", "schema": SCHEMA, "trial": run.key}
+
+
+def _log_pruning(target: str, pruned: Pruned) -> None:
+    """Write into the log what was asked of the pruning and what was reached, round by round."""
+    whole = {"target": target, "reached": pruned.reached, "note": pruned.note}
+    rounds = pruned.facts.get("rounds", [whole])
+    for number, course in enumerate(rounds, 1):
+        logger.info(
+            "pruned in round %d of %d: asked for %s, reached %.4f%s",
+            number,
+            len(rounds),
+            course["target"],
+            course["reached"],
+            f"; {course['note']}" if course["note"] else "",
+        )
 
 
 def _spec(run: TrialRun, data: PreparedData, pruned: Pruned) -> NetworkSpec:
@@ -145,6 +163,7 @@ class _Pruner:
     def pruned_and_retrained(self) -> Pruned:
         """Return the network after all rounds, retrained."""
         network, trial = self.study.pruning_of_networks(), self.run.trial
+        log_budget(self.study, self.fitting.kept, self.data.dataset, self.length)
         method = network_rule(trial.network_method).make()
         loss = self._loss("prune")
         if loss.needs_recalls:
@@ -163,12 +182,14 @@ class _Pruner:
             restore=network.restore,
         )
         pruned = prune_in_rounds(task, method, network.rounds, self._retrain)
+        _log_pruning(trial.network_target, pruned)
         self._retrain(pruned.model, pruned.masks)
         return pruned
 
     def _retrain(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         """Retrain a pruned network in place for one round, its masked weights kept at zero."""
         loss, spent = self._loss("retrain"), self.spent
+        logger.info("retrains for %d epochs, %d steps", self.length.epochs, self.length.steps)
         spent.seconds += self.fitting.train(
             model,
             loss,

@@ -7,8 +7,9 @@ left there, and leaves one entry itself before it returns.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -59,6 +60,8 @@ from raydrop.training.losses import CrossEntropy, Loss, LossContext, loss_rule
 from raydrop.training.losses.base import Stage
 from raydrop.training.reference import Reference
 from raydrop.training.trace import Trace
+
+logger = logging.getLogger(__name__)
 
 RECALLS: Mapping[By, str] = {
     "class": "validation_recalls",
@@ -268,9 +271,17 @@ def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, dev
     trace = Trace.empty(course.last_epoch, len(dataset.train)) if course.traced else None
     states: list[NDArray[np.float32]] = []
     ends: list[EpochEnd] = []
+    logger.info(
+        "trains on %d of %d samples; checkpoints after epochs %s",
+        size,
+        len(dataset.train),
+        ", ".join(map(str, course.checkpoints)),
+    )
+    log_epoch = epoch_log(course.last_epoch)
 
     def after(end: EpochEnd) -> None:
         ends.append(end)
+        log_epoch(end)
         if trace is not None:
             trace.record(end.epoch - 1, model, batches)
         if end.epoch in course.checkpoints:
@@ -291,12 +302,16 @@ def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, dev
             on_epoch_end=after,
         )
     seconds = time.perf_counter() - start
+    recalls = _validation_recalls(model if course.validated else None, data, device)
+    for by in RECALLS:
+        if (measured := recalls[RECALLS[by]]) is not None:
+            logger.info("validation: lowest recall %s", _lowest(measured, dataset, by))
     info = {
         "seed": run.seed,
         "model": run.model,
         "initialisation": run.initialisation,
         "partition": run.partition,
-        **_validation_recalls(model if course.validated else None, data, device),
+        **recalls,
         "losses": [end.loss for end in ends],
         "learning_rates": [end.learning_rate for end in ends],
         "checkpoint_epochs": list(course.checkpoints),
@@ -304,6 +319,7 @@ def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, dev
         "score_epoch": course.early,
         "epochs": len(ends),
         "steps": ends[-1].step,
+        "batch_parts": max(end.parts for end in ends),
         "n_train": len(dataset.train),
         "train_seconds": seconds,
         "device": device,
@@ -312,6 +328,26 @@ def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, dev
     arrays |= {} if trace is None else trace.as_arrays()
     arrays |= {} if run.partition is None else {"positions": course.positions}
     store.write("query", run.config, info, arrays)
+
+
+def epoch_log(epochs: int) -> Callable[[EpochEnd], None]:
+    """Return what writes a line into the log after each epoch of a training of so many."""
+    last = time.perf_counter()
+
+    def write(end: EpochEnd) -> None:
+        nonlocal last
+        before, last = last, time.perf_counter()
+        logger.info(
+            "epoch %d/%d: mean loss %.4g, learning rate %.3g, %.2f s%s",
+            end.epoch,
+            epochs,
+            end.loss,
+            end.learning_rate,
+            last - before,
+            f", batches in {end.parts} parts because memory ran out" if end.parts > 1 else "",
+        )
+
+    return write
 
 
 class _EnoughEpochs(Exception):  # noqa: N818 - no error: it ends a training before its schedule
@@ -531,6 +567,7 @@ def run_trial(
     dataset, trial = data.dataset, run.trial
     kept = kept_positions(study, run, dataset, store)
     length = training_length(study.budget, study.training, len(kept), len(dataset.train))
+    log_budget(study, kept, dataset, length)
     with seeded(derive_seed(trial.seed, "trial/weights")):
         model = new_model(trial.model, dataset, device)
     fitting = Fitting(study, data, kept, device)
@@ -554,6 +591,20 @@ def run_trial(
         "precision": resolved_precision(study.training.precision, device),
     }
     return fitting.record(run, model, facts, store, start)
+
+
+def log_budget(
+    study: Study, kept: NDArray[np.int64], dataset: ImageDataset, length: Length
+) -> None:
+    """Write into the log what is kept and for how long it is trained on."""
+    logger.info(
+        "keeps %d of %d samples; budget %s: %d epochs, %d steps",
+        len(kept),
+        len(dataset.train),
+        study.budget,
+        length.epochs,
+        length.steps,
+    )
 
 
 def size_facts(size: NetworkSize, dense: NetworkSize) -> dict[str, int]:
@@ -624,8 +675,10 @@ class Fitting:
         Returns:
             Seconds that it took.
         """
+        log_epoch = epoch_log(length.epochs)
 
         def after(end: EpochEnd) -> None:
+            log_epoch(end)
             self.parts.append(end.parts)
             loss.end_epoch(self.recalls(model) if loss.needs_recalls else None)
 
@@ -695,10 +748,13 @@ class Fitting:
             "kept_ids": dataset.train.ids[kept],
         }
         store.write("trial", run.config, info, arrays)
-        worst = unit_recalls(predictions, dataset, study.by, "test").min()
+        recalls = unit_recalls(predictions, dataset, study.by, "test")
+        average = float((predictions == dataset.test.labels).mean())
+        lowest = _lowest(recalls, dataset, study.by)
+        logger.info("test: average accuracy %.4f, lowest recall %s", average, lowest)
         return {
-            "average_accuracy": float((predictions == dataset.test.labels).mean()),
-            "worst_class_accuracy": float(worst),
+            "average_accuracy": average,
+            "worst_class_accuracy": float(recalls.min()),
             "train_seconds": info["train_seconds"],
             "seconds": info["seconds"],
         }
@@ -755,6 +811,12 @@ def unit_recalls(
     # A class is a group whose samples all have one label.
     labels, members = dataset.splits()[split].labels, dataset.members(by, split)
     return by_group(predictions, labels, members, len(dataset.names(by)))
+
+
+def _lowest(recalls: Sequence[float] | NDArray[np.float64], dataset: ImageDataset, by: By) -> str:
+    """Say what the lowest recall is, and of which class or group."""
+    worst = int(np.argmin(recalls))
+    return f"{recalls[worst]:.4f} ({by} {dataset.names(by)[worst]!r})"
 
 
 def _validation_recalls(

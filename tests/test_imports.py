@@ -26,6 +26,7 @@ ALLOWED = {
     "remote": {"errors"},
     "mirror": {"errors", "remote"},
     "store": {"errors", "study", "remote", "mirror"},
+    "logs": {"errors", "study", "remote", "mirror", "training"},
     "selection": {"errors"},
     "models": {"errors", "data"},
     "data": {"errors", "study", "remote", "mirror"},

@@ -1,4 +1,7 @@
-"""Progress in the terminal, or one line now and then where there is no terminal."""
+"""Progress in the terminal, or one line now and then where there is no terminal.
+
+What is told of a single trial is a line of its own either way; the bar stays below it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ from rich.progress import (
 )
 
 LINE_EVERY_SECONDS = 15.0
-"""Where output goes to a file, a line of progress appears no more often than this."""
+"""Where output goes to a file, a line of counts appears no more often than this."""
+
+LONGEST_SENTENCE = 240
+"""Characters of a sentence that are quoted within a line."""
 
 
 class StageProgress:
@@ -68,6 +74,14 @@ class StageProgress:
             self._last = now
             self._print_line(note or "")
 
+    def say(self, line: str) -> None:
+        """Print a line; in a terminal, above the bar.
+
+        Args:
+            line: Shown as it is: brackets in it are no markup.
+        """
+        self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
     def expect(self, work: float) -> None:
         """Correct how much work is left, where it was found to be less or more than expected."""
         self._work = self._done + work
@@ -80,11 +94,9 @@ class StageProgress:
     def _print_line(self, note: str) -> None:
         elapsed = self._last - self._start
         share = "" if self._is_over() else self._share()
-        self._console.print(
+        self.say(
             f"{self._stage}: {self._finished}/{self._items}{share} in {elapsed:.0f} s"
-            f"{self._left()}  {note}".rstrip(),
-            highlight=False,
-            soft_wrap=True,
+            f"{self._left()}  {note}".rstrip()
         )
 
     def _share(self) -> str:
@@ -103,6 +115,18 @@ class StageProgress:
             return ""
         pace = (self._last - since) / (self._done - before)
         return f", about {pace * rest:.0f} s left"
+
+
+def quoted(sentence: str) -> str:
+    """Return a sentence as it can stand within a line: on one line, and not too long.
+
+    Example:
+        >>> quoted("Expected   one line. ")
+        'Expected one line.'
+    """
+    printable = "".join(c if c.isprintable() else " " for c in sentence)
+    line = " ".join(printable.split())
+    return line if len(line) <= LONGEST_SENTENCE else f"{line[: LONGEST_SENTENCE - 1]}…"
 
 
 @contextmanager
@@ -129,7 +153,7 @@ def stage_progress(
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
         yield StageProgress(console, stage, items, work, bar)

@@ -6,11 +6,9 @@ Nothing here imports Tune, which would cost every worker of these stages seconds
 from __future__ import annotations
 
 import contextlib
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,12 +18,13 @@ from rich.console import Console
 from raydrop.cluster.losses import Losses
 from raydrop.cluster.nodes import Watch, wait_for_any
 from raydrop.cluster.pool import DEATHS, RayExecutor
-from raydrop.cluster.progress import StageProgress, stage_progress
+from raydrop.cluster.progress import StageProgress, quoted, stage_progress
 from raydrop.cluster.resources import Layout
 from raydrop.cluster.visibility import Place
 from raydrop.cluster.worker import prepare_process
 from raydrop.data.dataset import Split
 from raydrop.errors import RaydropError, in_one_line
+from raydrop.logs import Kind, failure_sentence, work_log
 from raydrop.plan import QueryRun, ScoreRun, query_samples, visited_samples
 from raydrop.scores import CheckpointMethod, score_method
 from raydrop.scores.sharding import ShardedGradients
@@ -95,6 +94,8 @@ def run_queries(context: Context, queries: tuple[QueryRun, ...]) -> dict[str, st
                     continue
             if message is not None:
                 failed[run.key] = message
+                what = f"  query run {run.key[:8]}  {describe_query(run)}"
+                progress.say(what + failure_text(message, "query_runs", run.key))
             progress.advance(describe_query(run) + (" failed" if message else ""), work[run.key])
     return failed
 
@@ -202,19 +203,26 @@ def attempt(work: Callable[[], None]) -> str | None:
     """Do something; return None, or a sentence on why it could not be done."""
     try:
         work()
-    except RaydropError as error:
-        return str(error)
     except Exception as error:
-        # Not a user's mistake: whoever looks into the failure needs the place too.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+        return failure_sentence(error)
     return None
+
+
+def failure_text(message: str, kind: Kind, key: str) -> str:
+    """Say that something failed, why, and where its log is, to go on with in a line."""
+    return f" failed: {quoted(message)} (log: logs/{kind}/{key[:8]}*.log)"
 
 
 def _query_task(study: Study, run: QueryRun, data: Any, place: Place, layout: Layout) -> str | None:
     """Run one query run in its own process; return a sentence if it failed."""
     prepare_process(layout)
-    return attempt(lambda: run_query(study, run, data, place.open(), layout.device))
+
+    def work() -> None:
+        store, device = place.open(), layout.device
+        with work_log(store.root.parent, "query_runs", run.key, describe_query(run), device):
+            run_query(study, run, data, store, device)
+
+    return attempt(work)
 
 
 def _message_of(reference: Any) -> tuple[str | None, bool]:

@@ -20,10 +20,11 @@ from raydrop.cluster.losses import Losses
 from raydrop.cluster.nodes import Watch
 from raydrop.cluster.progress import StageProgress, stage_progress
 from raydrop.cluster.resources import Layout
-from raydrop.cluster.scoring import WORKER_DEATHS, Context, attempt
+from raydrop.cluster.scoring import WORKER_DEATHS, Context, attempt, failure_text
 from raydrop.cluster.visibility import Place
 from raydrop.cluster.worker import prepare_process
 from raydrop.errors import ConfigError, RaydropError, StoreError
+from raydrop.logs import describe_trial, work_log
 from raydrop.mirror import remote_of
 from raydrop.network_trials import run_network_trial
 from raydrop.plan import TrialRun
@@ -68,13 +69,16 @@ def run_trials(
         work: Folder for Tune's own files, removed when all is well.
         callbacks: Told of every trial by Tune, besides the progress in the terminal.
     """
+    errors: list[int] = []
     for name, chosen in (
         ("trials", [run for run in trials if run.dense is None]),
         ("networks", [run for run in trials if run.dense is not None]),
     ):
         ready = _ready(context.store, chosen, lost)
         if ready:
-            _tune(name, context, ready, work, callbacks)
+            errors.append(_tune(name, context, ready, work, callbacks))
+    if errors and not any(errors):
+        _clear(work)
 
 
 def _ready(
@@ -103,8 +107,8 @@ def _tune(
     ready: Mapping[str, TrialRun],
     work: Path,
     callbacks: Sequence[tune.Callback],
-) -> None:
-    """Run trials under one Tuner."""
+) -> int:
+    """Run trials under one Tuner; return how many were given up because their process died."""
     layout = context.layout
     shared = TrialContext(context.study, context.place, context.data, layout, ready)
     guard = _Guard(Watch(layout), name, context.losses)
@@ -116,10 +120,8 @@ def _tune(
     for result in grid:
         if result.error is not None and result.config is not None:
             run = ready[result.config["trial_id"]]
-            lines = str(result.error).strip().splitlines()
-            _record_failure(context.store, run, lines[-1] if lines else "its process died")
-    if grid.num_errors == 0:
-        _clear(work)
+            _record_failure(context.store, run, _last_line(str(result.error)))
+    return int(grid.num_errors)
 
 
 def make_tuner(
@@ -248,46 +250,88 @@ class _Advance(tune.Callback):
 
     def __init__(self, progress: StageProgress, runs: Mapping[str, TrialRun]) -> None:
         self._progress, self._runs = progress, runs
+        self._failed = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the terminal out of the copy of itself that Tuner keeps on disk and never reads."""
         return {}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count a trial that reported."""
-        result, config = trial.last_result, self._runs[trial.config["trial_id"]].trial
-        name = f"{config.model}, {config.method} + {config.quotas} at {config.keep_fraction:g}"
-        if config.network_method != "none":
-            name += f", {config.network_method} to {config.network_target} under {config.loss}"
+        """Count a trial that reported, and print its line."""
+        result = trial.last_result
+        if _UNWRITTEN in result:
+            return  # the guard ends the sweep and says why
         if "failed" in result:
-            self._progress.advance(f"{name} failed")
-        else:
-            self._progress.advance(f"{name}: worst {result['worst_class_accuracy']:.2f}")
+            self._end_failed(trial, result["failed"])
+        elif "seconds" in result:  # otherwise it was stopped before its end
+            self._end(
+                trial,
+                f": average {result['average_accuracy']:.2f}, "
+                f"worst {result['worst_class_accuracy']:.2f}, {_seconds_text(result['seconds'])}",
+            )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count a trial whose process died too often."""
-        self._progress.advance("a trial's process died")
+        """Count a trial whose process died too often, likewise."""
+        text = ""
+        with contextlib.suppress(OSError, TypeError):  # Tune may have had no place to write it
+            text = Path(trial.error_file).read_text(errors="replace")
+        self._end_failed(trial, _last_line(text))
+
+    def _end_failed(self, trial: Any, message: str) -> None:
+        self._failed += 1
+        self._end(trial, failure_text(message, "trials", trial.config["trial_id"]))
+
+    def _end(self, trial: Any, text: str) -> None:
+        run = self._runs[trial.config["trial_id"]]
+        self._progress.say(f"  trial {run.key[:8]}  {describe_trial(run.trial)}{text}")
+        self._progress.advance(f"{self._failed} failed" if self._failed else "")
+
+
+def _seconds_text(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def _last_line(text: str) -> str:
+    """Return the last line of what Tune says of a trial whose process died."""
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "its process died"
 
 
 def _trial_task(config: dict[str, Any], context: TrialContext) -> None:
     """Run one trial in its own process, and report it to Tune."""
     prepare_process(context.layout)
-    run, store = context.runs[config["trial_id"]], context.place.open()
+    try:
+        store = context.place.open()
+    except RaydropError as error:
+        tune.report({"failed": str(error), _UNWRITTEN: str(error)})
+    else:
+        tune.report(_outcome(context, context.runs[config["trial_id"]], store))
+
+
+def _outcome(context: TrialContext, run: TrialRun, store: Store) -> dict[str, Any]:
+    """Run one trial; return what it reports: its accuracies, or why it failed."""
     outcome: dict[str, Any] = {}
+    device = context.layout.device
 
     def work() -> None:
-        data = ray.get(context.data)
-        run_it = run_trial if run.dense is None else run_network_trial
-        outcome.update(run_it(context.study, run, data, store, context.layout.device))
+        with work_log(
+            store.root.parent, "trials", run.key, describe_trial(run.trial), device
+        ) as log:
+            data = ray.get(context.data)
+            run_it = run_trial if run.dense is None else run_network_trial
+            outcome.update(run_it(context.study, run, data, store, device))
+            average, worst = outcome["average_accuracy"], outcome["worst_class_accuracy"]
+            log.found = f"average {average:.4f}, worst {worst:.4f}"
 
     message = attempt(work)
-    if message is not None:
-        outcome = {"failed": True}
-        try:
-            _record_failure(store, run, message)
-        except StoreError as error:
-            outcome[_UNWRITTEN] = str(error)
-    tune.report(outcome)
+    if message is None:
+        return outcome
+    failed = {"failed": message}
+    try:
+        _record_failure(store, run, message)
+    except StoreError as error:
+        failed[_UNWRITTEN] = str(error)
+    return failed
 
 
 def _lost_input(run: TrialRun, lost: Mapping[str, str]) -> str | None:
