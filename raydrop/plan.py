@@ -11,7 +11,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from raydrop.data.dataset import ImageDataset
 from raydrop.errors import ConfigError
@@ -21,13 +23,14 @@ from raydrop.network.adapter import coupling_of
 from raydrop.network.base import parse_target
 from raydrop.scores import CheckpointMethod, score_method
 from raydrop.scores.partitions import stratified_partitions
+from raydrop.scores.sharding import make_shards
 from raydrop.scores.source import Quantity, Unit
 from raydrop.selection import budget_for, quota_rule
 from raydrop.store import Store
 from raydrop.study import SCHEMA, ScoringPrecision, Study, TrialConfig, config_hash
 from raydrop.training.budget import training_length
 from raydrop.training.checkpoints import sampled_epochs, score_epoch
-from raydrop.training.losses import loss_rule, reads_reference
+from raydrop.training.losses import LossContext, loss_rule, reads_reference
 
 VISITS: Mapping[Quantity, int] = {
     "norm": 1,
@@ -51,6 +54,31 @@ UNREAD_BY_TRIALS = (
     "score_precision",
 )
 """Settings that a trial depends on through its scores and recalls alone."""
+
+
+StageName = Literal["query runs", "scores", "trials", "networks"]
+"""What is run one after the other; ``networks`` are the trials that prune one."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one query run, one gradient quantity or one trial takes."""
+
+    stage: StageName
+    """When it is run."""
+    model: str
+    """Architecture that it trains, or differentiates."""
+    passes: int
+    """Sample passes; see :func:`works`."""
+    forward: int = 0
+    """Samples that are put through the network besides, without a backward pass."""
+    parts: int = 1
+    """Equal parts that workers share; one worker does all of it where it has one."""
+
+    @property
+    def cost(self) -> float:
+        """All of it in sample passes; a forward pass is a third of one."""
+        return self.passes + self.forward / 3
 
 
 @dataclass(frozen=True)
@@ -377,16 +405,18 @@ def query_samples(study: Study, query: QueryRun, n: int) -> int:
     return epochs * n * 4 // 3
 
 
-def estimated_samples(
+def works(
     study: Study, plan: Plan, dataset: ImageDataset, store: Store | None = None
-) -> dict[str, int]:
-    """Return how many sample passes each stage of a plan takes.
+) -> tuple[Work, ...]:
+    """Return what a plan takes, each thing once, in the order in which it is begun.
 
     A pass is one sample forward and backward once, three times the work of a forward pass. A query
     run takes its epochs and, with a trace, a third more; a trial its steps times the batch, also
     where it retrains a pruned network (what the search for what to prune takes is left out). A
     gradient quantity takes one pass for each time that a sample is put through the network, and a
-    norm of the last layer alone, or an embedding, a third of that.
+    norm of the last layer alone, or an embedding, a third of that. Evaluations are forward passes:
+    of validation and test at the end, and of validation after each epoch where the loss asks for
+    recalls; so is what a loss asks of the dense network.
 
     Args:
         study: What the plan is of.
@@ -395,28 +425,63 @@ def estimated_samples(
         store: Whose finished gradient quantities are left out.
     """
     n = len(dataset.train)
-    visits = _visits(study, plan.scores, n, store)
-    steps = sum(_trial_samples(study, run, n) for run in plan.trials)
-    return {
-        "queries": sum(query_samples(study, query, n) for query in plan.queries),
-        "scores": sum(
-            count // 3 if unit.quantity in FORWARD_ONLY else count
-            for (_, unit), count in visits.items()
-        ),
-        "trials": steps,
-    }
+    found = [query_work(study, query, dataset) for query in plan.queries]
+    queries = {query.key: query for run in plan.scores for query in run.queries}
+    for (key, unit), count in _visits(study, plan.scores, n, store).items():
+        model, shards = queries[key].model, _shards(covered_samples(queries[key], n))
+        passes = count // 3 if unit.quantity in FORWARD_ONLY else count
+        found.append(Work("scores", model, passes, parts=shards))
+    # Those that prune a network come after all that train one.
+    trials = sorted(plan.trials, key=lambda run: run.dense is not None)
+    return (*found, *(trial_work(study, run, dataset) for run in trials))
 
 
-def _trial_samples(study: Study, run: TrialRun, n: int) -> int:
-    """Return how many sample passes a trial takes: its training, or its rounds of retraining."""
+def query_work(study: Study, query: QueryRun, dataset: ImageDataset) -> Work:
+    """Return what a query run takes; see :func:`works`."""
+    passes = query_samples(study, query, len(dataset.train))
+    whole = query.partition is None and not query.initialisation
+    return Work("query runs", query.model, passes, len(dataset.validation) if whole else 0)
+
+
+def trial_work(study: Study, run: TrialRun, dataset: ImageDataset) -> Work:
+    """Return what a trial takes; see :func:`works`."""
+    n, validation = len(dataset.train), len(dataset.validation)
     kept = budget_for(n, run.trial.keep_fraction)
-    network = study.pruning_of_networks()
-    training, rounds = study.training, 1
+    network, training, rounds = study.pruning_of_networks(), study.training, 1
     if run.dense is not None:
         assert network.retraining is not None
         training, rounds = network.retraining, network.rounds
     length = training_length(study.budget, training, kept, n)
-    return rounds * length.steps * min(training.batch_size, kept)
+    passes = rounds * length.steps * min(training.batch_size, kept)
+    # Which samples are kept is not known yet; what a loss asks for does not depend on it.
+    ones = np.ones(dataset.num_classes, np.int64), np.ones(len(dataset.names(study.by)), np.int64)
+    loss = loss_rule(run.trial.loss).make(LossContext(*ones, by=study.by, epochs=length.epochs))
+    forward = validation + len(dataset.test)
+    if loss.needs_recalls:
+        forward += rounds * length.epochs * validation
+    if loss.needs_reference:
+        forward += passes if training.augment else n
+    stage: StageName = "trials" if run.dense is None else "networks"
+    return Work(stage, run.trial.model, passes, forward)
+
+
+def estimated_samples(
+    study: Study, plan: Plan, dataset: ImageDataset, store: Store | None = None
+) -> dict[str, int]:
+    """Return how many sample passes each stage of a plan takes, without evaluations.
+
+    See :func:`works`.
+    """
+    totals = {"queries": 0, "scores": 0, "trials": 0}
+    names = {"query runs": "queries", "networks": "trials"}
+    for work in works(study, plan, dataset, store):
+        totals[names.get(work.stage, work.stage)] += work.passes
+    return totals
+
+
+def _shards(samples: int) -> int:
+    """Return how many shards the gradients of so many samples are cut into."""
+    return len(make_shards(np.arange(samples)))
 
 
 def _visits(

@@ -15,21 +15,24 @@ import pytest
 import ray
 from rich.console import Console
 
-from raydrop.cluster import progress
+from raydrop.cluster import briefing, progress, visibility
 from raydrop.cluster.driver import Options, Outcome, run_study
 from raydrop.cluster.resources import Layout
 from raydrop.cluster.scoring import Context, run_queries, run_scores
 from raydrop.cluster.session import ray_session
 from raydrop.cluster.space import expand
+from raydrop.cluster.visibility import Answer, Place, marked
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
-from raydrop.errors import StudyMismatchError
+from raydrop.errors import ConfigError, StudyMismatchError
 from raydrop.frontier import write_frontier
+from raydrop.network_trials import run_network_trial
+from raydrop.pace import Noise
 from raydrop.plan import make_plan, trial_configs
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
-from raydrop.stages import run_query, run_score
+from raydrop.stages import run_query, run_score, run_trial
 from raydrop.store import Store, required
-from raydrop.study import Study, Training
+from raydrop.study import NetworkPruning, Study, Training
 
 pytestmark = pytest.mark.ray
 
@@ -90,6 +93,20 @@ def test_a_study_leaves_its_files(finished: tuple[Study, Path]) -> None:
     pruned = trials[trials["method"] != "none"]
     assert (pruned["n_kept"] == round(pruned["n_train"].iloc[0] / 2)).all()
     assert not (out / "tune").exists()
+
+
+def test_each_query_run_and_trial_has_its_log(finished: tuple[Study, Path]) -> None:
+    _, out = finished
+    store = Store(out / "store")
+    for kind, folder in (("query", "query_runs"), ("trial", "trials")):
+        assert {log.stem for log in (out / "logs" / folder).iterdir()} == set(store.keys(kind))
+        for entry in store.entries(kind):
+            text = (out / "logs" / folder / f"{entry.key}.log").read_text()
+            attempts, epochs = text.count("# what "), entry.info["epochs"]
+            assert attempts >= 1
+            assert text.count(f"epoch {epochs}/{epochs}: mean loss") == attempts
+            assert text.count(": mean loss") == attempts * epochs
+            assert text.count(" finished in ") == attempts
 
 
 def test_scores_are_the_bits_of_this_process(finished: tuple[Study, Path], tmp_path: Path) -> None:
@@ -206,7 +223,7 @@ def test_each_query_model_has_its_pool(tmp_path: Path, monkeypatch: pytest.Monke
     )
     data = prepare(load_dataset(study.dataset))
     plan = make_plan(study, trial_configs(study, expand(study)), data.dataset)
-    console, store = Console(file=io.StringIO()), Store(tmp_path)
+    console, store = Console(file=io.StringIO()), Store(tmp_path / "store")
     layout = Layout(2, 1, 0.0)
     context = Context(study, store, ray.put(data), data.dataset.train, layout, console)
     assert run_queries(context, plan.queries) == {}
@@ -231,10 +248,28 @@ def test_another_studys_folder_is_refused(finished: tuple[Study, Path]) -> None:
     assert _stamps(out) == before
 
 
-def test_dry_run_writes_nothing(finished: tuple[Study, Path], tmp_path: Path) -> None:
+def test_dry_run_writes_nothing_and_times_batches_on_a_worker(
+    finished: tuple[Study, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("timed in the driver")
+
     study, _ = finished
-    _run(study, tmp_path / "new", dry_run=True)
+    monkeypatch.setattr(briefing, "measured_here", refuse)
+    console = Console(file=io.StringIO())
+    options = Options(out=tmp_path / "new", address="of this session", dry_run=True)
+    run_study(study, options, console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "  layout      2 workers at a time, each 1 CPU, on 1 node\n" in said
+    assert "in all on 2 workers, at the pace of a few batches of noise on one worker" in said
     assert not (tmp_path / "new").exists()
+
+
+def test_a_worker_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(briefing, "ANSWER_SECONDS", 0.5)
+    noise = Noise(2, (1, 8, 8), 8, horizontal_flip=False, crop_padding=0)
+    with pytest.raises(TimeoutError, match=r"no worker with 3 CPUs answered within 0\.5 s"):
+        briefing.measured_on_ray(Layout(1, 3, 0.0), [], noise)
 
 
 def test_a_trial_that_fails_is_told_and_the_others_go_on(
@@ -250,6 +285,10 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(
     failures = list(Store(tmp_path / "store").entries("failure"))
     assert [f.info["trial"]["method"] for f in failures] == ["moso", "moso"]
     assert all("NaN" in f.info["message"] for f in failures)
+    for failure in failures:
+        log = (tmp_path / "logs" / "trials" / f"{failure.key}.log").read_text()
+        assert f" s: {failure.info['message']}\n" in log
+        assert "Traceback" not in log  # a sentence is enough
     report = (tmp_path / "report.html").read_text()
     assert failures[0].info["message"][:40].replace("'", "&#39;") in report
     Store(tmp_path / "store").remove("scores", scores.key)
@@ -272,6 +311,28 @@ def test_a_query_run_that_diverges_takes_only_what_needs_it(
     assert all(m.startswith("Expected a finite training loss, found") for m in messages)
 
 
+def test_other_machines_are_asked_to_write_and_to_tell_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This node stands for them, and a stand-in for a clock that is wrong."""
+
+    def look(place: Place) -> tuple[Answer, float]:
+        answer, told = visibility._look(place)
+        return answer, told - 3600.0
+
+    nodes = {ray.get_runtime_context().get_node_id(): "10.0.0.2"}
+    monkeypatch.setattr(visibility, "other_nodes", lambda: nodes)
+    with marked(Store(tmp_path)) as place:
+        assert visibility.answers(place, nodes) == {"10.0.0.2": Answer()}
+        visibility.check_visible(place)
+        assert len(list(tmp_path.rglob("*"))) == 2  # the marker alone is left
+        with pytest.raises(ConfigError, match=r"see .*1 of the 1 others do not, such as 10\.0\.0"):
+            visibility.check_visible(Place(tmp_path / "elsewhere", place.marker))
+        monkeypatch.setattr(visibility, "_look", look)
+        with pytest.raises(ConfigError, match=r"that of 10\.0\.0\.2 at least 5\d minutes behind"):
+            visibility.check_visible(place)
+
+
 def test_study_json_replays(finished: tuple[Study, Path], tmp_path: Path) -> None:
     from raydrop.cli import load_sweep
 
@@ -281,3 +342,40 @@ def test_study_json_replays(finished: tuple[Study, Path], tmp_path: Path) -> Non
     assert run_study(again, Options(out=out, dry_run=True), Console(quiet=True)).planned >= 14
     saved = json.loads((out / "study.json").read_text())
     assert {t["method"] for t in saved["trials"]} >= {"none", "random", "moso", "grand"}
+
+
+def test_networks_are_pruned_after_their_dense_ones_to_the_bits_of_this_process(
+    tmp_path: Path,
+) -> None:
+    study = Study(
+        name="networks",
+        dataset="digits+subset(12, test=6)",
+        model="small_cnn",
+        param_space={
+            "network_method": {"grid_search": ["magnitude", "random"]},
+            "network_target": 0.5,
+            "loss": {"grid_search": ["cross_entropy", "pw(0.5, 1)"]},
+        },
+        seeds=(0,),
+        training=Training(epochs=2),
+        network=NetworkPruning(retraining=Training(epochs=1, learning_rate=0.01)),
+    )
+    out, alone = tmp_path / "out", Store(tmp_path / "alone")
+    assert _run(study, out) == Outcome(planned=6, failed=0)
+    data = prepare(load_dataset(study.dataset))
+    plan = make_plan(study, trial_configs(study, expand(study)), data.dataset)
+    dense = [run for run in plan.trials if run.dense is None]
+    pruned = [run for run in plan.trials if run.dense is not None]
+    assert len(pruned) == 4
+    assert len({run.dense.key for run in pruned if run.dense}) == 1
+    for run in [*dense, *pruned]:
+        work = run_trial if run.dense is None else run_network_trial
+        work(study, run, data, alone, "cpu")
+        here, there = (required(s, "trial", run.key) for s in (alone, Store(out / "store")))
+        for name in ("predictions", "kept_ids"):
+            assert here.array(name).tobytes() == there.array(name).tobytes(), (run.trial, name)
+    before = _stamps(out)
+    assert _run(study, out) == Outcome(planned=6, failed=0)
+    assert _stamps(out) == before
+    harm = pd.read_csv(out / "harm.csv")
+    assert set(harm["network_method"]) >= {"magnitude", "random"}

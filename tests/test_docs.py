@@ -138,7 +138,8 @@ def test_every_dependency_is_pinned_without_an_address() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in _requirements(project):
         name = re.split(r"[\[<>=~]", requirement)[0]
-        assert re.search(rf"^{re.escape(name)}==", pins, re.MULTILINE), name
+        pinned = re.search(rf"^{re.escape(name)}==", pins, re.MULTILINE) is not None
+        assert pinned == (name != project["name"]), name  # dev takes extras of its own
 
 
 @pytest.mark.ray
@@ -149,5 +150,9 @@ def test_a_script_runs_by_itself_as_raydrop_run_does() -> None:
     plans = [
         subprocess.run(c, capture_output=True, text=True, check=True) for c in (alone, command)
     ]
-    assert plans[0].stdout == plans[1].stdout
+    alike = [
+        [line for line in plan.stdout.splitlines() if not line.startswith("  likely")]  # is timed
+        for plan in plans
+    ]
+    assert alike[0] == alike[1]
     assert "trials 246" in " ".join(plans[0].stdout.split())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ import pandas as pd
 import ray
 from ray.tune import Callback
 from rich.console import Console
-from rich.markup import escape
 
 from raydrop.cluster import nodes
+from raydrop.cluster.briefing import Briefing
 from raydrop.cluster.losses import Losses
 from raydrop.cluster.scoring import Context, attempt, run_queries, run_scores
 from raydrop.cluster.session import find_head, ray_session
@@ -31,19 +30,17 @@ from raydrop.cluster.visibility import check_visible, marked
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset
-from raydrop.errors import ConfigError, ScoringError, StoreError, StudyMismatchError
+from raydrop.errors import ConfigError, ScoringError, StudyMismatchError
+from raydrop.frontier.files import replace_file
 from raydrop.lost import save_lost_images
-from raydrop.mirror import open_location, publish, shown
+from raydrop.mirror import open_location, shown, unwritable
 from raydrop.plan import (
     Plan,
-    QueryRun,
     check_networks,
-    estimated_samples,
     make_plan,
     query_run,
     score_run,
     trial_configs,
-    unshared_query_runs,
 )
 from raydrop.stages import RECALLS, save_data_card, save_images
 from raydrop.store import Entry, Store, required
@@ -107,8 +104,11 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
     store = Store(options.out / "store")
     missing = plan.missing(Store(store.root, glance=True))
     check_networks(missing, dataset)
-    print_plan(study, plan, missing, dataset, store, console)
+    briefing = Briefing(study, plan, missing, dataset, store, console)
+    briefing.tell_plan()
     if options.dry_run:
+        if missing.trials:
+            briefing.forecast(options.address, options.num_cpus, options.gpus_per_worker)
         return Outcome(len(plan.trials), 0)
     if missing.trials and options.address is not None:
         find_head(options.address)
@@ -117,7 +117,7 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
     with logging(study, options.out, {run.key: run for run in plan.trials}, console) as callbacks:
         if not missing.trials:
             return Outcome(len(plan.trials), 0)
-        _run(study, missing, dataset, store, options, console, callbacks)
+        _run(briefing, options, callbacks)
     _picture_lost(study, plan, dataset, store, console)
     return Outcome(len(plan.trials), len(plan.missing(Store(store.root, glance=True)).trials))
 
@@ -200,17 +200,9 @@ def write_study_file(
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        temporary = out / ".study.json"
-        temporary.write_text(json.dumps(body, indent=1))
-        publish(out / "study.json", temporary.read_bytes())
-        temporary.replace(out / "study.json")
-    except StoreError:
-        raise
     except OSError as error:
-        raise StoreError(
-            f"Expected to write results to {out}, found: {error.strerror or error}; "
-            "free space there, allow writing, or choose another folder with --out."
-        ) from error
+        raise unwritable(out, error) from error
+    replace_file(out / "study.json", json.dumps(body, indent=1).encode())
 
 
 def versions() -> dict[str, str]:
@@ -222,109 +214,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "unknown"
     return found
-
-
-def print_plan(
-    study: Study,
-    plan: Plan,
-    missing: Plan,
-    dataset: ImageDataset,
-    store: Store,
-    console: Console,
-) -> None:
-    """Say what a study takes, what of it is done, and how much work is left."""
-    sizes = dataset.sizes(study.by)
-    units = "classes" if study.by == "class" else "groups"
-    console.print(
-        f"Study [bold]{escape(study.name)}[/bold]: {escape(dataset.name)}, "
-        f"{len(dataset.train)} training images in {len(sizes)} {units} "
-        f"(smallest {sizes.min()}, largest {sizes.max()}), "
-        f"{len(dataset.validation)} for validation, {len(dataset.test)} for testing; "
-        f"{escape(_models_text(plan))}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for name, whole, left in (
-        ("query runs", plan.queries, missing.queries),
-        ("scores", plan.scores, missing.scores),
-        ("trials", plan.trials, missing.trials),
-    ):
-        needed = "" if name == "trials" or missing.trials else " (none needed any more)"
-        kinds = _kinds_text(plan.queries) if name == "query runs" else ""
-        console.print(
-            f"  {name:<11} {len(whole):>5}, of which to do {len(left):>5}{needed}{kinds}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    shared = sum(query.partition is None and not query.initialisation for query in plan.queries)
-    unshared = unshared_query_runs(plan)
-    if unshared > shared:
-        console.print(
-            f"  shared      {shared} full query runs serve what {unshared} would, one per method, "
-            "keep fraction and seed",
-            highlight=False,
-            soft_wrap=True,
-        )
-    pruned = [run.dense.key for run in plan.trials if run.dense is not None]
-    if pruned:
-        console.print(
-            f"  shared      {len(set(pruned))} dense networks serve {len(pruned)} trials that "
-            "prune them",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if not missing.trials:
-        return
-    work = estimated_samples(study, missing, dataset, store)
-    total = sum(work.values())
-    full = total / (study.training.epochs * len(dataset.train))
-    shares = ", ".join(f"{name} {count / total:.0%}" for name, count in work.items())
-    pace = _seconds_per_sample(plan, store, study)
-    time = (
-        ""
-        if pace is None
-        else f"; about {total * pace:.0f} s on one worker, as trials went so far, besides starting"
-    )
-    console.print(
-        f"  work left   {total:,} sample passes, {full:.1f} times training on all the data "
-        f"({shares}){time}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _models_text(plan: Plan) -> str:
-    """Say which networks are trained in the end, and which ones others are scored with."""
-    targets = sorted({run.trial.model for run in plan.trials})
-    others = sorted({query.model for query in plan.queries} - set(targets))
-    return ", ".join(targets) + (f"; scored with {', '.join(others)} too" if others else "")
-
-
-def _kinds_text(queries: Iterable[QueryRun]) -> str:
-    """Say how many query runs of each kind there are, where there are others than the plain one."""
-    counts = Counter(_kind(query) for query in queries)
-    if counts.keys() <= {"on all the data"}:
-        return ""
-    return f": {', '.join(f'{count} {kind}' for kind, count in counts.items())}"
-
-
-def _kind(query: QueryRun) -> str:
-    if query.partition is not None:
-        return f"surrogates, each on 1/{query.partition[1]} of the data"
-    return "further initialisations" if query.initialisation else "on all the data"
-
-
-def _seconds_per_sample(plan: Plan, store: Store, study: Study) -> float | None:
-    """Return how long one sample pass took in the finished trials, or None."""
-    seconds = samples = 0.0
-    finished = Store(store.root, glance=True)
-    for run in plan.trials:
-        entry = finished.read("trial", run.key)
-        if entry is not None:
-            seconds += entry.info["seconds"]
-            batch = min(study.training.batch_size, entry.info["n_kept"])
-            samples += entry.info["steps"] * batch
-    return seconds / samples if samples else None
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -365,13 +254,11 @@ def score_dataset(
     store = Store(options.out / "store")
     scores = () if store.read("scores", wanted.key) else (wanted,)
     needed = {run.key: run for run in (query, *(q for score in scores for q in score.queries))}
-    missing = Plan(
-        queries=tuple(run for key, run in needed.items() if store.read("query", key) is None),
-        scores=scores,
-        trials=(),
-    )
+    plan = Plan(tuple(needed.values()), scores, trials=())
+    queries = tuple(run for run in plan.queries if store.read("query", run.key) is None)
+    missing = dataclasses.replace(plan, queries=queries)
     if missing.queries or missing.scores:
-        failed = _run(study, missing, dataset, store, options, console)
+        failed = _run(Briefing(study, plan, missing, dataset, store, console), options)
         if failed:
             raise ScoringError(next(iter(failed.values())))
     entry = required(store, "scores", wanted.key)
@@ -399,13 +286,7 @@ def _units(dataset: ImageDataset, query: Entry) -> dict[str, Units]:
 
 
 def _run(
-    study: Study,
-    missing: Plan,
-    dataset: ImageDataset,
-    store: Store,
-    options: Options,
-    console: Console,
-    callbacks: Sequence[Callback] = (),
+    briefing: Briefing, options: Options, callbacks: Sequence[Callback] = ()
 ) -> dict[str, str]:
     """Decode the images, start Ray, put them where all workers see them, run what is missing.
 
@@ -413,10 +294,12 @@ def _run(
         A sentence for each query run and score that failed, by its key; a trial that failed has a
         record of kind ``failure`` in the store.
     """
+    study, missing, store = briefing.study, briefing.missing, briefing.store
+    dataset, console = briefing.dataset, briefing.console
     data = prepare(dataset)
     with ray_session(options.address, options.num_cpus) as dashboard, marked(store) as place:
         if dashboard:
-            console.print(f"  dashboard   {dashboard}", highlight=False, soft_wrap=True)
+            briefing.say("dashboard", dashboard)
         check_visible(place)
         layout = nodes.wait_for_layout(
             in_memory=isinstance(data.dataset.train.images, ArrayImages),
@@ -424,6 +307,8 @@ def _run(
             seconds=0.0 if options.address is None else nodes.WAIT_SECONDS,
             console=console,
         )
+        briefing.tell_layout(layout, nodes.alive_nodes())
+        briefing.tell_time(layout)
         losses = Losses(store)
         marker, shared = place.marker, ray.put(data)
         context = Context(study, store, shared, dataset.train, layout, console, marker, losses)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from raydrop.study import By, canonical_json
 
 SMALL_SIDE = 64
 """Images whose longer side has at most this many pixels are kept decoded in memory."""
+
+DECODED_BYTES = 2 * 1024**3
+"""All images of a data set that are kept so take at most this."""
 
 Indices = NDArray[np.integer[Any]]
 """Positions in a split, (m,)."""
@@ -353,7 +357,18 @@ class ImageDataset:
             **facts,
         )
 
-    def decoded(self, limit_bytes: int = 2 * 1024**3) -> ImageDataset:
+    def fits_decoded(self, limit_bytes: int = DECODED_BYTES) -> bool:
+        """Return whether :meth:`decoded` gives images in memory; none is decoded here.
+
+        Args:
+            limit_bytes: See there.
+        """
+        if self._is_decoded():
+            return True
+        size = sum(map(len, self.splits().values())) * math.prod(self.image_shape)
+        return max(self.image_shape[1:]) <= SMALL_SIDE and size <= limit_bytes
+
+    def decoded(self, limit_bytes: int = DECODED_BYTES) -> ImageDataset:
         """Return the same data set with its images in memory, where they are small and fit.
 
         Args:
@@ -366,18 +381,18 @@ class ImageDataset:
         Raises:
             DataError: If an image cannot be read; the message names the file.
         """
-        channels, height, width = self.image_shape
-        total = sum(map(len, self.splits().values())) * channels * height * width
-        if max(height, width) > SMALL_SIDE or total > limit_bytes:
+        if self._is_decoded() or not self.fits_decoded(limit_bytes):
             return self
-        if all(isinstance(split.images, ArrayImages) for split in self.splits().values()):
-            return self
+        _, height, width = self.image_shape
         return dataclasses.replace(
             self,
             train=_decoded(self.train, height, width),
             validation=_decoded(self.validation, height, width),
             test=_decoded(self.test, height, width),
         )
+
+    def _is_decoded(self) -> bool:
+        return all(isinstance(split.images, ArrayImages) for split in self.splits().values())
 
 
 def unreadable_image(path: str | Path, error: Exception) -> DataError:
