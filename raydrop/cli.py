@@ -45,7 +45,9 @@ OutOption = Annotated[
 DataRootOption = Annotated[
     str | None,
     typer.Option(
-        "--data-root", help="Folder of data sets, also for downloads; ~/.cache/raydrop by default."
+        "--data-root",
+        help="Folder of data sets, also for downloads, or s3://..., gs://...; ~/.cache/raydrop by "
+        "default.",
     ),
 ]
 
@@ -57,6 +59,19 @@ ByOption = Annotated[
 ]
 
 
+def _on_this_machine(option: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Refuse a URL where only a file will do: as a path it would become folders."""
+    from raydrop.remote import is_url
+
+    if path is not None and is_url(path):
+        name, url = option.opts[0], str(path).replace(":/", "://", 1)
+        raise ConfigError(
+            f"Expected a file on this machine for {name}, found {url}; name a file here, and copy "
+            "it from or to the object store yourself."
+        )
+    return path
+
+
 @app.callback()
 def options_of_every_command(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -66,10 +81,17 @@ def options_of_every_command(
 
 @app.command(
     epilog="Example: `raydrop run sweeps/digits.py --out results/digits`; "
-    "run it again to do only what is missing."
+    "run it again to do only what is missing. `raydrop run s3://BUCKET/PREFIX --out results/again` "
+    "replays what was run there."
 )
 def run(
-    sweep: Annotated[Path, typer.Argument(help="Script that defines `study`, or a study.json.")],
+    sweep: Annotated[
+        str,
+        typer.Argument(
+            help="Script that defines `study`; or a study.json, or the folder or s3://..., "
+            "gs://... in which a run left one."
+        ),
+    ],
     out: OutOption = None,
     address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
     data_root: DataRootOption = None,
@@ -129,7 +151,9 @@ def score(
     data: Annotated[str, typer.Option(help="Data set and variants.")],
     model: Annotated[str, typer.Option(help="Architecture of the query model.")],
     method: Annotated[str, typer.Option(help="Score; see `raydrop methods`.")],
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("scores.parquet"),
+    out: Annotated[Path, typer.Option(help="File to write.", callback=_on_this_machine)] = Path(
+        "scores.parquet"
+    ),
     data_root: DataRootOption = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the query run.")] = 30,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
@@ -179,15 +203,23 @@ def score(
     "--out kept.csv`"
 )
 def select(
-    scores: Annotated[Path, typer.Argument(help="From `raydrop score`.")],
+    scores: Annotated[
+        Path, typer.Argument(help="From `raydrop score`.", callback=_on_this_machine)
+    ],
     keep_fraction: Annotated[float, typer.Option(help="Share of the samples to keep, in (0, 1].")],
     quotas: Annotated[str, typer.Option(help="Quota rule; see `raydrop methods`.")] = "none",
     quota_scores: Annotated[
-        Path | None, typer.Option(help="Scores of the method that from_method:METHOD names.")
+        Path | None,
+        typer.Option(
+            help="Scores of the method that from_method:METHOD names.", callback=_on_this_machine
+        ),
     ] = None,
     recalls: Annotated[
         Path | None,
-        typer.Option(help="csv with class,recall (or group,recall) instead of the query model's."),
+        typer.Option(
+            help="csv with class,recall (or group,recall) instead of the query model's.",
+            callback=_on_this_machine,
+        ),
     ] = None,
     by: Annotated[
         str, typer.Option(help="Whether quotas and recalls are those of a class or a group.")
@@ -199,7 +231,9 @@ def select(
         int, typer.Option(min=0, help="Quotas leave every class or group this many.")
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Settles ties among equal scores.")] = 0,
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("kept.csv"),
+    out: Annotated[Path, typer.Option(help="File to write.", callback=_on_this_machine)] = Path(
+        "kept.csv"
+    ),
 ) -> None:
     """Turn scores and quotas into the samples that are kept."""
     import numpy as np
@@ -287,17 +321,21 @@ def export(
     directory: Annotated[str, typer.Argument(help="Where `raydrop run` left results.")],
     kind: Annotated[str, typer.Option("--format", help="csv, parquet or latex.")],
     out: Annotated[
-        Path | None, typer.Option(help="File to write; table.csv and the like in the folder.")
+        Path | None,
+        typer.Option(
+            help="File to write; table.csv and the like in the folder.", callback=_on_this_machine
+        ),
     ] = None,
     by: ByOption = None,
 ) -> None:
     """Write a paper's table: methods and quotas as rows, keep fractions as groups of columns."""
     from raydrop.frontier import remarks
     from raydrop.frontier.export import export_table
+    from raydrop.mirror import both_places
 
     result = export_table(directory, kind, out, by)
     _print_remarks(remarks(result.records))
-    console.print(f"Table: {_place(result.path)}", highlight=False, soft_wrap=True)
+    console.print(f"Table: {both_places(result.path)}", highlight=False, soft_wrap=True)
 
 
 @app.command(
@@ -309,7 +347,7 @@ def ship(
     trial: Annotated[
         str, typer.Argument(help="Its trial_id, or how it begins; of one that pruned a network.")
     ],
-    out: Annotated[Path, typer.Option(help="File to write.")],
+    out: Annotated[Path, typer.Option(help="File to write.", callback=_on_this_machine)],
     kind: Annotated[str, typer.Option("--format", help="raydrop, pt2 or onnx.")] = "raydrop",
 ) -> None:
     """Write the pruned network of a trial to a file, to be used elsewhere."""
@@ -335,7 +373,9 @@ def theory(
         float | None,
         typer.Option(help="Share to keep; by default the largest that keeps no class whole."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Figure to write, .png or .svg.")] = Path("theory.png"),
+    out: Annotated[
+        Path, typer.Option(help="Figure to write, .png or .svg.", callback=_on_this_machine)
+    ] = Path("theory.png"),
 ) -> None:
     """Show what pruning does to two Gaussian classes, in closed form."""
     from raydrop.theory import TwoGaussians
@@ -411,24 +451,32 @@ def check_clusters(
         raise typer.Exit(1)
 
 
-def load_sweep(path: Path, scale: str | None = None) -> Study:
+def load_sweep(sweep: str | Path, scale: str | None = None) -> Study:
     """Return the study of a sweep script, or of the ``study.json`` that a run left.
 
     Args:
-        path: Of the script or file.
+        sweep: A script; a ``study.json``; or what has one in it, a folder or a URL.
         scale: Name in the script of another study than ``study``, perhaps a smaller one.
 
     Raises:
         ConfigError: If the file is not there or holds no such study.
+        StoreError: If an object store cannot be read.
     """
+    from raydrop.mirror import STUDY
+    from raydrop.remote import is_url
+
+    if is_url(sweep):
+        return _replayed(*_fetched(str(sweep)), scale)
+    path = Path(sweep).expanduser()  # of a job on a cluster, which no shell expands
+    if path.is_dir():
+        path /= STUDY
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "no such file"
         raise ConfigError(
-            f"Expected a sweep script or study.json at {path}, found {found}; "
+            f"Expected a sweep script or study.json at {path}, found no such file; "
             "check the path, or start from sweeps/digits.py."
         )
     if path.suffix == ".json":
-        return _replayed(path, scale)
+        return _replayed(str(path), path.read_bytes(), scale)
     try:
         names = runpy.run_path(str(path), run_name="raydrop_sweep")
     except RaydropError:
@@ -464,7 +512,30 @@ def _study_named(names: dict[str, Any], scale: str | None, path: Path) -> Study:
     return studies["study"]
 
 
-def _replayed(path: Path, scale: str | None) -> Study:
+def _fetched(url: str) -> tuple[str, bytes]:
+    """Return where in an object store a ``study.json`` is, and what is in it."""
+    from raydrop.mirror import STUDY
+    from raydrop.remote import canonical_url, joined_url, read_object
+
+    place = canonical_url(url)
+    suffix = Path(place.partition("?")[0]).suffix
+    if suffix == ".py":
+        raise ConfigError(
+            f"Expected a sweep script on this machine, found {place}; what a store holds is not "
+            "run, so copy it here and look at it, or name a study.json there."
+        )
+    if suffix != ".json":
+        place = joined_url(place, STUDY)
+    content = read_object(place)
+    if content is None:
+        raise ConfigError(
+            f"Expected a study.json at {place}, found no such object; correct the location, or "
+            "name one that `raydrop run --out` was given."
+        )
+    return place, content
+
+
+def _replayed(place: str, content: bytes, scale: str | None) -> Study:
     """Return the study of a ``study.json``."""
     import json
 
@@ -472,14 +543,17 @@ def _replayed(path: Path, scale: str | None) -> Study:
 
     if scale is not None:
         raise ConfigError(
-            f"Expected a sweep script for --scale {scale}, found {path}, which holds one study; "
+            f"Expected a sweep script for --scale {scale}, found {place}, which holds one study; "
             "leave out --scale."
         )
     try:
-        return Study.from_dict(json.loads(path.read_text())["study"])
+        body = json.loads(content)
+        if not (isinstance(body, dict) and isinstance(body.get("study"), dict)):
+            raise ValueError("it holds no study")
+        return Study.from_dict(body["study"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"Expected a study.json that raydrop wrote at {path}, found a problem ({error}); "
+            f"Expected a study.json that raydrop wrote at {place}, found a problem ({error}); "
             "use the one in an output folder."
         ) from error
 
@@ -542,11 +616,12 @@ def _watch(directory: str, by: str | None, interval: float | None) -> None:
 def _overlay(directories: list[str], out: str, by: str | None) -> None:
     """Write several studies' overlay and show its short table."""
     from raydrop.frontier.overlay import write_overlay
+    from raydrop.mirror import both_places
 
     result = write_overlay(directories, out, by)
     _print_points(result, console)
     _print_remarks(result.remarks())
-    paths = ", ".join(map(_place, result.paths.values()))
+    paths = ", ".join(map(both_places, result.paths.values()))
     console.print(f"Overlay: {paths}", highlight=False, soft_wrap=True)
 
 
@@ -573,18 +648,11 @@ def _check_frontier_options(
 def print_summary(result: Frontier, console: Console) -> None:
     """Show the short table of a frontier: a line per series, a column per keep fraction."""
     from raydrop.frontier import remarks
+    from raydrop.mirror import both_places
 
     _print_points(result, console)
     _print_remarks(remarks(result.records))
-    console.print(f"Report: {_place(result.report)}", highlight=False, soft_wrap=True)
-
-
-def _place(path: Path) -> str:
-    """Return where a written file is: where it is a copy of one in an object store, both places."""
-    from raydrop.mirror import shown
-
-    place = shown(path)
-    return place if place == str(path) else f"{place} (here {path})"
+    console.print(f"Report: {both_places(result.report)}", highlight=False, soft_wrap=True)
 
 
 def _print_remarks(lines: list[str]) -> None:

@@ -43,10 +43,7 @@ def open_location(location: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / _MARKER, there.url.encode())
     except OSError as error:
-        raise StoreError(
-            f"Expected to keep a copy of {there.url} in {folder}, found: "
-            f"{error.strerror or error}; allow writing there, or set {CACHE} to another folder."
-        ) from error
+        raise _uncopied(there.url, folder, error) from error
     refresh(folder)
     return folder
 
@@ -123,11 +120,32 @@ def publish_folder(folder: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """Return what to call a folder, or a file in it: where a mirror is of a URL, by that."""
-    if (there := remote_of(path)) is not None:
-        return there.url
-    there = remote_of(path.parent)
-    return str(path) if there is None else there.url_of(path.name)
+    """Return what to call a folder or a file: a mirror, or what is in one, by its URL."""
+    place = path.absolute()
+    if _mirrors() not in place.parents:
+        return str(path)
+    name, *below = place.relative_to(_mirrors()).parts
+    there = remote_of(_mirrors() / name)
+    if there is None:
+        return str(path)
+    return there.url_of("/".join(below)) if below else there.url
+
+
+def both_places(path: Path) -> str:
+    """Return where a file is; of a mirror, where it is in the object store and here."""
+    place = shown(path)
+    return place if place == str(path) else f"{place} (here {path})"
+
+
+def unwritable(folder: Path, error: OSError) -> StoreError:
+    """Build the error for a folder of results, or a mirror of one, that cannot be written."""
+    place = shown(folder)
+    if place != str(folder):
+        return _uncopied(place, folder, error)
+    return StoreError(
+        f"Expected to write results to {folder}, found: {error.strerror or error}; "
+        "free space there, allow writing, or choose another folder with --out."
+    )
 
 
 def short_name(folder: Path) -> str:
@@ -146,8 +164,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE) or "~/.cache/raydrop").expanduser().absolute()
 
 
+def _mirrors() -> Path:
+    return cache_folder() / "mirrors"
+
+
 def _mirror_of(url: str) -> Path:
-    return cache_folder() / "mirrors" / hashlib.sha256(url.encode()).hexdigest()[:24]
+    return _mirrors() / hashlib.sha256(url.encode()).hexdigest()[:24]
+
+
+def _uncopied(url: str, folder: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"Expected to keep a copy of {url} in {folder}, found: {error.strerror or error}; "
+        f"free space there, allow writing, or set {CACHE} to another folder."
+    )
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
@@ -26,12 +27,17 @@ _OPTIONS = {
     # Google's client would try for 15 minutes.
     "gs": {"retry_limit_seconds": "30"},
 }
+_PLAIN = {"allow_delayed_open", "endpoint_override", "region", "scheme"}
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)
 _CHUNK = 8 * 2**20
 _REFUSED = re.compile(
     "ACCESS_DENIED|ACCESS_KEY|SIGNATURE|TOKEN|CREDENTIALS|HTTP status 40[13]|PERMISSION_DENIED"
     "|UNAUTHENTICATED|OAuth2",
     re.IGNORECASE,
+)
+_GOOGLE = re.compile(
+    r"Status\((\w+): (?:.*?The underlying error message was: )?(.*?)(?: error_info=.*)?$"
 )
 _UNREACHED = re.compile("NETWORK_CONNECTION|UNAVAILABLE|TIMEOUT|curlCode", re.IGNORECASE)
 _LONGEST_REASON = 160
@@ -82,7 +88,7 @@ class Remote:
         try:
             with self._told("reach"):
                 self.filesystem, self.base = fs.FileSystem.from_uri(full)
-                kind = self._bucket_kind(parts.netloc)
+                kind = _impatient(self.filesystem, query).get_file_info(parts.netloc).type
         except ValueError as error:  # Arrow's own sentence on the part that it does not know
             raise _bad_url(url, str(error).splitlines()[0].rstrip(".")) from error
         if kind == fs.FileType.NotFound:
@@ -90,9 +96,6 @@ class Remote:
                 f"Expected a bucket called {parts.netloc} for {self.url}, found none; "
                 "make it, or correct the name."
             )
-
-    def _bucket_kind(self, bucket: str) -> Any:
-        return self.filesystem.get_file_info(bucket).type
 
     def path(self, name: str = "") -> str:
         """Return where an object is, as its file system names it."""
@@ -208,20 +211,27 @@ class Remote:
         Raises:
             StoreError: If they cannot be removed.
         """
+        from pyarrow import fs
+
         with contextlib.suppress(FileNotFoundError), self._told("write"):
-            self.filesystem.delete_dir(self.path(name))
+            # Amazon's client takes it calmly if there is nothing, Google's does not.
+            if self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound:
+                self.filesystem.delete_dir(self.path(name))
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:
         """Turn what the object store complains about into a sentence."""
+        from pyarrow import ArrowException
+
         try:
             yield
         except StoreError:
             raise
-        except OSError as error:
-            if error.errno is not None:  # of this machine, or an object that is not there
-                raise
+        except (OSError, ArrowException) as error:
             text = " ".join(str(error).split())
+            # Of this machine, or an object that is not there; or a URL that Arrow cannot parse.
+            if getattr(error, "errno", None) is not None or _is_of_arrow(error, text):
+                raise
             raise StoreError(
                 f"Expected to {what} {self.url}, found: {_reason(text)}; {_remedy(text)}."
             ) from error
@@ -236,6 +246,18 @@ def remote(url: str) -> Remote:
         StoreError: As :class:`Remote`.
     """
     return Remote(url)
+
+
+def read_object(url: str) -> bytes | None:
+    """Return what is at the URL of one object, or None where there is none.
+
+    Raises:
+        ConfigError: As :class:`Remote`.
+        StoreError: As :class:`Remote`, and if it cannot be read.
+    """
+    parts = urlsplit(canonical_url(url))
+    prefix, _, name = parts.path.rpartition("/")
+    return remote(parts._replace(path=prefix).geturl()).read_bytes(name)
 
 
 def is_url(location: str | Path) -> bool:
@@ -302,6 +324,30 @@ def _bad_url(url: str | Path, found: str) -> ConfigError:
     )
 
 
+def _impatient(filesystem: Any, query: Mapping[str, str]) -> Any:
+    """Return a file system for a first look, which soon gives up where nothing answers.
+
+    Amazon's client by itself tries ten times; that is right for a study that has begun.
+
+    Args:
+        filesystem: What the URL stands for.
+        query: Options of the URL.
+    """
+    from pyarrow import fs
+
+    if not (isinstance(filesystem, fs.S3FileSystem) and query.keys() <= _PLAIN):
+        return filesystem
+    endpoints = (query.get("endpoint_override"), *map(os.environ.get, _ENDPOINTS))
+    return fs.S3FileSystem(
+        region=filesystem.region,
+        scheme=query.get("scheme", "https"),
+        endpoint_override=next(filter(None, endpoints), None),
+        connect_timeout=5.0,
+        request_timeout=10.0,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
+    )
+
+
 def _facts(info: Any) -> ObjectFacts | None:
     from pyarrow import fs
 
@@ -310,11 +356,16 @@ def _facts(info: Any) -> ObjectFacts | None:
     return ObjectFacts(int(info.size), (info.mtime_ns or 0) / 1e9)
 
 
+def _is_of_arrow(error: Exception, text: str) -> bool:
+    """Return whether an error is about an argument, which Google's client says in its own way."""
+    return isinstance(error, ValueError) and _GOOGLE.search(text) is None
+
+
 def _reason(text: str) -> str:
     """Return what matters of a message of Amazon's or Google's client library."""
     found = re.search(r"AWS Error (\w+)[^:]*: (.*?)(?: \(Request ID.*|; Details.*)?$", text)
     if found is None:
-        found = re.search(r"Status\((\w+): (.*)$", text)
+        found = _GOOGLE.search(text)
     if found is None:
         return _shortened(text)
     said = found[2].rstrip(". ")

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.errors import StoreError
-from raydrop.mirror import is_fresh, open_location, remote_of
+from raydrop.mirror import is_fresh, open_location, remote_of, unwritable
 from raydrop.remote import ObjectFacts, Remote, is_url
 from raydrop.study import canonical_json, config_hash, sorted_json
 
@@ -148,10 +148,7 @@ class Store:
         except StoreError:
             raise
         except OSError as error:
-            raise StoreError(
-                f"Expected to write results to {self.root}, found: {error.strerror or error}; "
-                "free space there, allow writing, or choose another folder with --out."
-            ) from error
+            raise unwritable(self.root, error) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
             self._forget(kind)

@@ -1,4 +1,7 @@
-"""A real `ray up` of our own files: machines made here, reached by ssh, and none left behind."""
+"""A real `ray up` of our own files: machines made here, reached by ssh, and none left behind.
+
+The commands are those of docs/cluster.md, as they stand there.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,8 @@ from raydrop.cluster.check import ray_version
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-STUDY = ROOT / "tests" / "ray_up" / "study.py"
 TOKEN = ".ray/auth_token"
-DASHBOARD = find_spec("aiohttp_cors") is not None
-"""Whether ray[default] is installed, without which a cluster has no dashboard and takes no jobs."""
+PAGE = ROOT / "docs" / "cluster.md"
 
 
 @contextmanager
@@ -54,9 +55,17 @@ def filled(file: Path, target: Path, values: dict[str, str]) -> Path:
     return target
 
 
+def commands(heading: str) -> dict[str, str]:
+    """Return the commands of the first block below a heading of the page, by their beginnings."""
+    block = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("```bash\n")[2]
+    lines = block.partition("```")[0].replace("\\\n", " ").splitlines()
+    written = [" ".join(line.partition(" #")[0].split()) for line in lines]
+    return {" ".join(line.split()[:2]): line for line in written if line}
+
+
 def make_token(client: Machine) -> str:
-    """Make a token as docs/cluster.md says, which nobody else may read, and return it."""
-    said = client.run("sh", "-c", "(umask 077; ray get-auth-token --generate > /dev/null)")
+    """Make a token as the page says, which nobody else may read, and return it."""
+    said = client.run("bash", "-c", commands("Before")["(umask 077;"])
     token = token_on(client)
     assert len(token) >= 32
     assert token not in said
@@ -71,21 +80,39 @@ def token_on(machine: Machine) -> str:
 
 
 def test_machines_of_ones_own_from_nothing_to_a_report_and_back(tmp_path: Path) -> None:
+    if find_spec("aiohttp_cors") is None:
+        pytest.skip("a cluster takes jobs with ray[default] only: install raydrop[cluster]")
     with a_lab(tmp_path) as lab:
         head, worker = lab.add("head", HEAD), lab.add("worker", WORKER)
-        file = _own_machines(lab)
-        token = make_token(lab.client)
-        lab.client.run("ray", "up", "--yes", file, timeout=200)
-        wait_for(lambda: "CPU" in lab.client.run("ray", "exec", file, "ray status"), "a worker")
+        client, written = lab.client, _written(lab, _own_machines(lab))
+        token = make_token(client)
+        client.run("bash", "-c", f"{written['ray up']} --yes", timeout=200)
+        wait_for(lambda: "CPU" in client.run("bash", "-c", written["ray exec"]), "a worker")
         assert token_on(head) == token_on(worker) == token
         _copied_and_installed(head)
         _copied_and_installed(worker)
         _only_with_the_token(lab)
-        _a_study_and_its_report(lab, file)
-        lab.client.run("ray", "down", "--yes", file)
-        _stop_workers(lab)
-        lab.client.log_out()
+        _a_study_as_a_job(client, written)
+        _its_report(client, written)
+        client.run("bash", "-c", f"{written['ray down']} --yes")
+        client.log_out()
         wait_for_none(lab.left)
+
+
+def _written(lab: Lab, file: Path) -> dict[str, str]:
+    """Return the page's commands for another cluster file, storage and study."""
+    found = commands("Four commands")
+    assert list(found) == [
+        f"ray {verb}" for verb in ["up", "exec", "dashboard", "job", "rsync-down", "down"]
+    ]
+    for ours, here in (
+        (" cluster.yaml", f" {file}"),
+        ("/shared/raydrop/", f"{lab.folder}/storage/"),
+        ("~/raydrop/sweeps/digits.py", "~/raydrop/tests/ray_up/study.py"),
+    ):
+        assert ours in "".join(found.values())
+        found = {name: line.replace(ours, here) for name, line in found.items()}
+    return found
 
 
 def _own_machines(lab: Lab) -> Path:
@@ -103,13 +130,6 @@ def _own_machines(lab: Lab) -> Path:
     file = filled(source, lab.folder / "cluster-local.yaml", values)
     assert "sound" in lab.client.run("raydrop", "cluster", "check", file)
     return file
-
-
-def _stop_workers(lab: Lab) -> None:
-    """End Ray where `ray down` does not, as docs/cluster.md says."""
-    unknown = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null")
-    stop = "~/raydrop-venv/bin/ray stop"
-    lab.client.run("ssh", "-i", lab.folder / "key", *unknown, f"root@{WORKER}", stop)
 
 
 def _copied_and_installed(machine: Machine) -> None:
@@ -135,33 +155,26 @@ def _only_with_the_token(lab: Lab) -> None:
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)"
 
 
-def _a_study_and_its_report(lab: Lab, file: Path) -> None:
-    out, client = lab.folder / "storage" / "small", lab.client
-    sweep = lab.machines["head"].home / "raydrop" / "tests" / "ray_up" / "study.py"
-    words = ["raydrop", "run", sweep, "--address", "auto", "--out", out]
-    submit = _submitted if DASHBOARD else _executed
-    assert "5/5" in submit(client, file, words)
-    for name in ("report.html", "frontier.csv"):
-        client.run("ray", "rsync-down", file, out / name, f"{client.home}/")
-    assert "</html>" in (client.home / "report.html").read_text()
-    with (client.home / "frontier.csv").open() as points:
-        assert len(list(csv.DictReader(points))) == 5
-
-
-def _executed(client: Machine, file: Path, words: list[str | Path]) -> str:
-    return client.run("ray", "exec", file, " ".join(map(str, words)), timeout=240)
-
-
-def _submitted(client: Machine, file: Path, words: list[str | Path]) -> str:
+def _a_study_as_a_job(client: Machine, written: dict[str, str]) -> None:
     """Submit a job through a tunnel to the dashboard, which asks for the token too."""
-    client.start("ray", "dashboard", file)
+    client.start("bash", "-c", written["ray dashboard"].removesuffix("&"))
     wait_for(lambda: client.says("python", "-c", CONNECT, "127.0.0.1", "8265"), "a tunnel")
-    submit = ("ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--", *words)
+    submit = ("bash", "-c", written["ray job"])
     refused = client.run(*submit, status=1, RAY_AUTH_TOKEN="0" * 64)
     assert "uthentication" in refused
     said = client.run(*submit, timeout=240)
+    assert "5/5" in said
     assert f"http://127.0.0.1:8265 on the head, {HEAD}" in said
-    return said
+
+
+def _its_report(client: Machine, written: dict[str, str]) -> None:
+    """Fetch the report, and the numbers in it likewise."""
+    fetch = written["ray rsync-down"]
+    for name in ("report.html", "frontier.csv"):
+        client.run("bash", "-c", f"cd && {fetch.replace('report.html', name)}")
+    assert "</html>" in (client.home / "report.html").read_text()
+    with (client.home / "frontier.csv").open() as points:
+        assert len(list(csv.DictReader(points))) == 5
 
 
 def test_a_cloud_from_nothing_to_a_spot_worker_and_back(tmp_path: Path) -> None:

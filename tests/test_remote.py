@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import itertools
 import json
@@ -27,10 +28,11 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torchvision
+from google_storage import google_storage, write_account
 from rich.console import Console
 from test_frontier_records import FakeStudy
 
-from raydrop import mirror, remote
+from raydrop import cli, mirror, remote
 from raydrop.cli import load_sweep
 from raydrop.cluster.driver import Options, Outcome, run_study, write_study_file
 from raydrop.cluster.space import expand
@@ -40,7 +42,15 @@ from raydrop.errors import ConfigError, DataError, StoreError, StudyMismatchErro
 from raydrop.frontier import write_frontier
 from raydrop.frontier.growing import Watcher
 from raydrop.frontier.overlay import write_overlay
-from raydrop.mirror import open_location, publish, publish_folder, refresh, remote_of, shown
+from raydrop.mirror import (
+    both_places,
+    open_location,
+    publish,
+    publish_folder,
+    refresh,
+    remote_of,
+    shown,
+)
 from raydrop.plan import make_plan, trial_configs
 from raydrop.remote import Remote, canonical_url, is_url
 from raydrop.store import META, Entry, Store
@@ -187,6 +197,10 @@ def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
 
 
 def test_objects_are_written_read_listed_moved_and_removed(url: str, tmp_path: Path) -> None:
+    _in_and_out(url, tmp_path)
+
+
+def _in_and_out(url: str, tmp_path: Path) -> None:
     there = Remote(url)
     assert there.read_bytes("a") is None
     assert there.facts("a") is None
@@ -270,6 +284,14 @@ def test_missing_credentials_give_one_sentence(monkeypatch: pytest.MonkeyPatch) 
             "access token to authenticate the request)",
             remote.ALLOW,
         ),
+        (
+            "google::cloud::Status(UNKNOWN: Permanent error, with a last message of Could not "
+            "create a OAuth2 access token to authenticate the request. The underlying error "
+            "message was: Cannot open credentials file /nowhere.json error_info={reason=UNKNOWN, "
+            "domain=gcloud-cpp, metadata={of=OAuth2. The underlying error message was: x}})",
+            "UNKNOWN (Cannot open credentials file /nowhere.json)",
+            remote.ALLOW,
+        ),
         ("Something else.", "Something else", "try again, or choose another location"),
     ],
 )
@@ -307,7 +329,10 @@ def test_a_location_has_a_mirror_that_knows_it(url: str, tmp_path: Path) -> None
     assert found.url == url
     assert shown(folder) == url
     assert shown(folder / "report.html") == f"{url.partition('?')[0]}/report.html"
+    assert shown(folder / "store" / "trial" / "ab") == f"{url.partition('?')[0]}/store/trial/ab"
+    assert both_places(folder / "a") == f"{url.partition('?')[0]}/a (here {folder / 'a'})"
     assert shown(tmp_path / "report.html") == str(tmp_path / "report.html")
+    assert both_places(tmp_path / "report.html") == str(tmp_path / "report.html")
     assert Store(folder / "store").location == url == Store(url).location
     assert Store(url).root == folder / "store"
 
@@ -334,6 +359,70 @@ def test_study_json_is_what_the_object_store_has(url: str) -> None:
     assert (folder / "study.json").stat().st_ino == before.st_ino  # not fetched again
     publish(folder / "study.json", b"second one")
     assert (open_location(url) / "study.json").read_bytes() == b"second one"
+
+
+# Google's.
+
+
+@pytest.fixture
+def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A prefix in a stand-in for Google's object store, whose client has an account's file."""
+    write_account(tmp_path / "account.json")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    with google_storage() as (place, objects):
+        yield f"gs://bucket/some/prefix?endpoint_override={place}&scheme=http"
+    assert objects.tokens
+    assert all(token.startswith("Bearer ") for token in objects.tokens)
+
+
+def test_googles_object_store_is_written_read_listed_moved_and_removed(
+    google: str, tmp_path: Path
+) -> None:
+    _in_and_out(google, tmp_path)
+
+
+def test_entries_are_kept_in_googles_object_store(
+    google: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = Nodes(google, tmp_path, monkeypatch)
+    first = machines.store("first")
+    key = first.write("scores", CONFIG, INFO, arrays()).key
+    second = machines.store("second")
+    assert second.keys("scores") == [key]
+    assert_sound(second.find("scores", CONFIG))
+    truncate(google)
+    assert machines.store("third").find("scores", CONFIG) is None
+    assert first.find("scores", CONFIG) is None
+    assert any(name.startswith(f"scores-{key}-") for name in objects(google, "store/damaged"))
+
+
+def test_a_bucket_that_google_does_not_have_gives_one_sentence(google: str) -> None:
+    absent = google.replace("//bucket/", "//nobody/")
+    with pytest.raises(StoreError) as caught:
+        Store(absent)
+    assert str(caught.value) == (
+        f"Expected a bucket called nobody for {absent}, found none; make it, or correct the name."
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (None, "UNKNOWN (Cannot open credentials file "),
+        ("{", "INVALID_ARGUMENT (Cannot open credentials file "),
+    ],
+)
+def test_googles_credentials_that_cannot_be_read_give_one_sentence(
+    content: str | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        (tmp_path / "account.json").write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    with pytest.raises(StoreError) as caught:
+        Store("gs://bucket/a?endpoint_override=127.0.0.1:9&scheme=http")
+    assert f", found: {found}{tmp_path / 'account.json'}" in str(caught.value)
+    assert str(caught.value).endswith(f"; {remote.ALLOW}.")
+    assert "\n" not in str(caught.value)
 
 
 # Entries.
@@ -701,6 +790,224 @@ def test_studies_of_two_prefixes_are_laid_over_each_other(url: str) -> None:
     assert Remote(urls[2]).read_bytes("overlay.csv") == expected
     with pytest.raises(ConfigError, match="found first more than once"):
         write_overlay([urls[0], urls[0]], urls[2])
+
+
+# What a person types, and reads.
+
+
+def said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
+) -> str:
+    """Give a command that fails, and return its sentence."""
+    monkeypatch.setattr(sys, "argv", ["raydrop", *map(str, words)])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: Expected ")
+    assert "mirrors" not in line
+    return line.removeprefix("Error: ")
+
+
+def object_at(url: str, name: str) -> str:
+    before, _, after = url.partition("?")
+    return f"{before}/{name}?{after}"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> bytes:
+    """What ``study.json`` of a small study holds, which is also in the folder ``ran``."""
+    (tmp_path / "sweep.py").write_text(SWEEP)
+    study = load_sweep(tmp_path / "sweep.py")
+    dataset, points = load_dataset(study.dataset), expand(study)
+    plan = make_plan(study, trial_configs(study, points), dataset)
+    write_study_file(tmp_path / "ran", study, points, plan, dataset)
+    return (tmp_path / "ran" / "study.json").read_bytes()
+
+
+def test_a_study_is_replayed_from_wherever_a_run_left_it(
+    url: str, tiny: bytes, tmp_path: Path
+) -> None:
+    Remote(url).write_bytes("study.json", tiny)
+    Remote(url).write_bytes("other.json", tiny)
+    expected = load_sweep(tmp_path / "ran" / "study.json")
+    assert expected.name == "tiny"
+    here = (tmp_path / "ran", str(tmp_path / "ran"))
+    there = (
+        url,
+        url.replace("?", "/?"),
+        object_at(url, "study.json"),
+        object_at(url, "other.json"),
+    )
+    for sweep in (*here, *there):
+        assert load_sweep(sweep) == expected
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_study_of_an_object_store_is_run_into_a_folder(
+    url: str, tiny: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Remote(url).write_bytes("study.json", tiny)
+    out = tmp_path / "again"
+    monkeypatch.setattr(sys, "argv", ["raydrop", "run", url, "--out", str(out), "--dry-run"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 0
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (None, "found no such object; correct the location"),
+        (b"{", "found a problem (Expecting property name"),
+        (b"\xff\xfe{", "found a problem ("),
+        (b"[1]", "found a problem (it holds no study); use the one in an output folder."),
+        (b'{"study": 1}', "found a problem (it holds no study); use"),
+        (b'{"study": {"nmae": "a"}}', "found a problem (Unknown field of a study 'nmae'"),
+    ],
+)
+def test_what_is_no_study_in_an_object_store_gives_one_sentence(
+    url: str,
+    content: bytes | None,
+    found: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if content is not None:
+        Remote(url).write_bytes("study.json", content)
+    for sweep in (url, object_at(url, "study.json")):
+        line = said(monkeypatch, capsys, "run", sweep, "--out", tmp_path / "out")
+        assert object_at(url, "study.json") in line
+        assert found in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_script_in_an_object_store_is_not_run(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Remote(url).write_bytes("sweep.py", b"import pytest; pytest.fail('it was run')")
+    place = object_at(url, "sweep.py")
+    line = said(monkeypatch, capsys, "run", place)
+    assert line.startswith(f"Expected a sweep script on this machine, found {place};")
+
+
+COMMANDS = {
+    "frontier": ["frontier", "URL"],
+    "pdf": ["frontier", "URL", "--pdf"],
+    "overlay": ["frontier", "URL", "URL/other", "--out", "URL/both"],
+    "export": ["export", "URL", "--format", "csv"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_sentences_about_a_study_name_the_url_that_was_given(
+    command: str, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told() -> str:
+        words = [
+            object_at(url, word[4:]) if word.startswith("URL/") else word.replace("URL", url)
+            for word in COMMANDS[command]
+        ]
+        return said(monkeypatch, capsys, *words)
+
+    there, study = Remote(url), FakeStudy(keeps=(0.5,), quotas=("none",))
+    assert told().startswith(f"Expected a study.json in {url}, found none;")
+    there.write_bytes("study.json", b"{}")
+    place = object_at(url, "study.json").partition("?")[0]
+    assert f" in {place}, found: no " in told()
+    folder = study.write(open_location(url), skip=study.trials())
+    content = (folder / "study.json").read_bytes()
+    there.write_bytes("study.json", content)
+    assert f"Expected at least one finished trial in {url}, found none of " in told()
+    old = json.dumps(json.loads(content) | {"schema": 1, "created": "before"}).encode()
+    there.write_bytes("study.json", old)
+    assert f" in {place}, found: schema 1; " in told()
+    assert {name.partition("/")[0] for name in there.listing()} == {"store", "study.json"}
+
+
+def test_sentences_of_other_commands_name_it_too(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there, study = Remote(url), FakeStudy(keeps=(0.5,), quotas=("none",))
+    line = said(monkeypatch, capsys, "ship", url, "ab", "--out", tmp_path / "a.raydrop")
+    assert line.startswith(f"Expected finished trials in {url}, found none")
+    folder = study.write(open_location(url))
+    there.write_bytes("study.json", (folder / "study.json").read_bytes())
+    for words in (
+        ["frontier", url, "--by", "group"],
+        ["frontier", url, "--by", "group", "--watch"],
+    ):
+        line = said(monkeypatch, capsys, *words)
+        assert line.startswith(f"Expected groups in the data of {url} for --by group, found none")
+    line = said(monkeypatch, capsys, "ship", url, "zz", "--out", tmp_path / "a.raydrop")
+    assert line.startswith(f"Expected the id of a trial in {url}, found 'zz'")
+    there.write_bytes("study.json", b'{"schema": 1}')
+    line = said(monkeypatch, capsys, "frontier", url, "--watch")
+    assert f" in {object_at(url, 'study.json').partition('?')[0]}, found: schema 1" in line
+
+
+def test_studies_that_cannot_stand_beside_each_other_are_named_by_their_urls(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = FakeStudy(keeps=(0.5,), quotas=("none",))
+    urls = [object_at(url, name) for name in ("first", "second")]
+    for each, fingerprint in zip(urls, ("1" * 64, "2" * 64), strict=True):
+        monkeypatch.setattr("test_frontier_records.FINGERPRINT", fingerprint)
+        folder = study.write(open_location(each))
+        publish(folder / "study.json", (folder / "study.json").read_bytes())
+    with pytest.raises(StudyMismatchError) as caught:
+        write_overlay(urls, object_at(url, "both"))
+    for each in urls:
+        assert f" in {each}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["select", "URL", "--keep-fraction", "0.5"],
+        ["select", "a.parquet", "--keep-fraction", "0.5", "--out", "URL"],
+        ["select", "a.parquet", "--keep-fraction", "0.5", "--recalls", "URL"],
+        ["score", "--data", "digits", "--model", "small_cnn", "--method", "el2n", "--out", "URL"],
+        ["export", "results", "--format", "csv", "--out", "URL"],
+        ["ship", "results", "ab", "--out", "URL"],
+        ["theory", "--out", "URL"],
+    ],
+    ids=lambda words: f"{words[0]} {words[words.index('URL') - 1]}",
+)
+def test_a_url_for_a_single_file_is_refused_and_makes_no_folders(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = "s3://bucket/a/file.csv"
+    line = said(monkeypatch, capsys, *(word.replace("URL", url) for word in words))
+    assert line.startswith("Expected a file on this machine for ")
+    assert f", found {url}; name a file here" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_beneath_a_mirror_is_told_as_that(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another --out would change nothing: the copy would lie on the same disk."""
+    store = Store(url)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("raydrop.store.os.fsync", full)
+    with pytest.raises(StoreError) as caught:
+        store.write("scores", CONFIG, INFO, arrays())
+    place = object_at(url, "store").partition("?")[0]
+    assert str(caught.value) == (
+        f"Expected to keep a copy of {place} in {store.root}, found: No space left on device; "
+        "free space there, allow writing, or set RAYDROP_CACHE to another folder."
+    )
+    assert Remote(url).listing() == {}
 
 
 SWEEP = """

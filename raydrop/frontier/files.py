@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from raydrop.errors import StoreError
-from raydrop.mirror import publish
+from raydrop.mirror import both_places, publish
 
 
 def csv_text(table: pd.DataFrame) -> str:
@@ -41,7 +41,7 @@ def replace_file(path: Path, content: bytes) -> None:
         raise
     except OSError as error:
         raise StoreError(
-            f"Expected to write {path}, found: {error.strerror or error}; "
+            f"Expected to write {both_places(path)}, found: {error.strerror or error}; "
             "free space there or allow writing."
         ) from error
     finally:

@@ -23,7 +23,7 @@ from raydrop.frontier.names import DENSE
 from raydrop.frontier.points import POINT_OF_STUDY
 from raydrop.frontier.table import with_fronts, worst_accuracy
 from raydrop.metrics import by_class, by_group
-from raydrop.mirror import open_location, refresh
+from raydrop.mirror import open_location, refresh, shown
 from raydrop.store import Entry, Store
 from raydrop.study import SCHEMA, By
 
@@ -286,7 +286,7 @@ def _read_study(folder: Path, known: _Study | None) -> _Study | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"Expected a readable study of schema {SCHEMA} in {path}, found: {error}; "
+            f"Expected a readable study of schema {SCHEMA} in {shown(path)}, found: {error}; "
             "run the sweep again into another folder."
         ) from error
 
@@ -312,7 +312,7 @@ def _test_set(entry: Entry, study: _Study, by: str | None, folder: Path) -> _Tes
     names = entry.info.get(f"{unit}_names") or ()
     if not names:
         raise ConfigError(
-            f"Expected groups in the data of {folder} for --by group, found none; "
+            f"Expected groups in the data of {shown(folder)} for --by group, found none; "
             "leave out --by, or run the study on data with groups."
         )
     try:

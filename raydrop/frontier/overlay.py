@@ -173,13 +173,13 @@ def _check_same_data(studies: Sequence[Records]) -> None:
 
 def _data(records: Records) -> str:
     fingerprint = records.provenance["data_fingerprint"][:12]
-    return f"{records.provenance['dataset']} ({fingerprint}) in {records.directory}"
+    return f"{records.provenance['dataset']} ({fingerprint}) in {shown(records.directory)}"
 
 
 def _shared_unit(studies: Sequence[Records], by: str | None) -> By:
     units = {records.chosen(by) for records in studies}
     if len(units) > 1:
-        found = ", ".join(f"{records.by} in {records.directory}" for records in studies)
+        found = ", ".join(f"{records.by} in {shown(records.directory)}" for records in studies)
         raise ConfigError(
             f"Expected studies that are all about classes or all about groups, found {found}; "
             "choose with --by."
