@@ -31,6 +31,7 @@ import platform
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -204,9 +205,10 @@ def measure_logical(trials: int, shards: int, largest: int) -> None:
         with _logical_cluster(gpus):
             # CPUs are logical too: what is measured is the driver.
             layout = Layout(gpus, 1, 1.0)
-            cost = shard_seconds(gpus, layout, shards) / shards
-            seconds, grown, missing = fit(idle_trial, [str(i) for i in range(trials)], layout)
-            used = max(0, before - _available())
+            with _least_available() as least:
+                cost = shard_seconds(gpus, layout, shards) / shards
+                seconds, grown, missing = fit(idle_trial, [str(i) for i in range(trials)], layout)
+            used = max(0, before - least[0])
         needed = max(needed, 2 * used)  # others on this machine take and give back too
         nodes = -(-gpus // GPUS_PER_NODE)
         _say(
@@ -236,6 +238,24 @@ def _logical_cluster(gpus: int) -> Iterator[None]:
             yield
     finally:
         cluster.shutdown()
+
+
+@contextlib.contextmanager
+def _least_available() -> Iterator[list[int]]:
+    """Give a list whose one number is the least memory that was available in the context."""
+    least, ended = [_available()], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.2):
+            least[0] = min(least[0], _available())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield least
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _resident() -> int:
