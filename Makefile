@@ -42,11 +42,14 @@ format: $(STAMP) ## Format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-benchmarks: $(STAMP) ## Measure training and gradient scores beside bare loops and other libraries
+benchmarks: $(STAMP) ## Measure training, scoring and scheduling, and kill drivers
 	$(UV) pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --editable '.[bench]'
 	$(VENV)/bin/python benchmarks/training.py
 	$(VENV)/bin/python benchmarks/scoring.py
 	$(VENV)/bin/python benchmarks/scoring.py --sharded
+	$(VENV)/bin/python benchmarks/scaling.py
+	$(VENV)/bin/python benchmarks/streaming.py
+	$(VENV)/bin/python benchmarks/chaos.py
 
 constraints: $(STAMP) ## Resolve every version anew into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \
