@@ -272,6 +272,15 @@ def test_a_worker_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Mon
         briefing.measured_on_ray(Layout(1, 3, 0.0), [], noise)
 
 
+def test_a_study_that_cannot_be_laid_out_leaves_nothing(
+    finished: tuple[Study, Path], tmp_path: Path
+) -> None:
+    study, _ = finished
+    with pytest.raises(ConfigError, match="a node with 2 GPUs, which one worker asks for, found"):
+        _run(study, tmp_path / "new", gpus_per_worker=2.0)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_trial_that_fails_is_told_and_the_others_go_on(
     finished: tuple[Study, Path], tmp_path: Path
 ) -> None:
@@ -361,7 +370,7 @@ def test_networks_are_pruned_after_their_dense_ones_to_the_bits_of_this_process(
         network=NetworkPruning(retraining=Training(epochs=1, learning_rate=0.01)),
     )
     out, alone = tmp_path / "out", Store(tmp_path / "alone")
-    assert _run(study, out) == Outcome(planned=6, failed=0)
+    assert _run(study, out) == Outcome(planned=5, failed=0)
     data = prepare(load_dataset(study.dataset))
     plan = make_plan(study, trial_configs(study, expand(study)), data.dataset)
     dense = [run for run in plan.trials if run.dense is None]
@@ -375,7 +384,7 @@ def test_networks_are_pruned_after_their_dense_ones_to_the_bits_of_this_process(
         for name in ("predictions", "kept_ids"):
             assert here.array(name).tobytes() == there.array(name).tobytes(), (run.trial, name)
     before = _stamps(out)
-    assert _run(study, out) == Outcome(planned=6, failed=0)
+    assert _run(study, out) == Outcome(planned=5, failed=0)
     assert _stamps(out) == before
     harm = pd.read_csv(out / "harm.csv")
     assert set(harm["network_method"]) >= {"magnitude", "random"}

@@ -242,3 +242,20 @@ def test_a_machine_that_does_not_answer_is_named_as_such(monkeypatch: pytest.Mon
     said = {"10.0.0.2": visibility._answer("reference", 0.0, 1.0)}
     with pytest.raises(ConfigError, match=r"cannot, such as 10\.0\.0\.2: it did not answer within"):
         refuse_unfit(SHARED, said)
+
+
+def test_a_place_that_is_not_used_leaves_no_folders(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError), marked(Store(tmp_path / "out" / "store")) as place:
+        assert (Path(place.location) / place.marker).is_file()
+        raise ConfigError("refused")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kept", ["", "mine.txt"])
+def test_folders_that_were_there_and_what_is_left_in_them_stay(tmp_path: Path, kept: str) -> None:
+    (tmp_path / "out").mkdir()
+    with marked(Store(tmp_path / "out" / "store")) as place:
+        if kept:
+            (Path(place.location) / kept).touch()
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert found == ({"out", "out/store", f"out/store/{kept}"} if kept else {"out"})

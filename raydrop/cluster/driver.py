@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,6 +50,13 @@ from raydrop.tables import COLUMNS, ScoreFacts, Units, write_scores
 
 PACKAGES = ("raydrop", "torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn")
 """Packages whose versions a study records."""
+
+
+Lost = dict[str, str]
+"""A sentence for each query run and score that failed, by its key."""
+
+Begun = Callable[[], AbstractContextManager[Sequence[Callback]]]
+"""Leaves what the output folder has from the beginning, and gives what is told of each trial."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +118,21 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
         if missing.trials:
             briefing.forecast(options.address, options.num_cpus, options.gpus_per_worker)
         return Outcome(len(plan.trials), 0)
-    if missing.trials and options.address is not None:
-        find_head(options.address)
-    write_study_file(options.out, study, points, plan, dataset)
-    save_data_card(dataset, store)
-    with logging(study, options.out, {run.key: run for run in plan.trials}, console) as callbacks:
-        if not missing.trials:
+
+    @contextlib.contextmanager
+    def begun() -> Iterator[Sequence[Callback]]:
+        write_study_file(options.out, study, points, plan, dataset)
+        save_data_card(dataset, store)
+        runs = {run.key: run for run in plan.trials}
+        with logging(study, options.out, runs, console) as callbacks:
+            yield callbacks
+
+    if not missing.trials:
+        with begun():
             return Outcome(len(plan.trials), 0)
-        _run(briefing, options, callbacks)
+    if options.address is not None:
+        find_head(options.address)  # before images are decoded
+    _run(briefing, options, begun)
     _picture_lost(study, plan, dataset, store, console)
     return Outcome(len(plan.trials), len(plan.missing(Store(store.root, glance=True)).trials))
 
@@ -285,19 +300,28 @@ def _units(dataset: ImageDataset, query: Entry) -> dict[str, Units]:
     return found
 
 
-def _run(
-    briefing: Briefing, options: Options, callbacks: Sequence[Callback] = ()
-) -> dict[str, str]:
+def _nothing() -> AbstractContextManager[Sequence[Callback]]:
+    """Leave nothing, and tell nobody of trials."""
+    return nullcontext(())
+
+
+def _run(briefing: Briefing, options: Options, begun: Begun = _nothing) -> Lost:
     """Decode the images, start Ray, put them where all workers see them, run what is missing.
+
+    Args:
+        briefing: Has the study and what of it is missing.
+        options: Where and how.
+        begun: Opened once it is known that the work can be done, so that a refusal leaves nothing.
 
     Returns:
         A sentence for each query run and score that failed, by its key; a trial that failed has a
         record of kind ``failure`` in the store.
     """
-    study, missing, store = briefing.study, briefing.missing, briefing.store
-    dataset, console = briefing.dataset, briefing.console
-    data = prepare(dataset)
-    with ray_session(options.address, options.num_cpus) as dashboard, marked(store) as place:
+    data, console = prepare(briefing.dataset), briefing.console
+    with (
+        ray_session(options.address, options.num_cpus) as dashboard,
+        marked(briefing.store) as place,
+    ):
         if dashboard:
             briefing.say("dashboard", dashboard)
         check_visible(place)
@@ -309,18 +333,37 @@ def _run(
         )
         briefing.tell_layout(layout, nodes.alive_nodes())
         briefing.tell_time(layout)
-        losses = Losses(store)
-        marker, shared = place.marker, ray.put(data)
-        context = Context(study, store, shared, dataset.train, layout, console, marker, losses)
-        try:
-            lost = run_queries(context, missing.queries)
-            lost |= run_scores(context, missing.scores, lost)
-            if missing.trials:
-                _picture_samples(study, missing, data.dataset, store, console)
-                run_trials(context, missing.trials, lost, options.out / "tune", callbacks)
-        finally:
-            _print_losses(losses, console)
-        return lost
+        with begun() as callbacks:
+            context = Context(
+                briefing.study,
+                briefing.store,
+                ray.put(data),
+                briefing.dataset.train,
+                layout,
+                console,
+                place.marker,
+                Losses(briefing.store),
+            )
+            try:
+                return _run_stages(context, briefing.missing, data.dataset, options, callbacks)
+            finally:
+                _print_losses(context.losses, console)
+
+
+def _run_stages(
+    context: Context,
+    missing: Plan,
+    dataset: ImageDataset,
+    options: Options,
+    callbacks: Sequence[Callback],
+) -> Lost:
+    """Run what is missing, stage by stage; see :func:`_run`."""
+    lost = run_queries(context, missing.queries)
+    lost |= run_scores(context, missing.scores, lost)
+    if missing.trials:
+        _picture_samples(context.study, missing, dataset, context.store, context.console)
+        run_trials(context, missing.trials, lost, options.out / "tune", callbacks)
+    return lost
 
 
 def _print_losses(losses: Losses, console: Console) -> None:

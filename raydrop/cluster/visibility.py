@@ -25,6 +25,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydrop.errors import ConfigError, RaydropError, StoreError, in_one_line
+from raydrop.mirror import unwritable
 from raydrop.remote import is_url
 from raydrop.store import Store
 from raydrop.study import config_hash
@@ -137,19 +138,19 @@ def marked(store: Store) -> Iterator[Place]:
         return
     marker = f".incomplete/seen-{uuid.uuid4().hex}"
     path = store.root / marker
+    new = [folder for folder in (path.parent, store.root, store.root.parent) if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     except OSError as error:
-        raise StoreError(
-            f"Expected to write results to {store.root}, found: {error.strerror or error}; "
-            "free space there, allow writing, or choose another folder with --out."
-        ) from error
+        raise unwritable(store.root, error) from error
     try:
         yield Place(store.location, marker)
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
+            for folder in new:  # where nothing was left in them, because the work was refused
+                folder.rmdir()
 
 
 @dataclass(frozen=True)
