@@ -294,7 +294,7 @@ def test_a_trial_that_runs_out_of_memory_is_recorded_and_the_others_go_on(
     assert f"trial {failure.key[:8]}  small_cnn, random at" in printed
     log = (out / "logs" / "trials" / f"{failure.key}.log").read_text()
     assert "Traceback (most recent call last):" in log
-    assert log.rstrip().endswith("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert log.rstrip().endswith("Error: CUDA out of memory. Tried to allocate 2.00 GiB.")
     assert "so lower batch_size" in failure.info["message"]
     before = chaos.finished(out)
     assert len(before) == ENTRIES - 1

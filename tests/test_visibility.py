@@ -245,9 +245,8 @@ def test_a_machine_that_does_not_answer_is_named_as_such(monkeypatch: pytest.Mon
 
 
 def test_a_place_that_is_not_used_leaves_no_folders(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError), marked(Store(tmp_path / "out" / "store")) as place:
+    with marked(Store(tmp_path / "out" / "store")) as place:
         assert (Path(place.location) / place.marker).is_file()
-        raise ConfigError("refused")
     assert list(tmp_path.iterdir()) == []
 
 
