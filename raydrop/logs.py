@@ -25,7 +25,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, Literal, TextIO, cast
 
@@ -36,6 +35,7 @@ from raydrop.mirror import remote_of
 from raydrop.remote import Remote
 from raydrop.study import TrialConfig
 from raydrop.training.halving import in_a_sentence, is_out_of_memory
+from raydrop.versions import version_of
 
 Kind = Literal["trials", "query_runs"]
 """What a log is of; the name of the folder."""
@@ -151,7 +151,7 @@ def _header(kind: Kind, key: str, what: str, device: str) -> str:
         "begun": datetime.now(UTC).strftime(_TIME),
         "host": f"{socket.gethostname()}, process {os.getpid()}",
         "device": f"{_device_words(device)}, {torch.get_num_threads()} threads",
-        "versions": f"raydrop {_own_version()}, torch {torch.__version__}",
+        "versions": f"raydrop {version_of('raydrop')}, torch {torch.__version__}",
     }
     return "".join(f"# {name:<9} {value}\n" for name, value in facts.items())
 
@@ -162,13 +162,6 @@ def _device_words(device: str) -> str:
     with contextlib.suppress(RuntimeError, AssertionError):
         name = torch.cuda.get_device_name() if device.startswith("cuda") else ""
     return f"{device} ({name})" if name else device
-
-
-def _own_version() -> str:
-    try:
-        return version("raydrop")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class _LogFile:

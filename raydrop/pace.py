@@ -22,7 +22,7 @@ from raydrop.models import PRETRAINED
 from raydrop.plan import Plan, StageName, Work, query_work, trial_work
 from raydrop.scores.sharding import SCORING_BATCH, GradientWorker, Shard, make_shards
 from raydrop.stages import new_model
-from raydrop.store import Store
+from raydrop.store import Entry, Store
 from raydrop.study import ScoringPrecision, Study, Training
 from raydrop.training.budget import Length
 from raydrop.training.checkpoints import flat_state
@@ -86,16 +86,18 @@ def finished_runs(
     there = {entry: set(store.keys(entry)) for entry in ("query", "trial")}
     found: dict[Kind, Finished] = {}
 
-    def add(work: Work, entry: str, key: str, name: str) -> None:
-        done = store.peek(entry, key) if key in there[entry] else None
+    def add(work: Work, done: Entry | None, name: str) -> None:
         if done is not None and done.info.get("device") == device and name in done.info:
             kind, one = (work.stage, work.model), Finished(1, work.cost, float(done.info[name]))
             found[kind] = found.get(kind, Finished()) + one
 
     for query in plan.queries:
-        add(query_work(study, query, dataset), "query", query.key, "train_seconds")
+        if query.key in there["query"]:
+            work = query_work(study, query, dataset)
+            add(work, store.peek("query", query.key), "train_seconds")
     for run in plan.trials:
-        add(trial_work(study, run, dataset), "trial", run.key, "seconds")
+        if run.key in there["trial"]:
+            add(trial_work(study, run, dataset), store.peek("trial", run.key), "seconds")
     return found
 
 

@@ -465,16 +465,11 @@ def trial_work(study: Study, run: TrialRun, dataset: ImageDataset) -> Work:
     return Work(stage, run.trial.model, passes, forward)
 
 
-def estimated_samples(
-    study: Study, plan: Plan, dataset: ImageDataset, store: Store | None = None
-) -> dict[str, int]:
-    """Return how many sample passes each stage of a plan takes, without evaluations.
-
-    See :func:`works`.
-    """
+def sample_passes(found: Iterable[Work]) -> dict[str, int]:
+    """Return how many sample passes each stage takes, without evaluations; see :func:`works`."""
     totals = {"queries": 0, "scores": 0, "trials": 0}
     names = {"query runs": "queries", "networks": "trials"}
-    for work in works(study, plan, dataset, store):
+    for work in found:
         totals[names.get(work.stage, work.stage)] += work.passes
     return totals
 

@@ -26,12 +26,13 @@ from raydrop.data.batches import PreparedData, make_batches, prepare
 from raydrop.errors import ScoringError
 from raydrop.models import build_model
 from raydrop.plan import (
-    estimated_samples,
     gradient_units,
     make_plan,
+    sample_passes,
     score_run,
     trial_configs,
     visited_samples,
+    works,
 )
 from raydrop.scores import METHODS, EmbeddingMethod, k_center, ssp
 from raydrop.scores.ccs import Ccs, ccs_order, strata_of
@@ -482,7 +483,7 @@ def test_the_plan_knows_what_a_pass_costs(data: PreparedData, store: Store) -> N
     plan = make_plan(STUDY, trial_configs(STUDY, points), data.dataset)
     assert len(plan.queries) == 1
     assert visited_samples(STUDY, plan.scores, n) == n
-    assert estimated_samples(STUDY, plan, data.dataset)["scores"] == n // 3
+    assert sample_passes(works(STUDY, plan, data.dataset))["scores"] == n // 3
     units = {unit for run in plan.scores for _, unit in gradient_units(STUDY, run)}
     assert {(unit.epoch, unit.quantity) for unit in units} == {(4, "embedding")}
     by_name = {run.method: run for run in plan.scores}

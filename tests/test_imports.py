@@ -26,7 +26,7 @@ ALLOWED = {
     "remote": {"errors"},
     "mirror": {"errors", "remote"},
     "store": {"errors", "study", "remote", "mirror"},
-    "logs": {"errors", "study", "remote", "mirror", "training"},
+    "logs": {"errors", "study", "remote", "mirror", "training", "versions"},
     "selection": {"errors"},
     "models": {"errors", "data"},
     "data": {"errors", "study", "remote", "mirror"},

@@ -32,8 +32,8 @@ from raydrop.pace import (
 from raydrop.plan import (
     Plan,
     Work,
-    estimated_samples,
     make_plan,
+    sample_passes,
     trial_configs,
     trial_work,
     works,
@@ -399,7 +399,7 @@ def test_works_add_up_to_the_estimate_and_nothing_is_counted_twice(dataset: Imag
     # Per seed and checkpoint: products with the mean and norms; the last layer at one epoch.
     assert sum(w.passes for w in scores) == seeds * (2 * 2 * n + 2 * n + n // 3)
     assert {w.parts for w in scores} == {-(-n // 64)}
-    assert sum(w.passes for w in found) == sum(estimated_samples(study, plan, dataset).values())
+    assert sum(w.passes for w in found) == sum(sample_passes(works(study, plan, dataset)).values())
 
 
 def test_evaluations_are_forward_passes(dataset: ImageDataset) -> None:

@@ -14,14 +14,15 @@ from raydrop.errors import ConfigError, NetworkError
 from raydrop.plan import (
     Plan,
     check_networks,
-    estimated_samples,
     gradient_units,
     make_plan,
     replace_dataset,
+    sample_passes,
     trial_configs,
     unit_config,
     unshared_query_runs,
     visited_samples,
+    works,
 )
 from raydrop.store import Store
 from raydrop.study import NetworkPruning, Study, Training, TrialConfig
@@ -347,7 +348,7 @@ def test_estimated_work_by_hand(
     )  # fmt: skip
     plan = _plan(study, dataset, [{"method": m, "keep_fraction": 0.5} for m in methods])
     n = len(dataset.train)
-    work = estimated_samples(study, plan, dataset)
+    work = sample_passes(works(study, plan, dataset))
     assert work["queries"] == pytest.approx(queries * n, abs=2)
     assert work["scores"] == pytest.approx(scores * n, abs=2)
     assert work["trials"] == len(methods) * 6 * -(-round(n / 2) // 32) * 32

@@ -226,13 +226,17 @@ def _in_and_out(url: str, tmp_path: Path) -> None:
         there.download("a", tmp_path / "none")
 
 
-def test_a_bucket_that_is_absent_gives_one_sentence(url: str) -> None:
+def assert_an_absent_bucket_gives_one_sentence(url: str) -> None:
     absent = url.replace("//bucket/", "//nobody/")
     with pytest.raises(StoreError) as caught:
         Store(absent)
     assert str(caught.value) == (
         f"Expected a bucket called nobody for {absent}, found none; make it, or correct the name."
     )
+
+
+def test_a_bucket_that_is_absent_gives_one_sentence(url: str) -> None:
+    assert_an_absent_bucket_gives_one_sentence(url)
 
 
 def test_a_store_that_does_not_answer_gives_one_sentence() -> None:
@@ -397,12 +401,7 @@ def test_entries_are_kept_in_googles_object_store(
 
 
 def test_a_bucket_that_google_does_not_have_gives_one_sentence(google: str) -> None:
-    absent = google.replace("//bucket/", "//nobody/")
-    with pytest.raises(StoreError) as caught:
-        Store(absent)
-    assert str(caught.value) == (
-        f"Expected a bucket called nobody for {absent}, found none; make it, or correct the name."
-    )
+    assert_an_absent_bucket_gives_one_sentence(google)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import ray
 import torch
@@ -20,7 +21,7 @@ from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, RaydropError, in_one_line
 from raydrop.likely import duration, stage_seconds
 from raydrop.pace import Finished, Kind, Noise, Probe, finished_runs, probe_of, runs_like, timed
-from raydrop.plan import Plan, QueryRun, Work, estimated_samples, unshared_query_runs, works
+from raydrop.plan import Plan, QueryRun, Work, sample_passes, unshared_query_runs, works
 from raydrop.store import Store
 from raydrop.study import Study
 
@@ -49,6 +50,11 @@ class Briefing:
     dataset: ImageDataset
     store: Store
     console: Console
+
+    @cached_property
+    def _works(self) -> tuple[Work, ...]:
+        """What is to be done takes; nothing of it is done while a briefing lasts."""
+        return works(self.study, self.missing, self.dataset, self.store)
 
     def say(self, name: str, text: str) -> None:
         """Print a line."""
@@ -106,7 +112,7 @@ class Briefing:
 
     def _tell_work(self) -> None:
         study, n = self.study, len(self.dataset.train)
-        work = estimated_samples(study, self.missing, self.dataset, self.store)
+        work = sample_passes(self._works)
         total = sum(work.values())
         shares = ", ".join(f"{name} {count / total:.0%}" for name, count in work.items())
         self.say(
@@ -172,7 +178,7 @@ class Briefing:
                 self._tell_stages(layout, paces, measured)
 
     def _paces(self, layout: Layout) -> _Paces:
-        work = works(self.study, self.missing, self.dataset, self.store)
+        work = self._works
         finished = finished_runs(self.study, self.plan, self.dataset, self.store, layout.device)
         kinds = dict.fromkeys((each.stage, each.model) for each in work)
         like = {kind: runs_like(kind, finished) for kind in kinds}

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ from raydrop.stages import RECALLS, save_data_card, save_images
 from raydrop.store import Entry, Store, required
 from raydrop.study import SCHEMA, Study, config_hash
 from raydrop.tables import COLUMNS, ScoreFacts, Units, write_scores
+from raydrop.versions import version_of
 
 PACKAGES = ("raydrop", "torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn")
 """Packages whose versions a study records."""
@@ -223,12 +223,7 @@ def write_study_file(
 def versions() -> dict[str, str]:
     """Return the versions of what computes results."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+    return found | {package: version_of(package) for package in PACKAGES}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

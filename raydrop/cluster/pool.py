@@ -127,10 +127,9 @@ class PoolWorker(GradientWorker):
 
     def joint(
         self, a: NDArray[np.float32], b: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], float]:
-        """Return the sum of two sums, and apart from it its seconds; see :meth:`part`."""
-        start = time.perf_counter()
-        return self.add(a, b), time.perf_counter() - start
+    ) -> tuple[NDArray[np.float32], None]:
+        """Return the sum of two sums, and apart from it that it is done; see :meth:`part`."""
+        return self.add(a, b), None
 
 
 class RayExecutor:
@@ -378,15 +377,15 @@ class _Sum(_Work):
         room, job = self._room, self.waiting.popleft()
         if self._tree.children(job.node) or not _joins(job):
             return job
-        node, others = job.node, list[int]()
+        node = job.node
         while (parent := self._tree.parent(node)) is not None:
             leaves = self._tree.addends(parent)
             if leaves[0] != job.node or len(leaves) > room or not self._are_next(leaves[1:]):
                 break
-            node, others = parent, leaves[1:]
-        if not others:
+            node = parent
+        if node == job.node:
             return job
-        jobs = (job, *(self.waiting.popleft() for _ in others))
+        jobs = (job, *(self.waiting.popleft() for _ in self._tree.addends(node)[1:]))
         return _Job(job.shard, self._call([each.shard for each in jobs]), node, parts=jobs)
 
     def _are_next(self, leaves: Sequence[int]) -> bool:
