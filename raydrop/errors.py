@@ -8,6 +8,7 @@ from Ray workers to the driver.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -72,3 +73,23 @@ def in_one_line(error: BaseException) -> str:
     """Return an error's type and first line, to be quoted within a sentence."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+
+
+def visible(text: object) -> str:
+    r"""Return a text in which every character that would steer a terminal or a page is shown.
+
+    Control characters, those that reorder what stands beside them, line and paragraph separators,
+    and bytes that are no text become escapes as in a Python literal; all else stays as it is. Names
+    of files, classes and data sets come from others, so whatever is shown of them passes here.
+
+    Example:
+        >>> visible("a\x1b[2Jb\nc é")
+        'a\\x1b[2Jb\\nc é'
+    """
+    return "".join(_shown(letter) for letter in str(text))
+
+
+def _shown(letter: str) -> str:
+    if letter.isprintable() or unicodedata.category(letter) == "Zs":
+        return letter
+    return letter.encode("unicode_escape").decode("ascii")
