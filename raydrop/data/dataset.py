@@ -12,13 +12,13 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from raydrop.data.images import open_image
 from raydrop.data.roots import copied
 from raydrop.errors import ConfigError, DataError, unknown_name
 from raydrop.study import By, canonical_json
@@ -96,12 +96,8 @@ class FileImages:
         """
         root = copied(self.url) if self.url else self.root
         path = f"{root}/{self.paths[position]}"
-        try:
-            with PIL.Image.open(path) as image:
-                return _convert(image, self.mode)
-        # Broken files make PIL's decoders raise nearly anything: OSError, SyntaxError, EOFError...
-        except Exception as error:
-            raise unreadable_image(path, error) from error
+        with open_image(path) as image:
+            return _convert(image, self.mode)
 
     def decode(self, height: int, width: int) -> ArrayImages:
         """Decode every image; those of another size are resized (bilinear).
@@ -193,6 +189,9 @@ class ImageDataset:
     """Names of the G groups, in the order of their numbers; empty where the data have none."""
     unseen_groups: tuple[str, ...] = ()
     """Names of those groups that only validation and test have, to see how they fare."""
+    remarks: tuple[str, ...] = ()
+    """What was noticed while the data were read, a sentence each, for the plan and the check; not
+    part of the fingerprint."""
 
     def __post_init__(self) -> None:
         for name, split in self.splits().items():
@@ -393,17 +392,6 @@ class ImageDataset:
 
     def _is_decoded(self) -> bool:
         return all(isinstance(split.images, ArrayImages) for split in self.splits().values())
-
-
-def unreadable_image(path: str | Path, error: Exception) -> DataError:
-    """Build the error for a file that should be an image."""
-    if isinstance(error, PIL.UnidentifiedImageError):
-        reason = "no image format that Pillow knows"
-    else:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return DataError(
-        f"Expected a readable image in {path}, found: {reason}; replace or remove that file."
-    )
 
 
 def pixel_digest(*arrays: NDArray[np.uint8]) -> str:

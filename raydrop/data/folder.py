@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import (
@@ -27,8 +26,8 @@ from raydrop.data.dataset import (
     ImageDataset,
     Indices,
     Split,
-    unreadable_image,
 )
+from raydrop.data.images import open_image, unreadable_image
 from raydrop.data.roots import copy_source, data_folder
 from raydrop.data.sampling import halves
 from raydrop.errors import DataError
@@ -376,9 +375,5 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _header(path: Path) -> tuple[tuple[int, int], str]:
     """Return (width, height) and mode of an image without decoding it."""
-    try:
-        with PIL.Image.open(path) as image:
-            return image.size, image.mode
-    # Broken files make PIL's decoders raise nearly anything: OSError, SyntaxError, EOFError...
-    except Exception as error:
-        raise unreadable_image(path, error) from error
+    with open_image(path) as image:
+        return image.size, image.mode
