@@ -21,6 +21,10 @@ FORMATS = (
 what it finds, and few are what a data set is made of."""
 
 
+class UnreadableImageError(DataError):
+    """A file that should be an image cannot be read as one; others may be like it."""
+
+
 @contextlib.contextmanager
 def open_image(path: str | Path) -> Iterator[PIL.Image.Image]:
     """Open an image file: its size and mode are known at once, pixels are decoded when asked for.
@@ -47,13 +51,13 @@ def open_image(path: str | Path) -> Iterator[PIL.Image.Image]:
         raise unreadable_image(path, error) from error
 
 
-def unreadable_image(path: str | Path, why: Exception | str) -> DataError:
+def unreadable_image(path: str | Path, why: Exception | str) -> UnreadableImageError:
     """Build the error for a file that should be an image."""
     if isinstance(why, PIL.UnidentifiedImageError):
         reason = f"no image format of {', '.join(FORMATS)}"
     else:
         reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
-    return DataError(
+    return UnreadableImageError(
         f"Expected a readable image in {visible(path)}, found: {visible(reason).rstrip('.')}; "
         "replace or remove that file."
     )
