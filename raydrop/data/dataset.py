@@ -88,15 +88,18 @@ class FileImages:
         chosen = tuple(self.paths[position] for position in positions.tolist())
         return dataclasses.replace(self, paths=chosen)
 
+    def file(self, position: int) -> str:
+        """Return where on this machine one image is."""
+        root = copied(self.url) if self.url else self.root
+        return f"{root}/{self.paths[position]}"
+
     def open(self, position: int) -> PIL.Image.Image:
         """Decode one image, in its own size, without applying any EXIF orientation.
 
         Raises:
             DataError: If the file is absent or no readable image; the message names it.
         """
-        root = copied(self.url) if self.url else self.root
-        path = f"{root}/{self.paths[position]}"
-        with open_image(path) as image:
+        with open_image(self.file(position)) as image:
             return _convert(image, self.mode)
 
     def decode(self, height: int, width: int) -> ArrayImages:
