@@ -10,15 +10,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raydrop.errors import ConfigError, StoreError
-from raydrop.frontier.canvas import to_pdf
-from raydrop.frontier.plots import COLOURS, STYLE, to_png, to_svg
+from raydrop.frontier.canvas import COLOURS, styled, to_pdf, to_png, to_svg
 from raydrop.theory import TwoGaussians
 
 LOOKS: dict[str, dict[str, Any]] = {
@@ -113,14 +111,14 @@ def plot_risks(mixture: TwoGaussians, ax: Axes) -> Axes:
     return ax
 
 
+@styled()
 def theory_figure(mixture: TwoGaussians, density: float | None = None) -> Figure:
     """Compose both panels: densities with thresholds, and class risks by dataset density."""
-    with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(11.4, 5.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2)
-        plot_densities(mixture, left, density)
-        plot_risks(mixture, right)
+    figure = Figure(figsize=(11.4, 5.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    plot_densities(mixture, left, density)
+    plot_risks(mixture, right)
     return figure
 
 

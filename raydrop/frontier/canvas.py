@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
@@ -44,6 +44,8 @@ STYLE = {
     "legend.frameon": False,
     "svg.hashsalt": "raydrop",
     "svg.fonttype": "path",
+    # Names may have dollar signs, which are no formulas.
+    "text.parse_math": False,
 }
 """On top of Matplotlib's own defaults."""
 
@@ -132,9 +134,14 @@ def _lay_out(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
-def styled() -> AbstractContextManager[None]:
-    """Return our look on top of Matplotlib's own, whatever the user's settings are."""
-    return matplotlib.style.context(["default", STYLE])
+@contextmanager
+def styled() -> Iterator[None]:
+    """Have our look on top of Matplotlib's own, whatever the user's settings are.
+
+    It decorates whatever makes a figure, since lines and texts take settings when they are made.
+    """
+    with matplotlib.style.context(["default", STYLE]):
+        yield
 
 
 def new_figure(width: float, height: float, handles: Sequence[Line2D]) -> Figure:
@@ -149,7 +156,6 @@ def draw_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Put the one legend to the right of all panels."""
     legend = figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
     for handle, text in zip(handles, legend.get_texts(), strict=True):
-        text.set_parse_math(False)
         text.set_fontweight("bold" if handle.get_gid() == "heading" else "normal")
 
 

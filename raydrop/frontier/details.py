@@ -102,6 +102,7 @@ def plot_recall_changes(
     return ax
 
 
+@styled()
 def heatmap_figure(changes: RecallChanges, names: Sequence[str], by: By = "class") -> Figure:
     """Compose heat maps of recall changes: a panel per model and loss on the same rows.
 
@@ -123,20 +124,19 @@ def heatmap_figure(changes: RecallChanges, names: Sequence[str], by: By = "class
     across_inches = left + across * (width + 0.25) + 1.1
     lines = textwrap.wrap(_heatmap_note(changes, by), max(20, int(across_inches / 0.07)))
     inches = across_inches, down * (top + height + 0.2) + 0.25 + 0.14 * len(lines)
-    with styled():
-        figure = _blank(*inches)
-        for number, panel in enumerate(changes.panels):
-            row, column = divmod(number, across)
-            x, y = left + column * (width + 0.25), row * (top + height + 0.2) + top
-            ax = _axes(figure, x, y, width, height)
-            plot_recall_changes(changes, panel, ax, printed=printed)
-            ax.set_title(panel.title, fontsize=9, parse_math=False, pad=top * 72 - 18)
-            ax.xaxis.tick_top()
-            ax.set_xticks(np.arange(n_columns) + 0.5, shown, fontsize=8, parse_math=False)
-            ax.tick_params(axis="x", rotation=0 if upright else 90, pad=17)
-            _label_rows(changes, ax, row_height, wanted=column == 0)
-        _colour_bar(changes, _axes(figure, inches[0] - 0.95, top, 0.15, min(height, 2.6)))
-        figure.text(0.1 / inches[0], 0.1 / inches[1], "\n".join(lines), fontsize=8)
+    figure = _blank(*inches)
+    for number, panel in enumerate(changes.panels):
+        row, column = divmod(number, across)
+        x, y = left + column * (width + 0.25), row * (top + height + 0.2) + top
+        ax = _axes(figure, x, y, width, height)
+        plot_recall_changes(changes, panel, ax, printed=printed)
+        ax.set_title(panel.title, fontsize=9, pad=top * 72 - 18)
+        ax.xaxis.tick_top()
+        ax.set_xticks(np.arange(n_columns) + 0.5, shown, fontsize=8)
+        ax.tick_params(axis="x", rotation=0 if upright else 90, pad=17)
+        _label_rows(changes, ax, row_height, wanted=column == 0)
+    _colour_bar(changes, _axes(figure, inches[0] - 0.95, top, 0.15, min(height, 2.6)))
+    figure.text(0.1 / inches[0], 0.1 / inches[1], "\n".join(lines), fontsize=8)
     return figure
 
 
@@ -180,6 +180,7 @@ def plot_scores(
     return ax
 
 
+@styled()
 def scores_figure(distributions: Sequence[ScoreDistribution]) -> Figure:
     """Compose score distributions: a panel per method, +infinity beside it, one legend outside.
 
@@ -193,18 +194,17 @@ def scores_figure(distributions: Sequence[ScoreDistribution]) -> Figure:
     width, height = 2.35, 1.5
     pitch = width + 0.75, height + 0.8
     inches = across * pitch[0] + 1.9, max(down * pitch[1], 2.3) + 0.05
-    with styled():
-        figure = _blank(*inches)
-        for number, each in enumerate(distributions):
-            row, column = divmod(number, across)
-            x, y = 0.65 + column * pitch[0], 0.45 + row * pitch[1]
-            narrow = width - 0.42 if each.infinite else width
-            ax = _axes(figure, x, y, narrow, height)
-            beside = _axes(figure, x + narrow + 0.1, y, 0.32, height) if each.infinite else None
-            plot_scores(each, ax, style, beside)
-            _finish_scores(each, ax, beside)
-            ax.set_ylabel("share of samples" if column == 0 else "", fontsize=8)
-        _legend(figure, _threshold_entries(style), inches[0] - 1.75)
+    figure = _blank(*inches)
+    for number, each in enumerate(distributions):
+        row, column = divmod(number, across)
+        x, y = 0.65 + column * pitch[0], 0.45 + row * pitch[1]
+        narrow = width - 0.42 if each.infinite else width
+        ax = _axes(figure, x, y, narrow, height)
+        beside = _axes(figure, x + narrow + 0.1, y, 0.32, height) if each.infinite else None
+        plot_scores(each, ax, style, beside)
+        _finish_scores(each, ax, beside)
+        ax.set_ylabel("share of samples" if column == 0 else "", fontsize=8)
+    _legend(figure, _threshold_entries(style), inches[0] - 1.75)
     return figure
 
 
@@ -263,6 +263,7 @@ def plot_trial_costs(costs: Costs, ax: Axes, style: KeepStyle) -> Axes:
     return _by_row(ax, names)
 
 
+@styled()
 def costs_figure(costs: Costs) -> Figure:
     """Compose what a study took: query runs and scores above, trials below.
 
@@ -277,14 +278,13 @@ def costs_figure(costs: Costs) -> Figure:
     heights = [0.24 * len(costs.scorers), 0.42 * costs.trials["name"].nunique() + 0.1]
     shown = heights if len(costs.scorers) else heights[1:]
     inches = left + width + 3.0, max(sum(shown) + 0.8 * len(shown) + 0.3, 3.6)
-    with styled():
-        figure = _blank(*inches)
-        if len(costs.scorers):
-            plot_score_costs(costs, _axes(figure, left, 0.45, width, heights[0]))
-        y = inches[1] - 0.6 - heights[1] if len(shown) == 1 else 0.45 + heights[0] + 0.8
-        plot_trial_costs(costs, _axes(figure, left, y, width, heights[1]), style)
-        figure.text(0.1 / inches[0], 1 - 0.22 / inches[1], _totals(costs), fontsize=9)
-        _legend(figure, _cost_entries(costs, style), left + width + 0.85)
+    figure = _blank(*inches)
+    if len(costs.scorers):
+        plot_score_costs(costs, _axes(figure, left, 0.45, width, heights[0]))
+    y = inches[1] - 0.6 - heights[1] if len(shown) == 1 else 0.45 + heights[0] + 0.8
+    plot_trial_costs(costs, _axes(figure, left, y, width, heights[1]), style)
+    figure.text(0.1 / inches[0], 1 - 0.22 / inches[1], _totals(costs), fontsize=9)
+    _legend(figure, _cost_entries(costs, style), left + width + 0.85)
     return figure
 
 
@@ -312,11 +312,12 @@ def plot_samples(grid: SampleGrid, axes: Sequence[Axes]) -> Sequence[Axes]:
         ax.spines[:].set_visible(False)
     step = axes[0].get_ylim()[0] / len(grid.units)
     places = step * (np.arange(len(grid.units)) + 0.5)
-    axes[0].set_yticks(places, [_cut(name) for name in grid.units], fontsize=8, parse_math=False)
+    axes[0].set_yticks(places, [_cut(name) for name in grid.units], fontsize=8)
     axes[0].tick_params(length=0)
     return axes
 
 
+@styled()
 def images_figure(grids: Sequence[SampleGrid]) -> Figure:
     """Compose pictures of kept and pruned samples: two panels per method.
 
@@ -330,24 +331,22 @@ def images_figure(grids: Sequence[SampleGrid]) -> Figure:
     side = TILE * max(grid.per_side for grid in grids)
     tall = TILE * shape[1] / shape[2]
     pitch = left + 2 * side + 0.45, tall * max(len(grid.units) for grid in grids) + 0.75
-    with styled():
-        figure = _blank(across * pitch[0] + 0.1, down * pitch[1] + 0.1)
-        for number, grid in enumerate(grids):
-            row, column = divmod(number, across)
-            x, y = column * pitch[0] + left, row * pitch[1] + 0.6
-            width, height = TILE * grid.per_side, tall * len(grid.units)
-            places = (x, x + side + 0.15)
-            pair = plot_samples(grid, [_axes(figure, at, y, width, height) for at in places])
-            pair[0].annotate(
-                f"{grid.name}, seed {grid.seed}",
-                (0, 1),
-                xytext=(0, 20),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                fontsize=10,
-                fontweight="bold",
-                parse_math=False,
-            )
+    figure = _blank(across * pitch[0] + 0.1, down * pitch[1] + 0.1)
+    for number, grid in enumerate(grids):
+        row, column = divmod(number, across)
+        x, y = column * pitch[0] + left, row * pitch[1] + 0.6
+        width, height = TILE * grid.per_side, tall * len(grid.units)
+        places = (x, x + side + 0.15)
+        pair = plot_samples(grid, [_axes(figure, at, y, width, height) for at in places])
+        pair[0].annotate(
+            f"{grid.name}, seed {grid.seed}",
+            (0, 1),
+            xytext=(0, 20),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=10,
+            fontweight="bold",
+        )
     return figure
 
 
@@ -435,7 +434,7 @@ def _label_rows(changes: RecallChanges, ax: Axes, row_height: float, *, wanted: 
     beside["xycoords"] = ("axes fraction", "data")
     for start, end in zip(starts, [*starts[1:], len(keeps)], strict=True):
         name, middle = changes.rows[start][0], (start + end) / 2
-        ax.annotate(name, (0, middle), (-30, 0), parse_math=False, **beside)
+        ax.annotate(name, (0, middle), (-30, 0), **beside)
     ax.annotate("all the data", (0, -0.7), (-3, 0), **beside)
     ax.annotate("keep", (0, 0), (-3, 20), color=OUTLINE, **beside)
 
@@ -477,7 +476,7 @@ def _finish_scores(distribution: ScoreDistribution, ax: Axes, beside: Axes | Non
     kept = (
         "kept \N{RIGHTWARDS ARROW}" if distribution.higher_is_kept else "\N{LEFTWARDS ARROW} kept"
     )
-    ax.set_title(distribution.name, loc="left", fontsize=9, parse_math=False)
+    ax.set_title(distribution.name, loc="left", fontsize=9)
     (beside or ax).set_title(kept, loc="right", fontsize=8, color=OUTLINE)
     if distribution.linear_width is None:
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=distribution.counts))
@@ -563,7 +562,7 @@ def _legend(figure: Figure, entries: Sequence[Line2D | Patch], x: float) -> None
 
 
 def _by_row(ax: Axes, names: Sequence[str]) -> Axes:
-    ax.set_yticks(range(len(names)), list(names), fontsize=9, parse_math=False)
+    ax.set_yticks(range(len(names)), list(names), fontsize=9)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")

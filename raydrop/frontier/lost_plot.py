@@ -37,13 +37,14 @@ def plot_lost_images(lost: LostImages, ax: Axes) -> Axes:
         ax.imshow(enlarged(image.pixels), interpolation="none", extent=extent, aspect="auto")
         words = f"{_cut(image.name)}\nas {_cut(image.taken_for)}\n{image.percent}"
         middle = x + SIDE / 2
-        ax.text(middle, y + tall + 0.04, words, ha="center", va="top", size=6.5, parse_math=False)
+        ax.text(middle, y + tall + 0.04, words, ha="center", va="top", size=6.5)
     width, height = _size(lost)
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.set_axis_off()
     return ax
 
 
+@styled()
 def lost_figure(lost: LostImages) -> Figure:
     """Compose the pictures with a line that says what they are.
 
@@ -52,13 +53,12 @@ def lost_figure(lost: LostImages) -> Figure:
     """
     width, height = _size(lost)
     across, down = max(width, 4.2) + 0.2, height + 0.35
-    with styled():
-        figure = Figure(figsize=(across, down))
-        FigureCanvasAgg(figure)
-        ax = figure.add_axes((0.1 / across, 0.05 / down, width / across, height / down))
-        plot_lost_images(lost, ax)
-        title = f"Test images most often lost by {lost.n_trials} pruned networks"
-        figure.text(0.1 / across, 1 - 0.2 / down, title, fontsize=9)
+    figure = Figure(figsize=(across, down))
+    FigureCanvasAgg(figure)
+    ax = figure.add_axes((0.1 / across, 0.05 / down, width / across, height / down))
+    plot_lost_images(lost, ax)
+    title = f"Test images most often lost by {lost.n_trials} pruned networks"
+    figure.text(0.1 / across, 1 - 0.2 / down, title, fontsize=9)
     return figure
 
 

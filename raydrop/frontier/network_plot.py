@@ -25,6 +25,7 @@ from raydrop.frontier.table import worst_accuracy
 from raydrop.study import By
 
 
+@styled()
 def network_figure(
     points: pd.DataFrame, by: By = "class", style: SeriesStyle | None = None
 ) -> Figure:
@@ -45,17 +46,16 @@ def network_figure(
     label = "share of multiply-accumulates that remains"
     if len(masked):
         label += " (of weights, where they are masked)"
-    with styled():
-        figure = new_figure(11.0, 3.5 * len(rows) + 0.2, handles)
-        panels = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
-        for (_, shown), pair in zip(rows, panels, strict=True):
-            for ax, name in zip(pair, (AVERAGE, worst_accuracy(by)), strict=True):
-                plot_network(shown, ax, name, looks)
-                ax.set_title(shown["data"].iloc[0], parse_math=False)
-        # Smaller networks to the right; the axes are shared.
-        panels[0, 0].invert_xaxis()
-        figure.supxlabel(label, fontsize=10)
-        draw_legend(figure, handles)
+    figure = new_figure(11.0, 3.5 * len(rows) + 0.2, handles)
+    panels = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
+    for (_, shown), pair in zip(rows, panels, strict=True):
+        for ax, name in zip(pair, (AVERAGE, worst_accuracy(by)), strict=True):
+            plot_network(shown, ax, name, looks)
+            ax.set_title(shown["data"].iloc[0])
+    # Smaller networks to the right; the axes are shared.
+    panels[0, 0].invert_xaxis()
+    figure.supxlabel(label, fontsize=10)
+    draw_legend(figure, handles)
     return figure
 
 

@@ -40,6 +40,7 @@ from raydrop.frontier.table import worst_accuracy
 from raydrop.study import By
 
 
+@styled()
 def overlay_figure(table: pd.DataFrame, by: By) -> Figure:
     """Compose worst against average accuracy: a panel per model, loss and network target.
 
@@ -54,17 +55,16 @@ def overlay_figure(table: pd.DataFrame, by: By) -> Figure:
     looks = _looks(table)
     handles = _legend_handles(table, looks)
     several = has_several_models(table)
-    with styled():
-        figure = new_figure(4.6 * columns + 3.4, 4.4 * rows, handles)
-        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for (_, points), ax in zip(settings, axes, strict=False):
-            plot_overlay(points, ax, looks, by)
-            title = setting_name(points.iloc[0].to_dict(), several_models=several)
-            ax.set_title(title, parse_math=False)
-            ax.label_outer()
-        for ax in axes[len(settings) :]:
-            ax.remove()
-        draw_legend(figure, handles)
+    figure = new_figure(4.6 * columns + 3.4, 4.4 * rows, handles)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for (_, points), ax in zip(settings, axes, strict=False):
+        plot_overlay(points, ax, looks, by)
+        title = setting_name(points.iloc[0].to_dict(), several_models=several)
+        ax.set_title(title)
+        ax.label_outer()
+    for ax in axes[len(settings) :]:
+        ax.remove()
+    draw_legend(figure, handles)
     return figure
 
 

@@ -23,11 +23,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import AxLine, Line2D
+from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import MaxNLocator
 
 from raydrop.frontier.canvas import COLOURS as COLOURS
 from raydrop.frontier.canvas import FRONT_COLOUR as FRONT_COLOUR
-from raydrop.frontier.canvas import STYLE as STYLE
 from raydrop.frontier.canvas import Look as Look
 from raydrop.frontier.canvas import (
     draw_legend,
@@ -340,6 +340,7 @@ def plot_accuracy_against_density(
     return ax
 
 
+@styled()
 def frontier_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     """Compose the frontier: a panel per model and loss on shared axes, one legend outside.
 
@@ -355,16 +356,15 @@ def frontier_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     rows = math.ceil(len(settings) / columns)
     style = SeriesStyle.of(points)
     handles = _legend_handles(points, style, sizes=True)
-    with styled():
-        figure = new_figure(4.6 * columns + 2.2, 4.4 * rows, handles)
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for setting, ax in zip(settings, panels, strict=False):
-            plot_frontier(setting.points, ax, style, by, setting.others)
-            ax.set_title(setting.title, parse_math=False)
-            ax.label_outer()
-        for ax in panels[len(settings) :]:
-            ax.remove()
-        draw_legend(figure, handles)
+    figure = new_figure(4.6 * columns + 2.2, 4.4 * rows, handles)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for setting, ax in zip(settings, panels, strict=False):
+        plot_frontier(setting.points, ax, style, by, setting.others)
+        ax.set_title(setting.title)
+        ax.label_outer()
+    for ax in panels[len(settings) :]:
+        ax.remove()
+    draw_legend(figure, handles)
     return figure
 
 
@@ -375,28 +375,28 @@ def _network_grid(points: pd.DataFrame, by: By) -> Figure:
     targets = targets_of(points)
     style = SeriesStyle.of(points)
     handles = _legend_handles(points, style, sizes=True)
-    with styled():
-        figure = new_figure(3.4 * len(targets) + 2.4, 3.3 * len(rows) + 0.3, handles)
-        axes = figure.subplots(len(rows), len(targets), sharex=True, sharey=True, squeeze=False)
-        there = np.array([[(row, each) in settings for each in targets] for row in rows])
-        for i, j in np.ndindex(there.shape):
-            ax: Axes = axes.item(i, j)
-            if not there[i, j]:
-                ax.remove()
-                continue
-            setting = settings[rows[i], targets[j]]
-            plot_frontier(setting.points, ax, style, by, setting.others)
-            title = textwrap.fill(setting.title, 2 * TITLE_LETTERS, break_long_words=False)
-            ax.set_title(title, fontsize=9, parse_math=False)
-            # Outer labels, also where the panel further out is missing.
-            left, bottom = not there[i, :j].any(), not there[i + 1 :, j].any()
-            ax.tick_params(labelleft=left, labelbottom=bottom)
-            ax.set_xlabel(ax.get_xlabel() if bottom else "")
-            ax.set_ylabel(ax.get_ylabel() if left else "")
-        draw_legend(figure, handles)
+    figure = new_figure(3.4 * len(targets) + 2.4, 3.3 * len(rows) + 0.3, handles)
+    axes = figure.subplots(len(rows), len(targets), sharex=True, sharey=True, squeeze=False)
+    there = np.array([[(row, each) in settings for each in targets] for row in rows])
+    for i, j in np.ndindex(there.shape):
+        ax: Axes = axes.item(i, j)
+        if not there[i, j]:
+            ax.remove()
+            continue
+        setting = settings[rows[i], targets[j]]
+        plot_frontier(setting.points, ax, style, by, setting.others)
+        title = textwrap.fill(setting.title, 2 * TITLE_LETTERS, break_long_words=False)
+        ax.set_title(title, fontsize=9)
+        # Outer labels, also where the panel further out is missing.
+        left, bottom = not there[i, :j].any(), not there[i + 1 :, j].any()
+        ax.tick_params(labelleft=left, labelbottom=bottom)
+        ax.set_xlabel(ax.get_xlabel() if bottom else "")
+        ax.set_ylabel(ax.get_ylabel() if left else "")
+    draw_legend(figure, handles)
     return figure
 
 
+@styled()
 def keep_fraction_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     """Compose accuracies against the keep fraction: a row of two panels per model and loss.
 
@@ -406,18 +406,18 @@ def keep_fraction_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     settings = _settings(points)
     style = SeriesStyle.of(points)
     handles = _legend_handles(points, style, sizes=False)
-    with styled():
-        figure = new_figure(11.4, 3.9 * len(settings), handles)
-        panels = figure.subplots(len(settings), 2, sharex=True, sharey="col", squeeze=False)
-        for setting, pair in zip(settings, panels, strict=True):
-            for ax in plot_by_keep_fraction(setting.points, pair, style, by, setting.others):
-                ax.set_title(setting.title, parse_math=False)
-        for ax in panels[:-1].ravel():
-            ax.set_xlabel("")
-        draw_legend(figure, handles)
+    figure = new_figure(11.4, 3.9 * len(settings), handles)
+    panels = figure.subplots(len(settings), 2, sharex=True, sharey="col", squeeze=False)
+    for setting, pair in zip(settings, panels, strict=True):
+        for ax in plot_by_keep_fraction(setting.points, pair, style, by, setting.others):
+            ax.set_title(setting.title)
+    for ax in panels[:-1].ravel():
+        ax.set_xlabel("")
+    draw_legend(figure, handles)
     return figure
 
 
+@styled()
 def noise_figure(points: pd.DataFrame) -> Figure:
     """Compose the share of the mislabelled samples that is pruned: one panel and a legend.
 
@@ -431,13 +431,13 @@ def noise_figure(points: pd.DataFrame) -> Figure:
         legend_entry("uniform draw", _uniform()),
     ]
     handles.append(legend_entry("lowest to highest seed", _band()))
-    with styled():
-        figure = new_figure(7.6, 4.4, handles)
-        plot_noise(points, figure.subplots(), style)
-        draw_legend(figure, handles)
+    figure = new_figure(7.6, 4.4, handles)
+    plot_noise(points, figure.subplots(), style)
+    draw_legend(figure, handles)
     return figure
 
 
+@styled()
 def density_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     """Compose sorted densities: a panel per series on shared axes, one legend outside.
 
@@ -453,16 +453,16 @@ def density_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     handles += [heading("reference"), legend_entry(f"every {by} alike", equality_look())]
     handles.append(legend_entry("lowest to highest seed", _band()))
     handles.append(legend_entry(f"fewest samples of a {by}", _number()))
-    with styled():
-        figure, panels = _panels(points, 2.5, handles)
-        for ax, rows in panels:
-            plot_densities(rows, ax, style)
-        figure.supxlabel(f"{PLURALS[by]}, densest first", fontsize=10)
-        figure.supylabel("density (share kept)", fontsize=10)
-        draw_legend(figure, handles)
+    figure, panels = _panels(points, 2.5, handles)
+    for ax, rows in panels:
+        plot_densities(rows, ax, style)
+    figure.supxlabel(f"{PLURALS[by]}, densest first", fontsize=10)
+    figure.supylabel("density (share kept)", fontsize=10)
+    draw_legend(figure, handles)
     return figure
 
 
+@styled()
 def correlation_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     """Compose accuracies on all the data against densities: a panel per series on shared axes.
 
@@ -472,16 +472,14 @@ def correlation_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     """
     style = KeepStyle.of(points)
     many = bool(points["keep_fraction"].isin(style.keeps).sum() > MANY_MARKERS)
-    with styled():
-        figure, panels = _panels(points, 3.1, ())
-        for ax, rows in panels:
-            plot_accuracy_against_density(rows, ax, style, rasterized=many)
-        figure.supxlabel(
-            f"density (share kept); r is Pearson's and {RHO} Spearman's correlation over "
-            f"{PLURALS[by]}",
-            fontsize=10,
-        )
-        figure.supylabel(f"accuracy of a {by} on all the data", fontsize=10)
+    figure, panels = _panels(points, 3.1, ())
+    for ax, rows in panels:
+        plot_accuracy_against_density(rows, ax, style, rasterized=many)
+    figure.supxlabel(
+        f"density (share kept); r is Pearson's and {RHO} Spearman's correlation over {PLURALS[by]}",
+        fontsize=10,
+    )
+    figure.supylabel(f"accuracy of a {by} on all the data", fontsize=10)
     return figure
 
 
@@ -499,7 +497,7 @@ def _panels(
     panels = []
     for number, (name, ax) in enumerate(zip(names, axes, strict=False)):
         title = textwrap.fill(name, TITLE_LETTERS, break_long_words=False)
-        ax.set_title(title, fontsize=9, parse_math=False)
+        ax.set_title(title, fontsize=9)
         # Also where the panel below is missing.
         ax.tick_params(labelbottom=number + columns >= len(names))
         panels.append((ax, points[points["name"] == name]))
@@ -718,7 +716,9 @@ def _band() -> Look:
 
 
 def _number() -> Look:
-    return {"color": "#555555", "marker": "$12$", "markersize": 11, "linestyle": "none"}
+    with mpl.rc_context({"text.parse_math": True}):  # as markers, texts have to be formulas
+        marker = MarkerStyle("$12$")
+    return {"color": "#555555", "marker": marker, "markersize": 11, "linestyle": "none"}
 
 
 def _legend_handles(points: pd.DataFrame, style: SeriesStyle, *, sizes: bool) -> list[Line2D]:
