@@ -1,11 +1,14 @@
 # Every target does its own set-up: a virtual environment in .venv with the versions of
-# constraints.txt, installed by uv, which is fetched first where it is not on the path. Bytecode is
-# compiled once here, or each of Ray's workers might compile torch anew.
+# constraints.txt, installed by uv, which comes from there too. Whatever is downloaded, to install or
+# to build with, is refused if its hash is not the one of that file. Bytecode is compiled once here,
+# or each of Ray's workers might compile torch anew.
 
 VENV := .venv
 STAMP := $(VENV)/.installed
 PYTHON ?= python3
-UV := $(shell command -v uv 2>/dev/null || echo $(VENV)/bin/uv)
+UV := $(VENV)/bin/uv
+INSTALL := $(UV) pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt \
+	--build-constraints constraints.txt --require-build-hashes
 
 # Workers run in this environment itself rather than in one that Ray would build for each.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
@@ -20,8 +23,9 @@ install: $(STAMP) ## Install raydrop and what it needs into .venv
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(UV) --version >/dev/null 2>&1 || $(VENV)/bin/python -m pip install --quiet uv
-	$(UV) pip install --quiet --python $(VENV)/bin/python --compile-bytecode --constraint constraints.txt --editable '.[dev,export]'
+	@sed -n '/^uv==/,/[^\\]$$/p' constraints.txt > $(VENV)/uv.txt
+	@$(VENV)/bin/python -m pip install --quiet --require-hashes --requirement $(VENV)/uv.txt
+	$(INSTALL) --compile-bytecode --editable '.[dev,export]'
 	@touch $@
 
 study: $(STAMP) ## Run the digits study: all four stages, about four minutes on two cores
@@ -43,7 +47,7 @@ format: $(STAMP) ## Format the code
 	$(VENV)/bin/ruff format .
 
 benchmarks: $(STAMP) ## Measure training, scoring and scheduling, and kill drivers
-	$(UV) pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --editable '.[bench]'
+	$(INSTALL) --editable '.[bench]'
 	$(VENV)/bin/python benchmarks/training.py
 	$(VENV)/bin/python benchmarks/scoring.py
 	$(VENV)/bin/python benchmarks/scoring.py --sharded
@@ -51,10 +55,11 @@ benchmarks: $(STAMP) ## Measure training, scoring and scheduling, and kill drive
 	$(VENV)/bin/python benchmarks/streaming.py
 	$(VENV)/bin/python benchmarks/chaos.py
 
+# Besides what pyproject.toml asks for: what builds it, what installs it, and Google Cloud's client.
 constraints: $(STAMP) ## Resolve every version anew into constraints.txt
-	@{ sed -n '/^#/p' constraints.txt; \
-	  $(UV) pip compile pyproject.toml --extra dev --extra bench --extra export --extra cluster --universal --python-version 3.11 --upgrade \
-	    --no-header --no-annotate --no-emit-index-url --quiet; } > .constraints.new
+	@{ sed -n '/^#/p' constraints.txt; printf '%s\n' hatchling editables uv google-api-python-client | \
+	  $(UV) pip compile pyproject.toml - --extra dev --extra bench --extra export --extra cluster --universal --python-version 3.11 \
+	    --upgrade --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet; } > .constraints.new
 	@mv .constraints.new constraints.txt
 
 clean: ## Remove the environment and the caches, not the results

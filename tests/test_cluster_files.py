@@ -92,7 +92,7 @@ def test_our_files_lack_nothing_but_their_owners_values(file: Path, tmp_path: Pa
 def test_our_files_name_the_ray_of_the_package_and_no_package_index(file: Path) -> None:
     text = file.read_text()
     pins = (ROOT / "constraints.txt").read_text()
-    (pinned,) = re.findall(r"^ray==(.+)$", pins, re.MULTILINE)
+    (pinned,) = re.findall(r"^ray==(\S+)", pins, re.MULTILINE)
     (line,) = re.findall(r'"(ray\[tune\][^"]*)"', (ROOT / "pyproject.toml").read_text())
     assert set(re.findall(r"(?:ray:|raydrop:|\[default\]==)(\d[\d.]*\d)", text)) == {pinned}
     assert Requirement(line).specifier.contains(pinned)

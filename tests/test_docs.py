@@ -142,6 +142,30 @@ def test_every_dependency_is_pinned_without_an_address() -> None:
         assert pinned == (name != project["name"]), name  # dev takes extras of its own
 
 
+def test_every_pin_has_its_hashes_and_so_has_what_builds_and_installs() -> None:
+    pins = re.sub(r"^#.*\n", "", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    entries = re.split(r"\n(?=\S)", pins.strip())
+    for entry in entries:
+        name, *hashes = entry.split(" \\\n")
+        assert re.match(r"[a-z0-9-]+==\S+( ; .+)?$", name), name
+        assert hashes, f"{name} is not refused if it is another"
+        assert all(re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}", each) for each in hashes), name
+    pinned = {entry.partition("==")[0] for entry in entries}
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert {re.split(r"[<>=~]", each)[0] for each in built} | {"editables", "uv"} <= pinned
+
+
+@pytest.mark.parametrize("file", ["Makefile", "cluster.yaml", *ROOT.glob("deploy/cluster-*.yaml")])
+def test_every_installation_is_held_to_the_hashes(file: str | Path) -> None:
+    lines = (ROOT / file).read_text().replace("\\\n", "").splitlines()
+    text = " ".join(line.partition("#")[0] for line in lines)
+    commands = re.findall(r"pip install(?:(?! - |pip install|&&).)*", text)
+    assert commands
+    for command in commands:
+        held = "--require-hashes --requirement" in command or "--constraint" in command
+        assert held, command
+
+
 @pytest.mark.ray
 def test_a_script_runs_by_itself_as_raydrop_run_does() -> None:
     script = str(ROOT / "sweeps" / "digits.py")
