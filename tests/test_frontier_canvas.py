@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from raydrop.frontier.canvas import (
     DPI,
+    LONGEST_NAME,
+    cut,
     draw_legend,
     legend_entry,
     new_figure,
@@ -101,3 +103,13 @@ def test_photographs_are_jpeg_and_drawings_stay_as_they_are() -> None:
     assert np.abs(ours - photograph).mean() < 4
     np.testing.assert_array_equal(exact, drawing)
     assert to_svg(figure) == svg
+
+
+def test_a_long_entry_of_a_legend_keeps_both_of_its_ends() -> None:
+    entry = str(legend_entry(f"_{'m' * 300}: moso + drop", {}).get_label())
+    assert len(entry) == LONGEST_NAME + 1
+    assert entry.startswith(" _mm")
+    assert entry.endswith("mm: moso + drop")
+    assert legend_entry("moso + drop", {}).get_label() == "moso + drop"
+    assert cut("abcdef", 6) == "abcdef"
+    assert cut("abcdefg", 6) == "abcde…"

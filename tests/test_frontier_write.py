@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from plotly.offline import get_plotlyjs
 from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 
@@ -24,10 +26,16 @@ from raydrop.frontier import (
     summary_table,
     write_frontier,
 )
+from raydrop.frontier.canvas import to_pdf, to_svg
+from raydrop.frontier.lost import LostImage, LostImages
+from raydrop.frontier.lost_plot import lost_figure
+from raydrop.frontier.overlay_plot import overlay_figure
 from raydrop.frontier.report import TIMES, render_report
 from raydrop.frontier.report_tables import SHOWN_CLASSES
 from raydrop.store import Store
 from raydrop.study import TrialConfig
+from raydrop.theory import TwoGaussians
+from raydrop.theory_plot import theory_figure
 
 FIGURES = ("frontier", "curves", "costs", "densities", "correlations", "heatmap")
 FILES = {"trials.parquet", "frontier.csv", "comparisons.csv", "report.html"}
@@ -549,3 +557,108 @@ def test_processes_that_died_are_counted(tmp_path: Path) -> None:
         Store(tmp_path / "store").write("loss", {"kind": "loss", "number": number}, {})
     (sentence,) = remarks(load_records(tmp_path))
     assert sentence.startswith("2 worker processes died")
+
+
+HOSTILE_SETTINGS: dict[str, Any] = {
+    "text.usetex": True,
+    "text.parse_math": True,
+    "font.family": "serif",
+    "figure.dpi": 33,
+    "savefig.dpi": 44,
+    "savefig.bbox": "tight",
+    "figure.autolayout": True,
+    "figure.figsize": (1, 1),
+    "axes.prop_cycle": mpl.cycler(color=["red"]),
+    "axes.formatter.use_mathtext": True,
+    "axes.unicode_minus": False,
+    "lines.linewidth": 9,
+    "markers.fillstyle": "none",
+    "patch.linewidth": 7,
+    "legend.loc": "lower left",
+    "svg.fonttype": "none",
+    "svg.hashsalt": None,
+    "path.sketch": (9, 9, 9),
+    "image.origin": "lower",
+}
+"""What a user's matplotlibrc may hold; TeX is not there."""
+
+
+def test_no_file_depends_on_the_users_settings(tmp_path: Path) -> None:
+    study = dataclasses.replace(
+        SMALL,
+        seeds=(0,),
+        quotas=("none",),
+        network_methods=("autobot",),
+        network_targets=("flops(0.5)",),
+        n_noisy=40,
+    )
+    expected = write_frontier(study.write(tmp_path))
+    before = {name: path.read_bytes() for name, path in expected.paths.items()}
+    with mpl.rc_context(HOSTILE_SETTINGS):
+        write_frontier(tmp_path)
+    assert {"network.svg", "densities.svg", "costs.png"} < set(before)
+    for name, path in expected.paths.items():
+        assert path.read_bytes() == before[name], name
+
+
+def test_no_figure_of_images_or_scores_depends_on_the_users_settings() -> None:
+    pixels = np.linspace(0, 255, 4 * 9 * 9 * 3).astype(np.uint8).reshape(4, 9, 9, 3)
+    lost = LostImages([LostImage(each, 7, "cat", "dog", 0.5) for each in pixels], 4, 4)
+
+    def draw() -> list[bytes]:
+        figures = [lost_figure(lost), theory_figure(TwoGaussians((-1, 1), (0.5, 1), 0.5))]
+        return [kind(figure) for figure in figures for kind in (to_svg, to_pdf)]
+
+    before = draw()
+    with mpl.rc_context(HOSTILE_SETTINGS):
+        assert draw() == before
+
+
+DOLLARS = ("cost$", "a_{b$x$^", "$\\frac{$", r"\$5 and $")
+
+
+def test_dollars_in_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    study = FakeStudy(
+        methods=("random", "$m_{$"),
+        quotas=("none", "q$x$"),
+        losses=("cross_entropy", "l$_{$"),
+        models=("small_cnn", "n$^{$"),
+        class_names=DOLLARS,
+        network_methods=("p$_{$",),
+        network_targets=("flops(0.5)",),
+        seeds=(0,),
+        keeps=(0.5,),
+    )
+    records = load_records(study.write(tmp_path))
+    table = frontier_table(records.trials, records.class_names)
+    figures = raydrop.frontier._figures(records, table, "class")
+    figures["overlay"] = overlay_figure(table.assign(study="s$_{$"), "class")
+    assert {"network", "densities", "correlations", "heatmap", "costs"} < set(figures)
+    for name, figure in figures.items():
+        assert to_svg(figure), name
+        texts = {text.get_text() for text in figure.findobj(Text) if "$" in text.get_text()}
+        assert texts, name
+        for text in figure.findobj(Text):
+            assert not text.get_parse_math(), (name, text)
+
+
+def test_very_long_names_do_not_break_a_figure(tmp_path: Path) -> None:
+    long = "m" * 3000
+    study = FakeStudy(
+        methods=("random", long),
+        quotas=("none", long),
+        losses=("cross_entropy", long),
+        class_names=("a", long),
+        network_methods=(long,),
+        network_targets=("flops(0.5)",),
+        seeds=(0,),
+        keeps=(0.5,),
+    )
+    records = load_records(study.write(tmp_path))
+    table = frontier_table(records.trials, records.class_names)
+    figures = raydrop.frontier._figures(records, table, "class")
+    for study_name in (long, "_hidden", ""):
+        figures[study_name] = overlay_figure(table.assign(study=study_name), "class")
+    for name, figure in figures.items():
+        assert to_svg(figure), name
+        assert max(figure.get_size_inches()) < 20, name

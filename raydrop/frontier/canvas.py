@@ -54,6 +54,9 @@ _DECIMALS = re.compile(r"-?\d*\.\d{3,}")
 _PNG = re.compile('data:image/png;base64,([^"]+)')
 _LINE_END = re.compile(r"\s*\n\s*")
 
+LONGEST_NAME = 48
+"""Letters of a name in a figure, where there is not even less room; the rest is cut off."""
+
 DPI = 150
 """Dots per inch of a PNG, and of what is pixels in an SVG."""
 
@@ -159,14 +162,23 @@ def draw_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
         text.set_fontweight("bold" if handle.get_gid() == "heading" else "normal")
 
 
+def cut(name: str, longest: int = LONGEST_NAME, end: int = 0) -> str:
+    """Return a name, or as much as there is room for: ``end`` letters of its end, and its begin."""
+    if len(name) <= longest:
+        return name
+    return f"{name[: longest - 1 - end]}…{name[len(name) - end :]}"
+
+
 def heading(text: str) -> Line2D:
     """Return the entry of a legend that names the entries below it."""
-    return Line2D([], [], linestyle="none", label=text, gid="heading")
+    return legend_entry(text, {"linestyle": "none", "gid": "heading"})
 
 
 def legend_entry(label: str, look: Look) -> Line2D:
     """Return the entry of a legend that shows a look."""
-    return Line2D([], [], label=label, **look)
+    # Matplotlib takes an underscore at the beginning for "leave this out".
+    shown = re.sub("^_", " _", cut(label, end=LONGEST_NAME // 2))
+    return Line2D([], [], label=shown, **look)
 
 
 def equality_look() -> Look:

@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
 from numpy.typing import NDArray
 
-from raydrop.frontier.canvas import Look, heading, legend_entry, styled
+from raydrop.frontier.canvas import Look, cut, heading, legend_entry, styled
 from raydrop.frontier.changes import Panel, RecallChanges
 from raydrop.frontier.costs import Costs, time_unit
 from raydrop.frontier.names import PLURALS
@@ -49,8 +49,8 @@ loss is darker than no change and a gain lighter in print without colour and to 
 MINUS = "\N{MINUS SIGN}"
 PRINTED_HEIGHT = 0.15
 """Inches that a row must have for numbers to fit."""
-LONGEST_NAME = 22
-"""Letters of a class name; the rest is cut off."""
+CLASS_LETTERS = 22
+"""Of a class name; the rest is cut off."""
 PANEL_COLUMNS = 4
 QUERY, SCORING, OUTLINE = "#0072B2", "#E69F00", "#555555"
 TILE = 0.34
@@ -113,10 +113,10 @@ def heatmap_figure(changes: RecallChanges, names: Sequence[str], by: By = "class
     """
     n_rows, n_columns = len(changes.rows), len(changes.units)
     row_height = 0.17 if n_rows <= 60 else max(0.08, 10.2 / n_rows)
-    shown = [_cut(names[unit]) for unit in changes.units]
+    shown = [cut(names[unit], CLASS_LETTERS) for unit in changes.units]
     upright = all(len(name) <= 3 for name in shown)
     top = 0.75 + (0.1 if upright else _width(shown, 8))
-    left = 0.75 + _width([name for name, _ in changes.rows], 8)
+    left = 0.75 + _width([cut(name) for name, _ in changes.rows], 8)
     printed = row_height >= PRINTED_HEIGHT
     width, height = max((0.34 if printed else 0.2) * n_columns, 1.6), row_height * n_rows
     across = max(1, min(len(changes.panels), 3, int(15 // (width + 0.3))))
@@ -130,7 +130,7 @@ def heatmap_figure(changes: RecallChanges, names: Sequence[str], by: By = "class
         x, y = left + column * (width + 0.25), row * (top + height + 0.2) + top
         ax = _axes(figure, x, y, width, height)
         plot_recall_changes(changes, panel, ax, printed=printed)
-        ax.set_title(panel.title, fontsize=9, pad=top * 72 - 18)
+        ax.set_title(cut(panel.title), fontsize=9, pad=top * 72 - 18)
         ax.xaxis.tick_top()
         ax.set_xticks(np.arange(n_columns) + 0.5, shown, fontsize=8)
         ax.tick_params(axis="x", rotation=0 if upright else 90, pad=17)
@@ -273,7 +273,7 @@ def costs_figure(costs: Costs) -> Figure:
         costs: As from :func:`~raydrop.frontier.costs.costs`.
     """
     style = KeepStyle.of(costs.trials)
-    names = [*costs.scorers["name"], *costs.trials["name"]]
+    names = [cut(name) for table in (costs.scorers, costs.trials) for name in table["name"]]
     left, width = 0.3 + _width(names, 9), 5.4
     heights = [0.24 * len(costs.scorers), 0.42 * costs.trials["name"].nunique() + 0.1]
     shown = heights if len(costs.scorers) else heights[1:]
@@ -312,7 +312,7 @@ def plot_samples(grid: SampleGrid, axes: Sequence[Axes]) -> Sequence[Axes]:
         ax.spines[:].set_visible(False)
     step = axes[0].get_ylim()[0] / len(grid.units)
     places = step * (np.arange(len(grid.units)) + 0.5)
-    axes[0].set_yticks(places, [_cut(name) for name in grid.units], fontsize=8)
+    axes[0].set_yticks(places, [cut(name, CLASS_LETTERS) for name in grid.units], fontsize=8)
     axes[0].tick_params(length=0)
     return axes
 
@@ -326,7 +326,7 @@ def images_figure(grids: Sequence[SampleGrid]) -> Figure:
     """
     across = min(len(grids), 2 if len(grids) <= 6 else 3)
     down = math.ceil(len(grids) / across)
-    left = 0.25 + _width([_cut(name) for grid in grids for name in grid.units], 8)
+    left = 0.25 + _width([cut(name, CLASS_LETTERS) for grid in grids for name in grid.units], 8)
     shape = grids[0].kept[0].shape
     side = TILE * max(grid.per_side for grid in grids)
     tall = TILE * shape[1] / shape[2]
@@ -339,7 +339,7 @@ def images_figure(grids: Sequence[SampleGrid]) -> Figure:
         places = (x, x + side + 0.15)
         pair = plot_samples(grid, [_axes(figure, at, y, width, height) for at in places])
         pair[0].annotate(
-            f"{grid.name}, seed {grid.seed}",
+            f"{cut(grid.name)}, seed {grid.seed}",
             (0, 1),
             xytext=(0, 20),
             xycoords="axes fraction",
@@ -365,10 +365,6 @@ def _axes(figure: Figure, x: float, y: float, width: float, height: float) -> Ax
 def _width(texts: Sequence[str], size: float) -> float:
     """Return inches that suffice for the longest of some texts of ``size`` points."""
     return 0.62 * size / 72 * max((len(text) for text in texts), default=0)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def _stamp(ax: Axes, cells: Sequence[tuple[str, str, float, float]]) -> None:
@@ -434,7 +430,7 @@ def _label_rows(changes: RecallChanges, ax: Axes, row_height: float, *, wanted: 
     beside["xycoords"] = ("axes fraction", "data")
     for start, end in zip(starts, [*starts[1:], len(keeps)], strict=True):
         name, middle = changes.rows[start][0], (start + end) / 2
-        ax.annotate(name, (0, middle), (-30, 0), **beside)
+        ax.annotate(cut(name), (0, middle), (-30, 0), **beside)
     ax.annotate("all the data", (0, -0.7), (-3, 0), **beside)
     ax.annotate("keep", (0, 0), (-3, 20), color=OUTLINE, **beside)
 
@@ -476,7 +472,7 @@ def _finish_scores(distribution: ScoreDistribution, ax: Axes, beside: Axes | Non
     kept = (
         "kept \N{RIGHTWARDS ARROW}" if distribution.higher_is_kept else "\N{LEFTWARDS ARROW} kept"
     )
-    ax.set_title(distribution.name, loc="left", fontsize=9)
+    ax.set_title(cut(distribution.name), loc="left", fontsize=9)
     (beside or ax).set_title(kept, loc="right", fontsize=8, color=OUTLINE)
     if distribution.linear_width is None:
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=distribution.counts))
@@ -562,7 +558,7 @@ def _legend(figure: Figure, entries: Sequence[Line2D | Patch], x: float) -> None
 
 
 def _by_row(ax: Axes, names: Sequence[str]) -> Axes:
-    ax.set_yticks(range(len(names)), list(names), fontsize=9)
+    ax.set_yticks(range(len(names)), [cut(name) for name in names], fontsize=9)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")

@@ -8,15 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from raydrop.frontier.canvas import styled
+from raydrop.frontier.canvas import cut, styled
 from raydrop.frontier.lost import LostImages
 from raydrop.frontier.samples import enlarged
 
 COLUMNS = 10
 SIDE, GAP, CAPTION = 0.72, 0.16, 0.5
 """Inches of a picture, of what is between two, and of the words below it."""
-LONGEST_NAME = 13
-"""Letters of a class name; the rest is cut off."""
+CLASS_LETTERS = 13
+"""Of a class name; the rest is cut off."""
 
 
 def plot_lost_images(lost: LostImages, ax: Axes) -> Axes:
@@ -35,7 +35,8 @@ def plot_lost_images(lost: LostImages, ax: Axes) -> Axes:
         x, y = column * (SIDE + GAP), row * (tall + CAPTION)
         extent = (x, x + SIDE, y + tall, y)
         ax.imshow(enlarged(image.pixels), interpolation="none", extent=extent, aspect="auto")
-        words = f"{_cut(image.name)}\nas {_cut(image.taken_for)}\n{image.percent}"
+        name, other = (cut(each, CLASS_LETTERS) for each in (image.name, image.taken_for))
+        words = f"{name}\nas {other}\n{image.percent}"
         middle = x + SIDE / 2
         ax.text(middle, y + tall + 0.04, words, ha="center", va="top", size=6.5)
     width, height = _size(lost)
@@ -72,7 +73,3 @@ def _size(lost: LostImages) -> tuple[float, float]:
 def _tall(lost: LostImages) -> float:
     height, width = lost.images[0].pixels.shape[:2]
     return SIDE * float(height / width)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"

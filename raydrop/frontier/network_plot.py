@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from raydrop.frontier.canvas import (
     Look,
+    cut,
     draw_legend,
     heading,
     legend_entry,
@@ -51,7 +52,7 @@ def network_figure(
     for (_, shown), pair in zip(rows, panels, strict=True):
         for ax, name in zip(pair, (AVERAGE, worst_accuracy(by)), strict=True):
             plot_network(shown, ax, name, looks)
-            ax.set_title(shown["data"].iloc[0])
+            ax.set_title(cut(shown["data"].iloc[0]))
     # Smaller networks to the right; the axes are shared.
     panels[0, 0].invert_xaxis()
     figure.supxlabel(label, fontsize=10)

@@ -17,6 +17,7 @@ from matplotlib.lines import AxLine, Line2D
 from raydrop.frontier.canvas import (
     COLOURS,
     Look,
+    cut,
     draw_legend,
     equality_look,
     heading,
@@ -60,7 +61,7 @@ def overlay_figure(table: pd.DataFrame, by: By) -> Figure:
     for (_, points), ax in zip(settings, axes, strict=False):
         plot_overlay(points, ax, looks, by)
         title = setting_name(points.iloc[0].to_dict(), several_models=several)
-        ax.set_title(title)
+        ax.set_title(cut(title))
         ax.label_outer()
     for ax in axes[len(settings) :]:
         ax.remove()

@@ -30,6 +30,7 @@ from raydrop.frontier.canvas import COLOURS as COLOURS
 from raydrop.frontier.canvas import FRONT_COLOUR as FRONT_COLOUR
 from raydrop.frontier.canvas import Look as Look
 from raydrop.frontier.canvas import (
+    cut,
     draw_legend,
     equality_look,
     heading,
@@ -360,7 +361,7 @@ def frontier_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for setting, ax in zip(settings, panels, strict=False):
         plot_frontier(setting.points, ax, style, by, setting.others)
-        ax.set_title(setting.title)
+        ax.set_title(cut(setting.title))
         ax.label_outer()
     for ax in panels[len(settings) :]:
         ax.remove()
@@ -385,7 +386,7 @@ def _network_grid(points: pd.DataFrame, by: By) -> Figure:
             continue
         setting = settings[rows[i], targets[j]]
         plot_frontier(setting.points, ax, style, by, setting.others)
-        title = textwrap.fill(setting.title, 2 * TITLE_LETTERS, break_long_words=False)
+        title = textwrap.fill(cut(setting.title), 2 * TITLE_LETTERS, break_long_words=False)
         ax.set_title(title, fontsize=9)
         # Outer labels, also where the panel further out is missing.
         left, bottom = not there[i, :j].any(), not there[i + 1 :, j].any()
@@ -410,7 +411,7 @@ def keep_fraction_figure(points: pd.DataFrame, by: By = "class") -> Figure:
     panels = figure.subplots(len(settings), 2, sharex=True, sharey="col", squeeze=False)
     for setting, pair in zip(settings, panels, strict=True):
         for ax in plot_by_keep_fraction(setting.points, pair, style, by, setting.others):
-            ax.set_title(setting.title)
+            ax.set_title(cut(setting.title))
     for ax in panels[:-1].ravel():
         ax.set_xlabel("")
     draw_legend(figure, handles)
@@ -496,7 +497,7 @@ def _panels(
         spare.remove()
     panels = []
     for number, (name, ax) in enumerate(zip(names, axes, strict=False)):
-        title = textwrap.fill(name, TITLE_LETTERS, break_long_words=False)
+        title = textwrap.fill(cut(name), TITLE_LETTERS, break_long_words=False)
         ax.set_title(title, fontsize=9)
         # Also where the panel below is missing.
         ax.tick_params(labelbottom=number + columns >= len(names))
@@ -518,7 +519,7 @@ def _ordered_names(points: pd.DataFrame) -> list[str]:
 def _write_beside(ax: Axes, text: str, place: tuple[float, float], colour: Any) -> None:
     """Write a short text right of a place, perhaps beyond the frame."""
     ax.annotate(
-        text,
+        cut(text),
         place,
         xytext=(6, 0),
         textcoords="offset points",
