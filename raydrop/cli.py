@@ -475,8 +475,8 @@ def load_sweep(sweep: str | Path, scale: str | None = None) -> Study:
             f"Expected a sweep script or study.json at {path}, found no such file; "
             "check the path, or start from sweeps/digits.py."
         )
-    if path.suffix == ".json":
-        return _replayed(str(path), path.read_bytes(), scale)
+    if path.suffix.lower() == ".json":
+        return _replayed(str(path), _read_study(path), scale)
     try:
         names = runpy.run_path(str(path), run_name="raydrop_sweep")
     except RaydropError:
@@ -539,6 +539,19 @@ def _replayed(place: str, content: bytes, scale: str | None) -> Study:
     """Return the study of a ``study.json``."""
     import json
 
+def _read_study(path: Path) -> bytes:
+    """Return what is in a ``study.json``, if it can be one."""
+    from raydrop.files import read_regular
+
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise ConfigError(
+            f"Expected a study.json that can be read at {path}, found {error.strerror or error}; "
+            "use the one in an output folder."
+        ) from error
+
+
     from raydrop.study import Study
 
     if scale is not None:
@@ -551,7 +564,9 @@ def _replayed(place: str, content: bytes, scale: str | None) -> Study:
         if not (isinstance(body, dict) and isinstance(body.get("study"), dict)):
             raise ValueError("it holds no study")
         return Study.from_dict(body["study"])
-    except (ValueError, KeyError, TypeError) as error:
+    except ConfigError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"Expected a study.json that raydrop wrote at {place}, found a problem ({error}); "
             "use the one in an output folder."

@@ -11,14 +11,17 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from raydrop.errors import ConfigError, unknown_name
+from raydrop.errors import ConfigError, unknown_name, visible
 
 SCHEMA = 3
 """Version of what is stored. Raise it when the same configuration would give other results."""
+
+_MOST = 2**63 - 1
 
 By = Literal["class", "group"]
 """What quotas, loss weights and worst cases are about: classes, or the groups that data carry."""
@@ -114,6 +117,7 @@ class Training:
     that train as the study's trials do are never augmented (DRoP, arXiv 2404.05579)."""
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         object.__setattr__(self, "milestones", _as_tuple("milestones", self.milestones))
         _check_choice("optimizer", self.optimizer, get_args(Optimizer))
         _check_choice("schedule", self.schedule, get_args(Schedule))
@@ -158,6 +162,7 @@ class NetworkPruning:
     """Loss that dense networks are trained with."""
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _check_whole("rounds", self.rounds, least=1)
         _check_flag("restore", self.restore)
         _check_text("dense_loss", self.dense_loss)
@@ -196,6 +201,7 @@ class TrialConfig:
     """How much of the network goes, such as ``flops(0.75)``, or ``none``."""
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         object.__setattr__(self, "keep_fraction", _keep_fraction(self.keep_fraction))
         _check_whole("seed", self.seed, least=0)
         if self.method == "none" and self.keep_fraction < 1.0:
@@ -229,6 +235,7 @@ class TrialConfig:
         Raises:
             ConfigError: On an unknown key or a value of the wrong kind.
         """
+        point = plain(point)
         for key in point:
             if key not in TRIAL_AXES:
                 raise unknown_name("key of param_space", key, TRIAL_AXES)
@@ -345,6 +352,7 @@ class Study:
     """Draws from distributions in ``param_space``, as in ``TuneConfig``."""
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         object.__setattr__(self, "seeds", _as_tuple("seeds", self.seeds))
         _check_choice("budget", self.budget, get_args(Budget))
         _check_choice("by", self.by, get_args(By))
@@ -452,11 +460,16 @@ class Study:
     def from_dict(cls, values: Mapping[str, Any]) -> Study:
         """Rebuild a study from :meth:`to_dict`.
 
+        Its search space is spelled out, so there is nothing to resolve or to draw: its points are
+        taken as they are, once.
+
         Raises:
-            ConfigError: If a field is unknown or absent.
+            ConfigError: If a field is unknown or absent, or a point holds more than plain values.
         """
         fields = dict(values)
         _check_known("field of a study", fields, cls)
+        _check_points(fields.get("param_space"))
+        fields["num_samples"] = 1
         for name in ("training", "query_training"):
             _rebuild(fields, name, Training)
         if fields.get("network") is not None:
@@ -473,9 +486,46 @@ class Study:
             ) from error
 
 
+def plain(value: Any) -> Any:
+    """Return the Python values that those of NumPy, pandas and torch stand for, also within others.
+
+    Scalars and arrays without dimensions become the number, the flag or the text that they are, and
+    one-dimensional arrays become lists. A number of less than double precision becomes the shortest
+    one that it prints as, so that ``numpy.float32(0.3)`` is 0.3. What is none of these stays.
+
+    Example:
+        >>> plain({"keep_fraction": [0.5, True], "method": ("random",)})
+        {'keep_fraction': [0.5, True], 'method': ('random',)}
+    """
+    if isinstance(value, Mapping):
+        return {plain(key): plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    shape = getattr(value, "shape", None)
+    if not isinstance(shape, tuple) or len(shape) > 1:
+        return value
+    if shape:
+        return list(map(plain, value))
+    import numpy as np  # which is loaded, as there is such a value
+
+    try:
+        found = np.asarray(value)[()]
+    except (RuntimeError, TypeError, ValueError):  # on a GPU, or of a kind that NumPy lacks
+        return value
+    if isinstance(found, np.floating) and not isinstance(found, float):
+        return float(str(found))
+    return found.item() if isinstance(found, np.bool_ | np.number | np.str_) else value
+
+
+def _make_plain(spec: Any) -> None:
+    """Have every field of a specification hold plain values."""
+    for each in dataclasses.fields(spec):
+        object.__setattr__(spec, each.name, plain(getattr(spec, each.name)))
+
+
 def _number(name: str, value: Any) -> float:
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if not numeric or not math.isfinite(value):
+    if not numeric or not abs(value) <= sys.float_info.max:
         raise ConfigError(f"Expected a number for {name}, found {value!r}; give a finite number.")
     return float(value)
 
@@ -530,6 +580,22 @@ def _check_known(
             raise unknown_name(kind, name, known)
 
 
+def _check_points(space: Any) -> None:
+    """Refuse a stored search space that is more than points: what others wrote is not resolved."""
+    points = [space] if isinstance(space, dict) else space
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ConfigError(
+            "Expected a list of points for the param_space of a stored study, found "
+            f"{type(space).__name__}; use a study.json that raydrop wrote."
+        )
+    for key, value in ((key, value) for point in points for key, value in point.items()):
+        if not isinstance(value, str | int | float | None):
+            raise ConfigError(
+                f"Expected a text, a number or nothing for {visible(key)} in the param_space of a "
+                f"stored study, found a {type(value).__name__}; write a search space as a script."
+            )
+
+
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"Expected a text for {name}, found {value!r}; name one.")
@@ -554,6 +620,8 @@ def _check_flag(name: str, value: object) -> None:
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, int) and value > _MOST:
+        raise ConfigError(f"Expected {name} to be below 2^63, found more; give a smaller number.")
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(
             f"Expected {name} to be a whole number of at least {least}, found {value!r}; "

@@ -11,6 +11,7 @@ import pickle
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 from test_frontier_records import FakeStudy
 from test_frontier_write import Page
 
+from raydrop import cli
 from raydrop.cluster import session
 from raydrop.data import load_dataset
 from raydrop.errors import RaydropError
@@ -31,6 +33,24 @@ from raydrop.study import Study, canonical_json
 SMALL = FakeStudy(keeps=(0.5,), seeds=(0,), quotas=("none",))
 CONFIG = {"kind": "scores", "seed": 0}
 SPACE = {"method": "random", "keep_fraction": 0.5}
+
+
+TINY = Study("t", "digits+subset(12, test=6)", "small_cnn", SPACE, seeds=(0,))
+
+
+def replayed(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: object, **changes: Any) -> int:
+    """Plan a small study whose file somebody has changed; return the exit status."""
+    folder.mkdir(exist_ok=True)
+    body = {"study": TINY.to_dict(TINY.spaces()) | changes}
+    (folder / "study.json").write_text(json.dumps(body))
+    return planned(folder / "study.json", monkeypatch, *words)
+
+
+def planned(sweep: object, monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["raydrop", "run", str(sweep), "--dry-run", *map(str, words)])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    return int(exit_.value.code or 0)
 
 
 class Bomb:
@@ -352,3 +372,103 @@ def test_a_local_session_listens_on_loopback_alone(tmp_path: Path) -> None:
     assert len(found) >= 3, result.stderr
     assert set(found) <= LOOPBACK
     assert stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode) == 0o600
+
+
+# A study that somebody else wrote.
+
+
+def test_a_replayed_study_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control."""
+    assert replayed(tmp_path, monkeypatch, "--out", tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        lambda code: {"method": {"eval": code}},
+        lambda code: {"method": [{"eval": code}]},
+        lambda code: {"method": {"grid_search": ["random", {"eval": code}]}},
+        lambda code: {"method": "random", "inner": {"deep": [{"eval": code}]}},
+        lambda code: {"eval": code},
+    ],
+    ids=["alone", "in a list", "in a grid", "nested", "in place of the space"],
+)
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_replayed_study_runs_no_code(
+    planted: Callable[[str], dict[str, Any]],
+    joined: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Tune evaluates the text beside the key ``eval``."""
+    trace = tmp_path / "trace"
+    point = planted(f"__import__('os').mkdir({str(trace)!r})")
+    space = [SPACE, point] if joined else point
+    assert replayed(tmp_path / "theirs", monkeypatch, param_space=space) == 1
+    assert "Error: Expected " in capsys.readouterr().err
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "value", [{"grid_search": ["random"]}, ["random"], {}, [], {"a": {"b": "c"}}, "DEEP"]
+)
+def test_a_replayed_study_has_plain_points_alone(
+    value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if value == "DEEP":
+        value = []
+        for _ in range(500):
+            value = [value]
+    assert replayed(tmp_path, monkeypatch, param_space=[SPACE, {"method": value}]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Expected a text, a number or nothing for method in the param_space of" in said
+
+
+@pytest.mark.parametrize("space", ['{"eval": CODE}', 'tune.choice([{"eval": CODE}])'])
+def test_the_space_of_a_script_is_not_evaluated_either(
+    space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace"
+    code = f"open({str(trace)!r}, 'w')"
+    (tmp_path / "sweep.py").write_text(
+        f"from raydrop import Study\nfrom ray import tune\nCODE = {code!r}\n"
+        f"study = Study('t', 'digits', 'small_cnn', {{'method': {space}, 'keep_fraction': 0.5}})\n"
+    )
+    assert planned(tmp_path / "sweep.py", monkeypatch) == 1
+    assert "a text to be evaluated; write tune.sample_from" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert not trace.exists()
+
+
+def test_a_study_below_a_url_runs_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace"
+    code = f"__import__('os').mkdir({str(trace)!r})"
+    body = {"study": TINY.to_dict([{"method": {"eval": code}}])}
+    monkeypatch.setattr("raydrop.remote.read_object", lambda url: json.dumps(body).encode())
+    assert planned("s3://bucket/theirs", monkeypatch) == 1
+    assert "Expected a text, a number or nothing" in capsys.readouterr().err
+    assert not trace.exists()
+
+
+def test_a_study_whose_samples_never_end_is_refused_or_planned_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = time.monotonic()
+    assert replayed(tmp_path, monkeypatch, "--out", tmp_path / "out", num_samples=10**9) == 0
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{" * 9, b"\xff\xfe", b"[]", b"3", b""])
+def test_a_study_file_that_is_none_is_refused(
+    content: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "study.json").write_bytes(content)
+    assert planned(tmp_path, monkeypatch) == 1
+    assert "Expected a study.json that raydrop wrote at" in capsys.readouterr().err

@@ -340,11 +340,22 @@ def test_a_study_survives_its_json() -> None:
         ({"training": 3}, "a dict for the field of training, found 3"),
         ({"query_training": {"epoch": 3}}, "Unknown field of query_training 'epoch'"),
         ({"training": {"epochs": 0}}, "epochs to be a whole number of at least 1, found 0"),
+        ({"param_space": [{"method": {"eval": "1"}}]}, "for method .* stored study, found a dict"),
+        ({"param_space": {"a\x1b": ["b"]}}, r"for a\\x1b in .* of a stored study, found a list"),
+        ({"param_space": [[]]}, "a list of points for the param_space of a stored study"),
+        ({"param_space": None}, "a list of points .*, found NoneType"),
+        ({"recall_smoothing": 10**400}, "a number for recall_smoothing, found 1000"),
+        ({"checkpoints": 2**63}, r"checkpoints to be below 2\^63"),
     ],
 )
 def test_a_stored_study_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Study.from_dict({**study().to_dict([POINT]), **change})
+
+
+def test_the_points_of_a_stored_study_are_drawn_no_more_often() -> None:
+    values = study(num_samples=7).to_dict([POINT, POINT])
+    assert (values["num_samples"], Study.from_dict(values).num_samples) == (7, 1)
 
 
 def test_a_stored_study_without_its_model_is_refused() -> None:
