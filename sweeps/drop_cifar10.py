@@ -38,7 +38,7 @@ small = drop_in_small(study)
 cifar10_jpeg = dataclasses.replace(
     study,
     name="drop_cifar10_jpeg",
-    dataset="imagefolder:cifar10-jpeg+subset(400, test=500)",
+    dataset="imagefolder:cifar10-jpeg?flip=on+subset(400, test=500)",
     model="small_cnn",
     param_space=drop_comparison((0.3, 0.5)),
     training=dataclasses.replace(study.training, epochs=12, batch_size=32),

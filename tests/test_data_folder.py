@@ -134,7 +134,6 @@ def test_shape_follows_the_headers(
     dataset = load(make(tmp_path, size=size, mode=mode))
     assert dataset.image_shape == shape
     assert dataset.crop_padding == (0 if shape == LARGE_SHAPE else 4)
-    assert dataset.horizontal_flip
     assert (dataset.decoded() is dataset) == (shape == LARGE_SHAPE)
 
 

@@ -156,7 +156,7 @@ def test_numbers_are_in_numeric_order_and_texts_in_alphabetic_order(tmp_path: Pa
         return [(f"{k}{s}.png", name, s, 0) for k, name in enumerate(names) for s in range(3)]
 
     numbers = write(tmp_path / "n", relabelled(["10", "9.0", "-1", "0.5"]))
-    assert load_dataset(f"metadata:{numbers}").class_names == ("-1", "0.5", "9", "10")
+    assert load_dataset(f"metadata:{numbers}").class_names == ("-1", "0.5", "9.0", "10")
     mixed = write(tmp_path / "m", relabelled(["10", "9", "cat"]))
     assert load_dataset(f"metadata:{mixed}").class_names == ("10", "9", "cat")
 

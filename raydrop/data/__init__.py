@@ -1,7 +1,8 @@
 """Data sets by name: ``load_dataset("digits+long_tail(10)")``.
 
 Images of at most 64 pixels a side keep their size and, in training, are shifted by a few pixels
-and, but for digits, mirrored. Others become 3x224x224; :mod:`raydrop.data.folder` says how.
+and, where that keeps the label, mirrored. Others become 3x224x224; :mod:`raydrop.data.folder` says
+how.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from raydrop.data.downloads import load_download
 from raydrop.data.fitzpatrick import Options as FitzpatrickOptions
 from raydrop.data.fitzpatrick import load_fitzpatrick
 from raydrop.data.folder import load_folder, load_imagenet, load_tiny_imagenet
-from raydrop.data.metadata import Columns, load_metadata, load_waterbirds
+from raydrop.data.metadata import Options as MetadataOptions
+from raydrop.data.metadata import load_metadata, load_waterbirds
 from raydrop.data.spec import OPTIONS, DatasetSpec, parse_spec
 from raydrop.errors import ConfigError, unknown_name
 
@@ -50,7 +52,6 @@ DATASETS = {
 
 
 _FOLDERS: dict[str, Callable[[str, str | None], ImageDataset]] = {
-    "imagefolder": load_folder,
     "tiny_imagenet": load_tiny_imagenet,
     "imagenet": load_imagenet,
     "waterbirds": load_waterbirds,
@@ -68,7 +69,9 @@ def load_dataset(spec: str, data_root: str | None = None) -> ImageDataset:
             CLASS is a class's name, or its number from 0. Options of ``metadata:PATH`` name its
             table, columns and what groups are:
             ``?file=metadata.csv&image=img_filename&label=y&split=split&group=place&groups=crossed``
-            (or ``plain``: the attribute alone, or ``none``); those of ``celeba`` two attributes:
+            (or ``plain``: the attribute alone, or ``none``), and what else is allowed
+            (:class:`~raydrop.data.metadata.Options`); that of ``imagefolder:PATH`` is ``?flip=on``
+            where mirror images keep their label; those of ``celeba`` are two attributes:
             ``?target=Blond_Hair&group=Male``; those of ``fitzpatrick17k:PATH`` what labels are and
             which skin types are trained on: ``?label=three_partition_label&train=1-2``, and where
             things are (:class:`~raydrop.data.fitzpatrick.Options`). Only what differs from these
@@ -103,8 +106,10 @@ def _load_base(spec: DatasetSpec, data_root: str | None) -> ImageDataset:
             raise ConfigError(
                 f"Expected a folder after {spec.name}, found none; write {spec.name}:PATH."
             )
+        if spec.name == "imagefolder":
+            return load_folder(spec.path, data_root, spec.base, **spec.option_values())
         if spec.name == "metadata":
-            columns = Columns(**spec.option_values())
+            columns = MetadataOptions(**spec.option_values())
             return load_metadata(spec.path, data_root, columns, spec.base)
         if spec.name == "fitzpatrick17k":
             options = FitzpatrickOptions(**spec.option_values())

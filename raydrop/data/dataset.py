@@ -18,7 +18,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from raydrop.data.images import open_image
+from raydrop.data.images import read_image
 from raydrop.data.roots import copied
 from raydrop.errors import ConfigError, DataError, unknown_name
 from raydrop.study import By, canonical_json
@@ -79,6 +79,8 @@ class FileImages:
     """What images are converted to on opening: colour or grey."""
     url: str = ""
     """What :attr:`root` is a copy of; other machines make a copy of their own."""
+    orientations: bytes = b""
+    """EXIF orientation of each, 1 to 8, which is undone on opening; empty where all are upright."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -86,7 +88,8 @@ class FileImages:
     def take(self, positions: Indices) -> FileImages:
         """Return the images at ``positions``, in that order."""
         chosen = tuple(self.paths[position] for position in positions.tolist())
-        return dataclasses.replace(self, paths=chosen)
+        turned = self.orientations and bytes(self.orientations[p] for p in positions.tolist())
+        return dataclasses.replace(self, paths=chosen, orientations=turned)
 
     def file(self, position: int) -> str:
         """Return where on this machine one image is."""
@@ -94,13 +97,13 @@ class FileImages:
         return f"{root}/{self.paths[position]}"
 
     def open(self, position: int) -> PIL.Image.Image:
-        """Decode one image, in its own size, without applying any EXIF orientation.
+        """Decode one image, upright and in its own size; :mod:`raydrop.data.images` says how.
 
         Raises:
             DataError: If the file is absent or no readable image; the message names it.
         """
-        with open_image(self.file(position)) as image:
-            return _convert(image, self.mode)
+        orientation = self.orientations[position] if self.orientations else 1
+        return read_image(self.file(position), self.mode, orientation)
 
     def decode(self, height: int, width: int) -> ArrayImages:
         """Decode every image; those of another size are resized (bilinear).
@@ -239,6 +242,8 @@ class ImageDataset:
         crop_padding: int,
         group_names: tuple[str, ...] = (),
         unseen_groups: tuple[str, ...] = (),
+        remarks: tuple[str, ...] = (),
+        hashed_names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
     ) -> ImageDataset:
         """Build a data set and its fingerprint.
 
@@ -252,12 +257,15 @@ class ImageDataset:
             crop_padding: Padding of random crops, in pixels.
             group_names: Names of the groups; empty where the splits have none.
             unseen_groups: Those of them that training has no sample of.
+            remarks: What was noticed while the data were read; not part of the fingerprint.
+            hashed_names: What classes and groups are called in the fingerprint, if not so.
 
         Raises:
             DataError: If the parts do not fit together.
         """
-        facts: list[Any] = [content, list(class_names), list(image_shape)]
-        facts += [horizontal_flip, crop_padding, *([list(group_names)] if group_names else [])]
+        classes, groups = map(list, hashed_names or (class_names, group_names))
+        facts: list[Any] = [content, classes, list(image_shape)]
+        facts += [horizontal_flip, crop_padding, *([groups] if groups else [])]
         return cls(
             name,
             class_names,
@@ -268,6 +276,7 @@ class ImageDataset:
             fingerprint=_combine(canonical_json(facts), _splits_digest(splits)),
             group_names=group_names,
             unseen_groups=unseen_groups,
+            remarks=remarks,
         )
 
     @property
@@ -404,13 +413,6 @@ def pixel_digest(*arrays: NDArray[np.uint8]) -> str:
         digest.update(canonical_json(list(array.shape)).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _convert(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
-    if "transparency" in image.info and image.mode == "P":
-        # Straight from palette to RGB, Pillow warns that it loses the transparency.
-        image = image.convert("RGBA")
-    return image.convert(mode)
 
 
 def _pixels(image: PIL.Image.Image, height: int, width: int) -> NDArray[np.uint8]:

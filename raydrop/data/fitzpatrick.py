@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from raydrop.data.dataset import ImageDataset, Indices
 from raydrop.data.folder import dataset_of_files, resolve_folder
 from raydrop.data.groups import crossed
-from raydrop.data.metadata import Table, read_columns
+from raydrop.data.metadata import Table, numbered, read_columns
 from raydrop.data.sampling import shuffled_members
 from raydrop.errors import DataError, unknown_name
 
@@ -45,6 +45,8 @@ class Options:
     """Column of skin types, 1 to 6, or -1 where it is unknown."""
     train: str = SKIN_TYPES[0]
     """Skin types that are trained on: one of :data:`SKIN_TYPES`, or :data:`EVERY`."""
+    missing: str = "refuse"
+    """``skip`` leaves out the rows whose image could not be downloaded."""
 
 
 def load_fitzpatrick(path: str, data_root: str | None, options: Options, name: str) -> ImageDataset:
@@ -71,7 +73,7 @@ def load_fitzpatrick(path: str, data_root: str | None, options: Options, name: s
     if options.train not in (*SKIN_TYPES, EVERY):
         raise unknown_name("choice of skin types", options.train, (*SKIN_TYPES, EVERY))
     root = resolve_folder(path, data_root)
-    table = _read(root, options)
+    table, remarks = _read(root, options).with_images(root, options.missing, outside=False)
     labels, class_names = table.codes("label")
     types = table.known_codes("skin", _CODES)
     missing = ~np.isin(np.arange(len(SKIN_TYPES)), types)
@@ -91,6 +93,8 @@ def load_fitzpatrick(path: str, data_root: str | None, options: Options, name: s
         groups=types,
         group_names=names,
         unseen_groups=tuple(each for each, known in zip(names, seen, strict=True) if not known),
+        hashed_names=(numbered(class_names), names),
+        remarks=remarks,
     )
 
 

@@ -6,7 +6,10 @@ Images keep their size or become 3x224x224 as in :mod:`raydrop.data.folder`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,23 +18,40 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import ImageDataset, Indices
-from raydrop.data.folder import ImageFile, dataset_of_files, file_size, halved, resolve_folder
+from raydrop.data.folder import (
+    HALVED,
+    SPLITS,
+    ImageFile,
+    counted,
+    dataset_of_files,
+    file_size,
+    halved,
+    is_on,
+    resolve_folder,
+    split_number,
+)
 from raydrop.data.groups import crossed, without_empty
 from raydrop.data.variants import number_text
-from raydrop.errors import DataError, unknown_name
+from raydrop.errors import DataError, unknown_name, visible
+from raydrop.files import MOST_TEXT_BYTES, open_regular
 from raydrop.study import By
 
-SPLITS = {"0": 0, "train": 0, "1": 1, "val": 1, "valid": 1, "validation": 1, "2": 2, "test": 2}
-"""What a split may be called, in any case, and its position: train, validation, test."""
 GROUPINGS = ("crossed", "plain", "none")
 """Groups are label times attribute, the attribute alone, or absent."""
 WATERBIRDS = ("landbird", "waterbird"), ("land", "water")
 """Names of labels 0 and 1 and of places 0 and 1."""
 
 
+_TABLE_SPLITS = {"0": 0, "train": 0, "1": 1, "val": 1, "2": 2, "test": 2, **SPLITS}
+MISSING = ("refuse", "skip")
+"""What is done where an image is absent that a row names."""
+MOST_TABLE_BYTES = 4 * MOST_TEXT_BYTES
+"""Tables of images are no longer than this."""
+
+
 @dataclass(frozen=True)
-class Columns:
-    """Where a table is and what its columns are called."""
+class Options:
+    """Where a table is, what its columns are called, and how it is read."""
 
     file: str = "metadata.csv"
     """The table, relative to the data set's folder."""
@@ -40,11 +60,17 @@ class Columns:
     label: str = "y"
     """Column of labels, numbers or texts."""
     split: str = "split"
-    """Column of splits; see :data:`SPLITS`."""
+    """Column of splits: 0, 1, 2, or a name of :data:`~raydrop.data.folder.SPLITS`."""
     group: str = "place"
     """Column of the attribute, numbers or texts."""
     groups: str = "crossed"
     """One of :data:`GROUPINGS`."""
+    flip: str = "off"
+    """``on`` if a mirror image has the label of the image, which training then uses."""
+    missing: str = "refuse"
+    """One of :data:`MISSING`: ``skip`` leaves out the rows whose image is absent."""
+    allow_outside: str = "off"
+    """``on`` if images may lie outside the data set's folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,75 +86,165 @@ class Table:
     def codes(self, column: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         """Return the position of each value among the distinct ones, (n,), and their texts.
 
-        They are in the order of numbers, where all are numbers, otherwise of texts.
+        Values are the same only where their texts are. They are in the order of numbers, where all
+        are numbers, and otherwise of texts, as are those of the same number.
         """
-        texts = self.values[column].to_numpy(object)
-        numbers = pd.to_numeric(self.values[column], errors="coerce").to_numpy(np.float64)
-        if np.isfinite(numbers).all():
-            distinct, codes = np.unique(numbers, return_inverse=True)
-            return codes.astype(np.int64), tuple(map(number_text, distinct.tolist()))
-        names, codes = np.unique(texts, return_inverse=True)
-        return codes.astype(np.int64), tuple(names.tolist())
+        codes, distinct = pd.factorize(self.values[column].to_numpy(object))
+        texts = np.asarray(distinct, object)
+        numbers = _numbers(texts)
+        keys = zip(texts if numbers is None else numbers, texts, strict=True)
+        order = [at for at, _ in sorted(enumerate(keys), key=lambda pair: pair[1])]
+        ranks = np.empty(len(order), np.int64)
+        ranks[order] = np.arange(len(order))
+        return ranks[codes], tuple(texts[order].tolist())
 
-    def known_codes(self, column: str, known: dict[str, int]) -> NDArray[np.int64]:
+    def known_codes(
+        self,
+        column: str,
+        known: Mapping[str, int],
+        read: Callable[[str], int | None] | None = None,
+    ) -> NDArray[np.int64]:
         """Return the number of each value, (n,).
 
+        Args:
+            column: Its key.
+            known: The numbers of what values may be; other texts of the same number count too.
+            read: What else gives the number of a value, or None.
+
         Raises:
-            DataError: If a value is not among ``known``; the message names its row.
+            DataError: If a value has none; the message names its row.
         """
         codes, names = self.codes(column)
-        numbers = np.array([known.get(name.lower(), -1) for name in names], np.int64)[codes]
+        found = [known.get(_plain(name).lower()) for name in names]
+        if read is not None:
+            found = [read(name) if f is None else f for f, name in zip(found, names, strict=True)]
+        numbers = np.array([-1 if f is None else f for f in found], np.int64)[codes]
         if numbers.min() < 0:
             at = int(numbers.argmin())
             raise DataError(
-                f"Expected every {column} of {self.path} to be one of {', '.join(known)}, found "
-                f"{names[codes[at]]!r} in row {self.values.index[at]}; correct it."
+                f"Expected every {column} of {visible(self.path)} to be one of {', '.join(known)}, "
+                f"found {names[codes[at]]!r} in row {self.values.index[at]}; correct it."
             )
         return numbers
 
-    def files(self, root: Path, labels: NDArray[np.int64]) -> list[ImageFile]:
-        """Return the files of all rows, in their order.
+    def splits(self) -> NDArray[np.int64]:
+        """Return 0 for each row of train, 1 for one of validation and 2 for one of test, (n,).
 
         Raises:
-            DataError: If one is not there; the message names it and its row.
+            DataError: If a value is none of these, or some rows are called as those of WILDS that
+                are distributed like training and others as those that are not.
         """
+        numbers = self.known_codes("split", _TABLE_SPLITS, split_number)
+        values = self.values["split"].str.casefold().str.replace("-", "_")
+        like_training = values.str.startswith("id_").to_numpy(bool)
+        for number in (1, 2):
+            kinds = [
+                sorted(set(values[(numbers == number) & of]))
+                for of in (like_training, ~like_training)
+            ]
+            if all(kinds):
+                raise DataError(
+                    f"Expected one kind of {('', 'validation', 'test')[number]} rows in "
+                    f"{visible(self.path)}, found {kinds[0][0]!r} and {kinds[1][0]!r}; keep "
+                    "those of one."
+                )
+        return numbers
+
+    def with_images(self, root: Path, missing: str, outside: bool) -> tuple[Table, list[str]]:
+        """Return the table without the rows whose image is absent, if wanted so, and a remark.
+
+        Args:
+            root: Folder that paths start from.
+            missing: One of :data:`MISSING`.
+            outside: Whether images may lie outside of it.
+
+        Raises:
+            ConfigError: If there is no such choice of ``missing``.
+            DataError: If no image is there.
+        """
+        if missing not in MISSING:
+            raise unknown_name("choice of what to do where images are missing", missing, MISSING)
+        if missing == "refuse":
+            return self, []
+        # What is outside is left to be refused by name.
+        there = [
+            not (outside or is_below(path)) or file_size(root, path) is not None
+            for path in self.values["image"]
+        ]
+        if not any(there):
+            raise DataError(
+                f"Expected images of {visible(self.path)} in {visible(root)}, found none of "
+                f"{len(there)}; add them or correct the column of images."
+            )
+        absent = len(there) - sum(there)
+        said = f"{counted(absent, 'row')} of {len(there):,} without an image: left out."
+        return dataclasses.replace(self, values=self.values[there]), [said] * bool(absent)
+
+    def files(
+        self, root: Path, labels: NDArray[np.int64], outside: bool = False
+    ) -> list[ImageFile]:
+        """Return the files of all rows, in their order; see :func:`list_rows`."""
+        rows = self.values.index
         return list_rows(
-            root, self.values["image"], labels.tolist(), self.values.index, str(self.path)
+            root, self.values["image"], labels.tolist(), rows, str(self.path), outside=outside
         )
 
 
-def load_metadata(path: str, data_root: str | None, columns: Columns, name: str) -> ImageDataset:
+def load_metadata(path: str, data_root: str | None, options: Options, name: str) -> ImageDataset:
     """Return the data set that a table in a folder describes.
 
-    An id is the row's position, from 0. Groups are label times attribute, of which those that occur
-    in no split are left out. Without validation rows, half of each group's test rows become
-    validation.
+    An id is the row's position, from 0, among those that are not left out. Groups are label times
+    attribute, of which those that occur in no split are left out. Without validation rows, half of
+    each group's test rows become validation.
 
     Args:
         path: The folder; ``~`` is expanded.
         data_root: Where a relative path starts; the current folder by default.
-        columns: Where the table is and what its columns are called.
+        options: Where the table is, what its columns are called, and how it is read.
         name: Canonical specification.
 
     Raises:
-        ConfigError: If there is no such way to form groups.
+        ConfigError: If an option has no such value.
         DataError: If the table, a column, a value or an image is missing, a split is unknown, an
-            image has two rows, or a class or group is not in every split.
+            image has two rows or lies outside the folder, or a class or group is not in every
+            split.
     """
-    if columns.groups not in GROUPINGS:
-        raise unknown_name("choice of groups", columns.groups, GROUPINGS)
+    if options.groups not in GROUPINGS:
+        raise unknown_name("choice of groups", options.groups, GROUPINGS)
+    flip = is_on("flip", options.flip)
+    outside = is_on("allow_outside", options.allow_outside)
     root = resolve_folder(path, data_root)
-    table = read_table(root, columns)
+    table, remarks = read_table(root, options).with_images(root, options.missing, outside)
     labels, class_names = table.codes("label")
-    if columns.groups == "none":
-        return _build(root, table, labels, class_names, None, (), name)
-    groups, values = table.codes("group")
-    group_names = tuple(f"{columns.group}={value}" for value in values)
-    if columns.groups == "crossed":
-        groups = crossed(labels, groups, len(values))
-        pairs = [f"{label}, {attribute}" for label in class_names for attribute in group_names]
-        groups, group_names = without_empty(groups, pairs)
-    return _build(root, table, labels, class_names, groups, group_names, name)
+    groups, shown, hashed = None, tuple[str, ...](), tuple[str, ...]()
+    if options.groups != "none":
+        attributes, values = table.codes("group")
+        groups = attributes
+        shown, hashed = (
+            tuple(f"{options.group}={value}" for value in each)
+            for each in (values, numbered(values))
+        )
+        if options.groups == "crossed":
+            pairs = crossed(labels, attributes, len(values))
+            (groups, shown), (_, hashed) = (
+                without_empty(
+                    pairs, [f"{label}, {value}" for label in labels_ for value in values_]
+                )
+                for labels_, values_ in ((class_names, shown), (numbered(class_names), hashed))
+            )
+    return _build(
+        root,
+        table,
+        labels,
+        class_names,
+        groups,
+        shown,
+        name,
+        hashed_names=(numbered(class_names), hashed),
+        flip=flip,
+        outside=outside,
+        remarks=remarks,
+    )
 
 
 def load_waterbirds(path: str, data_root: str | None) -> ImageDataset:
@@ -149,7 +265,7 @@ def load_waterbirds(path: str, data_root: str | None) -> ImageDataset:
         DataError: As :func:`load_metadata`, and if a label or place is neither 0 nor 1.
     """
     root = resolve_folder(path, data_root)
-    table = read_table(root, Columns())
+    table = read_table(root, Options())
     labels, places = (table.known_codes(c, {"0": 0, "1": 1}) for c in ("label", "group"))
     birds, backgrounds = WATERBIRDS
     group_names = tuple(f"{bird} on {place}" for bird in birds for place in backgrounds)
@@ -157,7 +273,7 @@ def load_waterbirds(path: str, data_root: str | None) -> ImageDataset:
     return _build(root, table, labels, birds, groups, group_names, f"waterbirds:{path}")
 
 
-def read_table(root: Path, columns: Columns) -> Table:
+def read_table(root: Path, columns: Options) -> Table:
     """Return the columns of a table that are asked for.
 
     Raises:
@@ -185,8 +301,9 @@ def read_columns(path: Path, wanted: Mapping[str, str], dataset: str) -> pd.Data
     for key, column in wanted.items():
         if column not in frame:
             raise DataError(
-                f"Expected a column {column!r} in {path}, found {', '.join(map(str, frame))}; "
-                f"name the right one, as in {dataset}:PATH?{key}=COLUMN."
+                f"Expected a column {column!r} in {visible(path)}, found "
+                f"{visible(', '.join(map(str, frame)))}; name the right one, as in "
+                f"{dataset}:PATH?{key}=COLUMN."
             )
         empty = frame[column].str.lower().isin(["", "nan"])
         if empty.any():
@@ -198,9 +315,18 @@ def read_columns(path: Path, wanted: Mapping[str, str], dataset: str) -> pd.Data
 
 
 def list_rows(
-    root: Path, paths: Iterable[str], labels: Iterable[int], rows: Iterable[object], table: str
+    root: Path,
+    paths: Iterable[str],
+    labels: Iterable[int],
+    rows: Iterable[object],
+    table: str,
+    *,
+    outside: bool = False,
 ) -> list[ImageFile]:
     """Return the files that the rows of a table name, in their order.
+
+    A table is often someone else's, so it names files below its folder and no others, unless that
+    is allowed; a link there may lead anywhere.
 
     Args:
         root: Folder that paths start from.
@@ -208,26 +334,50 @@ def list_rows(
         labels: Class of each row.
         rows: Number of each row, for messages.
         table: What the rows belong to, for messages.
+        outside: Whether files may lie outside of ``root``.
 
     Raises:
-        DataError: If a file is not there or occurs twice; the message names it and its row.
+        DataError: If a file is not there, lies outside or occurs twice; the message names it and
+            its row.
     """
     files, seen = [], dict[str, object]()
     for path, label, row in zip(paths, labels, rows, strict=True):
+        if not (outside or is_below(path)):
+            raise DataError(
+                f"Expected images below {visible(root)}, found {visible(path)} in row {row} of "
+                f"{visible(table)}; correct the row, or say allow_outside=on."
+            )
         size = file_size(root, path)
         if size is None:
             raise DataError(
-                f"Expected the image {path} of row {row} of {table} in {root}, found no such file; "
-                "add it, or correct or remove the row."
+                f"Expected the image {visible(path)} of row {row} of {visible(table)} in "
+                f"{visible(root)}, found no such file; add it, correct or remove the row, or leave "
+                "out all such rows with missing=skip where the data set knows that."
             )
-        if path in seen:
+        same = os.path.normpath(path)
+        if same in seen:
             raise DataError(
-                f"Expected one row per image in {table}, found {path} in rows {seen[path]} and "
-                f"{row}; remove one, or a sample may be in two splits."
+                f"Expected one row per image in {visible(table)}, found {visible(path)} in rows "
+                f"{seen[same]} and {row}; remove one, or a sample may be in two splits."
             )
-        seen[path] = row
+        seen[same] = row
         files.append(ImageFile(path, size, label))
     return files
+
+
+def is_below(path: str) -> bool:
+    """Return whether a relative path stays, as it is written, in the folder that it starts from."""
+    return not os.path.isabs(path) and os.path.normpath(path).split("/")[0] != ".."  # noqa: PTH117
+
+
+def numbered(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names as they enter fingerprints: numbers in one form, where that keeps them apart."""
+    plain = tuple(map(_plain, names))
+    return (
+        plain
+        if _numbers(np.array(names, object)) is not None and len(set(plain)) == len(plain)
+        else names
+    )
 
 
 def three_parts(
@@ -263,20 +413,29 @@ def _build(
     groups: NDArray[np.int64] | None,
     group_names: tuple[str, ...],
     name: str,
+    *,
+    hashed_names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+    flip: bool = True,
+    outside: bool = False,
+    remarks: list[str] | None = None,
 ) -> ImageDataset:
-    splits = table.known_codes("split", SPLITS)
+    splits = table.splits()
+    kind: By = "class" if groups is None else "group"
     if groups is None:
-        parts = three_parts(splits, labels, class_names, "class")
+        parts = three_parts(splits, labels, class_names, kind)
     else:
-        parts = three_parts(splits, groups, group_names, "group")
+        parts = three_parts(splits, groups, group_names, kind)
     return dataset_of_files(
         root,
-        table.files(root, labels),
+        table.files(root, labels, outside),
         parts,
         name=name,
         class_names=class_names,
         groups=groups,
         group_names=group_names,
+        hashed_names=hashed_names,
+        flip=flip,
+        remarks=[*(remarks or []), *([] if (splits == 1).any() else [HALVED.format(kind)])],
     )
 
 
@@ -284,22 +443,51 @@ def read_csv(path: Path) -> pd.DataFrame:
     """Return a table of stripped texts; its index counts rows as a spreadsheet does.
 
     Raises:
-        DataError: If it cannot be read or has no rows.
+        DataError: If it cannot be read, has no rows or two columns of the same name.
     """
     try:
-        # Blank lines count, or the rows that messages name would be others than in the file.
-        frame = pd.read_csv(
-            path, dtype=str, na_filter=False, skip_blank_lines=False, encoding="utf-8-sig"
-        )
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        with open_regular(path, MOST_TABLE_BYTES) as file, warnings.catch_warnings():
+            # With more cells in rows than in the header, pandas would shift or cut them.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # Blank lines count, or the rows that messages name would be others than in the file.
+            frame = pd.read_csv(
+                file,
+                dtype=str,
+                index_col=False,
+                na_filter=False,
+                skip_blank_lines=False,
+                encoding="utf-8-sig",
+            )
+    # pandas' parser errors are ValueErrors.
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split()).rstrip(".")
         raise DataError(
-            f"Expected a table with a header and commas in {path}, found: {reason}; "
+            f"Expected a table with a header and commas in {visible(path)}, found: "
+            f"{visible(reason)}; "
             "correct the path or the file, or name it as in metadata:PATH?file=NAME.csv."
         ) from error
     frame = frame.reset_index(drop=True).fillna("").astype(str)
     frame = frame.apply(lambda column: column.str.strip()).set_axis(frame.index + 2)
+    frame.columns = frame.columns.str.strip()
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(
+            f"Expected columns of different names in {visible(path)}, found {twice!r} twice; "
+            "rename one."
+        )
     filled: pd.DataFrame = frame[(frame != "").any(axis="columns")]
     if filled.empty:
-        raise DataError(f"Expected a row per image in {path}, found none; add them.")
+        raise DataError(f"Expected a row per image in {visible(path)}, found none; add them.")
     return filled
+
+
+def _numbers(texts: NDArray[np.object_]) -> list[float] | None:
+    """Return the numbers that some texts are, or None if one is none."""
+    numbers = pd.to_numeric(pd.Series(texts), errors="coerce").to_numpy(np.float64)
+    return numbers.tolist() if np.isfinite(numbers).all() else None
+
+
+def _plain(text: str) -> str:
+    """Return a number in its shortest form, and other texts as they are."""
+    numbers = _numbers(np.array([text], object))
+    return text if numbers is None else number_text(numbers[0])

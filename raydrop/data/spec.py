@@ -3,7 +3,8 @@
 A specification is a data set, for some followed by ``:PATH``, for some by ``?key=value&key=value``,
 and then variants in the order in which they apply. It is read from its right end, so that a path
 may hold ``+`` and parentheses; only a path that itself ends like a variant needs a ``/`` after it,
-and one that holds ``?`` before options could follow needs a ``?`` after it.
+and one that holds ``?`` before options could follow needs a ``?`` after it. What follows a ``?`` of
+an ``imagefolder`` belongs to the path, often a URL, unless it is one of its options.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import TypeVar
 
 from raydrop.data.fitzpatrick import Options as FitzpatrickOptions
 from raydrop.data.gaussians import Gaussians
-from raydrop.data.metadata import Columns
+from raydrop.data.metadata import Options as MetadataOptions
 from raydrop.data.variants import VARIANTS, Variant
 from raydrop.errors import ConfigError, unknown_name
 
 OPTIONS: dict[str, dict[str, str]] = {
-    "metadata": dataclasses.asdict(Columns()),
+    "imagefolder": {"flip": "off"},
+    "metadata": dataclasses.asdict(MetadataOptions()),
     "celeba": {"target": "Blond_Hair", "group": "Male"},
     "fitzpatrick17k": dataclasses.asdict(FitzpatrickOptions()),
 }
@@ -55,7 +57,7 @@ class DatasetSpec:
             return str(self.drawn)
         path = "" if self.path is None else f":{self.path}"
         options = "&".join(f"{key}={value}" for key, value in self.options)
-        needs_mark = options or (self.name in OPTIONS and "?" in path)
+        needs_mark = options or _split_options(self.name, path) != (path, "")
         return f"{self.name}{path}{'?' if needs_mark else ''}{options}"
 
     def option_values(self) -> dict[str, str]:
@@ -98,15 +100,23 @@ def parse_spec(text: str) -> DatasetSpec:
 def _take_apart(base: str) -> tuple[str, str | None, tuple[tuple[str, str], ...]]:
     """Return name, path and options of a data set without variants."""
     end = min(at for at in (base.find(":"), base.find("?"), len(base)) if at >= 0)
-    name, rest, options = base[:end].strip(), base[end:], ""
-    if name in OPTIONS and "?" in rest:
-        rest, _, options = rest.rpartition("?")
+    name = base[:end].strip()
+    rest, options = _split_options(name, base[end:])
     if rest.startswith("?"):
         raise ConfigError(
             f"Expected ?key=value only after {' or '.join(sorted(OPTIONS))}, found {base!r}; "
             "remove what follows the question mark or correct the name."
         )
     return name, rest[1:].strip() if rest else None, _options(name, options)
+
+
+def _split_options(name: str, rest: str) -> tuple[str, str]:
+    """Return what follows a data set's name without its options, and these."""
+    path, mark, options = rest.rpartition("?")
+    keys = {part.partition("=")[0].strip() for part in options.split("&")} - {""}
+    if not mark or name not in OPTIONS or (name == "imagefolder" and not keys <= {*OPTIONS[name]}):
+        return rest, ""
+    return path, options
 
 
 def _options(name: str, text: str) -> tuple[tuple[str, str], ...]:
