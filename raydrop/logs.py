@@ -4,7 +4,7 @@ They lie beside the store, in ``DIR/logs/trials/KEY.log`` and ``DIR/logs/query_r
 DIR is the study's folder. Every attempt begins with what is done, where and with what, and ends
 with how it went, so that the log of a trial that was tried again shows all of its attempts. In
 between are its epochs, what libraries warn of, and what is printed. No result depends on a log: one
-that cannot be written is left out.
+that cannot be written, such as one behind a link, is left out.
 
 Where DIR is an object store, a log is uploaded when its work ends. That of a process that was
 killed stays in the mirror of its machine (see :mod:`raydrop.mirror`) until the work is tried again
@@ -31,6 +31,7 @@ from typing import IO, Any, Literal, TextIO, cast
 import torch
 
 from raydrop.errors import RaydropError
+from raydrop.files import link_below, open_appending, read_regular, written_whole
 from raydrop.mirror import remote_of
 from raydrop.remote import Remote
 from raydrop.study import TrialConfig
@@ -177,6 +178,8 @@ class _LogFile:
         self._name, self._path = name, folder / name
         self._there: Remote | None = None
         self._file: IO[bytes] | None = None
+        if link_below(folder, *Path(name).parts[:-1]) is not None:
+            return
         with contextlib.suppress(OSError, RaydropError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._there = remote_of(folder)
@@ -185,7 +188,7 @@ class _LogFile:
                 _bring(self._there, name, self._path)
         with contextlib.suppress(OSError):
             # Unbuffered: whoever follows the log sees each line at once, and so does the disk.
-            self._file = self._path.open("ab", buffering=0)
+            self._file = open_appending(self._path)
 
     @property
     def is_open(self) -> bool:
@@ -216,8 +219,9 @@ class _LogFile:
 def _bring(there: Remote, name: str, path: Path) -> None:
     """Put what other machines uploaded of the same work before what this one wrote since."""
     earlier = _ATTEMPT.split(there.read_bytes(name) or b"")
-    here = _ATTEMPT.split(path.read_bytes()) if path.exists() else []
-    path.write_bytes(b"".join([*earlier, *(each for each in here if each not in earlier)]))
+    here = _ATTEMPT.split(read_regular(path, links=False)) if path.exists() else []
+    with written_whole(path) as file:
+        file.write(b"".join([*earlier, *(each for each in here if each not in earlier)]))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,9 @@ written beside its place and renamed into it, so a reader sees all of it or noth
 lists the SHA-256 of every file; an entry that does not match is moved to ``damaged/`` and counts
 as absent, so that it is computed again. Nothing is ever unpickled.
 
+Whoever made the folder may have put links into it. None is followed: a store or a kind that is a
+link is refused, an entry or a file of one that is a link counts as damaged.
+
 The folder may be the mirror of an object store (see :mod:`raydrop.mirror`). Then an entry is what
 the object store has: it is uploaded before it appears in the mirror, its ``meta.json`` last, and
 what the mirror has besides is not believed. Its arrays carry their hashes in their names, so two
@@ -21,18 +24,20 @@ import logging
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.errors import StoreError
+from raydrop.errors import StoreError, visible_within
+from raydrop.files import OddFileError, link_below, open_regular, read_npy_header, read_regular
 from raydrop.mirror import is_fresh, open_location, remote_of, unwritable
 from raydrop.remote import ObjectFacts, Remote, is_url
 from raydrop.study import canonical_json, config_hash, sorted_json
@@ -40,6 +45,9 @@ from raydrop.study import canonical_json, config_hash, sorted_json
 logger = logging.getLogger("raydrop")
 
 META = "meta.json"
+
+_DAMAGE = (FileNotFoundError, ValueError, KeyError, TypeError)
+"""What reading an entry raises that is not all there, or not as it was written."""
 
 _NAME = re.compile(r"[0-9a-z_-]+")
 _HASH_DIGITS = 16
@@ -60,7 +68,7 @@ class Entry:
     config: dict[str, Any]
     """What produced it."""
     info: dict[str, Any]
-    """What was found out: plain JSON values."""
+    """What was found out: plain JSON values, with texts that may be shown as they are."""
     path: Path
     """Its folder."""
     names: tuple[str, ...]
@@ -69,13 +77,20 @@ class Entry:
     """File of each array that lies in another than ``NAME.npy``."""
 
     def array(self, name: str, *, mmap: bool = False) -> NDArray[Any]:
-        """Return the array called ``name``, memory-mapped and read-only where ``mmap``."""
-        array: NDArray[Any] = np.load(
-            self.path / self.files.get(name, f"{name}.npy"),
-            mmap_mode="r" if mmap else None,
-            allow_pickle=False,
-        )
-        return array
+        """Return the array called ``name``, memory-mapped and read-only where ``mmap``.
+
+        Raises:
+            StoreError: If there is no such array, or it cannot be read.
+        """
+        path = self.path / self.files.get(name, f"{name}.npy")
+        try:
+            with open_regular(path, links=False) as file:
+                return _read_array(file, mmap=mmap)
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"Expected an array at {path}, found {getattr(error, 'strerror', None) or error}; "
+                "remove that folder to have it computed again."
+            ) from error
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return every array by name."""
@@ -105,12 +120,29 @@ class Store:
         self.damaged: list[str] = []
         """``KIND/KEY`` of every entry that this object found truncated or altered."""
         self._remote: Remote | None = remote_of(self.root.parent)
+        self._folders: dict[str, Path] = {}
         self._seen: dict[str, dict[str, ObjectFacts]] | None = {} if glance else None
 
     @property
     def location(self) -> str | Path:
         """What opens the same store on another machine."""
         return self.root if self._remote is None else self._remote.url
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of a kind, or another one in the store; it need not be there.
+
+        Raises:
+            StoreError: If it is a link, or the store itself is: it would lead elsewhere.
+        """
+        if name not in self._folders:
+            link = link_below(self.root.parent, self.root.name, name)
+            if link is not None:
+                raise StoreError(
+                    f"Expected a folder at {link}, found a link; results are neither read nor "
+                    "written through links, so put the folder itself there, or remove the link."
+                )
+            self._folders[name] = self.root / name
+        return self._folders[name]
 
     def write(
         self,
@@ -133,12 +165,12 @@ class Store:
 
         Raises:
             StoreError: If the folder cannot be written, or ``kind`` is not made of lower-case
-                letters, digits, ``_`` and ``-``.
+                letters, digits, ``_`` and ``-``; or if it is a link.
         """
         if not _is_name(kind):
             raise StoreError(f"Expected lower-case letters in a kind of entry, found {kind!r}.")
         key = config_hash(config)
-        place, work = self.root / kind / key, self.root / ".incomplete" / uuid.uuid4().hex
+        place, work = self.folder(kind) / key, self.folder(".incomplete") / uuid.uuid4().hex
         try:
             body = self._fill(work, kind, config, info, arrays or {})
             standing = None if self._remote is None else self.read(kind, key)
@@ -158,16 +190,17 @@ class Store:
         """Return the entry, or None where it is absent or was found damaged (and moved aside).
 
         Raises:
-            StoreError: If it may be sound but cannot be read, or cannot be moved aside.
+            StoreError: If it may be sound but cannot be read, or cannot be moved aside; or if the
+                kind is a link.
         """
         if not (_is_name(kind) and _is_name(key)):  # as a study.json of others may have it
             return None
-        place = self.root / kind / key
+        place = self.folder(kind) / key
         try:
             if self._remote is not None:
                 return self._read_remote(self._remote, kind, key, place)
-            return self._verified(kind, key, place) if place.is_dir() else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as problem:
+            return self._verified(kind, key, place) if _is_folder(place) else None
+        except (*_DAMAGE, OddFileError) as problem:
             self._set_aside(kind, key, place, problem)
             return None
         except StoreError:
@@ -187,16 +220,22 @@ class Store:
                 yield entry
 
     def keys(self, kind: str) -> list[str]:
-        """Return the keys of a kind in order; some entries may turn out to be damaged."""
+        """Return the keys of a kind in order; some entries may turn out to be damaged.
+
+        Raises:
+            StoreError: If they cannot be listed, or the kind is a link.
+        """
         if self._remote is not None:
             return sorted(self._listed(self._remote, kind))
+        folder = self.folder(kind)
         try:
-            places = list((self.root / kind).iterdir())
+            with os.scandir(folder) as found:
+                folders = [each.name for each in found if each.is_dir(follow_symlinks=False)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise self._unread(self.root / kind, error) from error
-        return sorted(p.name for p in places if _is_name(p.name) and p.is_dir())
+            raise self._unread(folder, error) from error
+        return sorted(filter(_is_name, folders))
 
     def peek(self, kind: str, key: str, *, arrays: bool = False) -> Entry | None:
         """Return what an entry says of itself, or None if that cannot be read.
@@ -209,14 +248,14 @@ class Store:
             arrays: Whether arrays will be read; of an object store, they are brought here then.
 
         Raises:
-            StoreError: If the object store cannot be read.
+            StoreError: If the object store cannot be read, or the kind is a link.
         """
         if not (_is_name(kind) and _is_name(key)):
             return None
-        place, there = self.root / kind / key, self._remote
+        place, there = self.folder(kind) / key, self._remote
         try:
             if there is None or self._has(there, kind, key):
-                return _entry(key, place, json.loads((place / META).read_text(encoding="utf-8")))
+                return _entry(key, place, _described(place)) if _is_folder(place) else None
             if arrays:
                 return self._bring(there, kind, key, place)
             content = there.read_bytes(f"{_prefix(kind, key)}/{META}")
@@ -230,30 +269,35 @@ class Store:
         """Return when an entry was written, in seconds since 1970, or 0 where there is none.
 
         Raises:
-            StoreError: If the object store cannot be read.
+            StoreError: If the object store cannot be read, or the kind is a link.
         """
         if not (_is_name(kind) and _is_name(key)):
             return 0.0
         if self._remote is not None:
             facts = self._facts(self._remote, kind, key)
             return 0.0 if facts is None else facts.changed
+        place = self.folder(kind) / key
         try:
-            return (self.root / kind / key / META).stat().st_mtime
-        except OSError:
+            return (place / META).lstat().st_mtime if _is_folder(place) else 0.0
+        except (OSError, ValueError):
             return 0.0
 
     def remove(self, kind: str, key: str) -> None:
         """Remove an entry if it is there.
 
         Raises:
-            StoreError: If the object store cannot be written.
+            StoreError: If the object store cannot be written, or the kind is a link.
         """
         if not (_is_name(kind) and _is_name(key)):
             return
+        place = self.folder(kind) / key
         if self._remote is not None:
             self._remote.remove(f"{_prefix(kind, key)}/{META}")  # first, so that no part is read
             self._remote.remove_tree(_prefix(kind, key))
-        shutil.rmtree(self.root / kind / key, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if place.is_symlink():
+                place.unlink()
+        shutil.rmtree(place, ignore_errors=True)
         self._forget(kind)
 
     @staticmethod
@@ -300,7 +344,7 @@ class Store:
 
     def _publish(self, work: Path, kind: str, key: str) -> Entry | None:
         """Rename a finished folder into its place, or return the sound entry that is there."""
-        place = self.root / kind / key
+        place = self.folder(kind) / key
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             work.replace(place)
@@ -317,13 +361,13 @@ class Store:
             shutil.rmtree(place, ignore_errors=True)
             return None
         if self._has(there, kind, key):
-            with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            with contextlib.suppress(*_DAMAGE):
                 return self._verified(kind, key, place)
         for _ in range(_ATTEMPTS):
             before = there.read_bytes(f"{_prefix(kind, key)}/{META}")
             try:
                 return self._bring(there, kind, key, place)
-            except (FileNotFoundError, ValueError, KeyError, TypeError):
+            except _DAMAGE:
                 # Unless it was replaced or removed in the meantime, it is damaged.
                 if there.read_bytes(f"{_prefix(kind, key)}/{META}") == before:
                     raise
@@ -336,7 +380,7 @@ class Store:
             FileNotFoundError: If it is not all there, or no longer.
             ValueError: If it is damaged; also KeyError or TypeError.
         """
-        work, prefix = self.root / ".incomplete" / uuid.uuid4().hex, _prefix(kind, key)
+        work, prefix = self.folder(".incomplete") / uuid.uuid4().hex, _prefix(kind, key)
         work.mkdir(parents=True)
         try:
             facts = there.facts(f"{prefix}/{META}")
@@ -407,13 +451,13 @@ class Store:
 
     def _set_aside(self, kind: str, key: str, place: Path, problem: Exception) -> None:
         name = f"{kind}-{key}-{uuid.uuid4().hex[:8]}"
-        aside: str | Path = self.root / "damaged" / name
+        aside: str | Path = self.folder("damaged") / name
         try:
             if self._remote is not None:
                 aside = self._move_aside(self._remote, kind, key, name)
                 shutil.rmtree(place, ignore_errors=True)
             else:
-                (self.root / "damaged").mkdir(parents=True, exist_ok=True)
+                self.folder("damaged").mkdir(parents=True, exist_ok=True)
                 place.replace(aside)
         except FileNotFoundError:  # another reader was faster
             return
@@ -472,6 +516,22 @@ def _is_file_name(text: str) -> bool:
     return text not in {"", ".", "..", META} and "/" not in text and os.sep not in text
 
 
+def _is_folder(place: Path) -> bool:
+    """Return whether an entry is there, or raise a ValueError where it is a link."""
+    try:
+        mode = place.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if stat.S_ISLNK(mode):
+        raise ValueError("it is a link")
+    return stat.S_ISDIR(mode)
+
+
+def _described(place: Path) -> Any:
+    """Return what ``meta.json`` says."""
+    return json.loads(read_regular(place / META, links=False))
+
+
 def _body(kind: str, key: str, place: Path) -> dict[str, Any]:
     """Return what ``meta.json`` says, verified.
 
@@ -479,7 +539,7 @@ def _body(kind: str, key: str, place: Path) -> dict[str, Any]:
         FileNotFoundError: If it is absent.
         ValueError: If it is altered or of another entry; also KeyError or TypeError.
     """
-    body = json.loads((place / META).read_text())
+    body = _described(place)
     expected = body.pop("sha256", None) if isinstance(body, dict) else None
     if _seal(body) != expected:
         raise ValueError(f"{META} does not match its hash")
@@ -506,7 +566,8 @@ def _entry(key: str, place: Path, body: Mapping[str, Any]) -> Entry:
     _check_files(body)
     files = body.get("arrays", {})
     names = tuple(files) if files else tuple(Path(name).stem for name in body["files"])
-    return Entry(body["kind"], key, body["config"], body["info"], place, names, files)
+    info = visible_within(body["info"])  # to be shown, in tables and figures, as in a terminal
+    return Entry(body["kind"], key, body["config"], info, place, names, files)
 
 
 def required(store: Store, kind: str, key: str) -> Entry:
@@ -563,5 +624,20 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path, links=False) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_array(file: IO[bytes], *, mmap: bool) -> NDArray[Any]:
+    """Return the array in a file, or raise a ValueError where there is none of just that size."""
+    header = read_npy_header(file)
+    size = os.fstat(file.fileno()).st_size - file.tell()
+    if header.nbytes != size or not header.dtype.itemsize:
+        raise ValueError(
+            f"{size} bytes for {header.dtype} numbers of shape {header.shape}, which take "
+            f"{header.nbytes}"
+        )
+    order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+    if mmap and size:
+        return np.memmap(file, header.dtype, "r", file.tell(), header.shape, order)
+    return np.fromfile(file, header.dtype).reshape(header.shape, order=order)

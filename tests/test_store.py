@@ -361,7 +361,7 @@ def test_an_entry_that_cannot_be_read_is_not_taken_for_damaged(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", fail)
+        patch.setattr(os, "open", fail)
         with pytest.raises(StoreError, match=f"Expected to read .*{os.strerror(number)}; allow"):
             store.find("scores", CONFIG)
     assert_sound(store.find("scores", CONFIG), store)
@@ -397,3 +397,116 @@ def test_a_relative_folder_means_the_same_from_everywhere(
     entry = store.write("kind", {"a": 1}, {})
     monkeypatch.chdir("/")
     assert store.read("kind", entry.key) == entry
+
+
+# Links: whoever made the folder may have put them there, and none is followed.
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder of the reader's, with an entry of a store in it."""
+    folder = tmp_path / "outside"
+    Store(folder).write("scores", CONFIG, INFO, arrays())
+    (folder / "precious").mkdir()
+    (folder / "precious" / "text").write_text("kept")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in everything_below(folder)}
+
+
+OPERATIONS: dict[str, Callable[[Store], object]] = {
+    "read": lambda store: store.read("scores", config_hash(CONFIG)),
+    "read the reader's": lambda store: store.read("scores", "precious"),
+    "peek": lambda store: store.peek("scores", config_hash(CONFIG)),
+    "keys": lambda store: store.keys("scores"),
+    "entries": lambda store: list(store.entries("scores")),
+    "changed": lambda store: store.changed("scores", config_hash(CONFIG)),
+    "remove": lambda store: store.remove("scores", config_hash(CONFIG)),
+    "remove the reader's": lambda store: store.remove("scores", "precious"),
+    "write": lambda store: store.write("scores", CONFIG, INFO, arrays()),
+    "write another": lambda store: store.write("scores", {"seed": 9}, INFO, arrays()),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+@pytest.mark.parametrize("level", ["store", "kind"])
+def test_a_linked_store_or_kind_is_refused_whatever_is_asked_of_it(
+    tmp_path: Path, outside: Path, level: str, operation: Callable[[Store], object]
+) -> None:
+    store = Store(tmp_path / "out" / "store")
+    link = store.root if level == "store" else store.root / "scores"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside if level == "store" else outside / "scores")
+    (outside / "scores" / "precious").mkdir()
+    before = contents(tmp_path)
+    with pytest.raises(StoreError, match=f"^Expected a folder at {link}, found a link; .*[.]$"):
+        operation(store)
+    assert contents(tmp_path) == before
+    assert (outside / "scores" / "precious").is_dir()
+    assert link.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["damaged", ".incomplete"])
+def test_nothing_is_moved_or_written_through_a_link(store: Store, outside: Path, name: str) -> None:
+    entry = store.write("scores", CONFIG, INFO, arrays())
+    flip_a_bit(entry.path)
+    shutil.rmtree(store.root / name, ignore_errors=True)
+    (store.root / name).symlink_to(outside)
+    before, entries = contents(outside), everything_below(store.root / "scores")
+    with pytest.raises(StoreError, match=f"Expected a folder at .*{name}, found a link; "):
+        Store(store.root).write("scores", CONFIG, INFO, arrays())
+    assert contents(outside) == before
+    assert everything_below(store.root / "scores") == entries
+
+
+def test_an_entry_that_is_a_link_is_set_aside_and_where_it_leads_stays(
+    store: Store, outside: Path
+) -> None:
+    key = config_hash(CONFIG)
+    (store.root / "scores").mkdir(parents=True)
+    (store.root / "scores" / key).symlink_to(outside / "scores" / key)
+    before = contents(outside)
+    assert store.keys("scores") == []
+    assert store.peek("scores", key) is None
+    assert store.changed("scores", key) == 0
+    assert store.find("scores", CONFIG) is None
+    assert store.damaged == [f"scores/{key}"]
+    assert_sound(store.write("scores", CONFIG, INFO, arrays()), store)
+    assert contents(outside) == before
+
+
+def test_removing_an_entry_that_is_a_link_removes_the_link(store: Store, outside: Path) -> None:
+    (store.root / "scores").mkdir(parents=True)
+    (store.root / "scores" / "precious").symlink_to(outside / "precious")
+    store.remove("scores", "precious")
+    assert not (store.root / "scores" / "precious").is_symlink()
+    assert (outside / "precious" / "text").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", [META, "scores.npy"])
+def test_a_file_of_an_entry_that_is_a_link_is_damage(
+    store: Store, outside: Path, name: str
+) -> None:
+    entry = store.write("scores", CONFIG, INFO, arrays())
+    (entry.path / name).unlink()
+    (entry.path / name).symlink_to(outside / "scores" / entry.key / name)  # the very same content
+    peeked = store.peek("scores", entry.key)
+    if name == META:
+        assert peeked is None
+    else:
+        with pytest.raises(StoreError, match=r"^Expected an array at .*, found a link"):
+            entry.array("scores")
+        with pytest.raises(StoreError, match=r"^Expected an array at .*, found a link"):
+            entry.array("scores", mmap=True)
+    assert store.find("scores", CONFIG) is None
+    assert store.damaged == [f"scores/{entry.key}"]
+
+
+def test_the_output_folder_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    store = Store(tmp_path / "out" / "store")
+    store.write("scores", CONFIG, INFO, arrays())
+    assert_sound(store.find("scores", CONFIG), store)

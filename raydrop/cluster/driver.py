@@ -161,6 +161,12 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
         raise ConfigError(
             f"Expected a folder for results at {out}, found a file; choose another with --out."
         )
+    links = [each for each in sorted(out.glob("*")) if each.is_symlink() and each.is_dir()]
+    if links:  # Ray and loggers would follow what the store and logs do not
+        raise ConfigError(
+            f"Expected a folder at {links[0]}, found a link; results are neither read nor written "
+            "through links, so put the folder itself there, or remove the link."
+        )
     path, place = out / "study.json", shown(out)
     if not path.exists():
         return

@@ -136,8 +136,8 @@ def marked(store: Store) -> Iterator[Place]:
     if isinstance(store.location, str):
         yield Place(store.location)
         return
-    marker = f".incomplete/seen-{uuid.uuid4().hex}"
-    path = store.root / marker
+    path = store.folder(".incomplete") / f"seen-{uuid.uuid4().hex}"
+    marker = path.relative_to(store.root).as_posix()
     new = [folder for folder in (path.parent, store.root, store.root.parent) if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raydrop.errors import ConfigError, StoreError, unknown_name
+from raydrop.files import read_regular
 from raydrop.frontier.names import DENSE
 from raydrop.frontier.points import POINT_OF_STUDY
 from raydrop.frontier.table import with_fronts, worst_accuracy
@@ -272,7 +273,7 @@ def _read_study(folder: Path, known: _Study | None) -> _Study | None:
     if not written or (known is not None and known.written == written):
         return known if written else None
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = json.loads(read_regular(path, links=False))
         if body["schema"] != SCHEMA:
             raise ValueError(f"schema {body['schema']}")
         return _Study(
@@ -286,7 +287,8 @@ def _read_study(folder: Path, known: _Study | None) -> _Study | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"Expected a readable study of schema {SCHEMA} in {shown(path)}, found: {error}; "
+            f"Expected a readable study of schema {SCHEMA} in {shown(path)}, found: "
+            f"{getattr(error, 'strerror', None) or error}; "
             "run the sweep again into another folder."
         ) from error
 

@@ -26,7 +26,9 @@ from raydrop.errors import (
     IncompleteStudyError,
     StoreError,
     unknown_name,
+    visible_within,
 )
+from raydrop.files import read_regular
 from raydrop.frontier.intervals import image_agreement
 from raydrop.frontier.names import DENSE
 from raydrop.frontier.points import POINT_OF_STUDY, points_of
@@ -331,16 +333,16 @@ def load_records(directory: str | Path) -> Records:
 
 def _read_study(folder: Path) -> dict[str, Any]:
     path = folder / "study.json"
-    if not path.is_file():
+    if not path.exists():
         raise StoreError(
             f"Expected a study.json in {shown(folder)}, found none; "
             "name the output folder of a sweep, or start one with `raydrop run`."
         )
     try:
-        study = json.loads(path.read_text(encoding="utf-8"))
+        study = visible_within(json.loads(read_regular(path, links=False)))
         problem = _study_problem(study)
     except (OSError, ValueError) as error:
-        problem = str(error)
+        problem = getattr(error, "strerror", None) or str(error)
     if problem:
         raise StoreError(
             f"Expected a readable study of schema {SCHEMA} in {shown(path)}, found: {problem}; "
