@@ -118,7 +118,7 @@ def run(
     from raydrop.mirror import open_location
     from raydrop.plan import replace_dataset
 
-    study = replace_dataset(load_sweep(sweep, scale), data, model)
+    study = replace_dataset(load_sweep(sweep, scale, data), data, model)
     options = Options(
         out=open_location(out or Path("results") / study.name),
         address=address,
@@ -451,7 +451,7 @@ def check_clusters(
         raise typer.Exit(1)
 
 
-def load_sweep(sweep: str | Path, scale: str | None = None) -> Study:
+def load_sweep(sweep: str | Path, scale: str | None = None, data: str | None = None) -> Study:
     """Return the study of a sweep script, or of the ``study.json`` that a run left.
 
     Args:
@@ -466,7 +466,7 @@ def load_sweep(sweep: str | Path, scale: str | None = None) -> Study:
     from raydrop.remote import is_url
 
     if is_url(sweep):
-        return _replayed(*_fetched(str(sweep)), scale)
+        return _replayed(*_fetched(str(sweep)), scale, data)
     path = Path(sweep).expanduser()  # of a job on a cluster, which no shell expands
     if path.is_dir():
         path /= STUDY
@@ -476,7 +476,7 @@ def load_sweep(sweep: str | Path, scale: str | None = None) -> Study:
             "check the path, or start from sweeps/digits.py."
         )
     if path.suffix.lower() == ".json":
-        return _replayed(str(path), _read_study(path), scale)
+        return _replayed(str(path), _read_study(path), scale, data)
     try:
         names = runpy.run_path(str(path), run_name="raydrop_sweep")
     except RaydropError:
@@ -501,6 +501,7 @@ def _study_named(names: dict[str, Any], scale: str | None, path: Path) -> Study:
             raise ConfigError(
                 f"Expected {path} to define the study {scale!r} for --scale, found {found}; "
                 "name one that is there, or leave out --scale."
+        data: Data set that the user names in place of the one that others wrote down.
             )
         return studies[scale]
     if "study" not in studies:
@@ -533,12 +534,6 @@ def _fetched(url: str) -> tuple[str, bytes]:
             "name one that `raydrop run --out` was given."
         )
     return place, content
-
-
-def _replayed(place: str, content: bytes, scale: str | None) -> Study:
-    """Return the study of a ``study.json``."""
-    import json
-
 def _read_study(path: Path) -> bytes:
     """Return what is in a ``study.json``, if it can be one."""
     from raydrop.files import read_regular
@@ -552,6 +547,14 @@ def _read_study(path: Path) -> bytes:
         ) from error
 
 
+
+
+def _replayed(place: str, content: bytes, scale: str | None, data: str | None) -> Study:
+    """Return the study of a ``study.json``."""
+    import json
+
+    from raydrop.data.spec import parse_spec
+    from raydrop.remote import refuse_options
     from raydrop.study import Study
 
     if scale is not None:
@@ -563,9 +566,7 @@ def _read_study(path: Path) -> bytes:
         body = json.loads(content)
         if not (isinstance(body, dict) and isinstance(body.get("study"), dict)):
             raise ValueError("it holds no study")
-        return Study.from_dict(body["study"])
-    except ConfigError:
-        raise
+        study = Study.from_dict(body["study"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"Expected a study.json that raydrop wrote at {place}, found a problem ({error}); "
@@ -615,6 +616,9 @@ def _show(directory: str | Path, by: str | None = None, *, pdf: bool = False) ->
     from raydrop.frontier import write_frontier
 
     print_summary(write_frontier(directory, by, pdf=pdf), console)
+    if data is None:
+        refuse_options(parse_spec(study.dataset).path or "", study.dataset)
+    return study
 
 
 def _watch(directory: str, by: str | None, interval: float | None) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
-from raydrop.errors import ConfigError, StoreError
+from raydrop.errors import ConfigError, StoreError, visible
 
 SCHEMES = ("s3", "gs")
 """Object stores that are known: Amazon's S3 and what speaks its protocol, and Google's."""
@@ -27,8 +27,17 @@ _OPTIONS = {
     # Google's client would try for 15 minutes.
     "gs": {"retry_limit_seconds": "30"},
 }
-_PLAIN = {"allow_delayed_open", "endpoint_override", "region", "scheme"}
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_HARMLESS = {"region"}
+_PLAIN = {*_HARMLESS, "allow_delayed_open", "endpoint_override", "scheme"}
+_ALLOWED = {
+    "s3": {*_PLAIN, "allow_bucket_creation", "tls_ca_file_path"},
+    "gs": {"endpoint_override", "scheme", "project_id", "retry_limit_seconds"},
+}
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "gs": ("CLOUD_STORAGE_EMULATOR_ENDPOINT",),
+}
+_LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?/?", re.IGNORECASE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)
 _CHUNK = 8 * 2**20
 _REFUSED = re.compile(
@@ -49,7 +58,7 @@ ALLOW = (
 )
 CONNECT = (
     "check the connection, or name the server of a store of your own with "
-    "?endpoint_override=HOST:PORT&scheme=http or AWS_ENDPOINT_URL"
+    "?endpoint_override=HOST:PORT or AWS_ENDPOINT_URL"
 )
 
 
@@ -72,10 +81,12 @@ class Remote:
             url: ``s3://bucket/prefix`` or ``gs://bucket/prefix``; options of
                 :meth:`pyarrow.fs.FileSystem.from_uri` may follow, such as
                 ``?endpoint_override=127.0.0.1:5001&scheme=http`` or ``?region=eu-west-1``.
-                ``AWS_ENDPOINT_URL`` is honoured too. Credentials are those of the environment.
+                ``AWS_ENDPOINT_URL`` is honoured too. Credentials are those of the environment;
+                they never travel in clear to another machine.
 
         Raises:
-            ConfigError: If it is no such URL, or holds credentials.
+            ConfigError: If it is no such URL, has an option that is not known, holds credentials,
+                or would have them sent by http to another machine.
             StoreError: If the store cannot be reached, or has no such bucket.
         """
         from pyarrow import fs
@@ -84,6 +95,11 @@ class Remote:
         """Where the objects are, in one spelling."""
         parts = urlsplit(self.url)
         query = {**_OPTIONS[parts.scheme], **dict(parse_qsl(parts.query))}
+        for name in sorted(query.keys() - _ALLOWED[parts.scheme]):
+            raise _bad_url(url, f"the option {name}")
+        if not re.fullmatch("[A-Za-z0-9-]*", query.get("region", "")):  # it enters a host's name
+            raise _bad_url(url, f"the region {query['region']}")
+        _refuse_clear_text(self.url, parts.scheme, query)
         full = parts._replace(query=urlencode(query, safe=":/")).geturl()
         try:
             with self._told("reach"):
@@ -305,12 +321,56 @@ def canonical_url(url: str | Path) -> str:
 def joined_url(url: str, path: str) -> str:
     """Return the URL of what is below another.
 
+    Raises:
+        ConfigError: If the path would add options to the URL, or as :func:`canonical_url`.
+
     Example:
         >>> joined_url("s3://bucket/data?region=eu-west-1", "birds")
         's3://bucket/data/birds?region=eu-west-1'
     """
     parts = _split(url)
+    if {"?", "#"} & set(path):
+        raise _bad_url(url, f"a ? or # in {path}, which is to be below it,")
     return canonical_url(parts._replace(path=f"{parts.path.rstrip('/')}/{path}").geturl())
+
+
+def refuse_options(url: str, found: str) -> None:
+    """Refuse what others wrote if it says where, or how, an object store is to be reached.
+
+    Whoever runs a study decides whom credentials are shown to. Others may name a bucket.
+
+    Args:
+        url: Of an object store, or any path.
+        found: What the URL is part of, for the message.
+
+    Raises:
+        ConfigError: If the URL has options other than a region.
+    """
+    names = dict(parse_qsl(_split(url).query, keep_blank_values=True)).keys() - _HARMLESS
+    if is_url(url) and names:
+        raise ConfigError(
+            f"Expected no options of an object store in a study that is replayed, found "
+            f"{', '.join(sorted(map(visible, names)))} in {visible(found)}; if you trust them, give"
+            " the data set yourself with --data, or set AWS_ENDPOINT_URL and leave them out there."
+        )
+
+
+def _refuse_clear_text(url: str, scheme: str, query: Mapping[str, str]) -> None:
+    """Refuse http, by which keys and tokens could be read on their way, to another machine."""
+    if query.get("scheme", "https") not in ("http", "https"):
+        raise _bad_url(url, f"the scheme {query['scheme']}")
+    endpoints = [query.get("endpoint_override"), *map(os.environ.get, _ENDPOINTS[scheme])]
+    used = list(filter(None, endpoints)) or [""]
+    # Amazon's client takes the first of them, Google's prefers what the environment says.
+    for endpoint in used[:1] if scheme == "s3" else used:
+        before, _, host = endpoint.rpartition("://")
+        clear = query.get("scheme") == "http" or before.lower() not in ("", "https")
+        if clear and not _LOOPBACK.fullmatch(host):
+            raise ConfigError(
+                f"Expected https for {url}, or http to this machine, found http to "
+                f"{host or 'the store'}, where credentials would travel in clear; leave out "
+                "scheme=http, and have that server use https."
+            )
 
 
 def _split(url: str) -> SplitResult:
@@ -337,7 +397,7 @@ def _impatient(filesystem: Any, query: Mapping[str, str]) -> Any:
 
     if not (isinstance(filesystem, fs.S3FileSystem) and query.keys() <= _PLAIN):
         return filesystem
-    endpoints = (query.get("endpoint_override"), *map(os.environ.get, _ENDPOINTS))
+    endpoints = (query.get("endpoint_override"), *map(os.environ.get, _ENDPOINTS["s3"]))
     return fs.S3FileSystem(
         region=filesystem.region,
         scheme=query.get("scheme", "https"),

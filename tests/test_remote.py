@@ -12,6 +12,7 @@ import logging
 import pickle
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,7 +168,11 @@ def test_a_path_is_no_url(path: str) -> None:
         ("s3://bucket/a/../b", "a part of the prefix that is empty or dots alone"),
         ("s3://bucket/a//b", "a part of the prefix that is empty or dots alone"),
         ("s3://bucket/a#b", "a #"),
-        ("s3://bucket/a?nonsense=1", "Unexpected query parameter in S3 URI: 'nonsense'"),
+        ("s3://bucket/a?nonsense=1", "the option nonsense"),
+        ("s3://bucket/a?tls_verify_certificates=false", "the option tls_verify_certificates"),
+        ("gs://bucket/a?region=eu", "the option region"),
+        ("s3://bucket/a?region=evil.com/", "the region evil.com/"),
+        ("s3://bucket/a?scheme=ftp", "the scheme ftp"),
         ("s3://bucket/a b", "Cannot parse URI"),
     ],
 )
@@ -191,6 +197,132 @@ def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError, match=r"s3://\.\.\.@bucket/a without credentials") as caught:
         open_location("s3://key:secret@bucket/a")
     assert "secret" not in str(caught.value)
+
+
+# Whose endpoints are used, and what travels in clear.
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[tuple[str, list[bytes]]]:
+    """Give host and port of something that answers nothing, and what it was sent."""
+    heard: list[bytes] = []
+
+    def listen(server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    heard.append(connection.recv(4096))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=listen, args=(server,), daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}", heard
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+STOLEN = (
+    "imagefolder:gs://bucket/a?endpoint_override=PLACE&scheme=http",
+    "imagefolder:s3://bucket/a?endpoint_override=PLACE&scheme=http",
+    "imagefolder:s3://bucket/a?scheme=http&%65ndpoint_override=PLACE+long_tail(10)",
+    "imagefolder:s3:/bucket/a?region=a&endpoint_override=http://PLACE?flip=on",
+    "metadata:s3://bucket/a?endpoint_override=http://PLACE?label=y",
+    "celeba:s3://bucket/a?endpoint_override=http://PLACE?",
+    "waterbirds:s3://bucket/a?endpoint_override=http://PLACE",
+    "imagefolder:s3://bucket/a?tls_ca_file_path=/theirs",
+    "imagefolder:s3://bucket/a?allow_bucket_creation=true",
+)
+"""Data sets that would have the reader's token or signature sent to whoever is at PLACE."""
+
+
+def replay(folder: Path, dataset: str) -> Path:
+    """Write the file of a study that somebody else ran."""
+    study = Study("t", "digits", "small_cnn", {"method": "random", "keep_fraction": 0.5})
+    body = {"study": study.to_dict(study.spaces()) | {"dataset": dataset}}
+    (folder / "study.json").write_text(json.dumps(body))
+    return folder / "study.json"
+
+
+@pytest.mark.parametrize("dataset", STOLEN)
+def test_a_study_of_others_names_no_endpoint(
+    dataset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_account(tmp_path / "account.json")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
+    with listening() as (place, heard):
+        sweep = replay(tmp_path, dataset.replace("PLACE", place))
+        words = ("run", sweep, "--dry-run", "--out", tmp_path / "out")
+        message = said(monkeypatch, capsys, *words)
+    assert heard == []
+    assert "options of an object store" in message
+    assert "--data" in message
+
+
+def test_a_study_of_others_names_no_endpoint_below_the_readers_own_root(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a folder's name is appended to the URL of --data-root, as if its options were ours."""
+    with listening() as (place, heard):
+        sweep = replay(tmp_path, f"imagefolder:birds?endpoint_override={place}&scheme=http&x=")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        words = ("run", sweep, "--dry-run", "--data-root", "s3://bucket/data")
+        assert "a ? or # in birds?" in said(monkeypatch, capsys, *words)
+    assert heard == []
+
+
+def test_the_reader_may_name_the_endpoint_of_a_study_of_others(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = replay(tmp_path, f"imagefolder:{url}")
+    for words in (
+        ("--data", f"imagefolder:{url}"),
+        ("--data-root", url, "--data", "imagefolder:a"),
+    ):
+        message = said(monkeypatch, capsys, "run", sweep, "--dry-run", *words)
+        assert message.startswith("Expected data at s3://bucket/")
+    sweep = replay(tmp_path, "imagefolder:s3://bucket/a?region=us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{url.partition('=')[2].partition('&')[0]}")
+    message = said(monkeypatch, capsys, "run", sweep, "--dry-run")
+    assert message.startswith("Expected data at s3://bucket/a")
+
+
+@pytest.mark.parametrize(
+    ("url", "environment"),
+    [
+        ("s3://bucket/a?endpoint_override=192.0.2.1:9000&scheme=http", {}),
+        ("gs://bucket/a?endpoint_override=192.0.2.1:9000&scheme=http", {}),
+        ("s3://bucket/a?endpoint_override=http://192.0.2.1:9000", {}),
+        ("gs://bucket/a?endpoint_override=HTTP://192.0.2.1:9000", {}),
+        ("s3://bucket/a?endpoint_override=localhost.example.com&scheme=http", {}),
+        ("s3://bucket/a?endpoint_override=127.0.0.1:80@example.com&scheme=http", {}),
+        ("s3://bucket/a?endpoint_override=http://127.0.0.1.example.com/", {}),
+        ("s3://bucket/a?scheme=http", {}),
+        ("gs://bucket/a?scheme=http", {}),
+        ("s3://bucket/a", {"AWS_ENDPOINT_URL": "http://192.0.2.1:9000"}),
+        ("s3://bucket/a", {"AWS_ENDPOINT_URL_S3": "http://minio.example.com"}),
+        ("s3://bucket/a?scheme=http", {"AWS_ENDPOINT_URL": "192.0.2.1:9000"}),
+        ("gs://bucket/a", {"CLOUD_STORAGE_EMULATOR_ENDPOINT": "http://192.0.2.1:9000"}),
+    ],
+)
+def test_nothing_travels_in_clear_to_another_machine(
+    url: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("pyarrow.fs.FileSystem", SimpleNamespace(from_uri=pytest.fail))
+    with pytest.raises(ConfigError, match=r"https for (s3|gs)://bucket/a.*found http to .*clear"):
+        Remote(url)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "localhost:9", "[::1]:9", "http://127.0.0.2:9/"])
+def test_http_to_this_machine_is_fine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert remote.canonical_url(f"s3://bucket/a?endpoint_override={host}&scheme=http")
+    remote._refuse_clear_text("s3://bucket/a", "s3", {"endpoint_override": host, "scheme": "http"})
 
 
 # What an object store answers.
