@@ -457,6 +457,7 @@ def load_sweep(sweep: str | Path, scale: str | None = None, data: str | None = N
     Args:
         sweep: A script; a ``study.json``; or what has one in it, a folder or a URL.
         scale: Name in the script of another study than ``study``, perhaps a smaller one.
+        data: Data set that the user names in place of the one that others wrote down.
 
     Raises:
         ConfigError: If the file is not there or holds no such study.
@@ -489,6 +490,19 @@ def load_sweep(sweep: str | Path, scale: str | None = None, data: str | None = N
     return _study_named(names, scale, path)
 
 
+def _read_study(path: Path) -> bytes:
+    """Return what is in a ``study.json``, if it can be one."""
+    from raydrop.files import read_regular
+
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise ConfigError(
+            f"Expected a study.json that can be read at {path}, found {error.strerror or error}; "
+            "use the one in an output folder."
+        ) from error
+
+
 def _study_named(names: dict[str, Any], scale: str | None, path: Path) -> Study:
     """Return the study that a script calls ``study``, or the other one that is asked for."""
     from raydrop.study import Study
@@ -501,7 +515,6 @@ def _study_named(names: dict[str, Any], scale: str | None, path: Path) -> Study:
             raise ConfigError(
                 f"Expected {path} to define the study {scale!r} for --scale, found {found}; "
                 "name one that is there, or leave out --scale."
-        data: Data set that the user names in place of the one that others wrote down.
             )
         return studies[scale]
     if "study" not in studies:
@@ -534,19 +547,6 @@ def _fetched(url: str) -> tuple[str, bytes]:
             "name one that `raydrop run --out` was given."
         )
     return place, content
-def _read_study(path: Path) -> bytes:
-    """Return what is in a ``study.json``, if it can be one."""
-    from raydrop.files import read_regular
-
-    try:
-        return read_regular(path)
-    except OSError as error:
-        raise ConfigError(
-            f"Expected a study.json that can be read at {path}, found {error.strerror or error}; "
-            "use the one in an output folder."
-        ) from error
-
-
 
 
 def _replayed(place: str, content: bytes, scale: str | None, data: str | None) -> Study:
@@ -572,6 +572,9 @@ def _replayed(place: str, content: bytes, scale: str | None, data: str | None) -
             f"Expected a study.json that raydrop wrote at {place}, found a problem ({error}); "
             "use the one in an output folder."
         ) from error
+    if data is None:
+        refuse_options(parse_spec(study.dataset).path or "", study.dataset)
+    return study
 
 
 def sweep_main() -> None:
@@ -616,9 +619,6 @@ def _show(directory: str | Path, by: str | None = None, *, pdf: bool = False) ->
     from raydrop.frontier import write_frontier
 
     print_summary(write_frontier(directory, by, pdf=pdf), console)
-    if data is None:
-        refuse_options(parse_spec(study.dataset).path or "", study.dataset)
-    return study
 
 
 def _watch(directory: str, by: str | None, interval: float | None) -> None:
