@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raydrop.errors import ConfigError, IncompleteStudyError, RaydropError
+from raydrop.terminal import Console, console, errors, set_up, visible_lines
 
 if TYPE_CHECKING:
     from raydrop.frontier import Frontier
@@ -29,9 +30,6 @@ app = typer.Typer(
 )
 cluster_app = typer.Typer(help="Look after the files of clusters.", no_args_is_help=True)
 app.add_typer(cluster_app, name="cluster")
-# Where output goes to a file, 80 columns would squeeze tables.
-console = Console(width=None if sys.stdout.isatty() else 120)
-errors = Console(stderr=True)
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -195,7 +193,7 @@ def score(
     )
     options = Options(out=cache, address=address, data_root=data_root, num_cpus=num_cpus)
     score_dataset(study, method, seed, options, out, console)
-    console.print(f"Scores: {out}", highlight=False, soft_wrap=True)
+    console.print(f"Scores: {out}")
 
 
 @app.command(
@@ -279,10 +277,8 @@ def select(
         errors.print(
             f"Nothing is kept of {', '.join(empty)}; --quotas with --minimum-per-class or "
             "--recall-smoothing prevents that.",
-            highlight=False,
-            soft_wrap=True,
         )
-    console.print(f"Kept {len(kept)} of {len(frame)}: {out}", highlight=False, soft_wrap=True)
+    console.print(f"Kept {len(kept)} of {len(frame)}: {out}")
 
 
 @app.command(
@@ -335,7 +331,7 @@ def export(
 
     result = export_table(directory, kind, out, by)
     _print_remarks(remarks(result.records))
-    console.print(f"Table: {both_places(result.path)}", highlight=False, soft_wrap=True)
+    console.print(f"Table: {both_places(result.path)}")
 
 
 @app.command(
@@ -355,7 +351,7 @@ def ship(
 
     spec = write(directory, trial, out, kind)
     pruned = f"{spec.model}, {spec.network_method}, {spec.network_target}"
-    console.print(f"Network: {out} ({pruned})", highlight=False, soft_wrap=True)
+    console.print(f"Network: {out} ({pruned})")
 
 
 @app.command(
@@ -389,7 +385,7 @@ def theory(
         table.add_row(STRATEGIES[name], densities, *(f"{number:.6f}" for number in numbers))
     console.print(table)
     optimum = f"{mixture.minimax_risk:.6f} at the threshold {mixture.minimax_threshold:.6f}"
-    console.print(f"Least worst-class risk of any threshold: {optimum}", highlight=False)
+    console.print(f"Least worst-class risk of any threshold: {optimum}")
     write_theory_figure(out, mixture, keep_fraction)
     console.print(f"Figure: {out}", highlight=False, soft_wrap=True)
 
@@ -443,9 +439,9 @@ def check_clusters(
         except ConfigError as error:
             problems = [str(error)]
         for problem in problems:
-            errors.print(problem, highlight=False, soft_wrap=True, markup=False)
+            errors.print(problem)
         if not problems:
-            console.print(f"{file}: sound, for Ray {ray_version()}", markup=False, soft_wrap=True)
+            console.print(f"{file}: sound, for Ray {ray_version()}")
         sound = sound and not problems
     if not sound:
         raise typer.Exit(1)
@@ -585,31 +581,31 @@ def sweep_main() -> None:
 
 def main() -> None:
     """Run the command line, and say mistakes in one sentence."""
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s",
-    )
+    set_up()
+    os.environ.pop("MPLBACKEND", None)  # figures need no window, nor what would open one
     debug = "--debug" in sys.argv
     if debug:
         # Accepted anywhere, since it is most wanted when a long command has just failed.
         sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        status: Any = app(standalone_mode=False)
+        # As Typer's own call does, but for its way of showing tracebacks.
+        status: Any = typer.main.get_command(app)(standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except RaydropError as error:
         if debug:
             raise
-        errors.print(
-            f"[bold red]Error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
-        )
+        errors.print(Text("Error:", "bold red"), str(error))
         sys.exit(1)
     except typer.Exit as request:
         sys.exit(request.exit_code)
     except Exception as error:
         if debug or not hasattr(error, "show"):
             raise
-        error.show()
+        mistake: Any = error  # of Click's, which quotes what was typed
+        text = visible_lines(mistake.format_message())
+        mistake.format_message = lambda: text
+        mistake.show()
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
 
@@ -641,7 +637,7 @@ def _overlay(directories: list[str], out: str, by: str | None) -> None:
     _print_points(result, console)
     _print_remarks(result.remarks())
     paths = ", ".join(map(both_places, result.paths.values()))
-    console.print(f"Overlay: {paths}", highlight=False, soft_wrap=True)
+    console.print(f"Overlay: {paths}")
 
 
 def _check_frontier_options(
@@ -671,7 +667,7 @@ def print_summary(result: Frontier, console: Console) -> None:
 
     _print_points(result, console)
     _print_remarks(remarks(result.records))
-    console.print(f"Report: {both_places(result.report)}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {both_places(result.report)}")
 
 
 def _print_remarks(lines: list[str]) -> None:
@@ -685,7 +681,7 @@ def _print_points(result: Frontier | Overlay, console: Console) -> None:
     legend = (
         f"Average/worst-{result.by} accuracy; ● on the Pareto front, ○ on that of its keep fraction"
     )
-    console.print(legend, highlight=False, soft_wrap=True)
+    console.print(legend)
     for loss, texts in summary_table(result).items():
         fractions = [f"keep {fraction:g}" for fraction in texts.columns]
         table = Table(

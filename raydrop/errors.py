@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 
 class RaydropError(Exception):
@@ -86,7 +87,25 @@ def visible(text: object) -> str:
         >>> visible("a\x1b[2Jb\nc é")
         'a\\x1b[2Jb\\nc é'
     """
-    return "".join(_shown(letter) for letter in str(text))
+    text = str(text)
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def visible_within(value: Any, depth: int = 99) -> Any:
+    """Return a JSON value in which every text is :func:`visible`, names of members too.
+
+    Raises:
+        ValueError: If it is nested more than ``depth`` deep.
+    """
+    if isinstance(value, str):
+        return visible(value)
+    if not isinstance(value, dict | list):
+        return value
+    if not depth:
+        raise ValueError("values within values, without an end")
+    if isinstance(value, list):
+        return [visible_within(each, depth - 1) for each in value]
+    return {visible(name): visible_within(each, depth - 1) for name, each in value.items()}
 
 
 def _shown(letter: str) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from rich.console import Console
 
 from raydrop.cluster import briefing, nodes
 from raydrop.cluster.briefing import HEAD, Briefing, Node, layout_text, this_machine
@@ -27,6 +26,7 @@ from raydrop.pace import Noise, Probe
 from raydrop.plan import make_plan, trial_configs
 from raydrop.store import Store
 from raydrop.study import Study, Training
+from raydrop.terminal import Console
 
 STUDY = Study(
     name="brief",

@@ -27,7 +27,6 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 from ray_clusters import node_options, two_nodes
-from rich.console import Console
 
 from raydrop.cluster import nodes, scoring, sweep
 from raydrop.cluster.driver import Options, Outcome, run_study
@@ -35,6 +34,7 @@ from raydrop.cluster.pool import PoolWorker, RayExecutor
 from raydrop.errors import ConfigError
 from raydrop.store import Store
 from raydrop.study import Study
+from raydrop.terminal import Console
 
 pytestmark = pytest.mark.ray
 

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from rich.console import Console
 from test_frontier_records import FakeStudy
 
 from raydrop import cli
@@ -28,6 +27,7 @@ from raydrop.errors import RaydropError
 from raydrop.store import Store
 from raydrop.study import SCHEMA
 from raydrop.tables import ScoreFacts, Units, read_scores, write_scores
+from raydrop.terminal import Console
 
 ROOT = Path(__file__).parent.parent
 

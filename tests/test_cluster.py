@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
-from rich.console import Console
 
 from raydrop.cluster import briefing, progress, visibility
 from raydrop.cluster.driver import Options, Outcome, run_study
@@ -33,6 +32,7 @@ from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradie
 from raydrop.stages import run_query, run_score, run_trial
 from raydrop.store import Store, required
 from raydrop.study import NetworkPruning, Study, Training
+from raydrop.terminal import Console
 
 pytestmark = pytest.mark.ray
 

@@ -13,6 +13,8 @@ from raydrop.errors import (
     RaydropError,
     StoreError,
     unknown_name,
+    visible,
+    visible_within,
 )
 
 ERRORS = [
@@ -53,3 +55,22 @@ def test_an_unknown_name_brings_its_nearest_or_all(name: object, message: str) -
     error = unknown_name("method", name, iter(["random", "el2n", "grand", "forgetting"]))
     assert isinstance(error, ConfigError)
     assert str(error) == message
+
+
+def test_whatever_would_steer_a_terminal_or_a_page_is_shown() -> None:
+    told = "a\x1b[2J\x00\x9b\x7f\r\n\u2028\u202e\ufeff\udce9"
+    assert visible(told) == r"a\x1b[2J\x00\x9b\x7f\r\n\u2028\u202e\ufeff\udce9"
+    fine = "猫 ein schöner\u00a0Name [b] :smile: $x$ 😀"
+    assert visible(fine) == fine
+    assert visible(visible(told)) == visible(told)
+    assert visible(7) == "7"
+
+
+def test_texts_within_values_are_shown_and_all_else_stays() -> None:
+    told = {"a\0": ["b\n", 1, 0.5, None, True, {"c": "d\x1b"}]}
+    assert visible_within(told) == {"a\\x00": ["b\\n", 1, 0.5, None, True, {"c": "d\\x1b"}]}
+    deep: object = "x"
+    for _ in range(400):
+        deep = [deep]
+    with pytest.raises(ValueError, match="without an end"):
+        visible_within(deep)

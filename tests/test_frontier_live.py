@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 from test_frontier_records import GROUPED, FakeStudy
 
 from raydrop.errors import ConfigError, StoreError
@@ -23,6 +22,7 @@ from raydrop.frontier.live import line_view, live_view, watch
 from raydrop.frontier.points import POINT_OF_STUDY
 from raydrop.store import Store
 from raydrop.study import By
+from raydrop.terminal import Console
 
 STUDY = FakeStudy(quotas=("none",), losses=("cross_entropy", "cdb_w"), seeds=(0, 1, 2))
 TRIALS = STUDY.trials()

@@ -10,7 +10,6 @@ import numpy as np
 import PIL.Image
 import pytest
 from numpy.typing import NDArray
-from rich.console import Console
 
 from raydrop import stages
 from raydrop.cluster.driver import _picture_samples
@@ -23,6 +22,7 @@ from raydrop.selection import select
 from raydrop.stages import save_images
 from raydrop.store import Entry, Store
 from raydrop.study import Study, derive_seed
+from raydrop.terminal import Console
 
 STUDY = Study("t", "digits", "small_cnn", {"method": "el2n", "keep_fraction": 0.5}, seeds=(3, 1))
 RECALLS = [0.9, 0.5, 0.8, 0.2, 0.7, 0.95, 1.0, 0.6, 0.3, 0.4]

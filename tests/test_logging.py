@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from rich.console import Console
 from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 
 from raydrop.cluster import logging
@@ -33,6 +32,7 @@ from raydrop.frontier import frontier_table, load_records
 from raydrop.frontier.growing import GrowingFront, Watcher
 from raydrop.frontier.pareto import pareto_front
 from raydrop.study import Study, Training
+from raydrop.terminal import Console
 
 STUDY = FakeStudy(seeds=(0,))
 TRIALS = STUDY.trials()

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from raydrop.cluster import nodes, sweep
 from raydrop.cluster.losses import Losses
@@ -15,6 +14,7 @@ from raydrop.cluster.nodes import Watch, wait_for_layout
 from raydrop.cluster.resources import Layout, make_layout
 from raydrop.errors import ConfigError, StoreError
 from raydrop.store import Store
+from raydrop.terminal import Console
 
 Node = Mapping[str, float]
 Requests = list[dict[str, float]]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from rich.console import Console
 
 from raydrop.cluster import pool, progress, scoring, sweep
 from raydrop.cluster.losses import Losses
@@ -23,6 +22,7 @@ from raydrop.errors import ConfigError, StoreError
 from raydrop.plan import QueryRun, TrialRun
 from raydrop.store import Store
 from raydrop.study import Study, TrialConfig
+from raydrop.terminal import Console
 
 STUDY = Study(name="s", dataset="digits", model="small_cnn", param_space={})
 LAYOUT = Layout(1, 1, 0.0)

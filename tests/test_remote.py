@@ -31,7 +31,6 @@ import PIL.Image
 import pytest
 import torchvision
 from google_storage import google_storage, write_account
-from rich.console import Console
 from test_frontier_records import FakeStudy
 
 from raydrop import cli, mirror, remote
@@ -57,6 +56,7 @@ from raydrop.plan import make_plan, trial_configs
 from raydrop.remote import Remote, canonical_url, is_url
 from raydrop.store import META, Entry, Store
 from raydrop.study import Study, config_hash
+from raydrop.terminal import Console
 
 pytest.importorskip("moto")
 

@@ -10,15 +10,14 @@ from functools import cached_property
 
 import ray
 import torch
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from raydrop.cluster import nodes
 from raydrop.cluster.resources import Layout, make_layout
 from raydrop.cluster.session import ray_session
 from raydrop.cluster.worker import prepare_process
 from raydrop.data.dataset import ArrayImages, ImageDataset
-from raydrop.errors import ConfigError, RaydropError, in_one_line
+from raydrop.errors import ConfigError, RaydropError, in_one_line, visible
 from raydrop.likely import duration, stage_seconds
 from raydrop.pace import Finished, Kind, Noise, Probe, finished_runs, probe_of, runs_like, timed
 from raydrop.plan import Plan, QueryRun, Work, sample_passes, unshared_query_runs, works
@@ -27,6 +26,7 @@ from raydrop.study import Study
 
 HEAD = "node:__internal_head__"
 """Ray's name of a resource that the head alone has."""
+from raydrop.terminal import Console
 
 ANSWER_SECONDS = 120.0
 """How long a worker of a cluster may take to start and to time batches."""
@@ -58,7 +58,7 @@ class Briefing:
 
     def say(self, name: str, text: str) -> None:
         """Print a line."""
-        self.console.print(f"  {name:<11} {text}", highlight=False, soft_wrap=True, markup=False)
+        self.console.print(f"  {name:<11} {text}")
 
     def tell_plan(self) -> None:
         """Say what the study takes, what of it is done, and how much work is left."""
@@ -73,13 +73,14 @@ class Briefing:
         sizes = dataset.sizes(study.by)
         units = "classes" if study.by == "class" else "groups"
         self.console.print(
-            f"Study [bold]{escape(study.name)}[/bold]: {escape(dataset.name)}, "
+            "Study ",
+            Text(visible(study.name), "bold"),
+            f": {dataset.name}, "
             f"{len(dataset.train)} training images in {len(sizes)} {units} "
             f"(smallest {sizes.min()}, largest {sizes.max()}), "
             f"{len(dataset.validation)} for validation, {len(dataset.test)} for testing; "
-            f"{escape(_models_text(self.plan))}",
-            highlight=False,
-            soft_wrap=True,
+            f"{_models_text(self.plan)}",
+            sep="",
         )
 
     def _tell_counts(self) -> None:

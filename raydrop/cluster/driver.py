@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 import ray
 from ray.tune import Callback
-from rich.console import Console
 
 from raydrop.cluster import nodes
 from raydrop.cluster.briefing import Briefing
@@ -46,6 +45,7 @@ from raydrop.stages import RECALLS, save_data_card, save_images
 from raydrop.store import Entry, Store, required
 from raydrop.study import SCHEMA, Study, config_hash
 from raydrop.tables import COLUMNS, ScoreFacts, Units, write_scores
+from raydrop.terminal import Console
 from raydrop.versions import version_of
 
 PACKAGES = ("raydrop", "torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn")
@@ -370,7 +370,7 @@ def _run_stages(
 def _print_losses(losses: Losses, console: Console) -> None:
     """Say how many worker processes were lost, if any were."""
     if losses.total:
-        console.print(f"  lost        {losses.sentence()}", highlight=False, soft_wrap=True)
+        console.print(f"  lost        {losses.sentence()}")
 
 
 def _picture_samples(
@@ -393,6 +393,4 @@ def _picture_lost(
 def _leave_pictures(work: Callable[[], None], console: Console) -> None:
     reason = attempt(work)
     if reason is not None:
-        console.print(
-            f"  pictures    left out of the report: {reason}", highlight=False, soft_wrap=True
-        )
+        console.print(f"  pictures    left out of the report: {reason}")

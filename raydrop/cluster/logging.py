@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray.tune.logger import LoggerCallback
-from rich.console import Console
 
 from raydrop.errors import ConfigError, in_one_line, unknown_name
 from raydrop.frontier.fronts import hypervolume
@@ -24,6 +23,7 @@ from raydrop.frontier.table import worst_accuracy
 from raydrop.mirror import publish_folder
 from raydrop.plan import TrialRun
 from raydrop.study import By, Study
+from raydrop.terminal import Console
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 """Loggers, by the name of their extra, and the package that each writes with."""
@@ -226,12 +226,7 @@ class FrontCallback(LoggerCallback):
                 action()
         except Exception as error:
             self._works = False
-            self._console.print(
-                f"Logging stops, the sweep goes on: {in_one_line(error)}",
-                highlight=False,
-                soft_wrap=True,
-                markup=False,
-            )
+            self._console.print(f"Logging stops, the sweep goes on: {in_one_line(error)}")
 
 
 def check_logger(name: str) -> None:
@@ -283,7 +278,7 @@ def front_logging(
             f"Expected {name} to open a log, found: {in_one_line(error)}; "
             "mend that, or leave out --log."
         ) from error
-    console.print(f"Log: {logger.place}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Log: {logger.place}")
     callback = FrontCallback(logger, Watcher(out).front(), runs, console)
     callback.begin()
     try:

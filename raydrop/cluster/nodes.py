@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from rich.console import Console
 
 from raydrop.cluster.resources import Layout, make_layout
 from raydrop.errors import ConfigError
+from raydrop.terminal import Console
 
 WAIT_SECONDS = 300.0
 """How long a study waits for a node that it can run on; a cloud starts one within minutes."""
@@ -58,11 +58,7 @@ def wait_for_layout(
                     raise ConfigError(f"{error}{waited}") from error
                 if not told:
                     told = True
-                    console.print(
-                        f"  waiting     up to {seconds:g} s for nodes: {error}",
-                        highlight=False,
-                        soft_wrap=True,
-                    )
+                    console.print(f"  waiting     up to {seconds:g} s for nodes: {error}")
                     _ask_for(gpus_per_worker)
             time.sleep(min(LOOK_EVERY_SECONDS, seconds))
     finally:

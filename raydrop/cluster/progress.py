@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -18,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from raydrop.terminal import Console
 
 LINE_EVERY_SECONDS = 15.0
 """Where output goes to a file, a line of counts appears no more often than this."""
@@ -78,9 +79,9 @@ class StageProgress:
         """Print a line; in a terminal, above the bar.
 
         Args:
-            line: Shown as it is: brackets in it are no markup.
+            line: What to say.
         """
-        self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._console.print(line)
 
     def expect(self, work: float) -> None:
         """Correct how much work is left, where it was found to be less or more than expected."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import ray
 import torch
-from rich.console import Console
 
 from raydrop.cluster.losses import Losses
 from raydrop.cluster.nodes import Watch, wait_for_any
@@ -31,6 +30,7 @@ from raydrop.scores.sharding import ShardedGradients
 from raydrop.stages import run_query, run_score
 from raydrop.store import Store
 from raydrop.study import Study
+from raydrop.terminal import Console
 
 WORKER_DEATHS = 3
 """Times that a query run or trial is tried again after its process died."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +19,7 @@ from raydrop.errors import ConfigError
 from raydrop.frontier.growing import Snapshot, Watcher, best_worst
 from raydrop.frontier.names import has_several_models, point_name, series_name
 from raydrop.frontier.table import front_mark, worst_accuracy
+from raydrop.terminal import Console
 
 INTERVAL = 2.0
 """Seconds between two looks at the records."""
@@ -91,7 +92,7 @@ def _lines(console: Console, place: str) -> Callable[[Snapshot], None]:
         nonlocal last
         line = line_view(snapshot, place)
         if line != last:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line)
         last = line
 
     return show
@@ -130,12 +131,12 @@ def live_view(snapshot: Snapshot, place: str, now: float, rows: int) -> Renderab
     quiet = now - snapshot.newest
     if snapshot.newest and quiet > QUIET_SECONDS and not snapshot.is_over:
         head += f"; no new record for {_duration(quiet)}"
-    parts: list[RenderableType] = [Text(head)]
+    parts: list[RenderableType] = [head]
     if not snapshot.waiting:
         shown = _shown(snapshot)
         parts.append(_table(snapshot, shown.head(rows)))
         if len(shown) > rows:
-            parts.append(Text(f"… and {len(shown) - rows} more points"))
+            parts.append(f"… and {len(shown) - rows} more points")
         mark = f"● on the Pareto front, ○ on that of its keep fraction; means of {_worst(snapshot)}"
         parts.append(Text(mark, style="dim"))
     if not snapshot.is_over:
@@ -186,5 +187,5 @@ def _table(snapshot: Snapshot, shown: pd.DataFrame) -> Table:
         cells = [front_mark(row), series_name(row), *(str(row[name]) for name in extra)]
         cells += [f"{row['keep_fraction']:g}", str(row["n_seeds"])]
         cells += [f"{row[name]:.3f}" for name in ("average_accuracy", worst_accuracy(snapshot.by))]
-        table.add_row(*map(Text, cells))
+        table.add_row(*cells)
     return table
