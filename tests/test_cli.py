@@ -57,7 +57,9 @@ def _said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("command", ["run", "score", "select", "frontier", "ship", "methods"])
+@pytest.mark.parametrize(
+    "command", ["run", "check", "score", "select", "frontier", "ship", "methods"]
+)
 def test_help_shows_an_example(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +146,31 @@ def test_a_script_that_breaks_is_said_with_its_error(
     said = _said(capsys)
     assert found in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("words", [["sweeps/my_study.py"], ["-m", "raydrop", "run", "sweep"]])
+def test_a_script_may_import_what_lies_beside_it(
+    words: list[str], linked: bool, tmp_path: Path
+) -> None:
+    """Run by Python or by raydrop, from another folder, and where it is a link to the script."""
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "names_of_ours.py").write_text("NAME = 'beside'\n")
+    body = "import names_of_ours\nfrom raydrop import Study, sweep_main\n"
+    space = {"method": "random", "keep_fraction": 0.5}
+    body += f"study = Study(names_of_ours.NAME, 'digits', 'small_cnn', {space!r})\n"
+    body += "if __name__ == '__main__':\n    sweep_main()\n"
+    (tmp_path / "sweeps" / "my_study.py").write_text(body)
+    place = "sweeps/my_study.py"
+    if linked:
+        place = "linked.py"
+        (tmp_path / place).symlink_to("sweeps/my_study.py")
+    arguments = [place if word in ("sweep", "sweeps/my_study.py") else word for word in words]
+    result = subprocess.run(
+        [sys.executable, *arguments, "--dry-run"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "beside" in result.stdout
 
 
 def test_a_file_in_place_of_the_output_folder(

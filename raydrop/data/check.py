@@ -1,0 +1,470 @@
+"""A look at a data set before a study: what is there, and what would spoil its results.
+
+Two images are the same where models see the same pixels before any resizing: however they were
+compressed or named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from raydrop.data import DATASETS, load_dataset
+from raydrop.data.dataset import SMALL_SIDE, ArrayImages, FileImages, ImageDataset
+from raydrop.data.folder import IMAGE_SUFFIXES, LARGE_SHAPE, split_number
+from raydrop.data.images import UnreadableImageError, open_image
+from raydrop.data.roots import data_folder
+from raydrop.data.spec import DatasetSpec, parse_spec
+from raydrop.data.thumbnails import CHANNELS
+from raydrop.errors import DataError, visible
+from raydrop.files import open_regular
+from raydrop.study import By
+
+FEW = 10
+"""With fewer validation images than this, the recall of a class moves in steps of more than 0.1."""
+
+_SAME = {
+    ("train", "test"): "what was trained on is no test, so remove them from one of the two",
+    ("train", "validation"): "recalls that quotas and weights read are too good, so remove them "
+    "from one of the two",
+    ("validation", "test"): "what guided choices is no test, so remove them from one of the two",
+    ("train", "train"): "pruning keeps or drops each copy by itself",
+    ("validation", "validation"): "each copy counts",
+    ("test", "test"): "each copy counts",
+}
+"""Splits with the same images, and what follows from it."""
+_THUMBNAIL = re.compile(r"@eadir|__macosx|\.?_?thumb(nail)?s?|thumb[_-].*|synophoto_thumb.*", re.I)
+"""Folders in which file managers keep small copies of images, and files that are such copies."""
+_GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
+_HASH = re.compile(r"[0-9a-f]{16,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
+
+Progress = Callable[[Sequence[int]], Iterable[int]]
+"""Gives the same numbers, and shows how far it is."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with a data set, or suspicious."""
+
+    kind: str
+    """What some are, the same words for every data set, such as ``in train and test``."""
+    count: int
+    """How many are."""
+    of: int
+    """Of how many."""
+    noun: str
+    """What they are: images, classes, ..."""
+    names: tuple[str, ...]
+    """All of them, by file or by name."""
+    advice: str
+    """What follows from it, and what to do."""
+    fatal: bool = False
+    """Whether a study would fail, or say nothing."""
+
+    def brief(self, most: int = 1) -> str:
+        """Say what was found and at most so many names, in characters that can be shown."""
+        return f"{self.kind}: {self.count:,} of {self.of:,} {self.noun} ({_some(self.names, most)})"
+
+    def __str__(self) -> str:
+        return f"{self.brief(most=3)}; {self.advice}"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What files have, before anything is converted or resized."""
+
+    formats: dict[str, int]
+    """How many files are of each format, whatever their names end in."""
+    modes: dict[str, int]
+    """How many have each of Pillow's modes, such as ``L`` (grey) and ``RGB``."""
+    widths: tuple[int, int]
+    """Least and most, in pixels."""
+    heights: tuple[int, int]
+    """Least and most, in pixels."""
+
+    def __str__(self) -> str:
+        kinds = [
+            f"{count:,} {name}" for name, count in (*self.formats.items(), *self.modes.items())
+        ]
+        sizes = [str(a) if a == b else f"{a} to {b}" for a, b in (self.widths, self.heights)]
+        return f"{', '.join(kinds)}, {sizes[0]} wide and {sizes[1]} high"
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What a look at a data set found."""
+
+    spec: str
+    """What was understood, a canonical specification."""
+    image_shape: tuple[int, int, int]
+    """Channels, height and width as models see them."""
+    in_memory: bool
+    """Whether images are decoded once, rather than read in every epoch."""
+    horizontal_flip: bool
+    """Whether training mirrors images."""
+    files: Files | None
+    """None where images are in no files, or none could be read."""
+    classes: dict[str, dict[str, int]]
+    """Samples of each class in train, validation and test."""
+    groups: dict[str, dict[str, int]]
+    """Samples of each group, where there are any."""
+    compared: Literal["pixels", "bytes", "nothing"]
+    """What of images was compared; drawn numbers may well coincide."""
+    remarks: tuple[str, ...]
+    """What loading noticed, a sentence each."""
+    findings: tuple[Finding, ...]
+    """What is wrong or suspicious."""
+
+    @property
+    def fatal(self) -> bool:
+        """Whether a study of these data would fail, or say nothing."""
+        return any(finding.fatal for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything in plain values, for JSON."""
+        return dataclasses.asdict(self) | {"fatal": self.fatal}
+
+
+def check_data(
+    text: str, data_root: str | None = None, *, quick: bool = False, progress: Progress = iter
+) -> DataCheck:
+    """Look at all of a data set; every file is read, one after another.
+
+    Nothing is kept but hashes, so the data may be larger than memory.
+
+    Args:
+        text: Specification, or a folder, which then is ``imagefolder:FOLDER``.
+        data_root: As for :func:`~raydrop.data.load_dataset`.
+        quick: Decode no file: read headers, and compare bytes.
+        progress: Sees the numbers of files as they are read.
+
+    Raises:
+        ConfigError: If the specification names something unknown or its arguments do not fit.
+        DataError: If the data are absent or inconsistent.
+    """
+    spec = understood(text, data_root)
+    try:
+        dataset = load_dataset(str(spec), data_root)
+    except UnreadableImageError as error:
+        raise _all_unreadable(spec, data_root, error, progress) from error
+    samples = _Samples.of(dataset)
+    seen = [
+        each
+        for split in dataset.splits().values()
+        for each in (
+            _seen_in_memory(split.images)
+            if isinstance(split.images, ArrayImages)
+            else (_seen(split.images, at, quick=quick) for at in progress(range(len(split))))
+        )
+    ]
+    return DataCheck(
+        spec=dataset.name,
+        image_shape=dataset.image_shape,
+        in_memory=dataset.fits_decoded(),
+        horizontal_flip=dataset.horizontal_flip,
+        files=_files(seen),
+        classes=_sizes(dataset, "class"),
+        groups=_sizes(dataset, "group") if dataset.group_names else {},
+        compared=_compared(dataset, quick),
+        remarks=dataset.remarks,
+        findings=(
+            *_unreadable(samples, seen),
+            *_odd_classes(dataset),
+            *_odd_tree(dataset, samples),
+            *_odd_sizes(dataset, samples, seen),
+            *_same_images(dataset, samples, seen),
+            *_few_in_validation(dataset, "class"),
+            *(_few_in_validation(dataset, "group") if dataset.group_names else ()),
+        ),
+    )
+
+
+def glance(dataset: ImageDataset, decoded: ImageDataset, by: By | None = None) -> list[Finding]:
+    """Return what can be found without reading a file.
+
+    Args:
+        dataset: Has the names of images, where they have any.
+        decoded: The same, perhaps with images in memory; only then are they compared.
+        by: Whether classes or groups are looked at too, or neither.
+    """
+    parts = (split.images for split in decoded.splits().values())
+    seen = [s for part in parts if isinstance(part, ArrayImages) for s in _seen_in_memory(part)]
+    return [
+        *(_same_images(dataset, _Samples.of(dataset), seen) if seen else ()),
+        *(_few_in_validation(dataset, by) if by is not None else ()),
+    ]
+
+
+def understood(text: str, data_root: str | None) -> DatasetSpec:
+    """Return what a specification means; a folder alone is one of images.
+
+    Raises:
+        ConfigError: As :func:`~raydrop.data.spec.parse_spec`.
+    """
+    name = re.split(r"[:?(+]", text, maxsplit=1)[0].strip()
+    if name not in DATASETS:
+        spec = parse_spec(f"imagefolder:{text}")
+        if "/" in text or (spec.path and data_folder(spec.path, data_root).is_dir()):
+            return spec
+    return parse_spec(text)
+
+
+class _Samples(NamedTuple):
+    """All samples of a data set: those of train, then of validation, then of test."""
+
+    splits: list[str]
+    names: list[str]
+    """Files, or split and id."""
+    classes: list[str]
+    noisy: list[bool]
+    """Whether the label is false on purpose."""
+
+    @classmethod
+    def of(cls, dataset: ImageDataset) -> _Samples:
+        every = cls([], [], [], [])
+        for name, split in dataset.splits().items():
+            files = split.images.paths if isinstance(split.images, FileImages) else None
+            every.splits.extend([name] * len(split))
+            every.names.extend(files or [f"{name} sample {number}" for number in split.ids])
+            every.classes.extend(dataset.class_names[label] for label in split.labels)
+            noisy = dataset.noisy if name == "train" else None
+            every.noisy.extend([False] * len(split) if noisy is None else noisy.tolist())
+        return every
+
+
+class _Seen(NamedTuple):
+    """What was seen of an image."""
+
+    pixels: bytes
+    """Hash of what is compared, pixels or the file; empty where the image is unreadable."""
+    content: bytes = b""
+    """Hash of its file."""
+    format: str = ""
+    mode: str = ""
+    size: tuple[int, int] = (0, 0)
+    """Width and height in the file."""
+
+
+def _seen(images: FileImages, at: int, *, quick: bool) -> _Seen:
+    # Threads are of no use: Pillow holds the interpreter lock.
+    try:
+        with open_image(images.file(at)) as image:
+            facts = str(image.format), image.mode, image.size
+        with open_regular(images.file(at)) as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        if quick:
+            return _Seen(content, content, *facts)
+        picture = images.open(at)
+    except (UnreadableImageError, OSError):
+        return _Seen(b"")
+    return _Seen(_digest(repr(picture.size).encode() + picture.tobytes()), content, *facts)
+
+
+def _seen_in_memory(images: ArrayImages) -> Iterator[_Seen]:
+    rows = np.ascontiguousarray(images.pixels).reshape(len(images), -1)
+    return (_Seen(_digest(row.data)) for row in rows)
+
+
+def _digest(pixels: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(pixels, digest_size=16).digest()
+
+
+def _files(seen: Iterable[_Seen]) -> Files | None:
+    read = [each for each in seen if each.format]
+    if not read:
+        return None
+    formats, modes = Counter(each.format for each in read), Counter(each.mode for each in read)
+    widths, heights = zip(*(each.size for each in read), strict=True)
+    return Files(
+        dict(formats.most_common()),
+        dict(modes.most_common()),
+        (min(widths), max(widths)),
+        (min(heights), max(heights)),
+    )
+
+
+def _compared(dataset: ImageDataset, quick: bool) -> Literal["pixels", "bytes", "nothing"]:
+    if dataset.image_shape[0] not in CHANNELS:
+        return "nothing"
+    return "bytes" if quick and isinstance(dataset.train.images, FileImages) else "pixels"
+
+
+def _sizes(dataset: ImageDataset, by: By) -> dict[str, dict[str, int]]:
+    columns = {split: dataset.sizes(by, split).tolist() for split in dataset.splits()}
+    return {
+        name: {split: sizes[at] for split, sizes in columns.items()}
+        for at, name in enumerate(dataset.names(by))
+    }
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    more = len(names) - most
+    first = ", ".join(map(visible, names[:most]))
+    return f"{first} and {more:,} more" if more > 0 else first
+
+
+def _found(
+    kind: str, names: Iterable[str], of: int, noun: str, advice: str, *, fatal: bool = False
+) -> Iterator[Finding]:
+    """Yield a finding where there is anything to be named."""
+    if every := tuple(names):
+        yield Finding(kind, len(every), of, noun, every, advice, fatal)
+
+
+def _unreadable(samples: _Samples, seen: Sequence[_Seen]) -> Iterator[Finding]:
+    names = (name for name, each in zip(samples.names, seen, strict=True) if not each.pixels)
+    advice = "a study would stop there, so replace or remove them"
+    yield from _found("unreadable", names, len(seen), "images", advice, fatal=True)
+
+
+def _all_unreadable(
+    spec: DatasetSpec, data_root: str | None, error: DataError, progress: Progress
+) -> DataError:
+    """Return one error for all files that cannot be read, where loading stopped at the first."""
+    if not spec.path:
+        return error
+    folder = data_folder(spec.path, data_root)
+    paths = sorted(
+        os.path.relpath(f"{place}/{name}", folder)
+        for place, _, names in os.walk(folder)
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    )
+    images = FileImages(tuple(paths), str(folder))
+    seen = ((at, _seen(images, at, quick=False)) for at in progress(range(len(paths))))
+    broken = [paths[at] for at, each in seen if not each.pixels]
+    if len(broken) < 2:
+        return error
+    return DataError(
+        f"Expected readable images in {visible(folder)}, found {len(broken):,} of {len(paths):,} "
+        f"that are not: {_some(broken)}; replace or remove them."
+    )
+
+
+def _odd_classes(dataset: ImageDataset) -> Iterator[Finding]:
+    """Find what the names of classes tell of a wrong folder or column."""
+    names = dataset.class_names
+    splits = (name for name in names if split_number(name) is not None)
+    advice = "is the tree a level too deep, or the column another one?"
+    yield from _found("called as a split is", splits, len(names), "classes", advice)
+    hashes = (name for name in names if _HASH.fullmatch(name))
+    advice = "are labels names of files, or of people?"
+    yield from _found("called as a hash is", hashes, len(names), "classes", advice)
+    if len(names) > 2 and len(dataset.train) < 2 * len(names):
+        kind = "with hardly more training images than classes"
+        advice = "are labels names of files, or numbers that measure something?"
+        yield from _found(kind, names, len(names), "classes", advice)
+
+
+def _odd_tree(dataset: ImageDataset, samples: _Samples) -> Iterator[Finding]:
+    """Find what the names of files tell."""
+    if not isinstance(dataset.train.images, FileImages):
+        return
+    thumbnails, direct, below = list[str](), set[str](), dict[str, set[str]]()
+    for name, of_class in zip(samples.names, samples.classes, strict=True):
+        *folders, file = name.split("/")
+        places = [folder for folder in folders if folder != of_class]
+        if any(map(_THUMBNAIL.fullmatch, (*places, Path(file).stem))):
+            thumbnails.append(name)
+        if folders[1:2] == [of_class] and len(folders) > 2:
+            below.setdefault(of_class, set()).add(folders[2])
+        else:
+            direct.add(of_class)
+    kind = "maybe thumbnails of a file manager"
+    advice = "they would be trained and tested on, so remove them"
+    yield from _found(kind, thumbnails, len(samples.names), "images", advice)
+    # Tiny ImageNet and others have one such folder in each class.
+    deep = (k for k, within in below.items() if k not in direct and len(within) > 1)
+    kind = "with images in further folders alone"
+    advice = "those folders are no classes; move them up if they should be"
+    yield from _found(kind, deep, dataset.num_classes, "classes", advice)
+
+
+def _odd_sizes(
+    dataset: ImageDataset, samples: _Samples, seen: Sequence[_Seen]
+) -> Iterator[Finding]:
+    """Find what models see otherwise than files have it."""
+    channels, *seen_size = dataset.image_shape
+    text = f"{seen_size[1]}x{seen_size[0]}"
+    sizes = Counter(each.size for each in seen if each.format)
+    named = list(zip(samples.names, seen, strict=True))
+    if dataset.image_shape != LARGE_SHAPE:
+        odd = (name for name, s in named if s.format and s.size != (seen_size[1], seen_size[0]))
+        advice = "they are resized, whatever their proportions"
+        yield from _found(f"of another size than {text}", odd, len(seen), "images", advice)
+    elif sizes and max(map(max, sizes)) <= SMALL_SIDE:
+        usual = max(sizes, key=lambda size: sizes[size])
+        odd = (name for name, s in named if s.format and s.size != usual)
+        advice = f"so all are enlarged to {text} and take long; give them one size"
+        yield from _found("small, but of another size than most", odd, len(seen), "images", advice)
+    if channels == 1:
+        odd = (name for name, s in named if s.mode and s.mode not in _GREY)
+        advice = "models see their grey alone"
+        yield from _found("not stored as grey", odd, len(seen), "images", advice)
+
+
+def _same_images(
+    dataset: ImageDataset, samples: _Samples, seen: Sequence[_Seen]
+) -> Iterator[Finding]:
+    """Find images that are there more than once."""
+    if dataset.image_shape[0] not in CHANNELS:
+        return
+    counts = Counter(each.pixels for each in seen)
+    found = dict[bytes, list[int]]()
+    for at, each in enumerate(seen):
+        if each.pixels and counts[each.pixels] > 1:
+            found.setdefault(each.pixels, []).append(at)
+    for (first, second), advice in _SAME.items():
+        pairs = [pair for same in found.values() for pair in _pairs(samples, same, first, second)]
+        exact = sum(seen[a].content == seen[b].content != b"" for a, b in pairs)
+        kind = f"in {first} and {second}" if first != second else f"more than once in {first}"
+        yield from _found(
+            kind,
+            (f"{samples.names[a]} = {samples.names[b]}" for a, b in pairs),
+            samples.splits.count(second),
+            f"{second} images",
+            f"{exact:,} byte for byte; {advice}" if exact else advice,
+        )
+    labelled = ([at for at in same if not samples.noisy[at]] for same in found.values())
+    yield from _found(
+        "the same under different labels",
+        (
+            " = ".join(f"{samples.names[at]} ({samples.classes[at]})" for at in same)
+            for same in labelled
+            if len({samples.classes[at] for at in same}) > 1
+        ),
+        len(counts),
+        "distinct images",
+        "no network can be right about all of them, so correct or remove them",
+    )
+
+
+def _pairs(
+    samples: _Samples, same: Sequence[int], first: str, second: str
+) -> Iterator[tuple[int, int]]:
+    """Pair same images of two splits, or of one: a pair for each that could go from the second."""
+    here = [at for at in same if samples.splits[at] == first]
+    there = [at for at in same if samples.splits[at] == second]
+    return ((here[0], at) for at in there[first == second :] if here)
+
+
+def _few_in_validation(dataset: ImageDataset, by: By) -> Iterator[Finding]:
+    sizes = dataset.sizes(by, "validation").tolist()
+    few = sorted((size, name) for size, name in zip(sizes, dataset.names(by), strict=True))
+    yield from _found(
+        f"with fewer than {FEW} validation images",
+        (f"{name}: {size}" for size, name in few if size < FEW),
+        len(sizes),
+        "classes" if by == "class" else "groups",
+        "too few for recalls that quotas and weights read; hold more back, or set recall_smoothing "
+        "and minimum_per_class",
+    )
