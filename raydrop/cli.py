@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from raydrop.errors import ConfigError, IncompleteStudyError, RaydropError
 from raydrop.terminal import Console, console, errors, set_up, visible_lines
 
 if TYPE_CHECKING:
+    from raydrop.data.check import DataCheck
     from raydrop.frontier import Frontier
     from raydrop.frontier.overlay import Overlay
     from raydrop.study import Study
@@ -33,6 +34,8 @@ app.add_typer(cluster_app, name="cluster")
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
+MOST_ROWS = 40
+"""Of a data set with more classes, `check` shows the smallest and the largest."""
 
 OutOption = Annotated[
     str | None,
@@ -387,7 +390,52 @@ def theory(
     optimum = f"{mixture.minimax_risk:.6f} at the threshold {mixture.minimax_threshold:.6f}"
     console.print(f"Least worst-class risk of any threshold: {optimum}")
     write_theory_figure(out, mixture, keep_fraction)
-    console.print(f"Figure: {out}", highlight=False, soft_wrap=True)
+    console.print(f"Figure: {out}")
+
+
+@app.command(
+    epilog="Example: `raydrop check photos`, or any data set of a study, such as "
+    "`raydrop check 'metadata:photos?label=species'`. It starts no Ray and writes nothing."
+)
+def check(
+    data: Annotated[
+        str, typer.Argument(help="Data set and variants as in a study, or a folder of images.")
+    ],
+    data_root: DataRootOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Decode no file: read headers and compare bytes.")
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit with 1 for whatever is found, such as images that are in train and test; "
+            "by default only for what a study cannot do with, such as files that cannot be read.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all of it, with every name, as JSON.")
+    ] = False,
+) -> None:
+    """Look at data before a study: sizes, broken files, copies, labels that differ, odd trees."""
+    import json
+
+    from rich.progress import track
+
+    from raydrop.data.check import check_data
+
+    def shown(numbers: Sequence[int]) -> Iterable[int]:
+        return track(
+            numbers, "Reading", console=errors, transient=True, disable=not errors.is_terminal
+        )
+
+    found = check_data(data, data_root, quick=quick, progress=shown)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=1))
+    else:
+        _print_check(found)
+    if found.fatal or (strict and found.findings):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: `raydrop methods`")
@@ -672,7 +720,43 @@ def print_summary(result: Frontier, console: Console) -> None:
 
 def _print_remarks(lines: list[str]) -> None:
     for line in lines:
-        errors.print(line, highlight=False, soft_wrap=True, markup=False)
+        errors.print(line)
+
+
+def _print_check(found: DataCheck) -> None:
+    """Show what a look at a data set found."""
+    channels, height, width = found.image_shape
+    mirrored = "mirrored in training" if found.horizontal_flip else "not mirrored"
+    kept = "kept in memory" if found.in_memory else "read in every epoch"
+    lines = {
+        "data": found.spec,
+        "models see": f"{channels}x{height}x{width}, {mirrored}, {kept}",
+        "files": "none" if found.files is None else str(found.files),
+        "compared": found.compared,
+    }
+    for name, text in lines.items():
+        console.print(f"  {name:<11} {text}")
+    for by, sizes in (("class", found.classes), ("group", found.groups)):
+        if sizes:
+            _print_sizes(by, sizes)
+    for line in (*found.remarks, *map(str, found.findings)):
+        console.print(line)
+    if not found.findings:
+        console.print("Found nothing wrong or suspicious.")
+
+
+def _print_sizes(by: str, sizes: Mapping[str, Mapping[str, int]]) -> None:
+    """Show the samples of each class or group, or of the smallest and largest ones."""
+    rows = list(sizes.items())
+    if len(rows) > MOST_ROWS:
+        rows.sort(key=lambda row: row[1]["train"])
+        few = MOST_ROWS // 4
+        console.print(f"The {few} smallest and largest of {len(rows):,}:")
+        rows = [*rows[:few], *rows[-few:]]
+    table = Table(by, *(Column(split, justify="right") for split in rows[0][1]))
+    for name, counts in rows:
+        table.add_row(name, *map(str, counts.values()))
+    console.print(table)
 
 
 def _print_points(result: Frontier | Overlay, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,6 +17,8 @@ from raydrop.cluster import nodes
 from raydrop.cluster.resources import Layout, make_layout
 from raydrop.cluster.session import ray_session
 from raydrop.cluster.worker import prepare_process
+from raydrop.data.batches import PreparedData
+from raydrop.data.check import Finding, glance
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, RaydropError, in_one_line, visible
 from raydrop.likely import duration, stage_seconds
@@ -23,10 +26,10 @@ from raydrop.pace import Finished, Kind, Noise, Probe, finished_runs, probe_of, 
 from raydrop.plan import Plan, QueryRun, Work, sample_passes, unshared_query_runs, works
 from raydrop.store import Store
 from raydrop.study import Study
+from raydrop.terminal import Console
 
 HEAD = "node:__internal_head__"
 """Ray's name of a resource that the head alone has."""
-from raydrop.terminal import Console
 
 ANSWER_SECONDS = 120.0
 """How long a worker of a cluster may take to start and to time batches."""
@@ -82,6 +85,19 @@ class Briefing:
             f"{_models_text(self.plan)}",
             sep="",
         )
+        if dataset.remarks:
+            self.say("data", " ".join(dataset.remarks))
+        self._tell_found(glance(dataset, dataset, study.by))
+
+    def tell_copies(self, data: PreparedData) -> None:
+        """Say which images are the same, where they had to be decoded to be compared."""
+        if data.dataset is not self.dataset:
+            self._tell_found(glance(self.dataset, data.dataset))
+
+    def _tell_found(self, findings: Sequence[Finding]) -> None:
+        if findings:
+            command = f"raydrop check {shlex.quote(self.dataset.name)}"
+            self.say("look", "; ".join([*(f.brief() for f in findings), f"{command} says more"]))
 
     def _tell_counts(self) -> None:
         plan, missing = self.plan, self.missing

@@ -319,6 +319,7 @@ def _run(briefing: Briefing, options: Options, begun: Begun = _nothing) -> Lost:
         record of kind ``failure`` in the store.
     """
     data, console = prepare(briefing.dataset), briefing.console
+    briefing.tell_copies(data)
     with (
         ray_session(options.address, options.num_cpus) as dashboard,
         marked(briefing.store) as place,
