@@ -410,7 +410,7 @@ def check(
         typer.Option(
             "--strict",
             help="Exit with 1 for whatever is found, such as images that are in train and test; "
-            "by default only for what a study cannot do with, such as files that cannot be read.",
+            "by default only for what would stop a study: files that cannot be read.",
         ),
     ] = False,
     as_json: Annotated[
@@ -522,6 +522,9 @@ def load_sweep(sweep: str | Path, scale: str | None = None, data: str | None = N
         )
     if path.suffix.lower() == ".json":
         return _replayed(str(path), _read_study(path), scale, data)
+    folder = str(path.resolve().parent)
+    if sys.path[:1] != [folder]:  # as where Python itself runs it; workers look there too
+        sys.path.insert(0, folder)
     try:
         names = runpy.run_path(str(path), run_name="raydrop_sweep")
     except RaydropError:

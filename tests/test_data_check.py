@@ -201,6 +201,14 @@ def test_hardly_more_images_than_classes(root: Path) -> None:
     assert kinds == ["with hardly more training images than classes"]
 
 
+def test_unreadable_images_are_not_the_same_one(root: Path) -> None:
+    truncate(root, "train/cat/2.png", "test/dog/1.png")
+    copy(root, "train/cat/1.png", "test/dog/x.png")
+    found = {each.kind: each for each in check_data(str(root)).findings}
+    assert found.keys() == {"unreadable", "in train and test", "the same under different labels"}
+    assert found["the same under different labels"].of == 35 - 2 - 1
+
+
 @pytest.mark.parametrize("size", [(100, 70), (6, 5)])
 def test_quick_decodes_nothing_and_compares_bytes(
     root: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch

@@ -442,7 +442,7 @@ def _same_images(
             for same in labelled
             if len({samples.classes[at] for at in same}) > 1
         ),
-        len(counts),
+        len(counts.keys() - {b""}),
         "distinct images",
         "no network can be right about all of them, so correct or remove them",
     )
