@@ -147,8 +147,11 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     it leads to is left alone.
 
     Raises:
+        OddFileError: If a pipe, a device, a socket or a folder is in its place.
         OSError: If it cannot be written.
     """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        _check_regular(path, path.stat())
     work = path.with_name(f".{uuid.uuid4().hex}")
     try:
         with work.open("xb") as file:
@@ -168,15 +171,20 @@ def _open(path: str | Path, most: int | None, links: bool, flags: int) -> int:
         if links or not Path(path).is_symlink():
             raise
         raise OddFileError(errno.ELOOP, "a link instead of a file", str(path)) from error
-    facts = os.fstat(number)
+    try:
+        _check_regular(path, os.fstat(number), most)
+    except OddFileError:
+        os.close(number)
+        raise
+    return number
+
+
+def _check_regular(path: str | Path, facts: os.stat_result, most: int | None = None) -> None:
     if not stat.S_ISREG(facts.st_mode):
-        number_of, found = errno.EINVAL, f"{_kind(facts.st_mode)} instead of a file"
-    elif most is not None and facts.st_size > most:
-        number_of, found = errno.EFBIG, f"a file of {facts.st_size} bytes where {most} are the most"
-    else:
-        return number
-    os.close(number)
-    raise OddFileError(number_of, found, str(path))
+        raise OddFileError(errno.EINVAL, f"{_kind(facts.st_mode)} instead of a file", str(path))
+    if most is not None and facts.st_size > most:
+        found = f"a file of {facts.st_size} bytes where {most} are the most"
+        raise OddFileError(errno.EFBIG, found, str(path))
 
 
 def _kind(mode: int) -> str:

@@ -7,13 +7,12 @@ has. A file in the mirror names the URL, so that a path inside it is enough to f
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import uuid
 from pathlib import Path
 
 from raydrop.errors import StoreError
+from raydrop.files import read_regular, written_whole
 from raydrop.remote import Remote, canonical_url, is_url, remote
 
 CACHE = "RAYDROP_CACHE"
@@ -23,6 +22,7 @@ STUDY = "study.json"
 """What a location is recognised by; brought here whenever one is opened."""
 
 _MARKER = ".raydrop-url"
+_MOST_URL = 2**16
 
 
 def open_location(location: str | Path) -> Path:
@@ -41,7 +41,8 @@ def open_location(location: str | Path) -> Path:
     folder = _mirror_of(there.url)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / _MARKER, there.url.encode())
+        with written_whole(folder / _MARKER) as file:
+            file.write(there.url.encode())
     except OSError as error:
         raise _uncopied(there.url, folder, error) from error
     refresh(folder)
@@ -56,7 +57,7 @@ def remote_of(folder: Path) -> Remote | None:
             be sent wherever whoever made it wished.
     """
     try:
-        url = (folder / _MARKER).read_text(encoding="utf-8", errors="replace").strip()
+        url = read_regular(folder / _MARKER, _MOST_URL).decode(errors="replace").strip()
     except OSError:
         return None
     if _mirror_of(url) != folder.absolute():
@@ -82,7 +83,8 @@ def refresh(folder: Path) -> None:
     elif not is_fresh(path, facts):
         content = there.read_bytes(STUDY)
         if content is not None:
-            _replace(path, content)
+            with written_whole(path) as file:
+                file.write(content)
             os.utime(path, (facts.changed, facts.changed))
 
 
@@ -177,14 +179,3 @@ def _uncopied(url: str, folder: Path, error: OSError) -> StoreError:
         f"Expected to keep a copy of {url} in {folder}, found: {error.strerror or error}; "
         f"free space there, allow writing, or set {CACHE} to another folder."
     )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it into it."""
-    work = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        work.write_bytes(content)
-        work.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            work.unlink()

@@ -601,7 +601,7 @@ class _Hashing:
 
 def _write_array(path: Path, array: NDArray[Any]) -> str:
     """Write an array to the disk itself, and return the SHA-256 of the file."""
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         hashing = _Hashing(file)
         np.save(hashing, array, allow_pickle=False)
         file.flush()
@@ -617,7 +617,7 @@ def _remember(path: Path, facts: ObjectFacts | None) -> None:
 
 
 def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

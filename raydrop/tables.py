@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raydrop.errors import ConfigError, StoreError, unknown_name
+from raydrop.files import written_whole
 from raydrop.selection import select
 
 METADATA_KEY = b"raydrop"
@@ -81,9 +84,8 @@ def write_scores(path: Path, frame: pd.DataFrame, facts: ScoreFacts) -> None:
     """
     table = pa.Table.from_pandas(frame, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(asdict(facts)).encode()}
-    _save(
-        path, lambda temporary: pq.write_table(table.replace_schema_metadata(metadata), temporary)
-    )
+    with _saved(path) as file:
+        pq.write_table(table.replace_schema_metadata(metadata), file)
 
 
 def read_scores(path: Path) -> tuple[pd.DataFrame, ScoreFacts]:
@@ -182,20 +184,21 @@ def write_kept(path: Path, samples: pd.DataFrame) -> None:
     Raises:
         StoreError: If the file cannot be written.
     """
-    frame = samples.drop(columns="score")
-    _save(path, lambda temporary: frame.to_csv(temporary, index=False, lineterminator="\n"))
+    text = samples.drop(columns="score").to_csv(index=False, lineterminator="\n")
+    with _saved(path) as file:
+        file.write(text.encode())
 
 
-def _save(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.incomplete")
+@contextlib.contextmanager
+def _saved(path: Path) -> Iterator[IO[bytes]]:
     if not path.parent.is_dir():
         raise StoreError(
             f"Expected a folder {path.parent} to write {path.name} into, found none; "
             "make it, or correct --out."
         )
     try:
-        write(temporary)
-        temporary.replace(path)
+        with written_whole(path) as file:
+            yield file
     except OSError as error:
         raise StoreError(
             f"Expected to write {path}, found: {error.strerror or error}; "

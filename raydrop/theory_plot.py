@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raydrop.errors import ConfigError, StoreError
+from raydrop.files import written_whole
 from raydrop.frontier.canvas import COLOURS, styled, to_pdf, to_png, to_svg
 from raydrop.theory import TwoGaussians
 
@@ -136,7 +137,8 @@ def write_theory_figure(path: Path, mixture: TwoGaussians, density: float | None
         )
     drawn = kinds[path.suffix](theory_figure(mixture, density))
     try:
-        path.write_bytes(drawn)
+        with written_whole(path) as file:
+            file.write(drawn)
     except OSError as error:
         raise StoreError(
             f"Expected to write {path}, found: {error.strerror or error}; choose another file."

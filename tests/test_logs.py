@@ -240,12 +240,7 @@ class Full(io.RawIOBase):
 def test_a_full_disk_costs_the_log_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    opened = Path.open
-
-    def full(path: Path, *arguments: Any, **options: Any) -> Any:
-        return Full() if path.suffix == ".log" else opened(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(logs, "open_appending", lambda path: Full())
     before = _state()
     with _log(tmp_path) as log:
         logging.getLogger("raydrop").info("lost")

@@ -826,7 +826,7 @@ def test_a_planted_pickle_is_not_opened(url: str) -> None:
     Remote(url).upload(entry.path / META, f"store/scores/{entry.key}/{META}")
     found = store.find("scores", CONFIG)
     assert found is not None
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(StoreError, match="found no array of numbers that NumPy saved"):
         found.array("scores")
     assert pickle.dumps(Bomb())  # it would have gone off
 

@@ -407,7 +407,7 @@ def test_a_file_that_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Path
     with pytest.raises(NetworkError, match=r"Expected to write .*, found: No such file or dir"):
         save_network(tmp_path / "absent" / "net", spec, network(spec))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(NetworkError, match=r"Expected to write .*folder, found: Is a directory"):
+    with pytest.raises(NetworkError, match=r"Expected to write .*folder, found: a folder instead of"):
         export_network(tmp_path / "folder", network(spec), SHAPE, "pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from filelock import FileLock
 
 from raydrop.errors import DataError, StoreError
+from raydrop.files import read_regular, written_whole
 from raydrop.mirror import CACHE, cache_folder
 from raydrop.remote import Remote, canonical_url, is_url, joined_url, remote
 
 _COMPLETE = ".raydrop-copy"
+_MOST_URL = 2**16
 _THREADS = 16
 
 
@@ -58,7 +60,7 @@ def download_root(data_root: str, folder: str) -> Path:
 def copy_source(folder: str | Path) -> str:
     """Return the URL that a folder is this machine's copy of, or an empty text."""
     try:
-        url = (Path(folder) / _COMPLETE).read_text(encoding="utf-8")
+        url = read_regular(Path(folder) / _COMPLETE, _MOST_URL).decode(errors="replace")
     except OSError:
         return ""
     return url if _place_of(url) == Path(folder) else ""
@@ -97,7 +99,8 @@ def copied(url: str) -> str:
         with one_at_a_time(place.parent):
             if not (place / _COMPLETE).exists():
                 _copy(remote(url), place)
-                (place / _COMPLETE).write_text(url, encoding="utf-8")
+                with written_whole(place / _COMPLETE) as file:
+                    file.write(url.encode())
     except StoreError as error:
         raise DataError(str(error)) from error
     except OSError as error:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import uuid
 from pathlib import Path
 
 import pandas as pd
 
 from raydrop.errors import StoreError
+from raydrop.files import written_whole
 from raydrop.mirror import both_places, publish
 
 
@@ -27,16 +26,15 @@ def parquet_bytes(table: pd.DataFrame) -> bytes:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it into it; of a mirror, upload it first.
+    """Write a file whole or not at all; of a mirror, upload it first.
 
     Raises:
         StoreError: If it cannot be written; what was there before stays.
     """
-    work = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        work.write_bytes(content)
-        publish(path, content)
-        work.replace(path)
+        with written_whole(path) as file:
+            file.write(content)
+            publish(path, content)
     except StoreError:
         raise
     except OSError as error:
@@ -44,9 +42,6 @@ def replace_file(path: Path, content: bytes) -> None:
             f"Expected to write {both_places(path)}, found: {error.strerror or error}; "
             "free space there or allow writing."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            work.unlink()
 
 
 def make_folder(folder: Path) -> None:

@@ -15,7 +15,6 @@ import dataclasses
 import importlib
 import io
 import json
-import uuid
 import warnings
 import zipfile
 import zlib
@@ -33,6 +32,7 @@ from torch.nn.utils import prune
 
 from raydrop.data.batches import PreparedData
 from raydrop.errors import ConfigError, NetworkError, in_one_line, unknown_name
+from raydrop.files import written_whole
 from raydrop.models import PRETRAINED, ImageShape, build_model
 from raydrop.network.channels import rebuild
 from raydrop.training.checkpoints import flat_state, load_state
@@ -455,19 +455,15 @@ def _reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file beside its place, and rename it into it at the end."""
-    work = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    """Give a file that appears in its place whole or not at all."""
     try:
-        with work.open("wb") as file:
+        with written_whole(path) as file:
             yield file
-        work.replace(path)
     except OSError as error:
         raise NetworkError(
             f"Expected to write {path}, found: {error.strerror or error}; "
             "choose a folder that is there, with free space, and allow writing."
         ) from error
-    finally:
-        work.unlink(missing_ok=True)
 
 
 def _shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
