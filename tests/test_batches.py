@@ -151,3 +151,43 @@ def test_small_images_that_do_not_fit_in_memory_stream_as_they_are(tmp_path: Pat
     (augmented,) = make_batches(files, files.dataset.train, CPU)(groups, 1)
     assert augmented.images.shape == kept.images.shape
     assert not torch.equal(augmented.images, kept.images)
+
+
+@pytest.mark.parametrize("size", [(2, 4000), (4000, 2), (3, 20)])
+def test_strips_are_not_blown_up_beyond_what_is_used(
+    tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resized = list[tuple[int, int]]()
+    resize = Image.Image.resize
+
+    def noted(image: Image.Image, to: tuple[int, int], *how: object, **more: object) -> Image.Image:
+        resized.append(to)
+        return resize(image, to, *how, **more)  # type: ignore[arg-type]
+
+    data = prepare(load_dataset(_folder(tmp_path, size[0], [size[1], 9])))
+    train = data.dataset.train
+    assert isinstance(train.images, FileImages)
+    plain = train.images.open(0)
+    short = min(plain.size)
+    whole = resize(plain, (plain.width * 256 // short, plain.height * 256 // short), 2)
+    left, top = ((side - 224) // 2 for side in whole.size)
+    expected = np.asarray(whole.crop((left, top, left + 224, top + 224))).transpose(2, 0, 1)
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    for seed in (None, 1):
+        (batch,) = make_batches(data, train, CPU, loader_workers=0)([torch.tensor([0])], seed)
+        assert batch.images.shape == (1, 3, 224, 224)
+        assert max(map(max, resized)) <= 8 * 256
+    (batch,) = make_batches(data, train, CPU, loader_workers=0)([torch.tensor([0])])
+    std, mean = (torch.tensor(each).view(3, 1, 1) for each in (data.std, data.mean))
+    pixels = (batch.images[0] * std + mean) * 255
+    assert (pixels - torch.from_numpy(expected.copy())).abs().max() <= 1
+
+
+def test_large_images_are_mirrored_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    from raydrop.data.batches import _file_transforms
+
+    spec = _folder(tmp_path, 80, [96, 106, 116, 126])
+    for options, wanted in (("", False), ("?flip=on", True)):
+        dataset = load_dataset(spec + options)
+        names = [type(step).__name__ for step in _file_transforms(dataset, augmented=True)]
+        assert ("RandomHorizontalFlip" in names) == wanted

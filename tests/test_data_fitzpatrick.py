@@ -158,3 +158,19 @@ def test_groups_are_missing_from_training_only_where_that_is_said(dataset: Image
             group_names=dataset.group_names,
             unseen_groups=("skin types 5-6",),
         )
+
+
+def test_images_that_could_not_be_downloaded_are_skipped_where_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, rows())
+    (tmp_path / "images" / "b3x0.jpg").unlink()
+    (tmp_path / "images" / "m-1x1.jpg").unlink()
+    dataset = load_dataset(f"fitzpatrick17k:{tmp_path}?missing=skip")
+    assert sum(map(len, dataset.splits().values())) == 179
+    assert "1 row of 180 without an image: left out." in dataset.remarks
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (6, 5)).save(tmp_path / "secret.jpg")
+    write(tmp_path / "skin", [*rows(), ("../../secret", 1, "benign")])
+    with pytest.raises(DataError, match=r"images below .*skin, found images/\.\./\.\./secret\.jpg"):
+        load_dataset(f"fitzpatrick17k:{tmp_path}/skin")

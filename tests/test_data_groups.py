@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,205 @@ def test_numbers_are_in_numeric_order_and_texts_in_alphabetic_order(tmp_path: Pa
     assert load_dataset(f"metadata:{numbers}").class_names == ("-1", "0.5", "9.0", "10")
     mixed = write(tmp_path / "m", relabelled(["10", "9", "cat"]))
     assert load_dataset(f"metadata:{mixed}").class_names == ("10", "9", "cat")
+
+
+def labelled(root: Path, labels: Sequence[str], options: str = "") -> ImageDataset:
+    """Load a table with an image of each label in each split."""
+    table = [(f"{k}{s}.png", label, s, 0) for k, label in enumerate(labels) for s in range(3)]
+    return load_dataset(f"metadata:{write(root, table)}?groups=none{options}")
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [
+        (["1", "01", "2"], ("01", "1", "2")),
+        (["10", "1.0", "9", "1", "-1"], ("-1", "1", "1.0", "9", "10")),
+        (["1000", "1e3", "999"], ("999", "1000", "1e3")),
+        (["b", " a ", "A"], ("A", "a", "b")),
+        (["NA", "None", "true", "True", "1"], ("1", "NA", "None", "True", "true")),
+        (["caf\u00e9", "cafe\u0301"], ("cafe\u0301", "caf\u00e9")),
+        (["9007199254740993", "9007199254740992"], ("9007199254740992", "9007199254740993")),
+        (["10000000000001", "10000000000000"], ("10000000000000", "10000000000001")),
+        (["1e309", "2"], ("1e309", "2")),
+        (["0.0", "1.0"], ("0.0", "1.0")),
+    ],
+)
+def test_distinct_texts_are_distinct_classes(
+    tmp_path: Path, labels: list[str], order: tuple[str, ...]
+) -> None:
+    dataset = labelled(tmp_path, labels)
+    assert dataset.class_names == order
+    for split in dataset.splits().values():
+        written = [labels[int(path[:-5])].strip() for path in paths(split)]
+        assert [order[label] for label in split.labels] == written
+
+
+def test_distinct_texts_are_distinct_groups(tmp_path: Path) -> None:
+    table = [(f"{y}{g}{s}.png", y, s, g) for y in ("a", "b") for g in ("1", "01") for s in range(3)]
+    dataset = load_dataset(f"metadata:{write(tmp_path, table)}")
+    assert dataset.group_names == ("a, place=01", "a, place=1", "b, place=01", "b, place=1")
+    assert dataset.sizes("group").tolist() == [1] * 4
+
+
+def test_names_are_as_written_and_fingerprints_as_before(tmp_path: Path) -> None:
+    def table(zero: str, one: str) -> list[Row]:
+        return [(f"{y}{g}{s}.png", (zero, one)[y], s, (zero, one)[g])
+                for y in (0, 1) for g in (0, 1) for s in range(3)]  # fmt: skip
+
+    found = {
+        pair: load_dataset(f"metadata:{write(tmp_path / pair[0], table(*pair))}?flip=on")
+        for pair in (("0", "1"), ("0.0", "1.0"), ("00", "01"))
+    }
+    assert found["0.0", "1.0"].group_names[1] == "0.0, place=1.0"
+    assert {each.fingerprint for each in found.values()} == {"734c03562099e42e782a87e2283f592e"}
+
+
+def test_names_that_look_alike_or_missing_are_said(tmp_path: Path) -> None:
+    text = " ".join(labelled(tmp_path, ["01", "1", "cat", "Cat", "NA"]).remarks)
+    assert "Names that differ little are different classes: '01', '1'; 'Cat', 'cat'." in text
+    assert "Names of classes that may mean a missing value: 'NA'." in text
+    assert "Names" not in " ".join(labelled(tmp_path / "other", ["1", "2"]).remarks)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "id_val", "id_test"),
+        ("Training", "Dev", "Evaluation"),
+        ("trains", "VALID", "tests"),
+        ("0", "1.0", "02"),
+    ],
+)
+def test_splits_of_tables_may_have_their_common_names(
+    tmp_path: Path, names: tuple[str, str, str]
+) -> None:
+    table = [(p, y, names[int(str(s))], g) for p, y, s, g in rows()]
+    named = load_dataset(f"metadata:{write(tmp_path / 'a', table)}")
+    plain = load_dataset(f"metadata:{write(tmp_path / 'b', rows())}")
+    assert named.fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize(("split", "other"), [(1, "id_val"), (2, "ID-test")])
+def test_samples_like_training_and_others_do_not_mix(
+    tmp_path: Path, split: int, other: str
+) -> None:
+    names = ["train", "val", "test"]
+    table = [(p, y, names[int(str(s))], g) for p, y, s, g in rows()]
+    at = next(at for at, row in enumerate(table) if row[2] == names[split])
+    table[at] = (*table[at][:2], other, table[at][3])
+    fails(write(tmp_path, table), rf"one kind of .* rows in .*'{other.lower().replace('-', '_')}'")
+
+
+def test_one_label_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"two classes or more in metadata:.*, found only 'a'"):
+        labelled(tmp_path, ["a"])
+
+
+def test_mirror_images_are_asked_for_but_of_birds(tmp_path: Path) -> None:
+    write(tmp_path, rows())
+    assert load_dataset(f"waterbirds:{tmp_path}").horizontal_flip
+    plain = load_dataset(f"metadata:{tmp_path}")
+    mirrored = load_dataset(f"metadata:{tmp_path}?flip=on")
+    assert (plain.horizontal_flip, mirrored.horizontal_flip) == (False, True)
+    assert any("say flip=on" in remark for remark in plain.remarks)
+    assert not mirrored.remarks
+
+
+# Tables by others.
+
+
+def test_spaces_in_a_header_do_not_matter(tmp_path: Path) -> None:
+    write(tmp_path, rows())
+    before = load_dataset(f"metadata:{tmp_path}").fingerprint
+    text = (tmp_path / "metadata.csv").read_text()
+    (tmp_path / "metadata.csv").write_text(text.replace(HEADER, " img_filename , y,split ,  place"))
+    assert load_dataset(f"metadata:{tmp_path}").fingerprint == before
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("img_filename,y, y,split,place", "columns of different names in .*, found 'y' twice"),
+        ("img_filename,y,split", "header and commas in .*, found: Length of header"),
+    ],
+)
+def test_headers_that_do_not_fit_the_rows(tmp_path: Path, header: str, message: str) -> None:
+    write(tmp_path, rows())
+    text = (tmp_path / "metadata.csv").read_text().replace(HEADER, header)
+    text = text.replace(",1,1,", ",1,1,1,") if "twice" in message else text
+    (tmp_path / "metadata.csv").write_text(text)
+    fails(tmp_path, message, options="?groups=none")
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder"])
+def test_a_table_that_is_no_file_is_refused_without_waiting(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "metadata.csv"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    fails(tmp_path, f"header and commas in .*, found: a {what} instead of a file")
+
+
+def test_a_table_too_long_to_be_one_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "metadata.csv").open("wb") as file:
+        file.truncate(2**40)
+    fails(tmp_path, "header and commas in .*, found: .*1099511627776 bytes where 268435456 are")
+
+
+@pytest.mark.parametrize(
+    "outside", ["../secret.png", "birds/../../secret.png", "/SECRET", "..", "a/b/../../../x.png"]
+)
+def test_images_stay_below_the_folder(tmp_path: Path, outside: str) -> None:
+    table = rows()
+    root = write(tmp_path / "data", table)
+    secret = tmp_path / "secret.png"
+    PIL.Image.new("RGB", (6, 5)).save(secret)
+    outside = outside.replace("/SECRET", str(secret))
+    write(root, [(outside, *table[0][1:]), *table[1:]])
+    for options in ("", "?missing=skip"):
+        fails(root, r"Expected images below .*data, found .* in row 2 of", options=options)
+    if "secret" in outside:
+        dataset = load_dataset(f"metadata:{root}?allow_outside=on")
+        assert paths(dataset.train)[0] == outside
+        assert len(dataset.decoded().train) == 4
+
+
+def test_images_may_be_reached_through_links_and_dots(tmp_path: Path) -> None:
+    table = rows()
+    write(tmp_path / "real", table)
+    root = write(tmp_path / "data", [(f"birds/x/../{row[0]}", *row[1:]) for row in table[:0]])
+    (root / "birds").symlink_to(tmp_path / "real/birds")
+    write(root, table)
+    assert len(load_dataset(f"metadata:{root}").train) == 4
+    write(root, [(f"./x/../{row[0]}", *row[1:]) for row in table])
+    (root / "x").mkdir(exist_ok=True)
+    assert len(load_dataset(f"metadata:{root}").train) == 4
+    write(root, [*table, (f"birds//{Path(table[0][0]).name}", 1, 2, 0)])
+    fails(root, "one row per image in .* in rows 2 and 14")
+
+
+def test_rows_without_an_image_are_skipped_where_asked_for(tmp_path: Path) -> None:
+    table = rows(train=3)
+    write(tmp_path, table)
+    for at in (1, 6):
+        (tmp_path / table[at][0]).unlink()
+    fails(tmp_path, "found no such file; add it, .* with missing=skip")
+    skipped = load_dataset(f"metadata:{tmp_path}?missing=skip")
+    left = [row for at, row in enumerate(table) if at not in (1, 6)]
+    shutil.copytree(tmp_path / "birds", tmp_path / "left/birds")
+    write(tmp_path / "left", left)
+    assert skipped.fingerprint == load_dataset(f"metadata:{tmp_path}/left").fingerprint
+    assert "2 rows of 20 without an image: left out." in skipped.remarks
+    whole = load_dataset(f"metadata:{tmp_path}/left?missing=skip")
+    assert not any("left out" in remark for remark in whole.remarks)
+    for row in left:
+        (tmp_path / row[0]).unlink()
+    fails(tmp_path, "found none of 20; add them", options="?missing=skip")
+    with pytest.raises(ConfigError, match=r"Unknown choice .* 'skp': did you mean skip"):
+        load_dataset(f"metadata:{tmp_path}?missing=skp")
 
 
 def test_groups_may_be_the_attribute_alone_or_none(tmp_path: Path) -> None:
@@ -348,6 +549,41 @@ def test_celeba_reads_a_folder(tmp_path: Path) -> None:
     assert other.class_names == ("not Male", "Male")
     assert other.train.labels.tolist() == [0, 1] * 4
     assert other.fingerprint != dataset.fingerprint
+
+
+def as_kaggle(folder: Path) -> Path:
+    """Arrange faces as Kaggle does."""
+    (folder / IMAGES).rename(folder / "moved")
+    (folder / IMAGES).mkdir()
+    (folder / "moved").rename(folder / IMAGES / IMAGES)
+    _, names, *lines = (folder / ATTRIBUTES).read_text().splitlines()
+    table = [",".join(["image_id", *names.split()]), *(",".join(line.split()) for line in lines)]
+    (folder / "list_attr_celeba.csv").write_text("\n".join(table) + "\n")
+    (folder / ATTRIBUTES).unlink()
+    lines = ["image_id,partition", *(folder / PARTITION).read_text().replace(" ", ",").split()]
+    (folder / "list_eval_partition.csv").write_text("\n".join(lines) + "\n")
+    (folder / PARTITION).unlink()
+    return folder
+
+
+def test_celeba_is_read_as_kaggle_has_it(tmp_path: Path) -> None:
+    plain = load_dataset(f"celeba:{write_faces(tmp_path / 'plain')}")
+    folder = as_kaggle(write_faces(tmp_path / "kaggle"))
+    kaggle = load_dataset(f"celeba:{folder}")
+    assert (kaggle.class_names, kaggle.group_names) == (plain.class_names, plain.group_names)
+    for mine, other in zip(kaggle.splits().values(), plain.splits().values(), strict=True):
+        assert mine.ids.tolist() == other.ids.tolist()
+        assert mine.labels.tolist() == other.labels.tolist()
+        assert mine.groups.tolist() == other.groups.tolist()  # type: ignore[union-attr]
+        assert paths(mine) == tuple(f"{IMAGES}/{path}" for path in paths(other))
+    assert kaggle.train.images.open(0).size == (178, 218)  # type: ignore[union-attr]
+    (folder / IMAGES / IMAGES / "000003.jpg").unlink()
+    fails(folder, r"000003\.jpg of row 4 of", "celeba")
+    path = folder / "list_eval_partition.csv"
+    path.write_text(path.read_text() + "000003.jpg,1\n")
+    fails(folder, "one split per image in .*occur twice", "celeba")
+    path.unlink()
+    fails(folder, r"CelebA's table in .*list_eval_partition\.csv, found: No such file", "celeba")
 
 
 def test_celeba_in_the_data_root_needs_no_download(

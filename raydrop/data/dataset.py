@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
@@ -72,7 +73,7 @@ class FileImages:
     """Images in files, opened when they are needed."""
 
     paths: tuple[str, ...]
-    """File names relative to :attr:`root`, with ``/`` between folders."""
+    """File names with ``/`` between folders, relative to :attr:`root` unless they are absolute."""
     root: str
     """Folder that the paths start from."""
     mode: Literal["RGB", "L"] = "RGB"
@@ -94,7 +95,7 @@ class FileImages:
     def file(self, position: int) -> str:
         """Return where on this machine one image is."""
         root = copied(self.url) if self.url else self.root
-        return f"{root}/{self.paths[position]}"
+        return os.path.join(root, self.paths[position])  # noqa: PTH118
 
     def open(self, position: int) -> PIL.Image.Image:
         """Decode one image, upright and in its own size; :mod:`raydrop.data.images` says how.
