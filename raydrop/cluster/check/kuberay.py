@@ -1,220 +1,250 @@
-"""Policy for KubeRay's RayJob and RayCluster: versions, token, no open door, resources given."""
+"""Policy for KubeRay's RayJob and RayCluster, and for what may stand beside them.
+
+Of a pod no more is allowed than Kubernetes' restricted Pod Security Standard does, so that what
+runs in it stays in it.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from raydrop.cluster.check.doors import open_addresses, open_authentication
-from raydrop.cluster.check.problem import Problem, given, mapping, sequence
+from raydrop.cluster.check.doors import open_doors
+from raydrop.cluster.check.problem import (
+    ANY,
+    Need,
+    Policy,
+    Problem,
+    Said,
+    any_of,
+    given,
+    mapping,
+    no,
+    only,
+    refused,
+    sequence,
+    texts,
+)
+from raydrop.cluster.check.shell import RAY_START, command
 from raydrop.cluster.check.versions import image_problems, python_problems, ray_version
 
-API = "ray.io/"
 KINDS = ("RayJob", "RayCluster")
-SERVICES = ("ClusterIP",)
-SHARED = ("hostNetwork", "hostPID", "hostIPC")
-"""What a pod shares with its node, if asked to."""
+BESIDE = ("PersistentVolumeClaim", "NetworkPolicy")
+"""Kinds that let nothing in, and start nothing."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """The head, or one group of workers."""
+def _resources(value: Any) -> Iterator[Said]:
+    for kind in ("requests", "limits"):
+        amounts = mapping(mapping(value).get(kind))
+        lacking = [name for name in ("cpu", "memory") if not given(amounts.get(name))]
+        if lacking:
+            found = f"no {' and no '.join(lacking)}"
+            yield f"cpu and memory in {kind}", found, "say how much of its node the pod may take"
 
-    where: str
-    """Path of its key."""
-    config: dict[str, Any]
-    """What stands there."""
-    is_head: bool
-    """Whether it is the head."""
 
-    @property
-    def pod(self) -> dict[str, Any]:
-        """Return the specification of its pods."""
-        return mapping(mapping(self.config.get("template")).get("spec"))
+def _variable(value: Any) -> Iterator[Said]:
+    name, text = mapping(value).get("name"), mapping(value).get("value")
+    if name == "RAY_AUTH_MODE" and text != "token":
+        remedy = "remove it; KubeRay sets it by authOptions"
+        yield "token authentication", f"RAY_AUTH_MODE={text}", remedy
+    if name == "RAY_AUTH_TOKEN" and given(text):
+        remedy = "make a new one, and let KubeRay keep it in a Secret"
+        yield "no token in a file that is shown and shared", "one in RAY_AUTH_TOKEN", remedy
 
-    @property
-    def pod_path(self) -> str:
-        """Return the path of that."""
-        return f"{self.where}.template.spec"
 
-    def containers(self) -> dict[str, dict[str, Any]]:
-        """Return its containers by their paths."""
-        return {
-            f"{self.pod_path}.{key}[{index}]": mapping(container)
-            for key in ("containers", "initContainers")
-            for index, container in enumerate(sequence(self.pod.get(key)))
-        }
+EXEC: Policy = {"exec": {"command": command}}
+PROBE: Policy = {
+    "exec": {"command": command},
+    "httpGet": any_of("path port scheme httpHeaders"),
+    "tcpSocket": any_of("port"),
+    **any_of(
+        "grpc initialDelaySeconds periodSeconds timeoutSeconds successThreshold failureThreshold "
+        "terminationGracePeriodSeconds"
+    ),
+}
+NODE = "no rights over the node"
+WHOLE = no("whole volumes, since links within have led to the node", "mount the volume itself")
+USER = any_of("runAsUser runAsGroup runAsNonRoot")
+SECCOMP: Policy = {"type": only("RuntimeDefault")}
+SECURITY: dict[str, Policy] = {
+    "privileged": no(NODE),
+    "procMount": only("Default"),
+    "capabilities": {"drop": ANY, "add": no(NODE)},
+    "seccompProfile": SECCOMP,
+    **USER,
+    **any_of("readOnlyRootFilesystem"),
+}
+FALSE = only(False, expected="false, so that programs gain no rights")
+CONTAINER: dict[str, Policy] = {
+    "command": command,
+    "args": command,
+    "env": [_variable],
+    "ports": [{"hostPort": no("no port of the node"), **any_of("name containerPort protocol")}],
+    "resources": Need("the pod may take all of its node", _resources),
+    "securityContext": Need(
+        "programs in it may gain rights",
+        {"allowPrivilegeEscalation": Need("programs in it may gain rights", FALSE), **SECURITY},
+    ),
+    "volumeMounts": [{"subPath": WHOLE, "subPathExpr": WHOLE, **any_of("name mountPath readOnly")}],
+    "lifecycle": {"preStop": EXEC, "postStart": EXEC},
+    **dict.fromkeys(("livenessProbe", "readinessProbe", "startupProbe"), PROBE),
+    **any_of(
+        "name image imagePullPolicy envFrom workingDir restartPolicy terminationMessagePath "
+        "terminationMessagePolicy"
+    ),
+}
+TEMPLATE: Policy = {
+    "metadata": ANY,
+    "spec": {
+        "containers": Need("nothing runs", [CONTAINER]),
+        "initContainers": [CONTAINER],
+        "volumes": [
+            {
+                "hostPath": no("no folder of the node"),
+                **any_of(
+                    "name persistentVolumeClaim emptyDir configMap secret projected downwardAPI "
+                    "ephemeral csi nfs"
+                ),
+            }
+        ],
+        **dict.fromkeys(("hostNetwork", "hostPID", "hostIPC"), no("pods apart from their node")),
+        "securityContext": {
+            "seccompProfile": SECCOMP,
+            **USER,
+            **any_of("fsGroup fsGroupChangePolicy supplementalGroups"),
+        },
+        **any_of(
+            "automountServiceAccountToken serviceAccountName imagePullSecrets restartPolicy "
+            "nodeSelector tolerations affinity topologySpreadConstraints priorityClassName "
+            "schedulerName runtimeClassName terminationGracePeriodSeconds enableServiceLinks"
+        ),
+    },
+}
+POD = Need("nothing runs", TEMPLATE)
+INSIDE = only(
+    "ClusterIP", remedy="keep the head within the cluster, and reach it with `kubectl port-forward`"
+)
+BUSY = "trials run on the head too, and starve it"
+HEAD: Policy = {
+    "serviceType": INSIDE,
+    "headService": {
+        "spec": {"type": INSIDE, **any_of("ports selector clusterIP publishNotReadyAddresses")},
+        "metadata": any_of("name namespace labels"),
+        **any_of("apiVersion kind"),
+    },
+    "enableIngress": no("no way in from outside"),
+    "rayStartParams": Need(
+        BUSY,
+        {
+            **RAY_START,
+            "num-cpus": Need(BUSY, only("0", expected="'0', for a head that runs no trials")),
+        },
+    ),
+    "template": POD,
+    **any_of("resources labels"),
+}
+WORKERS: Policy = {
+    "rayStartParams": RAY_START,
+    "template": POD,
+    **any_of(
+        "groupName replicas minReplicas maxReplicas idleTimeoutSeconds numOfHosts scaleStrategy "
+        "suspend resources labels"
+    ),
+}
+
+
+def _policy(kind: str) -> dict[str, Policy]:
+    version = ray_version()
+    ray = only(
+        version,
+        expected=f"'{version}', the Ray that is installed here",
+        remedy=f'write rayVersion: "{version}"',
+    )
+    token = only(
+        "token",
+        expected="'token'",
+        remedy="write authOptions: {mode: token}, which needs KubeRay 1.6 or newer",
+    )
+    everybody = "whoever reaches the dashboard runs what they like"
+    cluster: dict[str, Policy] = {
+        "rayVersion": Need("KubeRay does not know what Ray can do", ray),
+        "authOptions": Need(everybody, {"mode": Need(everybody, token)}),
+        "headGroupSpec": Need("there is no head", HEAD),
+        "workerGroupSpecs": Need("nobody works", [WORKERS]),
+        "autoscalerOptions": {
+            **{key: CONTAINER[key] for key in ("env", "volumeMounts")},
+            "securityContext": {"allowPrivilegeEscalation": FALSE, **SECURITY},
+            **any_of(
+                "resources idleTimeoutSeconds upscalingMode version image imagePullPolicy envFrom"
+            ),
+        },
+        **any_of("enableInTreeAutoscaling suspend managedBy upgradeStrategy"),
+    }
+    job: dict[str, Policy] = {
+        "entrypoint": Need("nothing is computed", command),
+        "shutdownAfterJobFinishes": Need(
+            "the cluster stays, and costs, after the study", only(True)
+        ),
+        "activeDeadlineSeconds": Need("a study that hangs holds its nodes for ever"),
+        "rayClusterSpec": Need("there is no cluster", cluster),
+        "submitterPodTemplate": TEMPLATE,
+        **any_of(
+            "submissionMode ttlSecondsAfterFinished backoffLimit jobId metadata submitterConfig "
+            "entrypointNumCpus entrypointNumGpus entrypointResources suspend managedBy"
+        ),
+    }
+    spec = Need("there is no cluster", job if kind == "RayJob" else cluster)
+    return {"spec": spec, **any_of("apiVersion kind metadata")}
 
 
 def is_kuberay(config: Any) -> bool:
     """Return whether a document is one of KubeRay's."""
-    return str(mapping(config).get("apiVersion", "")).startswith(API)
+    return str(mapping(config).get("apiVersion", "")).startswith("ray.io/")
 
 
-def kuberay_problems(config: dict[str, Any]) -> list[Problem]:
-    """Return what is wrong with a RayJob or RayCluster.
+def kuberay_problems(config: Any) -> list[Problem]:
+    """Return what is wrong with a document of a file for KubeRay.
 
     Args:
         config: The document.
     """
-    kind = config.get("kind")
-    if kind not in KINDS:
-        return [Problem("kind", f"one of {', '.join(KINDS)}", repr(kind), "name one of them")]
-    where = "spec.rayClusterSpec" if kind == "RayJob" else "spec"
-    spec = mapping(config.get("spec"))
-    cluster = mapping(spec.get("rayClusterSpec")) if kind == "RayJob" else spec
-    if not cluster:
-        return [Problem(where, "a cluster", "none", "describe its head and its workers there")]
-    groups = list(_groups(cluster, where))
-    found = itertools.chain(
-        _job(spec) if kind == "RayJob" else (),
-        _cluster(cluster, where),
-        _head(cluster, where),
-        *(_pod(group) for group in groups),
-        *(_container(path, each) for group in groups for path, each in group.containers().items()),
-        _versions(groups),
-        _doors(config, where),
+    kind = mapping(config).get("kind")
+    doors = open_doors(config)
+    if not is_kuberay(config) and kind in BESIDE:
+        return list(doors)
+    if not is_kuberay(config) or kind not in KINDS:
+        beside = "" if is_kuberay(config) else f", beside them {' or '.join(BESIDE)}"
+        remedy = "name one of them" if is_kuberay(config) else "keep it in a file of its own"
+        return [Problem("kind", f"one of {', '.join(KINDS)}{beside}", repr(kind), remedy)]
+    # The head's service has to reach the dashboard, so it may listen on the pod's address.
+    doors = (each for each in doors if not each.where.endswith("rayStartParams.dashboard-host"))
+    unconfined = (
+        Problem(where, "pods that are confined", text, "remove it")
+        for where, text in texts(config)
+        if text.lower() == "unconfined"
     )
-    return list(found)
+    return [*refused(config, _policy(kind)), *unconfined, *_versions(config), *doors]
 
 
-def _groups(cluster: dict[str, Any], where: str) -> Iterator[Group]:
-    yield Group(f"{where}.headGroupSpec", mapping(cluster.get("headGroupSpec")), True)
-    for index, group in enumerate(sequence(cluster.get("workerGroupSpecs"))):
-        yield Group(f"{where}.workerGroupSpecs[{index}]", mapping(group), False)
-
-
-def _job(spec: dict[str, Any]) -> Iterator[Problem]:
-    if not given(spec.get("entrypoint")):
-        yield Problem("spec.entrypoint", "a command", "none", "write `raydrop run …` there")
-    if spec.get("shutdownAfterJobFinishes") is not True:
-        yield Problem(
-            "spec.shutdownAfterJobFinishes",
-            "true, so that the cluster goes when its study ends",
-            repr(spec.get("shutdownAfterJobFinishes")),
-            "write true",
-        )
-    if not given(spec.get("activeDeadlineSeconds")):
-        yield Problem(
-            "spec.activeDeadlineSeconds",
-            "a limit of time",
-            "none, so that a study that hangs holds its nodes for ever",
-            "give one in seconds",
-        )
-
-
-def _cluster(cluster: dict[str, Any], where: str) -> Iterator[Problem]:
-    named = cluster.get("rayVersion")
-    if named != ray_version():
-        yield Problem(
-            f"{where}.rayVersion",
-            f"'{ray_version()}', the Ray that is installed here",
-            repr(named),
-            f'write rayVersion: "{ray_version()}"',
-        )
-    mode = mapping(cluster.get("authOptions")).get("mode")
-    if mode != "token":
-        yield Problem(
-            f"{where}.authOptions.mode",
-            "'token'",
-            repr(mode),
-            "write authOptions: {mode: token}, which needs KubeRay 1.6 or newer",
-        )
-    if not sequence(cluster.get("workerGroupSpecs")):
-        yield Problem(f"{where}.workerGroupSpecs", "a group of workers", "none", "add one")
-
-
-def _head(cluster: dict[str, Any], where: str) -> Iterator[Problem]:
-    head, place = mapping(cluster.get("headGroupSpec")), f"{where}.headGroupSpec"
-    service = mapping(mapping(head.get("headService")).get("spec")).get("type")
-    types = {"serviceType": head.get("serviceType"), "headService.spec.type": service}
-    for key, found in types.items():
-        if found is not None and found not in SERVICES:
-            yield Problem(
-                f"{place}.{key}",
-                "ClusterIP",
-                str(found),
-                "keep the head within the cluster, and reach it with `kubectl port-forward`",
-            )
-    if head.get("enableIngress"):
-        yield Problem(f"{place}.enableIngress", "no way in from outside", "one", "remove it")
-    if str(mapping(head.get("rayStartParams")).get("num-cpus")) != "0":
-        yield Problem(
-            f"{place}.rayStartParams.num-cpus",
-            "'0', for a head that runs no trials",
-            repr(mapping(head.get("rayStartParams")).get("num-cpus")),
-            'write rayStartParams: {num-cpus: "0"}',
-        )
-
-
-def _pod(group: Group) -> Iterator[Problem]:
-    for key in SHARED:
-        if group.pod.get(key):
-            yield Problem(
-                f"{group.pod_path}.{key}", "pods apart from their node", "true", "remove it"
-            )
-    if not sequence(group.pod.get("containers")):
-        yield Problem(f"{group.pod_path}.containers", "a container", "none", "add one")
-
-
-def _container(where: str, container: dict[str, Any]) -> Iterator[Problem]:
-    if mapping(container.get("securityContext")).get("privileged"):
-        yield Problem(
-            f"{where}.securityContext.privileged", "no rights over the node", "true", "remove it"
-        )
-    for port in map(mapping, sequence(container.get("ports"))):
-        if port.get("hostPort"):
-            yield Problem(
-                f"{where}.ports", "no port of the node", f"hostPort {port['hostPort']}", "remove it"
-            )
-    for kind in ("requests", "limits"):
-        amounts = mapping(mapping(container.get("resources")).get(kind))
-        lacking = [name for name in ("cpu", "memory") if not given(amounts.get(name))]
-        if lacking:
-            yield Problem(
-                f"{where}.resources.{kind}",
-                "cpu and memory",
-                f"no {' and no '.join(lacking)}",
-                "say how much of its node the pod may take",
-            )
-    yield from _environment(where, container)
-
-
-def _environment(where: str, container: dict[str, Any]) -> Iterator[Problem]:
-    for index, variable in enumerate(map(mapping, sequence(container.get("env")))):
-        name, value = variable.get("name"), variable.get("value")
-        if name == "RAY_AUTH_MODE" and value != "token":
-            yield Problem(
-                f"{where}.env[{index}]",
-                "token authentication",
-                f"RAY_AUTH_MODE={value}",
-                "remove it; KubeRay sets it by authOptions",
-            )
-        if name == "RAY_AUTH_TOKEN" and given(value):
-            yield Problem(
-                f"{where}.env[{index}]",
-                "no token in a file that is shown and shared",
-                "one in RAY_AUTH_TOKEN",
-                "make a new one, and let KubeRay keep it in a Secret",
-            )
-
-
-def _versions(groups: list[Group]) -> Iterator[Problem]:
-    images = {
-        f"{path}.image": str(container.get("image", ""))
-        for group in groups
-        for path, container in group.containers().items()
-        if ".containers[0]" in path  # others beside it need no Ray
+def _versions(config: dict[str, Any]) -> Iterator[Problem]:
+    """Yield images of another Ray; what stands beside a pod's first container needs none."""
+    spec = mapping(config.get("spec"))
+    cluster, where = (
+        (mapping(spec.get("rayClusterSpec")), "spec.rayClusterSpec")
+        if config["kind"] == "RayJob"
+        else (spec, "spec")
+    )
+    groups = {
+        f"{where}.headGroupSpec.template": mapping(cluster.get("headGroupSpec")).get("template")
     }
-    for path, image in images.items():
-        yield from image_problems(path, image)
+    for index, group in enumerate(sequence(cluster.get("workerGroupSpecs"))):
+        groups[f"{where}.workerGroupSpecs[{index}].template"] = mapping(group).get("template")
+    groups["spec.submitterPodTemplate"] = spec.get("submitterPodTemplate")
+    images = {
+        f"{place}.spec.containers[0].image": str(mapping(first).get("image", ""))
+        for place, template in groups.items()
+        for first in sequence(mapping(mapping(template).get("spec")).get("containers"))[:1]
+    }
+    for place, image in images.items():
+        yield from image_problems(place, image)
     yield from python_problems(images)
-
-
-def _doors(config: dict[str, Any], where: str) -> Iterator[Problem]:
-    """Yield open doors, except the dashboard's address, which the head's service has to reach."""
-    dashboard = f"{where}.headGroupSpec.rayStartParams.dashboard-host"
-    yield from (each for each in open_addresses(config) if each.where != dashboard)
-    yield from open_authentication(config)
