@@ -30,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
     *ROOT.glob("docs/*.md"),
     ROOT / "benchmarks/README.md",
 ]
