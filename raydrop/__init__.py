@@ -6,6 +6,13 @@ Describe a sweep with :class:`Study` and :class:`Training`, and end its script w
 :mod:`raydrop.frontier` (results). Importing this package imports neither Ray nor torch.
 """
 
+import sys
+
+if sys.argv[:1] == ["-m"] and {"raydrop", "-mraydrop"} & {*sys.orig_argv}:
+    # For `python -m raydrop` Python would look into the working directory first, in which anybody's
+    # modules may lie.
+    sys.path[:] = sys.path[0 if sys.flags.safe_path else 1 :]
+
 from raydrop.cli import sweep_main
 from raydrop.errors import RaydropError
 from raydrop.spaces import drop_comparison, drop_in_small

@@ -124,6 +124,7 @@ def run(
         out=open_location(out or Path("results") / study.name),
         address=address,
         data_root=data_root,
+        code=script_folder(sweep),
         num_cpus=num_cpus,
         gpus_per_worker=gpus_per_worker,
         dry_run=dry_run,
@@ -522,8 +523,8 @@ def load_sweep(sweep: str | Path, scale: str | None = None, data: str | None = N
         )
     if path.suffix.lower() == ".json":
         return _replayed(str(path), _read_study(path), scale, data)
-    folder = str(path.resolve().parent)
-    if sys.path[:1] != [folder]:  # as where Python itself runs it; workers look there too
+    folder = script_folder(path)
+    if folder is not None and folder not in sys.path[:1]:  # as where Python itself runs it
         sys.path.insert(0, folder)
     try:
         names = runpy.run_path(str(path), run_name="raydrop_sweep")
@@ -535,6 +536,16 @@ def load_sweep(sweep: str | Path, scale: str | None = None, data: str | None = N
             "mend it there (--debug shows the place)."
         ) from error
     return _study_named(names, scale, path)
+
+
+def script_folder(sweep: str | Path) -> str | None:
+    """Return the folder of a sweep script, from which it may import; None of a replayed study."""
+    from raydrop.remote import is_url
+
+    path = Path(sweep).expanduser()
+    if is_url(sweep) or path.is_dir() or path.suffix.lower() == ".json":
+        return None
+    return str(path.resolve().parent)
 
 
 def _read_study(path: Path) -> bytes:

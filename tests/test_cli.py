@@ -21,6 +21,7 @@ from PIL import Image
 from test_frontier_records import FakeStudy
 
 from raydrop import cli
+from raydrop.cli import load_sweep
 from raydrop.cluster import progress
 from raydrop.data import load_dataset
 from raydrop.errors import RaydropError
@@ -149,28 +150,36 @@ def test_a_script_that_breaks_is_said_with_its_error(
 
 
 @pytest.mark.parametrize("linked", [False, True])
-@pytest.mark.parametrize("words", [["sweeps/my_study.py"], ["-m", "raydrop", "run", "sweep"]])
 def test_a_script_may_import_what_lies_beside_it(
-    words: list[str], linked: bool, tmp_path: Path
+    linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Run by Python or by raydrop, from another folder, and where it is a link to the script."""
+    """As where Python runs it, from whatever folder, and where it is a link to the script."""
+    monkeypatch.setattr(sys, "path", ["/installed", *sys.path])
     (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "names_of_ours.py").write_text("NAME = 'beside'\n")
-    body = "import names_of_ours\nfrom raydrop import Study, sweep_main\n"
-    space = {"method": "random", "keep_fraction": 0.5}
-    body += f"study = Study(names_of_ours.NAME, 'digits', 'small_cnn', {space!r})\n"
-    body += "if __name__ == '__main__':\n    sweep_main()\n"
-    (tmp_path / "sweeps" / "my_study.py").write_text(body)
-    place = "sweeps/my_study.py"
+    name = f"beside_{linked}"
+    (tmp_path / "sweeps" / f"{name}.py").write_text("def of_ours():\n    import later\n")
+    (tmp_path / "sweeps" / "later.py").touch()
+    path = _sweep(tmp_path / "sweeps", f"import {name}")
     if linked:
-        place = "linked.py"
-        (tmp_path / place).symlink_to("sweeps/my_study.py")
-    arguments = [place if word in ("sweep", "sweeps/my_study.py") else word for word in words]
-    result = subprocess.run(
-        [sys.executable, *arguments, "--dry-run"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert "beside" in result.stdout
+        path = tmp_path / "linked.py"
+        path.symlink_to("sweeps/sweep.py")
+    for _ in range(2):
+        assert load_sweep(path).name == "t"
+    assert sys.path[:2] == [str(tmp_path / "sweeps"), "/installed"]
+    sys.modules[name].of_ours()
+    del sys.modules["later"]
+
+
+def test_a_replayed_study_adds_nowhere_to_import_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, before = load_sweep(_sweep(tmp_path)), list(sys.path)
+    body = {"study": study.to_dict(study.spaces())}
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "study.json").write_text(json.dumps(body))
+    assert load_sweep(tmp_path / "theirs").name == "t"
+    assert sys.path == before
+    sys.path.remove(str(tmp_path))
 
 
 def test_a_file_in_place_of_the_output_folder(

@@ -24,7 +24,7 @@ from test_frontier_write import Page
 from raydrop import cli
 from raydrop.cluster import session
 from raydrop.data import load_dataset
-from raydrop.errors import RaydropError
+from raydrop.errors import RaydropError, StoreError
 from raydrop.frontier import load_records, write_frontier
 from raydrop.models import build_model
 from raydrop.store import META, Store
@@ -116,7 +116,7 @@ def test_a_pickle_that_is_sealed_is_still_not_read(kind: str, mmap: bool, tmp_pa
     reseal(place, files={"scores.npy": hashlib.sha256(content).hexdigest()})
     entry = store.find("scores", CONFIG)
     assert entry is not None
-    with pytest.raises(ValueError, match=r"pickle|[Oo]bject|magic"):
+    with pytest.raises(StoreError, match=r"^Expected an array at .*found no array of numbers"):
         entry.array("scores", mmap=mmap)
     assert not (tmp_path / "trace").exists()
 
@@ -472,3 +472,113 @@ def test_a_study_file_that_is_none_is_refused(
     (tmp_path / "study.json").write_bytes(content)
     assert planned(tmp_path, monkeypatch) == 1
     assert "Expected a study.json that raydrop wrote at" in capsys.readouterr().err
+
+
+# Code that lies about where a command is run.
+
+HOSTILE = ("pandas", "torch", "numpy", "typer", "raydrop_theirs", "sitecustomize", "uuid")
+"""Modules that a command or its workers import, or would; one of them is in no installation."""
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A folder with a study, and with modules that leave a trace where they are imported."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    for name in HOSTILE:
+        code = f"import os\nos.mkdir({str(tmp_path)!r} + '/imported {name} ' + str(os.getpid()))\n"
+        (folder / f"{name}.py").write_text(code)
+    changes = {"training": {"epochs": 1, "augment": False}, "include_unpruned": False}
+    body = {"study": TINY.to_dict(TINY.spaces()) | changes}
+    (folder / "study.json").write_text(json.dumps(body))
+    return folder
+
+
+def command(folder: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder, as somebody would who went there first."""
+    return subprocess.run(
+        list(map(str, words)),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment,
+    )
+
+
+def imported(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("imported *"))
+
+
+def test_the_planted_modules_would_be_imported(theirs: Path) -> None:
+    """Negative control."""
+    command(theirs, sys.executable, "-c", "import pandas")
+    assert imported(theirs.parent)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("-m", "raydrop"), ("-mraydrop",), (Path(sys.executable).with_name("raydrop"),)],
+    ids=["module", "joined", "script"],
+)
+def test_a_command_imports_nothing_from_the_working_directory(
+    words: tuple[object, ...], theirs: Path
+) -> None:
+    result = command(theirs, sys.executable, *words, "frontier", ".")
+    assert result.stderr.startswith("Error: Expected "), result.stderr
+    assert imported(theirs.parent) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_replayed_study_imports_nothing_from_the_working_directory(theirs: Path) -> None:
+    """Neither the command nor the workers, to which Ray gives the directory first."""
+    out = theirs.parent / "out"
+    words = ("run", "study.json", "--out", out, "--num-cpus", 1)
+    result = command(theirs, sys.executable, "-m", "raydrop", *words)
+    assert result.returncode == 0, result.stderr
+    assert imported(theirs.parent) == []
+    assert list((out / "store" / "trial").iterdir())
+
+
+BESIDE = """
+import ray
+from raydrop.cli import load_sweep, script_folder
+from raydrop.cluster.session import ray_session
+
+study = load_sweep("sweeps/sweep.py")
+import beside
+
+
+@ray.remote
+def worker():
+    import importlib.util
+    import sys
+
+    found = [importlib.util.find_spec(name) is not None for name in ("beside", "raydrop_theirs")]
+    import pandas
+
+    return found, beside.twice(21), study.name
+
+
+with ray_session(num_cpus=1, code=script_folder("sweeps/sweep.py")):
+    print(ray.get(worker.remote()))
+"""
+"""Prints what a worker finds of the modules beside a script, and of those where the driver runs."""
+
+
+@pytest.mark.ray
+def test_workers_of_a_script_import_from_its_folder_alone(theirs: Path) -> None:
+    folder = theirs / "sweeps"
+    folder.mkdir()
+    (folder / "beside.py").write_text(
+        "NAME = 'found'\n\ndef twice(number):\n    return 2 * number\n"
+    )
+    (folder / "sweep.py").write_text(
+        "import beside\nfrom raydrop import Study\n"
+        f"study = Study(beside.NAME, 'digits', 'small_cnn', {SPACE!r})\n"
+    )
+    (theirs.parent / "driver.py").write_text(BESIDE)
+    result = command(theirs, sys.executable, theirs.parent / "driver.py")
+    assert result.stdout.strip() == "([True, False], 42, 'found')", result.stderr
+    assert imported(theirs.parent) == []

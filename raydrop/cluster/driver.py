@@ -69,6 +69,8 @@ class Options:
     """Address of a Ray cluster, or None for this machine."""
     data_root: str | None = None
     """Folder of data sets."""
+    code: str | None = None
+    """Folder of the sweep script, from which workers import too."""
     num_cpus: int | None = None
     """CPUs of a local Ray."""
     gpus_per_worker: float | None = None
@@ -321,7 +323,7 @@ def _run(briefing: Briefing, options: Options, begun: Begun = _nothing) -> Lost:
     data, console = prepare(briefing.dataset), briefing.console
     briefing.tell_copies(data)
     with (
-        ray_session(options.address, options.num_cpus) as dashboard,
+        ray_session(options.address, options.num_cpus, options.code) as dashboard,
         marked(briefing.store) as place,
     ):
         if dashboard:

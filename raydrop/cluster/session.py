@@ -8,11 +8,13 @@ import os
 import re
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
+from ray.job_config import JobConfig
 
 from raydrop.errors import ConfigError, in_one_line
 
@@ -24,7 +26,9 @@ _TOKEN_REFUSED = ("unauthenticated", "authentication", "auth token", "auth_token
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iterator[str]:
+def ray_session(
+    address: str | None = None, num_cpus: int | None = None, code: str | None = None
+) -> Iterator[str]:
     """Connect to a cluster, or start Ray on this machine, and end it afterwards.
 
     A session that is there already is used and left as it is. A local one listens on the loopback
@@ -33,6 +37,8 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
     Args:
         address: Of a running cluster, or None for this machine.
         num_cpus: CPUs of a local session; all by default.
+        code: Folder from which workers import as well as from that of the program that calls this.
+            They never do from the current one, where anybody's files may lie.
 
     Yields:
         Where the dashboard of a cluster is and how to tunnel to it, or nothing.
@@ -43,7 +49,8 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
     if ray.is_initialized():
         yield ""
         return
-    dashboard = _start(num_cpus) if address is None else _join(address)
+    job = _job(code)
+    dashboard = _start(num_cpus, job) if address is None else _join(address, job)
     _protect_token()
     try:
         yield dashboard
@@ -51,7 +58,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         ray.shutdown()
 
 
-def _start(num_cpus: int | None) -> str:
+def _start(num_cpus: int | None, job: JobConfig) -> str:
     """Start Ray on this machine."""
     _make_token()
     try:
@@ -62,6 +69,7 @@ def _start(num_cpus: int | None) -> str:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                job_config=job,
                 _node_ip_address="127.0.0.1",
             )
     except (OSError, RuntimeError, ValueError, RayError) as error:
@@ -72,15 +80,37 @@ def _start(num_cpus: int | None) -> str:
     return ""
 
 
-def _join(address: str) -> str:
+def _join(address: str, job: JobConfig) -> str:
     """Join a cluster that answers; return where its dashboard is."""
     place = find_head(address)
     try:
-        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        context = ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            job_config=job,
+        )
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise refusal(place, error) from error
     found = getattr(context, "address_info", None) or {}
     return dashboard_text(found.get("webui_url"), found.get("gcs_address") or place)
+
+
+class _Job(JobConfig):
+    """A job whose workers look for modules in the folders that it names.
+
+    Ray would add the one in which the driver was started; it does not where the job brings a folder
+    to work in.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
+def _job(code: str | None) -> JobConfig:
+    """Have workers look where a script is; the last folder is searched first."""
+    program = str(Path(sys.argv[0]).resolve().parent)  # of a module it is not on the path
+    return _Job(_py_driver_sys_path=[each for each in (program, code) if each in sys.path])
 
 
 def find_head(address: str) -> str:
