@@ -187,6 +187,20 @@ def test_copies_say_how_many_have_the_same_bytes_too(root: Path) -> None:
     )
 
 
+def test_what_a_few_headers_did_not_tell(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydrop.data.folder._SPREAD_HEADERS", 1)
+    for path in root.rglob("*.png"):
+        PIL.Image.open(path).convert("L").save(path)
+    noise(root / "train/cat/1.png", 1000)
+    PIL.Image.open(root / "train/cat/2.png").resize((12, 5)).save(root / "train/cat/2.png")
+    found = check_data(str(root))
+    assert found.image_shape == (1, 5, 6)
+    assert {each.kind: each.names for each in found.findings} == {
+        "of another size than 6x5": ("train/cat/2.png",),
+        "not stored as grey": ("train/cat/1.png",),
+    }
+
+
 def test_hardly_more_images_than_classes(root: Path) -> None:
     for at in range(4):
         for split, count in SIZES.items():
