@@ -235,7 +235,7 @@ class TrialConfig:
         Raises:
             ConfigError: On an unknown key or a value of the wrong kind.
         """
-        point = plain(point)
+        point, model, query_model = plain((dict(point), model, query_model))
         for key in point:
             if key not in TRIAL_AXES:
                 raise unknown_name("key of param_space", key, TRIAL_AXES)

@@ -305,3 +305,14 @@ def test_no_text_is_evaluated(space: dict[str, Any], tmp_path: Path) -> None:
     assert not trace.exists()
     list(generate_variants(planted(space)))
     assert trace.exists() or "more" in str(space)  # negative control: Tune runs it
+
+
+def test_points_have_plain_values_whatever_they_were_written_with() -> None:
+    space = {
+        "keep_fraction": tune.grid_search(np.array([0.3, 0.5], dtype=np.float32)),
+        "loss": tune.choice([np.float32(0.1)]),
+        "quotas": tune.sample_from(lambda c: np.float32(c["keep_fraction"])),
+        "method": np.str_("random"),
+    }
+    first, _ = expand(_study(space))
+    assert repr(first) == ("{'keep_fraction': 0.3, 'loss': 0.1, 'quotas': 0.3, 'method': 'random'}")

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from raydrop.errors import ConfigError
 from raydrop.study import (
@@ -372,3 +375,97 @@ def test_query_runs_train_like_trials_without_augmentation_unless_told_otherwise
     assert told.training_of_queries() == Training(epochs=9, augment=True)
     spelled = study(query_training=Training(augment=False))
     assert spelled.base("f") == study().base("f")
+
+
+# Values of NumPy, pandas and torch.
+
+
+def _values(number: Any, flag: Any, text: Any, share: Any) -> dict[str, Any]:
+    """Return fields of every specification, of values of some library's kinds."""
+    training = Training(epochs=number, learning_rate=share, augment=flag, milestones=(share,))
+    return {
+        "name": text,
+        "seeds": [number],
+        "checkpoints": number,
+        "recall_smoothing": share,
+        "include_unpruned": flag,
+        "training": training,
+        "query_training": dataclasses.replace(training, batch_size=number),
+        "network": NetworkPruning(rounds=number, restore=flag, dense_loss=text),
+        "param_space": [{"method": text, "keep_fraction": {"grid_search": [share, number]}}],
+    }
+
+
+KINDS = {
+    "numpy": (np.int64(3), np.bool_(True), np.str_("a"), np.float32(0.3)),
+    "numpy, small": (np.uint8(3), np.bool_(True), np.str_("a"), np.float16(0.3)),
+    "arrays": (np.array(3), np.array(True), np.array("a"), np.array(0.3)),
+    "pandas": (
+        pd.Series([3]).iloc[0],
+        pd.Series([True]).iloc[0],
+        pd.Series(["a"], dtype="string").iloc[0],
+        pd.Series([0.3], dtype="float32").iloc[0],
+    ),
+    "torch": (torch.tensor(3), torch.tensor(True), "a", torch.tensor(0.3)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_of_other_libraries_are_what_they_stand_for(kind: str) -> None:
+    number, flag, text, share = KINDS[kind]
+    found, expected = (
+        study(**_values(number, flag, text, share)),
+        study(**_values(3, True, "a", 0.3)),
+    )
+    assert found == expected
+    assert repr(found) == repr(expected)  # and of the same types, all the way down
+    assert found.base("f") == expected.base("f")
+    point = {"method": text, "keep_fraction": share}
+    trial = TrialConfig.from_space(point, number, text, text)
+    assert repr(trial) == repr(
+        TrialConfig.from_space({"method": "a", "keep_fraction": 0.3}, 3, "a", "a")
+    )
+    assert config_hash(trial.identity()) == config_hash(
+        TrialConfig("a", "none", 0.3, "cross_entropy", "a", "a", 3).identity()
+    )
+
+
+def test_arrays_are_lists() -> None:
+    found = study(seeds=np.arange(3), training=Training(milestones=np.array([0.5, 0.75])))
+    assert repr(found) == repr(study(seeds=(0, 1, 2), training=Training()))
+    space = {"keep_fraction": {"grid_search": np.array([0.1, 0.3], dtype=np.float32)}}
+    (spelled,) = study(param_space=space).spaces()
+    assert repr(spelled) == "{'keep_fraction': {'grid_search': [0.1, 0.3]}}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("checkpoints", np.float64(3.0), "checkpoints to be a whole number"),
+        (
+            "checkpoints",
+            np.bool_(True),
+            "checkpoints to be a whole number of at least 1, found True",
+        ),
+        ("recall_smoothing", np.float32("nan"), "a number for recall_smoothing, found nan"),
+        ("recall_smoothing", np.complex64(1), "a number for recall_smoothing, found"),
+        ("recall_smoothing", np.array([0.5]), r"a number for recall_smoothing, found \[0.5\]"),
+        ("recall_smoothing", np.zeros((1, 1)), "a number for recall_smoothing, found array"),
+        ("recall_smoothing", np.datetime64("2020"), "a number for recall_smoothing, found"),
+        ("recall_smoothing", pd.NA, "a number for recall_smoothing, found <NA>"),
+        ("recall_smoothing", torch.tensor(0.3, dtype=torch.bfloat16), "a number for recall_smoo"),
+        (
+            "recall_smoothing",
+            torch.tensor(0.3, requires_grad=True),
+            "a number for recall_smoothing",
+        ),
+        ("include_unpruned", np.int64(1), "True or False for include_unpruned, found 1"),
+        ("seeds", np.array(3), r"a list for seeds, found 3; write \[3\]"),
+        ("seeds", [np.int64(1), 1], r"distinct seeds, found \(1, 1\)"),
+    ],
+)
+def test_values_of_other_libraries_that_do_not_fit_are_refused(
+    field: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(**{field: value})
