@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 
-from raydrop.errors import ConfigError, IncompleteStudyError, StoreError
+from raydrop.errors import ConfigError, IncompleteStudyError, StoreError, visible
 from raydrop.frontier import frontier_table, load_records
 from raydrop.frontier.export import ROW, escape, export_table, latex_table, wide_table
 
@@ -169,6 +170,44 @@ def test_names_are_set_as_they_are() -> None:
     assert escape("cdb_w(1) 50% & #1 {x}") == r"cdb\_w(1) 50\% \& \#1 \{x\}"
     assert escape("a\\b~c^d$") == r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d\$"
     assert escape("from_method:el2n") == r"from\_method:el2n"
+
+
+HOSTILE = "x\n\\input{/etc/passwd}\r\\write18{ls}\u2028\u0085\x0b\x0c^^M\\end{tabular}\0%"
+
+
+def _is_ours(line: str) -> bool:
+    """Whether a line of LaTeX has no command but ours, unless it is a comment."""
+    ours = {"begin", "end", "toprule", "midrule", "bottomrule", "cmidrule", "multicolumn", "emph"}
+    ours |= {"textbf", "scriptsize", "textbackslash", "textasciicircum", "textless"}
+    commands = set(re.findall(r"\\([A-Za-z]+)", line))
+    return line.startswith("%") or (commands <= ours and line.isprintable())
+
+
+def test_a_data_set_stays_within_its_comment(table: pd.DataFrame) -> None:
+    text = latex_table(table.assign(dataset=HOSTILE))
+    assert text.encode().startswith(rb"% x\n\input{/etc/passwd}\r\write18{ls}\u2028\x85")
+    assert all(map(_is_ours, text.splitlines()))
+    assert len(text.splitlines()) == len(latex_table(table).splitlines())
+
+
+@pytest.mark.parametrize("column", ["method", "quotas", "loss", "model", "query_model"])
+@pytest.mark.parametrize("name", [HOSTILE, "[3cm] x", "* x", "a\n\nb"])
+def test_a_name_stays_within_its_cell(table: pd.DataFrame, column: str, name: str) -> None:
+    text = latex_table(table.assign(**{column: table[column].replace(table[column].max(), name)}))
+    lines = text.splitlines()
+    assert all(map(_is_ours, lines))
+    assert not [line for line in lines if line.lstrip().startswith(("[", "*"))]
+    assert {_columns(row) for row in _rows(text)} == {5}
+
+
+def test_an_exported_file_has_a_hostile_name_once_and_readably(tmp_path: Path) -> None:
+    study = dataclasses.replace(STUDY, quotas=("none", f"{HOSTILE}\udce9"), seeds=(0,))
+    folder = study.write(tmp_path)
+    shown = visible(f"{HOSTILE}\udce9")
+    assert escape(shown) in export_table(folder, "latex").path.read_text(encoding="utf-8")
+    for kind, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
+        path = export_table(folder, kind).path
+        assert shown in set(read(path)["quotas"])
 
 
 def test_the_same_study_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:

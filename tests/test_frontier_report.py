@@ -22,6 +22,7 @@ from reference import recall_by_counting
 from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 from test_frontier_write import Page
 
+from raydrop.errors import visible
 from raydrop.frontier import Records, frontier_table, load_records
 from raydrop.frontier.gaps import ONE_SEED, SHOWN_LINES, gaps
 from raydrop.frontier.inline import inline_png, inline_svg, with_lossy_images
@@ -180,11 +181,26 @@ def test_the_page_carries_the_figures_data_whatever_names_there_are(tmp_path: Pa
     html = rendered(records, table)
     data = data_of(html)
     assert data == json.loads(json.dumps(interactive_frontier(by_merit(table))))
-    assert evil in data["filters"]["model"]["options"]
+    assert visible(evil) in data["filters"]["model"]["options"]
     # What Plotly shows as marked-up text carries no marks.
     assert not any("<" in panel for panel in data["panels"])
     assert not any("<" in entry["trace"]["name"] for entry in data["legend"])
     assert evil not in html
+
+
+def test_plotly_is_given_short_names_with_the_entities_that_it_knows(
+    points: pd.DataFrame,
+) -> None:
+    name = '<b>"it\'s"</b> & co'
+    named = points.assign(loss=name, method=points["method"].replace("el2n", name))
+    data = interactive_frontier(named)
+    assert data["panels"] == ['loss: &lt;b&gt;"it\'s"&lt;/b&gt; &amp; co']
+    assert '&lt;b&gt;"it\'s"&lt;/b&gt; &amp; co' in [
+        entry["trace"]["name"] for entry in data["legend"]
+    ]
+    long = interactive_frontier(points.assign(loss="m" * 3000))
+    assert all(len(panel) < 60 for panel in long["panels"])
+    assert long["filters"]["loss"]["options"] == ["m" * 3000]
 
 
 def test_only_the_pages_own_scripts_may_run(records: Records, points: pd.DataFrame) -> None:

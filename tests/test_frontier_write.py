@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
+import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 
 import raydrop.cli
 import raydrop.frontier
-from raydrop.errors import StoreError
+from raydrop.errors import StoreError, visible
 from raydrop.frontier import (
     Frontier,
     frontier_table,
@@ -29,6 +31,7 @@ from raydrop.frontier import (
 from raydrop.frontier.canvas import to_pdf, to_svg
 from raydrop.frontier.lost import LostImage, LostImages
 from raydrop.frontier.lost_plot import lost_figure
+from raydrop.frontier.overlay import write_overlay
 from raydrop.frontier.overlay_plot import overlay_figure
 from raydrop.frontier.report import TIMES, render_report
 from raydrop.frontier.report_tables import SHOWN_CLASSES
@@ -662,3 +665,63 @@ def test_very_long_names_do_not_break_a_figure(tmp_path: Path) -> None:
     for name, figure in figures.items():
         assert to_svg(figure), name
         assert max(figure.get_size_inches()) < 20, name
+
+
+HOSTILE = "\0\b\x1b[2J</script><!--]]>&\"'\r\n\u2028\x85\x9b\u202e\udce9\uffff猫"
+
+
+def hostile_study(folder: Path) -> Path:
+    """A study, as older versions may have left one, of which every name is hostile."""
+    study = FakeStudy(
+        methods=("random", f"m{HOSTILE}"),
+        quotas=("none", f"q{HOSTILE}"),
+        losses=(f"l{HOSTILE}",),
+        models=(f"n{HOSTILE}",),
+        class_names=(f"a{HOSTILE}", "b"),
+        network_methods=(f"p{HOSTILE}",),
+        network_targets=("flops(0.5)",),
+        n_noisy=40,
+        keeps=(0.5,),
+        seeds=(0,),
+    )
+    study.write(folder, skip=study.trials()[:1])
+    study.write_failure(folder, study.trials()[0], f"f{HOSTILE}")
+    path = folder / "study.json"
+    body = json.loads(path.read_text())
+    body["study"]["name"] = f"s{HOSTILE}"
+    body["versions"] = {f"v{HOSTILE}": f"w{HOSTILE}"}
+    path.write_text(json.dumps(body))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # of a font without Chinese
+def test_hostile_names_are_shown_in_every_file(tmp_path: Path) -> None:
+    shown = visible(HOSTILE)
+    written = write_frontier(hostile_study(tmp_path), pdf=True)
+    for name, path in written.paths.items():
+        if path.suffix == ".svg":
+            for text in ET.fromstring(path.read_bytes()).itertext():
+                assert all(map(str.isprintable, text.split("\n"))), name
+    trials = pd.read_parquet(written.paths["trials.parquet"])
+    points = pd.read_csv(written.paths["frontier.csv"])
+    for table in (trials, points):
+        assert set(table["loss"]) == {f"l{shown}"}
+        assert f"m{shown}" in set(table["method"])
+    html = written.report.read_text(encoding="utf-8").replace(get_plotlyjs(), "")
+    assert not [c for c in html if c != "\n" and not c.isprintable() and c not in "\u00a0\u2002"]
+    page = Page(html)
+    assert [tag for tag, _ in page.tags].count("script") == 3
+    for letter in "mqlnapfsvw":
+        assert f"{letter}{shown}" in page.text, letter
+    data = json.loads(html.split('id="frontier-data">')[1].split("</script>")[0])
+    assert f"m{shown}" in data["filters"]["method"]["options"]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_hostile_names_are_shown_where_studies_are_laid_over_each_other(tmp_path: Path) -> None:
+    folders = [hostile_study(tmp_path / name) for name in ("a", "b\x1b\udce9")]
+    overlay = write_overlay(folders, tmp_path / "out")
+    names = set(pd.read_csv(overlay.paths["overlay.csv"])["study"])
+    assert all(name.isprintable() for name in names)
+    assert len(names) == 2
+    ET.fromstring(overlay.paths["overlay.svg"].read_bytes())

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from raydrop.errors import ConfigError, unknown_name
+from raydrop.errors import ConfigError, unknown_name, visible
 from raydrop.frontier.files import csv_text, make_folder, parquet_bytes, replace_file
 from raydrop.frontier.names import has_several_models, series_name, setting_name, target_place
 from raydrop.frontier.records import Records, load_records
@@ -150,8 +150,8 @@ def latex_table(table: pd.DataFrame, by: By = "class") -> str:
 
 
 def escape(text: str) -> str:
-    r"""Return a text so that LaTeX sets it as it is, such as ``cdb\_w``."""
-    return "".join(_ESCAPES.get(character, character) for character in text)
+    r"""Return a text so that LaTeX sets it as it is, such as ``cdb\_w``, on one line."""
+    return "".join(_ESCAPES.get(character, character) for character in visible(text))
 
 
 _ESCAPES = {
@@ -162,6 +162,7 @@ _ESCAPES = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    **{character: f"{{{character}}}" for character in "[*"},  # \\ would take these for its own
 }
 
 
@@ -185,7 +186,7 @@ def _preamble(table: pd.DataFrame, by: By) -> list[str]:
     fewest, most = table["n_seeds"].min(), table["n_seeds"].max()
     seeds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     seeds += " seed" if most == 1 else " seeds"
-    names = ", ".join(sorted(table["dataset"].unique()))
+    names = visible(", ".join(sorted(table["dataset"].unique())))  # a comment ends with its line
     return [
         rf"% {names}: average and worst-{by} accuracy in percent, mean over {seeds};",
         rf"% small: lowest to highest seed. The worst {by} is each seed's own. Bold: best of its",

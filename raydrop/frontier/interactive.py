@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from raydrop.frontier.canvas import cut
 from raydrop.frontier.names import (
     DENSE,
     has_several_models,
@@ -250,7 +251,7 @@ def _panels(rows: Sequence[Row], several: bool) -> list[Json]:
             "loss": loss,
             "target": target,
             "title": prefix
-            + html.escape(
+            + _shown(
                 setting_name(
                     {"model": model, "loss": loss, "network_target": target},
                     several_models=several,
@@ -312,7 +313,7 @@ def _full_trace(row: Row, *, alone: bool) -> Json:
     return _scatter(
         mode="markers+text",
         marker=marker,
-        text=html.escape(row["loss"]),
+        text=_shown(row["loss"]),
         textposition="middle left",  # such points lie near the right edge
     )
 
@@ -354,7 +355,7 @@ def _legend(filters: Mapping[str, Json], style: SeriesStyle) -> list[Json]:
         colour = FULL_DATA if full else style.colour(method)
         symbol = "star" if full else _symbol(style.marker(method))
         trace = _scatter(
-            name=html.escape(method),
+            name=_shown(method),
             mode="markers" if full else "lines+markers",
             line={"color": colour, "width": 1.5},
             marker={"color": colour, "symbol": symbol, "size": 12 if full else 8},
@@ -362,9 +363,14 @@ def _legend(filters: Mapping[str, Json], style: SeriesStyle) -> list[Json]:
         entries.append({"filter": "method", "option": option, "trace": trace})
     for option, network in enumerate(filters["network"]["options"]):
         line = {"color": style.colour("", network), "width": 3}
-        trace = _scatter(name=f"network: {html.escape(network)}", mode="lines", line=line)
+        trace = _scatter(name=f"network: {_shown(network)}", mode="lines", line=line)
         entries.append({"filter": "network", "option": option, "trace": trace})
     return entries
+
+
+def _shown(text: str) -> str:
+    """Return a name for Plotly, which knows tags, and entities for them but not for quotes."""
+    return html.escape(cut(text), quote=False)
 
 
 def _scatter(**look: Any) -> Json:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from raydrop.errors import ConfigError, StudyMismatchError
+from raydrop.errors import ConfigError, StudyMismatchError, visible
 from raydrop.frontier import remarks
 from raydrop.frontier.canvas import to_png, to_svg
 from raydrop.frontier.files import csv_text, make_folder, replace_file
@@ -110,7 +110,7 @@ def study_names(studies: Sequence[Records]) -> list[str]:
     ):
         counts = Counter(names)
         names = [
-            f"{name} ({other})" if counts[name] > 1 else name
+            f"{name} ({visible(other)})" if counts[name] > 1 else name
             for name, other in zip(names, candidates, strict=True)
         ]
     return names
