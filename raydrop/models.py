@@ -3,21 +3,26 @@
 Where a name has a form for images of up to 64 pixels a side and a larger one, the images decide.
 Initial weights come from torch's global generator; whoever builds a model seeds that (within
 ``torch.random.fork_rng``). Activation layers never work in place, so that hooks and per-sample
-gradients see what the layers computed.
+gradients see what the layers computed. Whether a model takes certain images is tried once in each
+process, on a copy without data: torch's meta device computes shapes alone.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import pickle
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from raydrop.data.dataset import SMALL_SIDE
-from raydrop.errors import ConfigError, unknown_name
+from raydrop.errors import ConfigError, RaydropError, in_one_line, unknown_name
 
 MODELS = {
     "linear": "all pixels into one linear layer: logistic regression, for images of any shape",
@@ -33,12 +38,14 @@ MODELS = {
 
 PRETRAINED = ":imagenet"
 """Ending of names of torchvision's models that start from :data:`PRETRAINED_WEIGHTS`."""
-PRETRAINED_WEIGHTS = "IMAGENET1K_V1"
-"""torchvision's name of the weights."""
+PRETRAINED_WEIGHTS = ("IMAGENET1K_V1", "DEFAULT")
+"""torchvision's names of the weights: the first one that it has for the model."""
 
 ImageShape = tuple[int, int, int]
 """Channels, height and width."""
 
+_SIDES = (8, 16, 32, 64, 96, 128, 160, 192, 224, 299, 384, 518)
+"""Sides of images that are tried to say what would fit a model."""
 _POOL = "pool"
 _VGG_STAGES = {
     "vgg16": (2, 2, 3, 3, 3),
@@ -54,7 +61,19 @@ _TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_model(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+@dataclass(frozen=True)
+class Head:
+    """The layer that a model's logits come from."""
+
+    name: str
+    """Of the last linear layer or convolution that a forward pass calls."""
+    is_linear: bool
+    """Whether it is a linear layer that turns one vector per image into the logits themselves."""
+
+
+def build_model(
+    name: str, num_classes: int, image_shape: ImageShape, *, trained: bool = True
+) -> nn.Module:
     """Return a freshly initialised model in training mode.
 
     Args:
@@ -63,24 +82,62 @@ def build_model(name: str, num_classes: int, image_shape: ImageShape) -> nn.Modu
             torchvision) with a fresh last layer.
         num_classes: K, the number of outputs.
         image_shape: Channels (1 or 3), height and width of an image.
+        trained: Where the name asks for trained weights, whether it gets them; otherwise it is the
+            same architecture with random ones, to be filled from elsewhere.
 
     Returns:
         A module from images (B, C, H, W) to logits (B, K).
 
     Raises:
-        ConfigError: If the name is unknown or the model cannot take such images.
+        ConfigError: If the name is unknown, the model cannot take such images, or its trained
+            weights cannot be had.
     """
-    builder = _OWN_BUILDERS.get(name)
-    if builder is not None and (max(image_shape[1:]) <= SMALL_SIDE or name in _ANY_SIZE):
-        model = builder(num_classes, image_shape)
-    else:
-        model = _torchvision_model(name, num_classes)
-        _take_channels(model, image_shape[0])
-    for module in model.modules():
-        if isinstance(getattr(module, "inplace", None), bool):
-            module.inplace = False  # type: ignore[assignment]
-    _check_fits(name, model, num_classes, image_shape)
-    return model
+    head = head_of(name, num_classes, image_shape)
+    model = _architecture(name, num_classes, image_shape, head if trained else None)
+    return model.train()
+
+
+@functools.cache
+def head_of(name: str, num_classes: int, image_shape: ImageShape, batch: int = 2) -> Head:
+    """Return where a model's logits come from, after trying it in training and in eval mode.
+
+    Args:
+        name: As for :func:`build_model`; nothing is downloaded.
+        num_classes: K, the number of outputs.
+        image_shape: Channels, height and width of an image.
+        batch: Images of the smallest batch that it is to be trained with.
+
+    Raises:
+        ConfigError: If the name is unknown, or the model cannot turn such images into K logits; the
+            message says of what size they would have to be.
+    """
+    model = _without_data(name, num_classes, image_shape)
+    try:
+        _tried(model.train(), batch, num_classes, image_shape)
+    except Exception as error:  # whatever a model's own code raises
+        raise _unfit(name, num_classes, image_shape, batch, error) from error
+    return _tried(model.eval(), batch, num_classes, image_shape)
+
+
+def check_eager(model: nn.Module, error: type[RaydropError]) -> None:
+    """Refuse a model that holds TorchScript.
+
+    What a compiled layer is, whether it normalises by its batch, and which weights it has where,
+    cannot be seen from outside.
+
+    Args:
+        model: Any model.
+        error: What is raised.
+
+    Raises:
+        RaydropError: If there is such a part; of the class that is given.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise error(
+                f"Expected a model of Python modules, found TorchScript in {name or 'all of it'}, "
+                "whose layers cannot be looked into; give the module that it was compiled from."
+            )
 
 
 def linear(num_classes: int, image_shape: ImageShape) -> nn.Module:
@@ -204,7 +261,23 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return layer
 
 
-def _torchvision_model(name: str, num_classes: int) -> Any:
+def _architecture(
+    name: str, num_classes: int, image_shape: ImageShape, head: Head | None
+) -> nn.Module:
+    """Return a model that has not been tried; with a head, trained weights where the name asks."""
+    builder = _OWN_BUILDERS.get(name)
+    if builder is not None and (max(image_shape[1:]) <= SMALL_SIDE or name in _ANY_SIZE):
+        model = builder(num_classes, image_shape)
+    else:
+        model = _torchvision_model(name, num_classes, head)
+        _take_channels(model, image_shape[0])
+    for module in model.modules():
+        if isinstance(getattr(module, "inplace", None), bool):
+            module.inplace = False  # type: ignore[assignment]
+    return model
+
+
+def _torchvision_model(name: str, num_classes: int, head: Head | None = None) -> Any:
     """Return a classification model of torchvision with random, or with trained weights."""
     # Here, because importing torchvision doubles the start of workers that do not need it.
     import torchvision
@@ -214,52 +287,124 @@ def _torchvision_model(name: str, num_classes: int) -> Any:
     base = name.removesuffix(PRETRAINED)
     if base not in known:
         raise unknown_name("model", name, {*MODELS, *known})
-    extra = _TORCHVISION_ARGUMENTS.get(base, {})
+    arguments = dict(_TORCHVISION_ARGUMENTS.get(base, {}))
     if name == base:
-        return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
+        return torchvision.models.get_model(
+            base, weights=None, num_classes=num_classes, **arguments
+        )
+    there = torchvision.models.get_model_weights(base).__members__
+    weights = next(there[each] for each in PRETRAINED_WEIGHTS if each in there)
+    if head is None:  # what torchvision sets where it loads weights
+        if "aux_logits" in arguments:
+            arguments["transform_input"] = True
+        if base.startswith("vit_"):
+            arguments["image_size"] = weights.meta["min_size"][0]
+        return torchvision.models.get_model(
+            base, weights=None, num_classes=num_classes, **arguments
+        )
     try:
-        model = torchvision.models.get_model(base, weights=PRETRAINED_WEIGHTS)
-    except OSError as error:
+        model = torchvision.models.get_model(base, weights=weights)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise ConfigError(
-            f"Expected ImageNet weights of {base} to be there or to be downloaded, found: {error}; "
-            "connect this machine, or put the file into torch.hub's folder of checkpoints."
+            f"Expected ImageNet weights of {base} to be there or to be downloaded, found "
+            f"{in_one_line(error)}; connect this machine, or put the whole file into torch.hub's "
+            "folder of checkpoints."
         ) from error
-    _replace_head(model, num_classes)
+    if "aux_logits" in arguments:  # torchvision loads these with weights, wanted or not
+        model.aux_logits = False
+        model.AuxLogits = model.aux1 = model.aux2 = None
+    _replace_head(model, head.name, num_classes)
     return model
 
 
-def _replace_head(model: nn.Module, num_classes: int) -> None:
-    """Put a freshly initialised linear layer in place of the last one."""
-    path, last = [pair for pair in model.named_modules() if isinstance(pair[1], nn.Linear)][-1]
-    parent, _, child = path.rpartition(".")
-    assert isinstance(last, nn.Linear)
-    setattr(model.get_submodule(parent), child, nn.Linear(last.in_features, num_classes))
+def _replace_head(model: nn.Module, name: str, num_classes: int) -> None:
+    """Put a freshly initialised layer with K outputs in place of the one that gives the logits."""
+    last: Any = model.get_submodule(name)
+    biased = last.bias is not None
+    fresh: nn.Module
+    if isinstance(last, nn.Linear):
+        fresh = nn.Linear(last.in_features, num_classes, biased)
+    else:
+        fresh = nn.Conv2d(last.in_channels, num_classes, last.kernel_size, bias=biased)
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, fresh)
 
 
-def _take_channels(model: nn.Module, channels: int) -> None:
+def _take_channels(model: Any, channels: int) -> None:
     """Replace the first convolution by one for so many channels, initialised as the model does."""
     first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
     if first.in_channels == channels:
         return
     weight = first.weight.detach()
+    if hasattr(model, "transform_input"):
+        model.transform_input = False  # it would take three channels apart
     first.in_channels = channels
     first.weight = nn.Parameter(weight[:, torch.arange(channels) % weight.shape[1]].clone())
 
 
-def _check_fits(name: str, model: nn.Module, num_classes: int, image_shape: ImageShape) -> None:
-    """Raise where the model cannot turn such images into K logits, by trying one."""
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model(torch.zeros(1, *image_shape))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        shape = "x".join(map(str, image_shape))
-        raise ConfigError(
-            f"Expected images that {name} can take, found {shape} ({_first_line(error)}); "
-            "use images of another size, or a model for small ones such as small_cnn or resnet18."
-        ) from error
-    model.train()
-    assert logits.shape == (1, num_classes)
+class _NoData(TorchFunctionMode):
+    """Makes the parameters of new layers on torch's meta device, where they take no memory."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function; layers make their parameters by ``torch.empty``."""
+        kwargs = {**(kwargs or {}), **({"device": "meta"} if function is torch.empty else {})}
+        return function(*args, **kwargs)
+
+
+def _without_data(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    with torch.random.fork_rng(devices=[]), _NoData():
+        return _architecture(name, num_classes, image_shape, None).to("meta")
+
+
+def _tried(model: nn.Module, batch: int, num_classes: int, image_shape: ImageShape) -> Head:
+    """Return the head of a model without data, after a forward pass of images without data."""
+    called: list[tuple[nn.Module, bool]] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+        linear = isinstance(layer, nn.Linear) and inputs[0].ndim == 2
+        called.append((layer, linear and outputs.shape == (batch, num_classes)))
+
+    layers = (m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        logits = model(torch.empty(batch, *image_shape, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    assert logits.shape == (batch, num_classes)
+    last, linear = called[-1]
+    return Head(next(name for name, m in model.named_modules() if m is last), linear)
+
+
+def _unfit(
+    name: str, num_classes: int, image_shape: ImageShape, batch: int, error: Exception
+) -> ConfigError:
+    """Say what images a model takes, of those sizes that are tried."""
+
+    def takes(batch: int, shape: ImageShape) -> bool:
+        try:
+            _tried(_without_data(name, num_classes, shape).train(), batch, num_classes, shape)
+        except Exception:
+            return False
+        return True
+
+    shape, reason = "x".join(map(str, image_shape)), _first_line(error)
+    if batch == 1 and takes(2, image_shape):
+        return ConfigError(
+            f"Expected batches of two images or more to train {name} on {shape}, found one of a "
+            f"single image ({reason}); use a larger batch_size, keep more, or another model."
+        )
+    fitting = [side for side in _SIDES if takes(batch, (image_shape[0], side, side))]
+    advice = f"images of {', '.join(f'{side}x{side}' for side in fitting)} pixels"
+    if not fitting:
+        advice = "images of another size"
+    elif len(fitting) > 1 and fitting == list(_SIDES[-len(fitting) :]):
+        advice = f"images of {fitting[0]}x{fitting[0]} pixels or more"
+    return ConfigError(
+        f"Expected images that {name} can take, found {shape} ({reason}); use {advice}, or a model "
+        "for small ones such as small_cnn or resnet18."
+    )
 
 
 def _first_line(error: Exception) -> str:

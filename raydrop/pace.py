@@ -18,7 +18,6 @@ import torch
 
 from raydrop.data.batches import PreparedData, make_batches
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split
-from raydrop.models import PRETRAINED
 from raydrop.plan import Plan, StageName, Work, query_work, trial_work
 from raydrop.scores.sharding import SCORING_BATCH, GradientWorker, Shard, make_shards
 from raydrop.stages import new_model
@@ -186,7 +185,6 @@ def probe_of(study: Study, kind: Kind) -> Probe:
     network that is pruned is timed as it was before.
     """
     stage, model = kind
-    model = model.removesuffix(PRETRAINED)
     if stage == "scores":
         return Probe(model, None, study.score_precision)
     network = study.pruning_of_networks().retraining
@@ -267,7 +265,7 @@ class _Enough(Exception):  # noqa: N818 - no error: it ends a training
 
 def _training(model: str, training: Training, data: PreparedData, device: str) -> Timer:
     """Return what times steps of training on a device."""
-    network = new_model(model, data.dataset, device)
+    network = new_model(model, data.dataset, device, trained=False)
     batches = make_batches(data, data.dataset.train, torch.device(device))
 
     def timer(size: int, count: int, seconds: float) -> list[float]:
@@ -301,7 +299,7 @@ def _training(model: str, training: Training, data: PreparedData, device: str) -
 def _scoring(probe: Probe, data: PreparedData, device: str) -> Timer:
     """Return what times norms of the gradients of single samples on a device."""
     worker = GradientWorker(data, probe.model, device, probe.precision)
-    state = flat_state(new_model(probe.model, data.dataset, "cpu"))
+    state = flat_state(new_model(probe.model, data.dataset, "cpu", trained=False))
 
     def timer(size: int, count: int, seconds: float) -> list[float]:
         found: list[float] = []

@@ -17,14 +17,14 @@ import numpy as np
 
 from raydrop.data.dataset import ImageDataset
 from raydrop.errors import ConfigError
-from raydrop.models import build_model
+from raydrop.models import PRETRAINED, build_model, head_of
 from raydrop.network import network_rule
 from raydrop.network.adapter import coupling_of
 from raydrop.network.base import parse_target
 from raydrop.scores import CheckpointMethod, score_method
 from raydrop.scores.partitions import stratified_partitions
 from raydrop.scores.sharding import make_shards
-from raydrop.scores.source import Quantity, Unit
+from raydrop.scores.source import LAST_LAYER, Quantity, Unit
 from raydrop.selection import budget_for, quota_rule
 from raydrop.store import Store
 from raydrop.study import SCHEMA, ScoringPrecision, Study, TrialConfig, config_hash
@@ -41,9 +41,6 @@ VISITS: Mapping[Quantity, int] = {
 }
 """How often each sample is put through the network for a quantity: once for its own value, and once
 more where all of them share in a mean gradient. Those of one class alone are not counted."""
-
-FORWARD_ONLY: tuple[Quantity, ...] = ("last_layer_norm", "embedding")
-"""Quantities that take no backward pass."""
 
 UNREAD_BY_TRIALS = (
     "query_training",
@@ -238,11 +235,14 @@ def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: ImageDataset
 
     Raises:
         ConfigError: On an unknown name, a budget that is too small for its rule, a study by group
-            of data without groups, or fewer training samples than partitions.
+            of data without groups, fewer training samples than partitions, or a model that does not
+            fit the data, the batches or a score.
     """
     dataset.names(study.by)
     for model in sorted({name for trial in trials for name in (trial.model, trial.query_model)}):
-        build_model(model, dataset.num_classes, dataset.image_shape)
+        head_of(model, dataset.num_classes, dataset.image_shape)
+        if model.endswith(PRETRAINED):  # are its weights there?
+            build_model(model, dataset.num_classes, dataset.image_shape)
     for trial in trials:
         _check_names(trial)
         _check_budget(study, trial, dataset)
@@ -256,7 +256,10 @@ def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: ImageDataset
     queries = _queries(runs, scores)
     if any(query.partition for query in queries):
         stratified_partitions(dataset.train.labels, study.partitions, study.seeds[0])
-    return Plan(queries, scores, runs)
+    plan = Plan(queries, scores, runs)
+    _check_scores(plan, dataset)
+    _check_batches(study, plan, dataset)
+    return plan
 
 
 def check_networks(plan: Plan, dataset: ImageDataset) -> None:
@@ -275,8 +278,8 @@ def check_networks(plan: Plan, dataset: ImageDataset) -> None:
         if run.dense is not None and network_rule(run.trial.network_method).make().structured
     }
     for name in sorted(structured):
-        model = build_model(name, dataset.num_classes, dataset.image_shape).eval()
-        coupling_of(model, dataset.image_shape)
+        shape = dataset.image_shape
+        coupling_of(build_model(name, dataset.num_classes, shape, trained=False), shape)
 
 
 def query_run(
@@ -429,7 +432,7 @@ def works(
     queries = {query.key: query for run in plan.scores for query in run.queries}
     for (key, unit), count in _visits(study, plan.scores, n, store).items():
         model, shards = queries[key].model, _shards(covered_samples(queries[key], n))
-        passes = count // 3 if unit.quantity in FORWARD_ONLY else count
+        passes = count // 3 if unit.quantity in LAST_LAYER else count
         found.append(Work("scores", model, passes, parts=shards))
     # Those that prune a network come after all that train one.
     trials = sorted(plan.trials, key=lambda run: run.dense is not None)
@@ -596,6 +599,36 @@ def _check_budget(study: Study, trial: TrialConfig, dataset: ImageDataset) -> No
             f"{trial.quotas!r}, found {budget} at keep_fraction {trial.keep_fraction}; "
             "keep more or lower minimum_per_class."
         )
+
+
+def _check_scores(plan: Plan, dataset: ImageDataset) -> None:
+    """Refuse scores that there are not of the query models or of so few samples."""
+    n = len(dataset.train)
+    read = {(run.method, run.model): run.queries for run in plan.scores if run.queries}
+    for (name, model), queries in sorted(read.items()):
+        method = score_method(name)
+        method.check_model(model, head_of(model, dataset.num_classes, dataset.image_shape))
+        fewest = min(covered_samples(query, n) for query in queries)
+        if fewest < method.least_samples:
+            raise ConfigError(
+                f"Expected at least {method.least_samples} training samples in each part for "
+                f"{name}, found {fewest}; lower partitions."
+            )
+
+
+def _check_batches(study: Study, plan: Plan, dataset: ImageDataset) -> None:
+    """Refuse batches of a single sample where a model cannot be trained on them."""
+    n, queries = len(dataset.train), study.training_of_queries().batch_size
+    trained = {(query.model, covered_samples(query, n), queries) for query in plan.queries}
+    retraining = study.pruning_of_networks().retraining
+    assert retraining is not None
+    for run in plan.trials:
+        training = study.training if run.dense is None else retraining
+        kept = budget_for(n, run.trial.keep_fraction)
+        trained.add((run.trial.model, kept, training.batch_size))
+    for model, samples, size in sorted(trained):
+        if samples // -(-samples // size) == 1:  # the smallest of groups as even as can be
+            head_of(model, dataset.num_classes, dataset.image_shape, batch=1)
 
 
 def unshared_query_runs(plan: Plan) -> int:

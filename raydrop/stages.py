@@ -789,9 +789,17 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def new_model(name: str, dataset: ImageDataset, device: str) -> nn.Module:
-    """Return a freshly initialised network for a data set, on a device."""
-    model = build_model(name, dataset.num_classes, dataset.image_shape).to(device)
+def new_model(name: str, dataset: ImageDataset, device: str, *, trained: bool = True) -> nn.Module:
+    """Return a freshly initialised network for a data set, on a device.
+
+    Args:
+        name: See :func:`raydrop.models.build_model`.
+        dataset: Gives classes and the shape of images.
+        device: ``cpu`` or ``cuda``.
+        trained: Whether a name that asks for trained weights gets them.
+    """
+    shape = dataset.image_shape
+    model = build_model(name, dataset.num_classes, shape, trained=trained).to(device)
     if device != "cpu":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

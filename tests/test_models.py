@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 import urllib.error
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
-from raydrop.errors import ConfigError
-from raydrop.models import MODELS, build_model
+from raydrop import models
+from raydrop.errors import ConfigError, ScoringError
+from raydrop.models import MODELS, Head, ImageShape, build_model, check_eager, head_of
+from raydrop.network.saving import NetworkSpec, skeleton
 
 SMALL_MODELS = ("small_cnn", "resnet18", "resnet56", "vgg16")
+EVERY = torchvision.models.list_models(module=torchvision.models)
+FAMILIES = (
+    "convnext_tiny",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_0",
+    "swin_t",
+    "vgg11",
+    "vit_b_32",
+)
+"""The most different ones; each of the others is like one of these."""
 
 
 def count(model: nn.Module) -> int:
@@ -197,28 +215,209 @@ def test_every_model_has_one_line() -> None:
     assert all(text and "\n" not in text and len(text) < 90 for text in MODELS.values())
 
 
-def test_trained_weights_get_a_fresh_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = torchvision.models.resnet18(weights=None)
+Fetched = list[str]
+
+
+@pytest.fixture
+def weights(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[dict[str, Tensor], Fetched]]:
+    """Stand in for the weights of a model that torchvision would download."""
+
+    def offer(base: str, **arguments: Any) -> tuple[dict[str, Tensor], Fetched]:
+        if base in ("googlenet", "inception_v3"):
+            arguments |= {"aux_logits": True, "init_weights": False}
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            model: nn.Module = torchvision.models.get_model(base, weights=None, **arguments)
+        state = model.state_dict()
+        fetched = Fetched()
+
+        def fetch(url: str, **_: object) -> dict[str, Tensor]:
+            fetched.append(url.rpartition("/")[2])
+            return state
+
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+        return state, fetched
+
+    return offer
+
+
+def _body(model: nn.Module, head: str) -> dict[str, Tensor]:
+    return {k: v for k, v in model.state_dict().items() if not k.startswith(f"{head}.")}
+
+
+@pytest.mark.parametrize(
+    ("base", "head"),
+    [
+        ("resnet18", "fc"),
+        ("squeezenet1_1", "classifier.1"),  # a convolution of one pixel
+        ("mobilenet_v3_small", "classifier.3"),
+        ("shufflenet_v2_x0_5", "fc"),
+        ("googlenet", "fc"),
+    ],
+)
+def test_trained_weights_get_a_fresh_head(base: str, head: str, weights: Any) -> None:
+    trained, fetched = weights(base)
+    name, shape = f"{base}:imagenet", (3, 32, 32)
+    torch.manual_seed(0)
+    model = build_model(name, 4, shape)
+    assert len(fetched) == 1
+    body = _body(model, head)
+    assert all(torch.equal(value, trained[key]) for key, value in body.items())
+    assert {key for key in trained if not key.startswith(("aux", f"{head}."))} == set(body)
+    layer = model.get_submodule(head)
+    ours = dict(layer.named_parameters())
+    assert {key: value.shape[1:] for key, value in ours.items()} == {
+        key: trained[f"{head}.{key}"].shape[1:] for key in ours
+    }
+    assert {f"{head}.{key}" for key in ours} == {k for k in trained if k.startswith(f"{head}.")}
+    assert all(len(value) == 4 and value.std() > 0 for value in ours.values())
+    plain = model(torch.randn(2, *shape))
+    assert isinstance(plain, Tensor)
+    assert plain.shape == model.eval()(torch.randn(2, *shape)).shape == (2, 4)
+    # A network that is saved is built anew by its name.
+    spec = NetworkSpec(name, 4, shape, tuple("abcd"), (0.5,) * 3, (0.5,) * 3)
+    empty = skeleton(spec).state_dict()
+    assert [(k, v.shape) for k, v in empty.items()] == [
+        (k, v.shape) for k, v in model.state_dict().items()
+    ]
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        *FAMILIES,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in EVERY if n not in FAMILIES),
+    ],
+)
+def test_every_network_of_torchvision_fits_images_and_weights(
+    base: str, weights: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if base not in FAMILIES:  # most of the time without data goes into BatchNorm
+        monkeypatch.setattr(nn.functional, "batch_norm", lambda x, *_, **__: torch.empty_like(x))
+    name, side = f"{base}:imagenet", 518 if base == "vit_h_14" else 224
+    blank = models._without_data(name, 7, (3, side, side))
+    head = models._tried(blank.eval(), 2, 7, (3, side, side))
+    assert head.is_linear == (not base.startswith("squeezenet"))
+    with models._NoData():
+        trained, fetched = weights(base, **({"image_size": side} if side == 518 else {}))
+        model = models._architecture(name, 7, (3, side, side), head).to("meta")
+    assert len(fetched) == 1
+    # In training, too, the outputs are logits and no tuple.
+    assert models._tried(model.train(), 2, 7, (3, side, side)) == head
+    expected, found = _shapes(trained), _shapes(model.state_dict())
+    auxiliary = {key for key in expected if key.lower().startswith("aux")}
+    assert expected.keys() - auxiliary == found.keys()
+    changed = {key for key in found if found[key] != expected[key]}
+    assert changed == {key for key in found if key.startswith(f"{head.name}.")}
+    assert all(found[key] == (7, *expected[key][1:]) for key in changed)
+    assert _shapes(blank.state_dict()) == found
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("base", "file"),
+    [
+        ("resnet18", "resnet18-f37072fd.pth"),  # IMAGENET1K_V1, also where there is a second one
+        ("resnet50", "resnet50-0676ba61.pth"),
+        ("regnet_y_128gf", "regnet_y_128gf_swag-c8ce3e52.pth"),
+        ("vit_h_14", "vit_h_14_swag-80465313.pth"),
+    ],
+)
+def test_the_first_weights_are_taken_or_else_the_default(
+    base: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
-    def get_model(name: str, *, weights: str | None, **_: Any) -> nn.Module:
-        asked.append((name, weights))
-        return copy.deepcopy(trained)
-
-    monkeypatch.setattr(torchvision.models, "get_model", get_model)
-    model = build_model("resnet18:imagenet", 4, (3, 224, 224))
-    assert asked == [("resnet18", "IMAGENET1K_V1")]
-    ours, theirs = model.state_dict(), trained.state_dict()
-    same = {name for name in theirs if ours[name].shape == theirs[name].shape}
-    assert set(theirs) - same == {"fc.weight", "fc.bias"}
-    assert all(torch.equal(ours[name], theirs[name]) for name in same)
-    assert ours["fc.weight"].shape == (4, 512)
-
-
-def test_weights_that_cannot_be_had_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def get_model(*_: Any, **__: Any) -> nn.Module:
+    def fetch(url: str, **_: object) -> None:
+        asked.append(url.rpartition("/")[2])
         raise urllib.error.URLError("no route")
 
-    monkeypatch.setattr(torchvision.models, "get_model", get_model)
-    with pytest.raises(ConfigError, match=r"ImageNet weights of resnet18 .* no route.*connect"):
-        build_model("resnet18:imagenet", 4, (3, 224, 224))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+    with pytest.raises(ConfigError, match="no route"), models._NoData():
+        models._architecture(f"{base}:imagenet", 7, (3, 224, 224), Head("fc", True))
+    assert asked == [file]
+
+
+@pytest.mark.parametrize(
+    ("failure", "found"),
+    [
+        (urllib.error.URLError("no route"), "no route"),
+        (RuntimeError('invalid hash value (expected "f37", got "e3b")'), "invalid hash"),
+        (pickle.UnpicklingError("pickle data was truncated"), "was truncated"),
+        (EOFError("Ran out of input"), "Ran out of input"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_told(
+    failure: Exception, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+    with pytest.raises(ConfigError, match=rf"ImageNet weights of squeezenet1_1 .*{found}.*connect"):
+        build_model("squeezenet1_1:imagenet", 4, (3, 32, 32))
+    build_model("squeezenet1_1:imagenet", 4, (3, 32, 32), trained=False)
+
+
+@pytest.mark.parametrize(("channels", "transformed"), [(3, True), (1, False)])
+def test_grey_images_go_into_trained_networks(channels: int, transformed: bool) -> None:
+    shape = (channels, 32, 32)
+    model = build_model("googlenet:imagenet", 4, shape, trained=False)
+    assert bool(model.transform_input) == transformed
+    assert model(torch.rand(2, *shape)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "advice"),
+    [
+        ("alexnet", (3, 32, 32), "images of 64x64 pixels or more"),
+        ("squeezenet1_1", (1, 8, 8), "images of 32x32 pixels or more"),
+        ("vit_b_32", (3, 225, 225), "images of 224x224 pixels,"),
+        ("vit_b_32", (3, 224, 192), "images of 224x224 pixels,"),
+        ("vit_h_14:imagenet", (3, 224, 224), "images of 518x518 pixels,"),
+        ("maxvit_t", (3, 256, 256), "images of 224x224 pixels,"),
+        ("vgg16", (1, 8, 8), "images of 16x16 pixels or more"),
+    ],
+)
+def test_images_that_would_fit_are_told(name: str, shape: ImageShape, advice: str) -> None:
+    with pytest.raises(ConfigError, match=advice):
+        head_of(name, 5, shape)
+
+
+def test_one_image_is_no_batch_for_statistics_of_one_pixel() -> None:
+    assert head_of("resnet18", 5, (1, 8, 8)).name == "fc"
+    with pytest.raises(
+        ConfigError, match=r"two images or more to train resnet18 on 1x8x8, .*batch_size"
+    ):
+        head_of("resnet18", 5, (1, 8, 8), batch=1)
+    head_of("resnet18", 5, (1, 16, 16), batch=1)
+    head_of("vit_b_32", 5, (3, 224, 224), batch=1)
+    with pytest.raises(ConfigError, match="images of 64x64 pixels or more"):
+        head_of("alexnet", 5, (3, 32, 32), batch=1)
+
+
+def test_a_trial_without_data_moves_no_generator_and_takes_no_memory() -> None:
+    before = torch.get_rng_state()
+    assert head_of("vit_l_16", 5, (3, 224, 224)) == Head("heads.head", True)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(p.is_meta for p in build_model("small_cnn", 5, (1, 8, 8)).parameters())
+
+
+def test_a_model_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    build_model("small_cnn", 9, (1, 9, 9))
+    monkeypatch.setattr(models, "_without_data", None)
+    build_model("small_cnn", 9, (1, 9, 9))
+
+
+def test_compiled_parts_are_named() -> None:
+    model = build_model("small_cnn", 4, (1, 8, 8)).eval()
+    check_eager(model, ScoringError)
+    model.add_module("features", torch.jit.script(model.features))  # type: ignore[arg-type]
+    with pytest.raises(ScoringError, match=r"found TorchScript in features, .* compiled from"):
+        check_eager(model, ScoringError)
+    whole = torch.jit.script(build_model("small_cnn", 4, (1, 8, 8)))
+    with pytest.raises(ConfigError, match="found TorchScript in all of it"):
+        check_eager(whole, ConfigError)

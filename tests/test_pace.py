@@ -253,7 +253,9 @@ def test_a_gpu_is_waited_for_and_its_random_numbers_are_kept(
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1.0))
     monkeypatch.setattr(torch.random, "fork_rng", forking)
-    monkeypatch.setattr(pace, "new_model", lambda name, data, _: new_model(name, data, "cpu"))
+    monkeypatch.setattr(
+        pace, "new_model", lambda name, data, *_, **kw: new_model(name, data, "cpu", **kw)
+    )
     monkeypatch.setattr(pace, "make_batches", lambda data, part, _: make_batches(data, part, CPU))
     monkeypatch.setattr(pace, "BATCHES", 3)
     timed([Probe("small_cnn", TRAINING)], small, "cuda", 1, seconds=1e3)
@@ -340,9 +342,18 @@ def test_trainings_that_take_as_long_are_one_probe() -> None:
     assert retraining.batch_size == 8
 
 
-def test_scores_are_timed_at_their_precision_and_weights_are_not_fetched() -> None:
-    study = _study(score_precision="bf16")
-    assert probe_of(study, ("scores", "resnet18:imagenet")) == Probe("resnet18", None, "bf16")
+def test_scores_are_timed_at_their_precision_and_weights_are_not_fetched(
+    small: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a download")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refused)
+    name = "resnet18:imagenet"  # another network than resnet18 where images are small
+    probe = probe_of(_study(score_precision="bf16"), ("scores", name))
+    assert probe == Probe(name, None, "bf16")
+    trials = probe_of(_study(), ("trials", name))
+    assert all(seconds > 0 for seconds in timed([probe, trials], small, "cpu", 1, 0.01).values())
 
 
 def test_what_is_finished_tells_the_pace(dataset: ImageDataset, tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raydrop.data import load_dataset
-from raydrop.data.dataset import ImageDataset
+from raydrop.data.dataset import ArrayImages, ImageDataset, Split
 from raydrop.errors import ConfigError, NetworkError
+from raydrop.models import Head
 from raydrop.plan import (
     Plan,
     check_networks,
@@ -24,6 +26,7 @@ from raydrop.plan import (
     visited_samples,
     works,
 )
+from raydrop.scores import METHODS
 from raydrop.store import Store
 from raydrop.study import NetworkPruning, Study, Training, TrialConfig
 
@@ -476,3 +479,120 @@ def test_a_network_without_channels_to_cut_is_refused_before_anything_is_trained
     check_networks(_plan(_study(), dataset, [point]), dataset)
     masked: dict[str, object] = {**point, "network_method": "unstructured_magnitude"}
     check_networks(_plan(_study(model="linear"), dataset, [masked]), dataset)
+
+
+# What a study cannot do is said before anything runs.
+
+
+@pytest.fixture(scope="module")
+def thumbnails(dataset: ImageDataset) -> ImageDataset:
+    """The digits, with images of 32 blank pixels a side."""
+
+    def blank(split: Split) -> Split:
+        pixels = np.broadcast_to(np.uint8(0), (len(split), 1, 32, 32))
+        return dataclasses.replace(split, images=ArrayImages(pixels))
+
+    return dataclasses.replace(
+        dataset,
+        image_shape=(1, 32, 32),
+        train=blank(dataset.train),
+        validation=blank(dataset.validation),
+        test=blank(dataset.test),
+    )
+
+
+READS_LAST_LAYER = ("grand_last_layer", "k_center", "moderate", "ssp")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_score_says_what_it_needs_of_the_query_model(name: str, thumbnails: ImageDataset) -> None:
+    point: dict[str, object] = {"method": name, "keep_fraction": 0.5}
+    study = _study(model="squeezenet1_1", seeds=(0,))
+    if name not in READS_LAST_LAYER:
+        assert _plan(study, thumbnails, [point]).trials
+        return
+    with pytest.raises(
+        ConfigError, match=rf"logits come from a linear layer, which {name} reads, found squeeze"
+    ):
+        _plan(study, thumbnails, [point])
+    # It is the model that is scored with that counts, and quotas are scores too.
+    other = dataclasses.replace(study, query_model="small_cnn")
+    assert _plan(other, thumbnails, [point]).scores
+    quotas = {"method": "random", "quotas": f"from_method:{name}", "keep_fraction": 0.5}
+    with pytest.raises(ConfigError, match=f"which {name} reads"):
+        _plan(study, thumbnails, [quotas])
+
+
+def test_models_and_scores_are_asked_once_for_each_pair(
+    dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def check(model: str, head: Head) -> None:
+        asked.append((model, head.is_linear))
+
+    monkeypatch.setattr(METHODS["k_center"], "check_model", check)
+    points: list[dict[str, object]] = [
+        {"method": "k_center", "keep_fraction": k, "loss": loss, "query_model": model}
+        for k in (0.2, 0.5)
+        for loss in ("cross_entropy", "focal")
+        for model in ("small_cnn", "linear")
+    ]
+    _plan(_study(), dataset, points)
+    assert sorted(asked) == [("linear", True), ("small_cnn", True)]
+
+
+def test_parts_too_small_to_leave_a_sample_out(dataset: ImageDataset) -> None:
+    n = len(dataset.train)
+    point: dict[str, object] = {"method": "moso_loo", "keep_fraction": 0.5}
+    assert _plan(_study(seeds=(0,), partitions=n // 2), dataset, [point]).queries
+    with pytest.raises(ConfigError, match="at least 2 training samples in each part for moso_loo"):
+        _plan(_study(seeds=(0,), partitions=n // 2 + 1), dataset, [point])
+    point["method"] = "moso"
+    assert _plan(_study(seeds=(0,), partitions=n // 2 + 1), dataset, [point]).queries
+
+
+@pytest.mark.parametrize(
+    ("changes", "keep"),
+    [
+        ({"training": Training(batch_size=1)}, 0.5),
+        ({"query_training": Training(batch_size=1)}, 0.5),
+        ({"training": Training(batch_size=2)}, "odd"),
+        ({"network": NetworkPruning(retraining=Training(batch_size=1))}, 0.5),
+        ({}, 1e-9),
+    ],
+)
+def test_batches_of_one_image(
+    changes: dict[str, object], keep: float | str, dataset: ImageDataset
+) -> None:
+    n = len(dataset.train)
+    fraction = keep if isinstance(keep, float) else ((n // 2) | 1) / n
+    # One pixel of resnet18 is left of 8 x 8, and four of small_cnn's.
+    for model, fits in (("resnet18", False), ("small_cnn", True)):
+        study = _study(model=model, seeds=(0,), include_unpruned=False, **changes)
+        point: dict[str, object] = {"method": "el2n", "keep_fraction": fraction}
+        if "network" in changes:
+            point |= {"network_method": "magnitude", "network_target": 0.5}
+        if fits:
+            assert _plan(study, dataset, [point]).trials
+            continue
+        with pytest.raises(ConfigError, match="batches of two images or more to train resnet18"):
+            _plan(study, dataset, [point])
+
+
+def test_images_that_do_not_fit_a_model_are_said(dataset: ImageDataset) -> None:
+    point: dict[str, object] = {"method": "el2n", "keep_fraction": 0.5}
+    with pytest.raises(ConfigError, match=r"images that vit_b_32 can take.* 224x224"):
+        _plan(_study(query_model="vit_b_32"), dataset, [point])
+
+
+def test_trained_weights_that_cannot_be_had_are_said(
+    thumbnails: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*_: object, **__: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+    point: dict[str, object] = {"method": "el2n", "keep_fraction": 0.5}
+    with pytest.raises(ConfigError, match=r"ImageNet weights of squeezenet1_1 .*no route"):
+        _plan(_study(model="squeezenet1_1:imagenet"), thumbnails, [point])

@@ -33,7 +33,7 @@ from torch.nn.utils import prune
 from raydrop.data.batches import PreparedData
 from raydrop.errors import ConfigError, NetworkError, in_one_line, unknown_name
 from raydrop.files import written_whole
-from raydrop.models import PRETRAINED, ImageShape, build_model
+from raydrop.models import ImageShape, build_model
 from raydrop.network.channels import rebuild
 from raydrop.training.checkpoints import flat_state, load_state
 
@@ -49,7 +49,6 @@ EXTRA = "raydrop.json"
 _HEADER = "model.json"
 _FOLDER, _SUFFIX = "state/", ".npy"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_LARGE_SIDE = 224
 # Weights that are not zero hardly become smaller, and compressing them takes seconds.
 _DENSE = 0.75
 # Everything that broken archives and arrays make zipfile, zlib, json and NumPy raise.
@@ -325,7 +324,8 @@ def skeleton(spec: NetworkSpec) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         try:
-            return rebuild(_architecture(spec), spec.channels).eval()
+            model = build_model(spec.model, spec.num_classes, spec.image_shape, trained=False)
+            return rebuild(model, spec.channels).eval()
         except NetworkError:
             raise
         except (ConfigError, *_MALFORMED) as error:
@@ -350,21 +350,6 @@ def unmasked(model: nn.Module) -> nn.Module:
     for name, parameter, _ in masked:
         prune.remove(result.get_submodule(name), parameter)
     return result
-
-
-def _architecture(spec: NetworkSpec) -> nn.Module:
-    """Return the dense network; of one that began with trained weights, with random ones."""
-    name = spec.model.removesuffix(PRETRAINED)
-    if name == spec.model:
-        return build_model(name, spec.num_classes, spec.image_shape)
-    # Large images, because trained weights never go into the forms for small ones.
-    shape = (spec.image_shape[0], _LARGE_SIDE, _LARGE_SIDE)
-    model = build_model(name, spec.num_classes, shape)
-    for module in model.modules():
-        # What torchvision switches on where it loads weights.
-        if isinstance(getattr(module, "transform_input", None), bool):
-            module.transform_input = True  # type: ignore[assignment]
-    return model
 
 
 def _pt2_bytes(model: nn.Module, example: Tensor, facts: str) -> bytes:

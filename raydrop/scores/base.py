@@ -13,8 +13,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.errors import ScoringError
-from raydrop.scores.source import GradientSource, Quantity
+from raydrop.errors import ConfigError, ScoringError
+from raydrop.models import Head
+from raydrop.scores.source import LAST_LAYER, GradientSource, Quantity
 from raydrop.training.trace import Trace
 
 Reads = Literal["nothing", "run", "initialisations", "partitions"]
@@ -39,6 +40,19 @@ class ScoreMethod(ABC):
     """Whether +infinity is a score; NaN and -infinity never are."""
     reads: ClassVar[Reads] = "run"
     """Query runs that it reads."""
+    least_samples: ClassVar[int] = 1
+    """Fewest samples of a query run from which there is a score."""
+
+    def check_model(self, model: str, head: Head) -> None:  # noqa: B027 - most take any model
+        """Refuse a query model from which there is no such score.
+
+        Args:
+            model: Its name.
+            head: Where its logits come from.
+
+        Raises:
+            ConfigError: If there is none.
+        """
 
 
 class RandomMethod(ScoreMethod):
@@ -83,7 +97,18 @@ class CheckpointMethod(ScoreMethod):
     looks_at: ClassVar[LooksAt]
     """Checkpoints that it reads."""
     quantities: ClassVar[tuple[Quantity, ...]]
-    """What it reads at each of them; the cost of a score follows from these."""
+    """What it reads at each of them; the cost of a score, and what it needs of a model, follow from
+    these."""
+
+    def check_model(self, model: str, head: Head) -> None:
+        """Refuse a model without a last linear layer where the method reads that."""
+        if head.is_linear or not set(self.quantities) & set(LAST_LAYER):
+            return
+        raise ConfigError(
+            f"Expected a query model whose logits come from a linear layer, which {self.name} "
+            f"reads, found {model}, where they come from {head.name}, which is none; choose "
+            "another query_model, or a score that reads no last layer."
+        )
 
 
 class GradientMethod(CheckpointMethod):

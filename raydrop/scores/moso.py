@@ -83,6 +83,7 @@ class MosoLoo(GradientMethod):
     summary = "moso with the sample itself left out of the mean gradient"
     citation = "Tan et al. 2023, arXiv 2310.14664"
     reads = "partitions"
+    least_samples = 2
     looks_at = "sampled"
     quantities = ("norm", "dot_with_mean")
 

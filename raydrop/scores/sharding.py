@@ -121,7 +121,9 @@ class GradientWorker:
         self._device = torch.device(device)
         dataset = data.dataset
         self._batches = make_batches(data, dataset.train, self._device)
-        self._model = build_model(model, dataset.num_classes, dataset.image_shape)
+        shape = dataset.image_shape
+        # Every shard brings a checkpoint.
+        self._model = build_model(model, dataset.num_classes, shape, trained=False)
         self._model.to(self._device).eval()
         self._precision = precision
         self._batch_size = batch_size_for(

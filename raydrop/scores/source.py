@@ -22,6 +22,10 @@ Quantity = Literal["norm", "last_layer_norm", "dot_with_mean", "dot_with_class_m
 the samples that the query run covers; <G_c, g_i> with G_c that of one class among them; the input
 of the last linear layer."""
 
+LAST_LAYER: tuple[Quantity, ...] = ("last_layer_norm", "embedding")
+"""Quantities that are read off the last linear layer alone: they take no backward pass, and a model
+whose logits come from such a layer."""
+
 
 @dataclass(frozen=True, eq=False)
 class QueryResult:
