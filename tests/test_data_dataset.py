@@ -203,6 +203,19 @@ def test_deriving_the_same_splits_keeps_the_fingerprint() -> None:
     assert fewer.validation is dataset.validation
 
 
+def test_labels_beyond_the_classes_are_refused_before_anything_is_counted() -> None:
+    for label in (10**13, -1, 2**62):
+        with pytest.raises(DataError, match=f"labels from 0 to 1 in train, found {label}; correct"):
+            with_splits(train=make_split(0, [0, label, 1]))
+
+
+def test_remarks_are_kept_and_do_not_enter_the_fingerprint() -> None:
+    plain, said = make_dataset(), make_dataset(remarks=("So it is.",))
+    assert plain.fingerprint == said.fingerprint
+    derived = said.derive("fewer", train=said.train.take(np.arange(2)))
+    assert said.remarks == said.decoded().remarks == derived.remarks == ("So it is.",)
+
+
 # Files.
 
 

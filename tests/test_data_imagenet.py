@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -101,6 +102,10 @@ def test_imagenet_is_the_folder_whose_test_images_are_called_val(tmp_path: Path)
     [
         ("val_0.JPEG\tn0\t0\t0\t1\t1", r"line 13 of .*, found 'val_0\.JPEG n0': no such class in"),
         ("gone.JPEG\tn01443537", r"line 13 of .*, found 'gone\.JPEG n01443537': no such image; un"),
+        (
+            "../../train/n01443537/images/n01443537_0.JPEG\tn01443537",
+            "line 13 of .*: no such image",
+        ),
         ("val_0.JPEG", "line 13 of .*: no such class"),
         ("", "line 13 of .*: no such image"),
     ],
@@ -111,6 +116,21 @@ def test_annotations_that_do_not_fit(tmp_path: Path, line: str, message: str) ->
     with pytest.raises(DataError, match=message) as caught:
         load_dataset(f"tiny_imagenet:{tmp_path}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "bytes"])
+def test_annotations_that_are_no_text_are_one_sentence(tmp_path: Path, what: str) -> None:
+    file = make_tiny(tmp_path) / "val/val_annotations.txt"
+    file.unlink()
+    if what == "pipe":
+        os.mkfifo(file)
+    elif what == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        file.write_bytes(b"\xff\xfe")
+    found = "a " + what if what != "bytes" else "'utf-8' codec"
+    with pytest.raises(DataError, match=f"validation images in .*, found: {found}"):
+        load_dataset(f"tiny_imagenet:{tmp_path}")
 
 
 def test_layouts_that_are_absent(tmp_path: Path) -> None:

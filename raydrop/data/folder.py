@@ -37,6 +37,7 @@ from raydrop.data.roots import copy_source, data_folder
 from raydrop.data.sampling import halves
 from raydrop.data.variants import number_text
 from raydrop.errors import DataError, unknown_name, visible
+from raydrop.files import read_regular
 from raydrop.study import By
 
 SPLITS = {
@@ -272,6 +273,11 @@ def file_size(root: Path, path: str) -> int | None:
     except (OSError, ValueError):
         return None
     return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+
+
+def is_below(path: str) -> bool:
+    """Return whether a relative path stays, as it is written, in the folder that it starts from."""
+    return not os.path.isabs(path) and os.path.normpath(path).split("/")[0] != ".."  # noqa: PTH117
 
 
 def resolve_folder(path: str, data_root: str | None) -> Path:
@@ -539,12 +545,12 @@ def _annotated(root: Path, class_names: Sequence[str]) -> list[ImageFile]:
     files = []
     for line, row in enumerate(_annotation_rows(root / "val/val_annotations.txt"), start=1):
         path = f"val/images/{row[0]}"
-        size = file_size(root, path)
+        size = file_size(root, path) if is_below(row[0]) else None
         if len(row) < 2 or row[1] not in numbers or size is None:
             found = "no such image" if size is None else "no such class in train/"
             raise DataError(
                 f"Expected an image of val/images and a class of train/ in line {line} of "
-                f"{root}/val/val_annotations.txt, found {' '.join(row[:2])!r}: {found}; "
+                f"{visible(root)}/val/val_annotations.txt, found {' '.join(row[:2])!r}: {found}; "
                 "unpack the archive anew."
             )
         files.append(ImageFile(path, size, numbers[row[1]]))
@@ -553,11 +559,11 @@ def _annotated(root: Path, class_names: Sequence[str]) -> list[ImageFile]:
 
 def _annotation_rows(path: Path) -> list[list[str]]:
     try:
-        return [line.split("\t") for line in path.read_text().splitlines()]
-    except OSError as error:
+        return [line.split("\t") for line in read_regular(path).decode().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"Expected the classes of Tiny ImageNet's validation images in {path}, found: "
-            f"{error.strerror}; give the path of its folder tiny-imagenet-200."
+            f"Expected the classes of Tiny ImageNet's validation images in {visible(path)}, found: "
+            f"{getattr(error, 'strerror', error)}; give the path of its folder tiny-imagenet-200."
         ) from error
 
 

@@ -26,6 +26,7 @@ from raydrop.data.folder import (
     dataset_of_files,
     file_size,
     halved,
+    is_below,
     is_on,
     resolve_folder,
     split_number,
@@ -363,11 +364,6 @@ def list_rows(
         seen[same] = row
         files.append(ImageFile(path, size, label))
     return files
-
-
-def is_below(path: str) -> bool:
-    """Return whether a relative path stays, as it is written, in the folder that it starts from."""
-    return not os.path.isabs(path) and os.path.normpath(path).split("/")[0] != ".."  # noqa: PTH117
 
 
 def numbered(names: tuple[str, ...]) -> tuple[str, ...]:
