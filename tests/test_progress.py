@@ -18,7 +18,7 @@ from raydrop.cluster.losses import Losses
 from raydrop.cluster.progress import LONGEST_SENTENCE, quoted, stage_progress
 from raydrop.cluster.resources import Layout
 from raydrop.cluster.visibility import Place
-from raydrop.errors import ConfigError, StoreError
+from raydrop.errors import ConfigError, StoreError, visible
 from raydrop.plan import QueryRun, TrialRun
 from raydrop.store import Store
 from raydrop.study import Study, TrialConfig
@@ -109,7 +109,7 @@ def test_what_a_study_calls_things_is_no_markup() -> None:
             )
             stage.worked(0, "[/note]")
         assert "net[bold], el2n + drop at 0.3, [/red] :smile:, seed 0" in _printed(console)
-        assert "failed: [link=x] no [/] such [2J thing (log:" in _printed(console)
+        assert r"failed: [link=x] no [/] such \x1b[2J thing (log:" in _printed(console)
         assert "\x1b[2J thing" not in _printed(console)
 
 
@@ -337,3 +337,20 @@ def test_a_worker_that_is_not_started_again_is_counted_unless_it_could_not_be_bu
     died._actor_init_failed = in_init
     end(died, 2)
     assert len(told) == (2 if in_init else 3)
+
+
+HOSTILE = "[/x] [red]:smile:\x1b[2J\x1b]8;;x\x07\x9b\b\u202e"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_in_progress_are_text(terminal: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=400)
+    with stage_progress(console, "scores", items=1) as stage:
+        stage.say(f"said {HOSTILE}")
+        stage.advance(f"done {HOSTILE}")
+    shown = _printed(console)
+    assert f"said {visible(HOSTILE)}\n" in shown
+    assert r"[/x] [red]:smile:\x1b[2J\x1b]8;;x" in shown.split("done ")[1]
+    for code in ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\b", "\u202e"):
+        assert code not in shown
+    assert quoted(f"Expected\n {HOSTILE}") == f"Expected {visible(HOSTILE)}"

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from raydrop.errors import visible
 from raydrop.terminal import Console
 
 LINE_EVERY_SECONDS = 15.0
@@ -68,7 +69,7 @@ class StageProgress:
         if self._first is None and amount:
             self._first = now, self._done
         if self._bar is not None and self._task is not None:
-            self._note = self._note if note is None else note
+            self._note = self._note if note is None else visible(note)
             items = f"{self._finished}/{self._items}"
             self._bar.update(self._task, advance=amount, items=items, note=self._note)
         elif now - self._last >= LINE_EVERY_SECONDS or (note is not None and self._is_over()):
@@ -125,8 +126,7 @@ def quoted(sentence: str) -> str:
         >>> quoted("Expected   one line. ")
         'Expected one line.'
     """
-    printable = "".join(c if c.isprintable() else " " for c in sentence)
-    line = " ".join(printable.split())
+    line = visible(" ".join(sentence.split()))
     return line if len(line) <= LONGEST_SENTENCE else f"{line[: LONGEST_SENTENCE - 1]}…"
 
 
