@@ -13,7 +13,7 @@ import pytest
 
 from raydrop.data import ArrayImages, FileImages, ImageDataset, load_dataset
 from raydrop.data.folder import LARGE_SHAPE
-from raydrop.errors import DataError
+from raydrop.errors import ConfigError, DataError
 
 
 def write(path: Path, size: tuple[int, int] = (6, 5), mode: str = "RGB", value: int = 0) -> None:
@@ -113,6 +113,215 @@ def test_no_image_is_decoded_to_list_them(tmp_path: Path) -> None:
     assert dataset.image_shape == (3, 40, 40)
     with pytest.raises(DataError, match=r"readable image in .*train/cat/0\.png"):
         dataset.decoded()
+
+
+# What splits are called, and what else lies there.
+
+
+def said(root: Path, options: str = "") -> str:
+    return " ".join(load_dataset(f"imagefolder:{root}{options}").remarks)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "valid", "test"),
+        ("Training", "validation", "testing"),
+        ("TRAIN", "Dev", "Eval"),
+        ("trains", "vals", "tests"),
+        ("train", "id_val", "id_test"),
+        ("train", "id-val", "Evaluation"),
+    ],
+)
+def test_splits_may_have_their_common_names(
+    tmp_path: Path, train: str, val: str, test: str
+) -> None:
+    make(tmp_path, test=4, val=2)
+    for usual, name in (("train", train), ("val", val), ("test", test)):
+        (tmp_path / usual).rename(tmp_path / name)
+    dataset = load(tmp_path)
+    for name, split in zip((train, val, test), dataset.splits(), strict=True):
+        assert {path.split("/")[0] for path in paths(dataset, split)} == {name}
+    assert dataset.class_sizes("test").tolist() == [4, 4]
+    assert "half of the test images" not in said(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["valid", "VAL", "dev", "id_val"])
+def test_two_folders_for_one_split_are_refused(tmp_path: Path, other: str) -> None:
+    write(make(tmp_path, val=1) / other / "cat/0.png")
+    with pytest.raises(DataError, match=f"one folder for each split in .*'{other}'.*for the same"):
+        load(tmp_path)
+
+
+def test_what_is_not_used_is_said_with_counts(tmp_path: Path) -> None:
+    make(tmp_path, test=4)
+    write(tmp_path / "extra/cat/0.png")
+    write(tmp_path / "train/loose.png")
+    write(tmp_path / "train/cat/.hidden.png")
+    for name in ("a.txt", "b.txt", "c.HEIC", "Thumbs.db", "none"):
+        (tmp_path / "train/cat" / name).write_text("")
+    text = said(tmp_path)
+    assert "Folders that are no split are not looked at: 'extra'." in text
+    assert "1 image beside the class folders: left out." in text
+    assert "4 files not called like an image: left out; .txt (2), " in text
+    assert ".heic (1)" in text
+    assert "no ending (1)" in text
+    assert "2 hidden or system files or folders: left out." in text
+    assert "half of the test images of each class are validation." in text
+    assert said(make(tmp_path / "plain", val=1), "?flip=on") == ""
+
+
+def test_remarks_stay_with_variants_and_decoded_images(tmp_path: Path) -> None:
+    dataset = load(make(tmp_path))
+    variant = load_dataset(f"imagefolder:{tmp_path}+subset(2)").decoded()
+    assert variant.remarks == dataset.remarks != ()
+
+
+@pytest.mark.parametrize(
+    "junk",
+    ["@eaDir/0.png", "__MACOSX/cat/0.png", ".ipynb_checkpoints/0.png", "$RECYCLE.BIN/0.png"],
+)
+@pytest.mark.parametrize("where", ["", "train", "test/dog"])
+def test_folders_of_systems_are_neither_classes_nor_images(
+    tmp_path: Path, junk: str, where: str
+) -> None:
+    before = load(make(tmp_path)).fingerprint
+    write(tmp_path / where / junk)
+    write(tmp_path / where / "._0.png")
+    (tmp_path / where / "desktop.ini").write_text("")
+    assert load(tmp_path).fingerprint == before
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "gif", "avif", "webp", "jpe", "tif", "apng", "pbm"])
+def test_images_are_known_by_many_endings(tmp_path: Path, suffix: str) -> None:
+    make(tmp_path)
+    kind = {"jfif": "JPEG", "jpe": "JPEG", "apng": "PNG", "tif": "TIFF", "pbm": "PPM"}.get(
+        suffix, suffix
+    )
+    PIL.Image.new("RGB", (6, 5)).save(tmp_path / f"train/cat/z.{suffix.upper()}", kind)
+    dataset = load(tmp_path)
+    assert f"train/cat/z.{suffix.upper()}" in paths(dataset, "train")
+    assert dataset.decoded().image_shape == (3, 5, 6)
+
+
+# Trees that are not what they seem.
+
+
+@pytest.mark.parametrize("inner", [("images", "images"), ("train_images", "test_images")])
+def test_a_tree_one_level_too_deep_is_refused(tmp_path: Path, inner: tuple[str, str]) -> None:
+    make(tmp_path)
+    for split, name in zip(("train", "test"), inner, strict=True):
+        (tmp_path / split).rename(tmp_path / "moved")
+        (tmp_path / split).mkdir()
+        (tmp_path / "moved").rename(tmp_path / split / name)
+    with pytest.raises(DataError, match=r"found only '.*_?images', in which 'cat', 'dog' are fold"):
+        load(tmp_path)
+
+
+def test_a_tree_one_level_too_high_names_the_folder(tmp_path: Path) -> None:
+    make(tmp_path / "photos")
+    with pytest.raises(DataError, match=r"Expected train/ .*; give the path of 'photos' in it"):
+        load(tmp_path)
+    make(tmp_path / "other")
+    shutil.rmtree(tmp_path / "other/train")
+    with pytest.raises(DataError, match=r"Expected train/ .*other, .* \(there are 'test'\)"):
+        load(tmp_path / "other")
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    for split in ("train", "test"):
+        shutil.rmtree(tmp_path / split / "dog")
+    with pytest.raises(DataError, match=r"two classes or more in .*, found only 'cat'"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../../cat", "self", "mutual"])
+def test_links_that_lead_back_are_one_sentence(tmp_path: Path, target: str) -> None:
+    link = make(tmp_path) / "train/cat/deep/link"
+    link.parent.mkdir()
+    if target == "mutual":
+        link.symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere/back").symlink_to(tmp_path / "train")
+    else:
+        link.symlink_to(target if target != "self" else "link")
+    with pytest.raises(DataError, match=r"(leads back|Too many levels)") as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_may_be_nested_deeply_and_linked_twice(tmp_path: Path) -> None:
+    write(make(tmp_path) / "train/cat" / "/".join("d" * 200) / "x.png")
+    (tmp_path / "train/dog/again").symlink_to(tmp_path / "train/cat")
+    assert load(tmp_path).class_sizes().tolist() == [4, 7]
+
+
+# Names.
+
+
+@pytest.mark.parametrize("where", ["train", "test"])
+def test_a_class_that_is_not_utf8_is_refused_when_loaded(tmp_path: Path, where: str) -> None:
+    bad = os.fsdecode(b"gr\xfcn")
+    write(make(tmp_path) / where / bad / "0.png")
+    with pytest.raises(DataError, match=r"names of classes in UTF-8 .*found b'gr.xfcn'; rename"):
+        load(tmp_path)
+
+
+def test_files_whose_names_are_not_utf8_are_read_and_shown(tmp_path: Path) -> None:
+    path = make(tmp_path) / "train/cat" / os.fsdecode(b"\xfc\n.png")
+    write(path)
+    dataset = load(tmp_path)
+    assert len(dataset.decoded().train) == 7
+    assert "1 file whose names are not UTF-8." in dataset.remarks
+    path.write_bytes(b"text")
+    with pytest.raises(DataError, match=r"udcfc\\n\.png, found: no image") as caught:
+        load(tmp_path).decoded()
+    assert str(caught.value).encode()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("caf\u00e9", "cafe\u0301"), ("Cat", "cat"), ("01", "1"), ("\ufb01n", "fin"), ("a b", "a  b")],
+)
+def test_names_that_look_alike_are_classes_of_their_own_and_said(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    for split in ("train", "test"):
+        for name in names:
+            for at in range(2):
+                write(tmp_path / split / name / f"{at}.png")
+    dataset = load(tmp_path)
+    assert dataset.class_names == tuple(sorted(names))
+    assert any("Names that differ little are different classes" in r for r in dataset.remarks)
+
+
+# Mirror images.
+
+
+def test_mirror_images_are_asked_for(tmp_path: Path) -> None:
+    make(tmp_path)
+    plain, mirrored = load(tmp_path), load_dataset(f"imagefolder:{tmp_path}?flip=on")
+    assert not plain.horizontal_flip
+    assert mirrored.horizontal_flip
+    assert plain.fingerprint != mirrored.fingerprint
+    assert mirrored.name == f"imagefolder:{tmp_path}?flip=on"
+    assert any("say flip=on" in remark for remark in plain.remarks)
+    assert not any("flip" in remark for remark in mirrored.remarks)
+    with pytest.raises(ConfigError, match="Unknown value of flip 'yes': choose one of off, on"):
+        load_dataset(f"imagefolder:{tmp_path}?flip=yes")
+
+
+def test_fingerprints_of_plain_folders_are_those_of_old(tmp_path: Path) -> None:
+    for size, expected in (
+        ((6, 5), "bf36cf31e6c8eaebb890a69048e8b4a2"),
+        ((70, 65), "b8cfda45a46b774bc175ba2eff817298"),
+    ):
+        root = make(tmp_path / str(size[0]), test=2, val=1)
+        for path in root.rglob("*.png"):
+            PIL.Image.new("RGB", size).save(path, "BMP")
+        assert load_dataset(f"imagefolder:{root}?flip=on").fingerprint == expected
 
 
 # Shapes.

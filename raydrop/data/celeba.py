@@ -15,18 +15,18 @@ from raydrop.data.dataset import ImageDataset
 from raydrop.data.downloads import DEFAULT_ROOT, download
 from raydrop.data.folder import dataset_of_files, resolve_folder
 from raydrop.data.groups import crossed
-from raydrop.data.metadata import list_rows, three_parts
+from raydrop.data.metadata import MOST_TABLE_BYTES, list_rows, three_parts
 from raydrop.data.roots import download_root
-from raydrop.errors import ConfigError, DataError, unknown_name
+from raydrop.errors import ConfigError, DataError, unknown_name, visible
+from raydrop.files import open_regular
 
 IMAGES = "img_align_celeba"
-"""Folder of the aligned and cropped images."""
+"""Folder of the aligned and cropped images; Kaggle's has another of that name in it."""
 ATTRIBUTES = "list_attr_celeba.txt"
-"""Table of attributes: how many images, names, then a row of -1 and 1 per image."""
+"""Table of attributes: how many images, names, then a row of -1 and 1 per image. Kaggle's ends in
+``.csv`` and begins with the names."""
 PARTITION = "list_eval_partition.txt"
-"""Table of official splits: image and 0, 1 or 2."""
-
-_HEADER_LINES = 2
+"""Table of official splits: image and 0, 1 or 2. Kaggle's ends in ``.csv`` and has a header."""
 
 
 def load_celeba(
@@ -40,8 +40,9 @@ def load_celeba(
 
     Args:
         path: Folder with ``img_align_celeba/``, ``list_attr_celeba.txt`` and
-            ``list_eval_partition.txt``. None is torchvision's: ``celeba`` in the data root, where
-            torchvision downloads it, if those are absent, and checks its MD5 sums.
+            ``list_eval_partition.txt``, or as Kaggle has them, with ``.csv``. None is
+            torchvision's: ``celeba`` in the data root, where torchvision downloads it, if those are
+            absent, and checks its MD5 sums.
         data_root: Where downloads go and a relative path starts; ``~/.cache/raydrop`` and the
             current folder by default.
         target: Attribute that is the label.
@@ -53,7 +54,9 @@ def load_celeba(
         DataError: If files are absent and cannot be downloaded, or do not fit together.
     """
     folder = _downloaded(data_root) if path is None else resolve_folder(path, data_root)
-    table = _read(folder / ATTRIBUTES, skiprows=_HEADER_LINES - 1)
+    from_kaggle = not (folder / ATTRIBUTES).exists() and _as_csv(folder / ATTRIBUTES).exists()
+    header = 1 if from_kaggle else 2
+    table = _read(folder, ATTRIBUTES, header, from_kaggle)
     labels, attributes = _signs(table, target), _signs(table, group)
     if target == group:
         raise ConfigError(
@@ -63,16 +66,19 @@ def load_celeba(
     class_names, values = ((f"not {text}", text) for text in (target, group))
     group_names = tuple(f"{label}, {value}" for label in class_names for value in values)
     groups = crossed(labels, attributes, 2)
-    rows = range(_HEADER_LINES + 1, _HEADER_LINES + 1 + len(table))
-    images = [f"{IMAGES}/{image}" for image in table.index]
+    rows = range(header + 1, header + 1 + len(table))
+    inner = f"{IMAGES}/{IMAGES}" if (folder / IMAGES / IMAGES).is_dir() else IMAGES
+    images = [f"{inner}/{image}" for image in table.index]
+    splits = _splits(folder, table.index, from_kaggle)
     return dataset_of_files(
         folder,
         list_rows(folder, images, labels.tolist(), rows, ATTRIBUTES),
-        three_parts(_splits(folder, table.index), groups, group_names, "group"),
+        three_parts(splits, groups, group_names, "group"),
         name=name,
         class_names=class_names,
         groups=groups,
         group_names=group_names,
+        turned=False,
     )
 
 
@@ -85,19 +91,30 @@ def _downloaded(data_root: str | None) -> Path:
     return folder
 
 
-def _read(path: Path, skiprows: int = 0, header: int | None = 0) -> pd.DataFrame:
-    """Return a table of numbers with the image names as its index."""
+def _read(folder: Path, name: str, header: int, from_kaggle: bool) -> pd.DataFrame:
+    """Return a table of numbers with the image names as its index, after some lines of header."""
+    path = _as_csv(folder / name) if from_kaggle else folder / name
     try:
-        table = pd.read_csv(path, sep=r"\s+", skiprows=skiprows, header=header, dtype=str)
-        if header is None:
-            table = table.set_index(0)
+        with open_regular(path, MOST_TABLE_BYTES) as file:
+            table = pd.read_csv(
+                file,
+                sep="," if from_kaggle else r"\s+",
+                skiprows=max(header - 1, 0),
+                header=0 if header else None,
+                index_col=0,
+                dtype=str,
+            )
         return table.astype(np.int64).rename(index=str)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise DataError(
-            f"Expected CelebA's table in {path}, found: {reason}; "
+            f"Expected CelebA's table in {visible(path)}, found: {visible(reason)}; "
             "give the folder that holds it, or let torchvision download it anew."
         ) from error
+
+
+def _as_csv(path: Path) -> Path:
+    return path.with_suffix(".csv")
 
 
 def _signs(table: pd.DataFrame, attribute: str) -> NDArray[np.int64]:
@@ -113,12 +130,18 @@ def _signs(table: pd.DataFrame, attribute: str) -> NDArray[np.int64]:
     return (values > 0).astype(np.int64)
 
 
-def _splits(folder: Path, images: pd.Index[str]) -> NDArray[np.int64]:
-    splits = _read(folder / PARTITION, header=None)[1].reindex(images, fill_value=-1)
+def _splits(folder: Path, images: pd.Index[str], from_kaggle: bool) -> NDArray[np.int64]:
+    table = _read(folder, PARTITION, int(from_kaggle), from_kaggle)
+    if table.shape[1] != 1 or not table.index.is_unique:
+        raise DataError(
+            f"Expected one split per image in CelebA's partition in {visible(folder)}, found "
+            "other columns or images that occur twice; copy the official file."
+        )
+    splits = table.iloc[:, 0].reindex(images, fill_value=-1)
     wrong = ~splits.isin([0, 1, 2])
     if wrong.any():
         raise DataError(
-            f"Expected a split 0, 1 or 2 of {images[wrong.to_numpy()][0]} in {folder / PARTITION}, "
-            "found none; copy the official file."
+            f"Expected a split 0, 1 or 2 of {visible(images[wrong.to_numpy()][0])} in CelebA's "
+            f"partition in {visible(folder)}, found none; copy the official file."
         )
     return splits.to_numpy(np.int64)
