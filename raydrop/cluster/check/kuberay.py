@@ -22,11 +22,10 @@ from raydrop.cluster.check.problem import (
     no,
     only,
     refused,
-    sequence,
     texts,
 )
 from raydrop.cluster.check.shell import RAY_START, command
-from raydrop.cluster.check.versions import image_problems, python_problems, ray_version
+from raydrop.cluster.check.versions import image, python_problems, ray_version
 
 KINDS = ("RayJob", "RayCluster")
 BESIDE = ("PersistentVolumeClaim", "NetworkPolicy")
@@ -96,7 +95,9 @@ CONTAINER: dict[str, Policy] = {
 TEMPLATE: Policy = {
     "metadata": ANY,
     "spec": {
-        "containers": Need("nothing runs", [CONTAINER]),
+        "containers": Need(
+            "nothing runs", [{**CONTAINER, "image": Need("nothing runs", image)}, CONTAINER]
+        ),
         "initContainers": [CONTAINER],
         "volumes": [
             {
@@ -223,28 +224,4 @@ def kuberay_problems(config: Any) -> list[Problem]:
         for where, text in texts(config)
         if text.lower() == "unconfined"
     )
-    return [*refused(config, _policy(kind)), *unconfined, *_versions(config), *doors]
-
-
-def _versions(config: dict[str, Any]) -> Iterator[Problem]:
-    """Yield images of another Ray; what stands beside a pod's first container needs none."""
-    spec = mapping(config.get("spec"))
-    cluster, where = (
-        (mapping(spec.get("rayClusterSpec")), "spec.rayClusterSpec")
-        if config["kind"] == "RayJob"
-        else (spec, "spec")
-    )
-    groups = {
-        f"{where}.headGroupSpec.template": mapping(cluster.get("headGroupSpec")).get("template")
-    }
-    for index, group in enumerate(sequence(cluster.get("workerGroupSpecs"))):
-        groups[f"{where}.workerGroupSpecs[{index}].template"] = mapping(group).get("template")
-    groups["spec.submitterPodTemplate"] = spec.get("submitterPodTemplate")
-    images = {
-        f"{place}.spec.containers[0].image": str(mapping(first).get("image", ""))
-        for place, template in groups.items()
-        for first in sequence(mapping(mapping(template).get("spec")).get("containers"))[:1]
-    }
-    for place, image in images.items():
-        yield from image_problems(place, image)
-    yield from python_problems(images)
+    return [*refused(config, _policy(kind)), *unconfined, *python_problems(config), *doors]

@@ -31,12 +31,7 @@ from raydrop.cluster.check.problem import (
     texts,
 )
 from raydrop.cluster.check.shell import command, docker_options, mounts, one_word
-from raydrop.cluster.check.versions import (
-    image_problems,
-    install_problems,
-    installed_rays,
-    python_problems,
-)
+from raydrop.cluster.check.versions import image, installed_rays, python_problems
 from raydrop.errors import in_one_line
 
 WITHOUT_COMMANDS = {
@@ -52,7 +47,7 @@ COMMANDS: dict[str, Policy] = {
     for key, what in WITHOUT_COMMANDS.items()
 }
 DOCKER_KEYS: dict[str, Policy] = {
-    **dict.fromkeys(("head_image", "worker_image"), one_word),
+    **dict.fromkeys(("head_image", "worker_image"), image),
     **dict.fromkeys(("run_options", "head_run_options", "worker_run_options"), docker_options),
     **any_of(
         "pull_before_run disable_automatic_runtime_detection disable_shm_size_detection use_podman"
@@ -61,7 +56,7 @@ DOCKER_KEYS: dict[str, Policy] = {
 DOCKER: dict[str, Policy] = {
     **DOCKER_KEYS,
     "container_name": Need("Ray runs beside the image, not in it", one_word),
-    "image": Need("the autoscaler never starts a worker", one_word),
+    "image": Need("the autoscaler never starts a worker", image),
 }
 WHERE = Need("Ray does not know where")
 PROVIDERS: dict[str, dict[str, Policy]] = {
@@ -216,98 +211,55 @@ def launcher_problems(config: dict[str, Any]) -> list[Problem]:
         return [Problem("provider.type", f"one of {', '.join(PROVIDERS)}", found, remedy)]
     problems = [
         *refused(config, policy(config)),
-        *_versions(config),
-        *_token(config),
+        *python_problems(config),
+        *_absent(config),
         *_starts(config),
         *open_doors(config),
     ]
     return problems or list(_own_checks(config))
 
 
-def _commands(config: dict[str, Any]) -> dict[str, str]:
-    """Return every command by its path."""
-    places = {"": config}
-    for name, node in mapping(config.get("available_node_types")).items():
-        places[f"available_node_types.{name}."] = mapping(node)
-    return {
-        f"{place}{key}[{index}]": str(line)
-        for place, part in places.items()
-        for key in COMMANDS
-        for index, line in enumerate(sequence(part.get(key)))
-    }
-
-
-def _versions(config: dict[str, Any]) -> Iterator[Problem]:
-    docker = mapping(config.get("docker"))
-    keys = [
-        f"{role}_image" if given(docker.get(f"{role}_image")) else "image"
-        for role in ("head", "worker")
-    ]
-    images = {f"docker.{key}": str(docker[key]) for key in keys if given(docker.get(key))}
-    for name, node in mapping(config.get("available_node_types")).items():
-        own = mapping(mapping(node).get("docker")).get("worker_image")
-        if given(own):
-            images[f"available_node_types.{name}.docker.worker_image"] = str(own)
-    for where, image in images.items():
-        yield from image_problems(where, image)
-    yield from python_problems(images)
-    commands = _commands(config)
-    for where, line in commands.items():
-        yield from install_problems(where, line)
-    if not images and not any(map(installed_rays, commands.values())):
-        yield Problem(
-            "setup_commands",
-            "an image or a command that says which Ray the nodes run",
-            "neither",
-            "install it there as 'ray[default]==VERSION', or use docker",
-        )
-
-
-def _token(config: dict[str, Any]) -> Iterator[Problem]:
-    elsewhere = any("RAY_AUTH_TOKEN_PATH=" in text for _, text in texts(config))
+def _absent(config: dict[str, Any]) -> Iterator[Problem]:
+    """Yield what is said nowhere in a file: which Ray the nodes run, and where the token is."""
+    said = [text for _, text in texts(config)]
+    if not given(config.get("docker")) and not any(map(installed_rays, said)):
+        expected = "an image or a command that says which Ray the nodes run"
+        remedy = "install it there as 'ray[default]==VERSION', or use docker"
+        yield Problem("setup_commands", expected, "neither", remedy)
     mounted = map(str, mapping(config.get("file_mounts")))
-    if not elsewhere and not any(map(TOKEN_FILE.search, mounted)):
-        yield Problem(
-            "file_mounts",
-            "the token that every node needs",
-            "none",
-            "add ~/.ray/auth_token: ~/.ray/auth_token (`ray get-auth-token --generate` makes one)",
+    if not any(map(TOKEN_FILE.search, mounted)) and "RAY_AUTH_TOKEN_PATH=" not in "\n".join(said):
+        remedy = (
+            "add ~/.ray/auth_token: ~/.ray/auth_token (`ray get-auth-token --generate` makes one)"
         )
+        yield Problem("file_mounts", "the token that every node needs", "none", remedy)
 
 
 def _starts(config: dict[str, Any]) -> Iterator[Problem]:
     """Yield where Ray is not started, asks for no token, or runs trials on the head."""
-    commands = _commands(config)
     docker = mapping(config.get("docker"))
     for role in ("head", "worker"):
         key = f"{role}_start_ray_commands"
-        starts = {where: line for where, line in commands.items() if where.startswith(key)}
-        starts = {where: line for where, line in starts.items() if "ray start" in line}
+        lines = {f"{key}[{at}]": str(line) for at, line in enumerate(sequence(config.get(key)))}
+        starts = {where: line for where, line in lines.items() if "ray start" in line}
         if not starts and config.get(key) is not None:
             yield Problem(key, "a command that starts Ray", "none", "add `ray start` there")
         # What a shell exports reaches Ray where it is started: on the machine, or in its container.
         shells = ["setup_commands", f"{role}_setup_commands"]
         shells += [] if docker else ["initialization_commands"]
-        lines = [line for each in shells for line in map(str, sequence(config.get(each)))]
-        asked = any(f"export {TOKEN_MODE}" in line and ".bashrc" in line for line in lines)
-        options = [
-            *sequence(docker.get("run_options")),
-            *sequence(docker.get(f"{role}_run_options")),
-        ]
-        asked = asked or any(TOKEN_MODE in str(option) for option in options)
+        exports = [str(line) for each in shells for line in sequence(config.get(each))]
+        options = (docker.get(each) for each in ("run_options", f"{role}_run_options"))
+        asked = TOKEN_MODE in str(list(map(sequence, options))) or any(
+            f"export {TOKEN_MODE}" in line and ".bashrc" in line for line in exports
+        )
+        option = f"add --env {TOKEN_MODE} to docker.run_options"
+        remedy = option if docker else f"write {TOKEN_MODE} before `ray start`"
         for where, line in starts.items():
             if TOKEN_MODE not in line and not asked:
-                yield Problem(
-                    where,
-                    f"{TOKEN_MODE} where Ray starts",
-                    "none, so that a node without the token's file would ask for none",
-                    f"add --env {TOKEN_MODE} to docker.run_options"
-                    if docker
-                    else f"write {TOKEN_MODE} before `ray start`",
-                )
+                found = "none, so that a node without the token's file would ask for none"
+                yield Problem(where, f"{TOKEN_MODE} where Ray starts", found, remedy)
             if role == "head" and not NO_CPUS.search(line):
-                remedy = "add it, or trials starve the head"
-                yield Problem(where, "a head that runs no trials", "no --num-cpus=0", remedy)
+                busy = "add it, or trials starve the head"
+                yield Problem(where, "a head that runs no trials", "no --num-cpus=0", busy)
 
 
 def _own_checks(config: dict[str, Any]) -> Iterator[Problem]:

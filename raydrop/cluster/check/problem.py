@@ -24,7 +24,8 @@ Said: TypeAlias = tuple[str, str, str]
 Policy: TypeAlias = (
     "Need | Mapping[str, Policy] | list[Policy] | Callable[[Any], Iterable[Said]] | None"
 )
-"""Keys of a mapping, ``*`` standing for any; items of a list; a rule for a value; or `ANY`."""
+"""Keys of a mapping, ``*`` standing for any; items of a list, of which the last stands for all that
+follow; a rule for a value; or `ANY`."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def refused(value: Any, policy: Policy, where: str = "") -> Iterator[Problem]:
         yield from (Problem(where, *said) for said in policy(value))
     elif isinstance(policy, list) and isinstance(value, list):
         for index, item in enumerate(value):
-            yield from refused(item, policy[0], f"{where}[{index}]")
+            yield from refused(item, policy[min(index, len(policy) - 1)], f"{where}[{index}]")
     else:
         yield Problem(where, "a list", shown(value), "write one")
 
@@ -104,18 +105,8 @@ def _refused_keys(value: Any, policy: Mapping[str, Policy], where: str) -> Itera
             yield Problem(place, "a key that is allowed there", repr(key), remedy)
 
 
-def no(expected: str, remedy: str = "remove it") -> Policy:
-    """Return the policy of a key that is refused with a reason of its own."""
-
-    def rule(value: Any) -> Iterator[Said]:
-        if given(value) and value is not False:
-            yield expected, shown(value), remedy
-
-    return rule
-
-
 def only(*values: Any, expected: str = "", remedy: str = "") -> Policy:
-    """Return the policy of a key that has one of a few values."""
+    """Return the policy of a key that has one of a few values, or none."""
     listed = " or ".join(map(shown, values))
 
     def rule(value: Any) -> Iterator[Said]:
@@ -123,6 +114,11 @@ def only(*values: Any, expected: str = "", remedy: str = "") -> Policy:
             yield expected or listed, repr(value), remedy or f"write {listed}"
 
     return rule
+
+
+def no(expected: str, remedy: str = "remove it") -> Policy:
+    """Return the policy of a key that is refused with a reason of its own, unless it is false."""
+    return only(False, "", expected=expected, remedy=remedy)
 
 
 def any_of(keys: str) -> dict[str, Policy]:

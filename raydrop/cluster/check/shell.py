@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from raydrop.cluster.check.problem import Policy, Said, any_of, no, refused, sequence, shown
+from raydrop.cluster.check.versions import installs
 
 RAY_START: dict[str, Policy] = {
     "ray-debugger-external": no(
@@ -72,16 +73,16 @@ class Step(NamedTuple):
 
 def command(text: Any) -> Iterator[Said]:
     """Yield what a command of a node, a text or a list of words, should not do."""
-    for words, fed in _steps(
-        text if isinstance(text, str) else shlex.join(map(str, sequence(text)))
-    ):
+    line = text if isinstance(text, str) else shlex.join(map(str, sequence(text)))
+    yield from installs(line)
+    for words, fed in _steps(line):
         found = shlex.join(words)
         own = list(itertools.dropwhile(lambda w: "=" in w or PREFIX.fullmatch(w), words)) or [""]
         program = own[0].rpartition("/")[2] or own[0]
         for pattern, (expected, remedy) in REFUSED.items():
             named = own[:1] if NAMING.fullmatch(program) else words
-            found_one = any(re.fullmatch(rf"(.*/)?({pattern})", word) for word in named)
-            if found_one and not IMAGES & set(own):
+            fetched = program in ("docker", "podman") and IMAGES & set(own[1:3])
+            if not fetched and any(re.fullmatch(rf"(.*/)?({pattern})", word) for word in named):
                 yield expected, found, remedy
         if SHELL.fullmatch(program) and (fed or _made(own, found)):
             yield FETCHED[0], found, FETCHED[1]

@@ -10,8 +10,9 @@ import re
 import shlex
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import Any
 
-from raydrop.cluster.check.problem import Problem
+from raydrop.cluster.check.problem import Problem, Said, shown, texts
 
 PYTHON = re.compile(r"(?:^|[.-])py(3\d+)(?:$|[.-])")
 SEPARATORS = re.compile(r"&&|\|\||[;|\n()]")
@@ -25,45 +26,28 @@ def ray_version() -> str:
     return version("ray")
 
 
-def image_problems(where: str, image: str) -> Iterator[Problem]:
-    """Yield a problem if an image's tag does not name the Ray that is installed here.
+def image(name: Any) -> Iterator[Said]:
+    """Yield what is wrong with an image whose tag does not name the Ray that is installed here.
 
-    Args:
-        where: Path of its key.
-        image: Its name, such as ``rayproject/ray:2.60.0-py311-gpu``; an image of one's own must
-            name its Ray likewise, for nothing else in a cluster file tells.
+    One of one's own must name its Ray likewise, for nothing else in a cluster file tells.
     """
     ray = ray_version()
-    tag = tag_of(image)
+    tag = tag_of(str(name)) if re.fullmatch(r"[\w./:@-]+", str(name)) else ""  # or it runs more
     if not re.search(rf"(?<![\d.]){re.escape(ray)}(?![\d.]*\d)", tag):
-        yield Problem(
-            where,
-            f"an image of Ray {ray}, which is installed here, by its tag",
-            image,
-            f"use one such as rayproject/ray:{ray}-py311-gpu, or name the Ray of your own so",
-        )
+        expected = f"an image of Ray {ray}, which is installed here, by its tag"
+        own = f"use one such as rayproject/ray:{ray}-py311-gpu, or name the Ray of your own so"
+        yield expected, shown(name), own
 
 
-def python_problems(images: dict[str, str]) -> Iterator[Problem]:
-    """Yield a problem if tags name different minor versions of Python.
-
-    Args:
-        images: By the path of their keys.
-    """
-    pythons = {where: found[1] for where, image in images.items() if (found := _python(image))}
+def python_problems(config: Any) -> Iterator[Problem]:
+    """Yield a problem if the tags of a file's images name different minor versions of Python."""
+    named = ((where, PYTHON.search(tag_of(text))) for where, text in texts(config))
+    pythons = {where: tag[1] for where, tag in named if tag and where.endswith("image")}
     if len(set(pythons.values())) > 1:
         (first, one), *others = pythons.items()
         where, other = next((place, name) for place, name in others if name != one)
-        yield Problem(
-            where,
-            f"the Python of {first}, py{one}",
-            f"py{other}",
-            "use images of one Python",
-        )
-
-
-def _python(image: str) -> re.Match[str] | None:
-    return PYTHON.search(tag_of(image))
+        expected = f"the Python of {first}, py{one}"
+        yield Problem(where, expected, f"py{other}", "use images of one Python")
 
 
 def tag_of(image: str) -> str:
@@ -107,15 +91,11 @@ def _is_ray(word: str) -> bool:
     return named or WHEEL.search(word) is not None
 
 
-def install_problems(where: str, command: str) -> Iterator[Problem]:
+def installs(command: str) -> Iterator[Said]:
     """Yield every Ray that a command installs other than by the version installed here."""
     ray = ray_version()
     for word in installed_rays(command):
         match = RAY.fullmatch(word)
         if match is None or match["rest"].replace(" ", "") != f"=={ray}":
-            yield Problem(
-                where,
-                f"Ray {ray}, which is installed here, to be installed",
-                word,
-                f"write 'ray[default]=={ray}'",
-            )
+            expected = f"Ray {ray}, which is installed here, to be installed"
+            yield expected, word, f"write 'ray[default]=={ray}'"
