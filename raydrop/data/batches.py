@@ -266,6 +266,8 @@ class _Middle(torch.nn.Module):
     def forward(self, image: Image) -> Image:
         """Return an image that is at most eight times as long as wide."""
         longest = 8 * min(image.size)
+        if max(image.size) <= longest:
+            return image
         width, height = (min(side, longest) for side in image.size)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         return image.crop((left, top, left + width, top + height))
