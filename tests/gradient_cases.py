@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.convnext import CNBlock, LayerNorm2d
 from torchvision.models.densenet import DenseNet
@@ -54,11 +55,15 @@ class Case:
 
     either: tuple[str, ...] = ()
     """Patterns of the names of trainable parameters that may take either path."""
+    seen: tuple[str, ...] = ()
+    """Patterns of the names of trainable parameters whose rule shows only when the model runs."""
 
-    def paths(self, name: str, parameter: Tensor) -> set[str]:
-        """What may handle a parameter."""
+    def paths(self, name: str, parameter: Tensor, *, run: bool = False) -> set[str]:
+        """What may handle a parameter, as far as is known with or without a run of the model."""
         if not parameter.requires_grad:
             return {"frozen"}
+        if any(fnmatch(name, pattern) for pattern in self.seen):
+            return {"rule"} if run else {"general"}
         if any(fnmatch(name, pattern) for pattern in self.either):
             return {"rule", "general"}
         general = any(fnmatch(name, pattern) for pattern in self.general)
@@ -1171,6 +1176,378 @@ ODD = {
     ),
 }
 
+# --- norms and scales as timm has them: subclasses and layers of their own, same arithmetic ---
+
+
+class FastLayerNorm(nn.LayerNorm):
+    """With a forward pass of its own that has a fast branch."""
+
+    fast = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.fast:
+            raise NotImplementedError
+        return F.layer_norm(inputs, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class LayerNormInFloat32(nn.LayerNorm):
+    """Computes in float32, whatever comes in."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()
+        outputs = F.layer_norm(inputs.float(), self.normalized_shape, weight, bias, self.eps)
+        return outputs.to(inputs.dtype)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of images."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        last = inputs.permute(0, 2, 3, 1)
+        last = F.layer_norm(last, self.normalized_shape, self.weight, self.bias, self.eps)
+        return last.permute(0, 3, 1, 2)
+
+
+class OneGroup(nn.GroupNorm):
+    """Group norm of one group."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(1, channels)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.group_norm(inputs, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class NormAndActivation(nn.BatchNorm2d):
+    """Batch norm with an activation behind it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        statistics = self.running_mean, self.running_var
+        outputs = F.batch_norm(
+            inputs, *statistics, self.weight, self.bias, self.training, 0.0, self.eps
+        )
+        return self.act(outputs)
+
+
+class RootMeanSquare(nn.Module):
+    """RMS norm out of elementary operations."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        squares = inputs.pow(2).mean(-1, keepdim=True)
+        return inputs * torch.rsqrt(squares + 1e-6) * self.weight
+
+
+class Scale(nn.Module):
+    """A scale for each channel, or what else the shape says."""
+
+    def __init__(self, *shape: int, swapped: bool = False) -> None:
+        super().__init__()
+        self.gamma, self.swapped = nn.Parameter(torch.ones(shape)), swapped
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.gamma * inputs if self.swapped else inputs * self.gamma
+
+
+class StandardisedByNorm(nn.Conv2d):
+    """A convolution whose weight passes through a batch norm of its own."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, training=True).reshape_as(self.weight)
+        return F.conv2d(inputs, weight, self.bias, self.stride, self.padding)
+
+
+class PaddedInside(nn.Conv2d):
+    """A convolution that pads its inputs by itself."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        padded = F.pad(inputs, (0, 1, 1, 0))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+SUBCLASSES = {
+    "layer norm subclass": headed(
+        (TOKENS, WIDTH), linear, lambda: FastLayerNorm(WIDTH), seen=("layers.1.*",)
+    ),
+    "layer norm subclass over channels": headed(
+        (2, 3, 4),
+        lambda: nn.Conv2d(2, 3, 1),
+        lambda: ChannelNorm(3),
+        nn.ReLU,
+        lambda: nn.Conv2d(3, 2, 2),
+        seen=("layers.1.*",),
+    ),
+    "group norm subclass": headed((4, 3, 3), lambda: OneGroup(4), seen=("layers.0.*",)),
+    "batch norm subclass with its activation": headed(
+        (2, 4, 4), lambda: nn.Conv2d(2, 3, 3), lambda: NormAndActivation(3), seen=("layers.1.*",)
+    ),
+    "batch norm of several machines": headed(
+        (WIDTH,), linear, lambda: nn.SyncBatchNorm(WIDTH), seen=("layers.1.*",)
+    ),
+    "rms norm out of elementary operations": headed(
+        (TOKENS, WIDTH), linear, lambda: RootMeanSquare(WIDTH), seen=("layers.1.*",)
+    ),
+    "scale of each channel, last": headed(
+        (TOKENS, WIDTH), linear, lambda: Scale(WIDTH), seen=("*.gamma",)
+    ),
+    "scale of each channel of images": headed(
+        (2, 3, 4),
+        lambda: nn.Conv2d(2, 3, 2),
+        lambda: Scale(3, 1, 1, swapped=True),
+        seen=("*.gamma",),
+    ),
+    "scale of each position": headed((2, 3, 4), lambda: Scale(3, 1), seen=("*.gamma",)),
+    "scale with an axis for the batch": headed(
+        (WIDTH,), linear, lambda: Scale(1, WIDTH), general=("*.gamma",)
+    ),
+    "scale that widens": headed((1, 3), lambda: Scale(2, 1), general=("*.gamma",)),
+    "subclass of conv2d that pads by itself": headed(
+        (2, 4, 4), lambda: PaddedInside(2, 3, 2, stride=2), seen=("layers.0.*",)
+    ),
+    "subclass of conv2d whose weight is normalised": headed(
+        (2, 4, 4),
+        lambda: StandardisedByNorm(2, 3, 3),
+        seen=("layers.0.bias",),
+        general=("layers.0.weight",),
+    ),
+}
+
+# --- what trackers of other libraries name: complex numbers, bags, adapters, cells, ... ---
+
+
+class Complex(nn.Module):
+    """A complex layer between the spectrum and a real head; keeps its precision."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(WIDTH, CLASSES, dtype=torch.float64)
+
+    def _apply(self, function: Any, recurse: bool = True) -> nn.Module:
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        spectrum = torch.fft.fft(inputs.to(torch.complex128))
+        return self.head(self.layer(spectrum).flatten(1)[:, :WIDTH].abs())
+
+
+class Spectral(nn.Module):
+    """A bare complex weight, as of a Fourier layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH, dtype=torch.complex128))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.fft.ifft(torch.einsum("bi,io->bo", inputs, self.weight))
+
+
+class Adapted(nn.Linear):
+    """A frozen layer with a trainable pair of low rank beside it."""
+
+    def __init__(self, merged: bool = False, functional: bool = False) -> None:
+        super().__init__(WIDTH, WIDTH)
+        self.requires_grad_(False)
+        self.down = nn.Parameter(torch.randn(2, WIDTH))
+        self.up = nn.Parameter(torch.randn(WIDTH, 2))
+        self.merged, self.functional = merged, functional
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.merged:
+            return F.linear(inputs, self.weight + self.up @ self.down, self.bias)
+        if self.functional:
+            low = F.linear(F.linear(inputs, self.down), self.up)
+            return super().forward(inputs) + low
+        return super().forward(inputs) + inputs @ self.down.T @ self.up.T / 2
+
+
+class RescaledInstances(nn.InstanceNorm2d):
+    """Changes a method that the forward pass of its base calls."""
+
+    def _apply_instance_norm(self, inputs: Tensor) -> Tensor:
+        return super()._apply_instance_norm(inputs) * self.weight.sum()
+
+
+def _with_own_convolution() -> nn.Conv2d:
+    layer = nn.Conv2d(2, 3, 2)
+    layer._conv_forward = lambda x, weight, bias: F.conv2d(x, weight.exp(), bias)
+    return layer
+
+
+def _bag(**options: Any) -> Case:
+    bag = partial(nn.EmbeddingBag, WORDS, WIDTH, **options)
+    return headed((TOKENS,), bag, words=True, general=("layers.0.*",))
+
+
+def _cell(kind: type[nn.RNNCellBase]) -> Case:
+    def last_state(self: Any, inputs: Tensor) -> Tensor:
+        state = None
+        for token in inputs.unbind(1):
+            state = self.cell(token, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+    return applied(
+        last_state,
+        (TOKENS, WIDTH),
+        parts=lambda: {"cell": kind(WIDTH, 4), "head": linear(CLASSES, 4)},
+        general=("cell.*",),
+    )
+
+
+def _force(self: Any, inputs: Tensor) -> Tensor:
+    """The gradient of an energy with respect to the inputs."""
+    with torch.enable_grad():
+        places = inputs.detach().requires_grad_()
+        energy = self.layer(places).square().sum()
+        (slope,) = torch.autograd.grad(energy, places, create_graph=True)
+    return self.head(torch.tanh(slope))
+
+
+def _pruned() -> nn.Module:
+    layer = nn.Linear(WIDTH, WIDTH)
+    prune.custom_from_mask(layer, "weight", torch.arange(WIDTH * WIDTH).view(WIDTH, -1) % 3 > 0)
+    return layer
+
+
+def _of_one_storage() -> dict[str, Any]:
+    first, second = linear(), linear()
+    second.weight = nn.Parameter(first.weight.data)
+    return {"first": first, "second": second, "head": linear(CLASSES)}
+
+
+def _adapters_behind_frozen_words() -> nn.Module:
+    """As libraries of adapters prepare a frozen model for checkpoints."""
+    embed = frozen(_embedding())
+    embed.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+    return Applied(
+        lambda self, x: self.head(
+            checkpoint(self.layer, self.embed(x), use_reentrant=False).tanh().mean(1)
+        ),
+        embed=embed,
+        layer=linear(),
+        head=frozen(linear(CLASSES)),
+    )
+
+
+TRACKERS = {
+    "complex linear": Case(
+        lambda: Complex(nn.Linear(WIDTH, WIDTH, dtype=torch.complex128)), either=("layer.*",)
+    ),
+    "complex convolution": Case(
+        lambda: Complex(
+            nn.Sequential(nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 2, 3, dtype=torch.complex128))
+        ),
+        either=("layer.*",),
+    ),
+    "complex weight of a Fourier layer": Case(lambda: Complex(Spectral()), general=("layer.*",)),
+    "embedding bag, sum": _bag(mode="sum"),
+    "embedding bag, max": _bag(mode="max"),
+    "embedding bag, sparse": _bag(mode="mean", sparse=True),
+    "embedding bag with padding": _bag(padding_idx=2),
+    "embedding bag of limited length": _bag(max_norm=0.7),
+    "embedding bag of limited length, sparse": _bag(max_norm=0.7, sparse=True),
+    "embedding bag of weighted words": applied(
+        lambda self, x: self.head(
+            torch.tanh(self.bag(x, per_sample_weights=self.weigh(x).squeeze(-1)))
+        ),
+        (TOKENS,),
+        parts=lambda: {
+            "bag": nn.EmbeddingBag(WORDS, WIDTH, mode="sum"),
+            "weigh": nn.Embedding(WORDS, 1),
+            "head": linear(CLASSES),
+        },
+        words=True,
+        general=("bag.*",),
+    ),
+    "embedding bag with offsets": applied(
+        lambda self, x: self.head(
+            torch.tanh(self.bag(x.flatten(), torch.arange(0, x.numel(), x.shape[1])))
+        ),
+        (TOKENS,),
+        parts=lambda: {
+            "bag": nn.EmbeddingBag(WORDS, WIDTH, sparse=True),
+            "head": linear(CLASSES),
+        },
+        words=True,
+        general=("bag.*",),
+    ),
+    "embedding of limited length, sparse": headed(
+        (TOKENS,),
+        lambda: _embedding(max_norm=0.7, norm_type=1.0, sparse=True),
+        words=True,
+        general=("layers.0.*",),
+    ),
+    "adapter beside a frozen layer": headed((WIDTH,), Adapted, general=("*.down", "*.up")),
+    "adapter of linear operations": headed(
+        (TOKENS, WIDTH), lambda: Adapted(functional=True), seen=("*.down", "*.up")
+    ),
+    "adapter merged into its layer": headed(
+        (WIDTH,), lambda: Adapted(merged=True), general=("*.down", "*.up")
+    ),
+    "adapter of two layers": applied(
+        lambda self, x: self.head(torch.tanh(self.base(x) + self.up(self.down(x)))),
+        parts=lambda: {
+            "base": frozen(linear()),
+            "down": linear(2, bias=False),
+            "up": linear(WIDTH, 2, bias=False),
+            "head": linear(CLASSES),
+        },
+    ),
+    "adapters behind frozen words": Case(_adapters_behind_frozen_words, (TOKENS,), words=True),
+    "gru cell": _cell(nn.GRUCell),
+    "lstm cell": _cell(nn.LSTMCell),
+    "rnn of two layers": Case(
+        lambda: Recurrent(nn.RNN, num_layers=2), (TOKENS, WIDTH), general=("layer.*",)
+    ),
+    "instance norm with a method of its own": headed(
+        (2, 3, 3), lambda: RescaledInstances(2, affine=True), either=("layers.0.*",)
+    ),
+    "instance norm of one sample at a time": applied(
+        lambda self, x: self.head(torch.stack([self.norm(each) for each in x]).tanh().flatten(1)),
+        (2, 2, 2),
+        parts=lambda: {"norm": nn.InstanceNorm2d(2, affine=True), "head": linear(CLASSES, 8)},
+    ),
+    "convolution with a method of its own": headed(
+        (2, 3, 3), _with_own_convolution, general=("layers.0.weight",), either=("layers.0.bias",)
+    ),
+    "gradient of an energy": applied(_force, parts=_layer_and_head),
+    "layer mapped over the batch": applied(
+        lambda self, x: self.head(torch.tanh(torch.vmap(self.layer)(x))), parts=_layer_and_head
+    ),
+    "layer called with another weight": applied(
+        lambda self, x: self.head(
+            torch.func.functional_call(self.layer, {"weight": 2 * self.layer.weight}, (x,)).tanh()
+        ),
+        parts=_layer_and_head,
+    ),
+    "recomputed from inputs that require gradients": applied(
+        lambda self, x: self.head(
+            checkpoint(self.layer, x.requires_grad_(), use_reentrant=False).tanh()
+        ),
+        parts=_layer_and_head,
+    ),
+    "weight pruned by a mask": headed(
+        (WIDTH,), _pruned, general=("layers.0.weight_orig",), either=("layers.0.bias",)
+    ),
+    "two parameters of one storage": applied(_pair, parts=_of_one_storage),
+}
+
 CASES: dict[str, Case] = (
-    DENSE | CONVOLUTIONS | NORMALISATION | EMBEDDINGS | TRANSFORMERS | BLOCKS | SHARED | ODD
+    DENSE
+    | CONVOLUTIONS
+    | NORMALISATION
+    | EMBEDDINGS
+    | TRANSFORMERS
+    | BLOCKS
+    | SHARED
+    | ODD
+    | SUBCLASSES
+    | TRACKERS
 )

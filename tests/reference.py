@@ -144,16 +144,25 @@ def dots_of(gradients: Sequence[Mapping[str, Tensor]], direction: Mapping[str, T
     """<grad l_i, v> from whole gradients, (B,)."""
     return torch.stack(
         [
-            torch.stack([(g * direction[name]).sum() for name, g in each.items()]).sum()
+            torch.stack(
+                [(parts_of(g) * parts_of(direction[name])).sum() for name, g in each.items()]
+            ).sum()
             for each in gradients
         ]
     )
 
 
+def parts_of(gradient: Tensor) -> Tensor:
+    """Real and imaginary parts of a complex gradient, a real one as it is."""
+    if not gradient.is_complex():
+        return gradient
+    return torch.stack([gradient.real, gradient.imag], -1)
+
+
 def norms_of(gradients: Sequence[Mapping[str, Tensor]]) -> Tensor:
     """|| grad l_i || from whole gradients, (B,), in float64."""
     lengths = [
-        [torch.linalg.vector_norm(g, dtype=torch.float64) for g in each.values()]
+        [torch.linalg.vector_norm(parts_of(g), dtype=torch.float64) for g in each.values()]
         for each in gradients
     ]
     return torch.stack([torch.linalg.vector_norm(torch.stack(each)) for each in lengths])

@@ -6,28 +6,37 @@ these add the second part in place.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from raydrop.scores.layers import Arithmetic, Slot
+from raydrop.scores.layers import Arithmetic, Convolve, Slot
 
 
 class ForwardMode(Arithmetic):
     """Computes convolutions and eval-mode BatchNorm so that tangents are cheap."""
 
-    def convolution(self, layer: nn.Module, x: Tensor) -> Tensor:
+    def convolution(
+        self,
+        x: Tensor,
+        weight: Slot,
+        bias: Slot,
+        convolve: Convolve,
+        geometry: Mapping[str, Any],  # noqa: ARG002
+    ) -> Tensor:
         """Return what a convolution gives."""
-        conv = cast("nn.Conv2d", layer)
-        weight, bias = self.value(Slot(conv, "weight")), self.value(Slot(conv, "bias"))
-        return cast(Tensor, _Convolution.apply(x, weight, bias, conv))  # type: ignore[no-untyped-call]
+        values = self.value(weight), self.value(bias)
+        return cast(Tensor, _Convolution.apply(x, *values, convolve))  # type: ignore[no-untyped-call]
 
-    def embedding(self, layer: nn.Module, x: Tensor) -> Tensor:
+    def embedding(self, x: Tensor, weight: Slot, padding: int | None) -> Tensor:
         """Return rows of a table, the padding without a tangent, as it has no gradient."""
-        y = super().embedding(layer, x)
-        padding = cast("nn.Embedding", layer).padding_idx
-        return y if padding is None else torch.where((x == padding)[..., None], y.detach(), y)
+        y = super().embedding(x, weight, padding)
+        if padding is None:
+            return y
+        assert weight.parameter is not None
+        return torch.where((x == padding % len(weight.parameter))[..., None], y.detach(), y)
 
     def scale_shift(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """Return x * scale + shift."""
@@ -40,26 +49,26 @@ class _Convolution(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
-        return cast(Tensor, conv._conv_forward(x, weight, bias))
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Convolve) -> Tensor:
+        return convolve(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        x, weight, _, ctx.conv = inputs
+        x, weight, _, ctx.convolve = inputs
         ctx.save_for_forward(x, weight)
 
     @staticmethod
     def jvp(
         ctx: Any, x_t: Tensor | None, weight_t: Tensor | None, bias_t: Tensor | None, _: None
     ) -> Tensor:
-        conv = cast("nn.Conv2d", ctx.conv)
+        convolve = cast(Convolve, ctx.convolve)
         x, weight = ctx.saved_tensors
         if weight_t is None:
             # A frozen weight: only the bias or what came before has a tangent.
             moved = torch.zeros_like(x) if x_t is None else x_t
-            return cast(Tensor, conv._conv_forward(moved, weight, bias_t))
-        tangent = cast(Tensor, conv._conv_forward(x, weight_t, bias_t))
-        return tangent if x_t is None else tangent.add_(conv._conv_forward(x_t, weight, None))
+            return convolve(moved, weight, bias_t)
+        tangent = convolve(x, weight_t, bias_t)
+        return tangent if x_t is None else tangent.add_(convolve(x_t, weight, None))
 
 
 class _ScaleShift(torch.autograd.Function):

@@ -13,6 +13,8 @@ sample, exactly, and :func:`coverage` says which parameters those are.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -29,7 +31,14 @@ from raydrop.errors import ScoringError
 from raydrop.scores.forward import ForwardMode
 from raydrop.scores.layers import Arithmetic, replaced, ruled_slots
 from raydrop.scores.memory import bytes_per_sample
-from raydrop.scores.tape import Plan, Tape, UnplannedUseError, probe, reached
+from raydrop.scores.tape import (
+    Plan,
+    Tape,
+    UnplannedUseError,
+    logits_of,
+    probe,
+    tables_put_back,
+)
 from raydrop.study import ScoringPrecision
 from raydrop.training.halving import is_out_of_memory
 
@@ -40,6 +49,8 @@ GENERAL_BYTES = 2**28
 """Per-sample gradients of parameters without a rule that are held at once."""
 DIRECTIONS_AT_ONCE = 4
 """Directions whose tangents are carried along together."""
+
+NO_PLAN = Plan(frozenset(), frozenset(), frozenset(), {}, {}, 0)
 
 _log = logging.getLogger(__name__)
 _plans: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
@@ -137,25 +148,26 @@ def per_sample_dots(
     Raises:
         ScoringError: As in :func:`per_sample_dot`.
     """
-    parameters = _checked_parameters(model)
-    count = _check_directions(parameters, directions)
-    directions = {name: value.detach() for name, value in directions.items()}
-    if model not in _no_forward_mode:
-        try:
-            if _forward_mode_agrees(model, inputs, labels, loss, precision):
-                return _forward_mode(model, inputs, labels, directions, count, loss, precision)
-            _no_forward_mode.add(model)
-        except (RuntimeError, NotImplementedError) as error:
-            if is_out_of_memory(error):
-                raise
-            _log.warning("Forward mode does not do this model (%s).", str(error).split("\n")[0])
-            _no_forward_mode.add(model)
-    columns = []
-    for index in range(count):
-        one = {name: directions[name][index] for name in parameters}
-        tape = _backward_mode(model, inputs, labels, one, loss, precision)
-        columns.append(tape.dots)
-    return torch.stack(columns, 1).to(_result_type(parameters))
+    with _prepared(model, inputs, labels, loss) as (parameters, inputs, labels):
+        directions = _fitting_directions(parameters, directions)
+        count = len(next(iter(directions.values())))
+        if model not in _no_forward_mode and len(inputs):
+            try:
+                if _forward_mode_agrees(model, inputs, labels, loss, precision):
+                    return _forward_mode(model, inputs, labels, directions, count, loss, precision)
+                _no_forward_mode.add(model)
+            except (RuntimeError, NotImplementedError) as error:
+                if is_out_of_memory(error):
+                    raise
+                reason = str(error).split("\n")[0]
+                _log.warning("Forward mode does not do this model (%s).", reason)
+                _no_forward_mode.add(model)
+        columns = []
+        for index in range(count):
+            one = {name: directions[name][index] for name in parameters}
+            tape = _backward_mode(model, inputs, labels, one, loss, precision)
+            columns.append(tape.dots)
+        return torch.stack(columns, 1).to(_result_type(parameters))
 
 
 def per_sample_norm(
@@ -181,9 +193,9 @@ def per_sample_norm(
     Raises:
         ScoringError: As in :func:`per_sample_dot`.
     """
-    parameters = _checked_parameters(model)
-    tape = _backward_mode(model, inputs, labels, None, loss, precision)
-    return tape.squares.sqrt().to(_result_type(parameters))
+    with _prepared(model, inputs, labels, loss) as (parameters, inputs, labels):
+        tape = _backward_mode(model, inputs, labels, None, loss, precision)
+        return tape.squares.sqrt().to(_result_type(parameters))
 
 
 def norm_and_dot(
@@ -211,12 +223,13 @@ def norm_and_dot(
     Raises:
         ScoringError: As in :func:`per_sample_dot`.
     """
-    parameters = _checked_parameters(model)
-    _check_directions(parameters, {name: value[None] for name, value in direction.items()})
-    direction = {name: value.detach() for name, value in direction.items()}
-    tape = _backward_mode(model, inputs, labels, direction, loss, precision)
-    kind = _result_type(parameters)
-    return tape.squares.sqrt().to(kind), tape.dots.to(kind)
+    with _prepared(model, inputs, labels, loss) as (parameters, inputs, labels):
+        stacked = {name: value[None] for name, value in direction.items()}
+        stacked = _fitting_directions(parameters, stacked)
+        direction = {name: value[0] for name, value in stacked.items()}
+        tape = _backward_mode(model, inputs, labels, direction, loss, precision)
+        kind = _result_type(parameters)
+        return tape.squares.sqrt().to(kind), tape.dots.to(kind)
 
 
 def gradient_sum(
@@ -242,15 +255,11 @@ def gradient_sum(
     Raises:
         ScoringError: As in :func:`per_sample_dot`.
     """
-    _checked_parameters(model)
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with torch.enable_grad():
-        total = _losses(model, None, inputs, labels, loss, precision).sum()
-        gradients = torch.autograd.grad(
-            total, list(named.values()), allow_unused=True, materialize_grads=True
-        )
-    dense = (value.to_dense() if value.is_sparse else value for value in gradients)
-    return dict(zip(named, dense, strict=True))
+    with _prepared(model, inputs, labels, loss) as (parameters, inputs, labels):
+        if not len(inputs):
+            return {name: torch.zeros_like(value) for name, value in parameters.items()}
+        _plan(model, inputs, labels, loss)  # refuses what has no per-sample gradients
+        return _whole(model, parameters, inputs, labels, loss, precision)
 
 
 def coverage(model: nn.Module, inputs: Tensor | None = None) -> tuple[ParameterPath, ...]:
@@ -265,20 +274,23 @@ def coverage(model: nn.Module, inputs: Tensor | None = None) -> tuple[ParameterP
     Returns:
         One entry per parameter, tied ones once, in the order of ``named_parameters()``.
     """
-    candidates, names = _candidates(model), _names(model)
-    general: Mapping[str, str] = {}
-    if inputs is not None:
-        check_eval(model)
-        general = probe(model, names, candidates, inputs, lambda outputs: outputs.sum()).reasons
-    layers = _holders(model)
+    for name, module in model.named_modules():
+        _check_initialised(name, module)
+    names, known, layers = _names(model), _known(model), _holders(model)
+    general, reasons = frozenset(names.values()) - known, {}
+    if inputs is not None and names:
+        with _prepared(model, inputs, inputs, torch.sum) as (_, inputs, _):
+            plan = probe(model, names, _candidates(model), inputs, torch.sum)
+        general, reasons = plan.general, _reasons(model, plan)
     paths = []
     for name, parameter in model.named_parameters():
         path: Literal["rule", "general", "frozen"] = "rule"
         reason = ""
         if not parameter.requires_grad:
             path = "frozen"
-        elif name in general or name not in candidates:
-            path, reason = "general", general.get(name, f"{layers[name]} has no rule for it")
+        elif name in general:
+            path = "general"
+            reason = reasons.get(name, f"nothing about {layers[name]} says that it has a rule")
         paths.append(ParameterPath(name, tuple(parameter.shape), path, layers[name], reason))
     return tuple(paths)
 
@@ -312,10 +324,11 @@ def check_eval(model: nn.Module) -> None:
     """Refuse a model in which a sample's gradient would depend on its batch or on chance.
 
     Raises:
-        ScoringError: If a BatchNorm layer would use the statistics of the batch, or a layer that
-            drops or tracks something is in train mode.
+        ScoringError: If a BatchNorm layer would use the statistics of the batch, a layer that
+            drops or tracks something is in train mode, or one has no parameters yet.
     """
     for name, module in model.named_modules():
+        _check_initialised(name, module)
         batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if batch_norm and (module.training or module.running_mean is None):
             raise ScoringError(
@@ -323,8 +336,9 @@ def check_eval(model: nn.Module) -> None:
                 "those of the batch, which makes per-sample gradients undefined; call model.eval()."
             )
         dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        dropout |= isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) and module.dropout > 0
         tracked = isinstance(module, nn.modules.instancenorm._InstanceNorm)
-        if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.scale_grad_by_freq:
             raise ScoringError(
                 f"Expected gradients that do not depend on the batch, found layer {name!r} that "
                 "scales them by how often a word occurs there; set scale_grad_by_freq=False."
@@ -334,6 +348,15 @@ def check_eval(model: nn.Module) -> None:
                 f"Expected a model in eval mode, found layer {name or 'model'!r} in train mode, "
                 "where it depends on chance or changes itself; call model.eval()."
             )
+
+
+def _check_initialised(name: str, module: nn.Module) -> None:
+    lazy = isinstance(module, nn.modules.lazy.LazyModuleMixin)
+    if lazy and cast(Any, module).has_uninitialized_params():
+        raise ScoringError(
+            f"Expected a model whose parameters have shapes, found layer {name or 'model'!r} that "
+            "has not seen an input yet; run the model once on a batch."
+        )
 
 
 @contextlib.contextmanager
@@ -398,16 +421,18 @@ def _forward_mode_agrees(
     if key not in tried:
         plan = _plan(model, inputs, labels, loss)
         generator = torch.Generator().manual_seed(0)
-        direction = {
-            name: torch.randn(value.shape, generator=generator).to(value)
-            for name, value in parameters_of(model).items()
+        parameters = parameters_of(model)
+        stacked = {
+            name: torch.randn(1, *value.shape, generator=generator).to(value)
+            for name, value in parameters.items()
         }
+        stacked = _fitting_directions(parameters, stacked)
+        direction = {name: value[0] for name, value in stacked.items()}
         finite = inputs[:2].nan_to_num() if inputs.is_floating_point() else inputs[:2]
         pair = finite, _fitting(loss, labels[:2], plan.classes)
         tape = _backward_mode(model, *pair, direction, loss, precision)
-        stacked = {name: value[None] for name, value in direction.items()}
         found = _forward_mode(model, *pair, stacked, 1, loss, precision)[:, 0]
-        length = torch.stack([v.double().norm() for v in direction.values()]).norm()
+        length = torch.stack([v.norm().double() for v in direction.values()]).norm()
         bound = (3e-2 if precision == "bf16" else 1e-4) * length * tape.squares.sqrt()
         tried[key] = bool(((found - tape.dots).abs() <= bound).all())
     return tried[key]
@@ -422,10 +447,13 @@ def _backward_mode(
     precision: ScoringPrecision,
 ) -> Tape:
     """Return squares and products from one backward pass over the outputs of layers."""
+    names = _names(model)
+    if not len(inputs):
+        return Tape(NO_PLAN, names, 0, direction, inputs)
     plan = _plan(model, inputs, labels, loss)
+    _say_general(model, plan)
     if loss is cross_entropy:
         _check_labels_fit(labels, plan.classes)
-    names = _names(model)
     batch = (inputs, labels, direction, loss, precision)
     try:
         tape = _by_rules(model, plan, names, *batch)
@@ -436,7 +464,7 @@ def _backward_mode(
             plan = _plan(model, inputs, labels, loss)
             tape = _by_rules(model, plan, names, *batch)
         except UnplannedUseError:
-            plan = Plan(frozenset(), frozenset(names.values()), frozenset(), {}, {}, plan.classes)
+            plan = dataclasses.replace(NO_PLAN, general=frozenset(names.values()))
             tape = _by_rules(model, plan, names, *batch)
     if plan.general:
         for first, formed in _general(model, plan.general, inputs, labels, loss, precision):
@@ -466,12 +494,7 @@ def _by_rules(
     # If the general ones were differentiated too, autograd would pass the tape by. Layers stay
     # replaced in the backward pass, which runs those again whose activations were not kept.
     with torch.enable_grad(), _frozen(model, plan.general), replaced(model, tape):
-        total = _losses(model, None, inputs, labels, loss, precision).sum()
-        if reached(total, names):
-            raise UnplannedUseError
-        if total.requires_grad:
-            torch.autograd.grad(total, tape.anchor, allow_unused=True)
-    tape.finish()
+        tape.differentiate(_losses(model, None, inputs, labels, loss, precision).sum())
     return tape
 
 
@@ -517,8 +540,8 @@ def _formed(
         except (RuntimeError, NotImplementedError) as error:
             if is_out_of_memory(error):
                 raise
-        pairs = zip(inputs, labels, strict=True)
-        each = [_single(model, wanted, *pair, loss, precision) for pair in pairs]
+        pairs = zip(inputs.split(1), labels.split(1), strict=True)
+        each = [_whole(model, wanted, *pair, loss, precision) for pair in pairs]
         return {name: torch.stack([g[name] for g in each]) for name in wanted}
 
 
@@ -542,22 +565,23 @@ def _activation_bytes(model: nn.Module, inputs: Tensor) -> int:
     return known[shape]
 
 
-def _single(
+def _whole(
     model: nn.Module,
-    wanted: Mapping[str, Tensor],
-    image: Tensor,
-    label: Tensor,
+    wanted: Collection[str],
+    inputs: Tensor,
+    labels: Tensor,
     loss: SampleLoss,
     precision: ScoringPrecision,
 ) -> dict[str, Tensor]:
-    """Return one sample's gradient by a backward pass of its own, whatever the model does."""
+    """Return the gradient of the sum of a few samples' losses, whatever the model does."""
     named = {name: p for name, p in model.named_parameters() if name in wanted}
     with torch.enable_grad():
-        total = _losses(model, None, image[None], label[None], loss, precision).sum()
+        total = _losses(model, None, inputs, labels, loss, precision).sum()
         found = torch.autograd.grad(
             total, list(named.values()), allow_unused=True, materialize_grads=True
         )
-    return dict(zip(named, found, strict=True))
+    dense = (value.to_dense() if value.is_sparse else value for value in found)
+    return dict(zip(named, dense, strict=True))
 
 
 def _plan(model: nn.Module, inputs: Tensor, labels: Tensor, loss: SampleLoss) -> Plan:
@@ -567,15 +591,11 @@ def _plan(model: nn.Module, inputs: Tensor, labels: Tensor, loss: SampleLoss) ->
     plans = _plans.setdefault(model, {})
     if key not in plans:
         pair = labels[[0, min(1, len(labels) - 1)]]
-        candidates = _candidates(model)
-        plans[key] = probe(
-            model,
-            names,
-            candidates,
-            inputs,
-            lambda z: _unreduced(loss, z, _fitting(loss, pair, z.shape[-1])),
-        )
-        _say_general(model, plans[key])
+
+        def losses(logits: Tensor) -> Tensor:
+            return _unreduced(loss, logits, _fitting(loss, pair, logits.shape[-1]))
+
+        plans[key] = probe(model, names, _candidates(model), inputs, losses)
     return plans[key]
 
 
@@ -589,11 +609,7 @@ def _say_general(model: nn.Module, plan: Plan) -> None:
     if not plan.general or model in _said:
         return
     _said.add(model)
-    layers = _holders(model)
-    told = [
-        f"{name} ({plan.reasons.get(name, f'{layers[name]} has no rule')})"
-        for name in sorted(plan.general)
-    ]
+    told = [f"{name} ({reason})" for name, reason in sorted(_reasons(model, plan).items())]
     more = f" and {len(told) - 5} more" if len(told) > 5 else ""
     _log.warning(
         "Per-sample gradients of %d parameters take the general path, exact and slower: %s%s.",
@@ -609,7 +625,25 @@ def _names(model: nn.Module) -> dict[int, str]:
 
 
 def _candidates(model: nn.Module) -> frozenset[str]:
-    """Return the trainable parameters all of whose holders have a rule for them."""
+    """Return the trainable parameters that may have a rule; rules are of real numbers."""
+    named = model.named_parameters()
+    return frozenset(name for name, p in named if p.requires_grad and not p.is_complex())
+
+
+def _reasons(model: nn.Module, plan: Plan) -> dict[str, str]:
+    """Return why parameters take the general path."""
+    candidates, known, layers = _candidates(model), _known(model), _holders(model)
+    reasons = {}
+    for name in plan.general:
+        reason = "used outside its layer" if name in known else f"{layers[name]} has no rule for it"
+        if name not in candidates:
+            reason = "it is complex"
+        reasons[name] = plan.reasons.get(name) or reason
+    return reasons
+
+
+def _known(model: nn.Module) -> frozenset[str]:
+    """Return the trainable parameters all of whose holders have a rule for them by their class."""
     names = _names(model)
     ruled = {(id(holder), name) for layer in model.modules() for holder, name in ruled_slots(layer)}
     left_out = {
@@ -644,15 +678,14 @@ def _losses(
     half = precision == "bf16"
     inputs = inputs.detach()
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
-        logits = model(inputs) if values is None else _called(model, values, inputs)
-    if half:
+        outputs = model(inputs) if values is None else _called(model, values, inputs)
+    logits = logits_of(outputs, len(inputs))
+    if half and not logits.is_complex():
         logits = logits.float()
-    if checked and loss is cross_entropy:
-        _check_labels_fit(labels, logits.shape[1])
-    return _unreduced(loss, logits, labels)
+    return _unreduced(loss, logits, labels, checked=checked)
 
 
-def _called(model: nn.Module, values: dict[str, Tensor], inputs: Tensor) -> Tensor:
+def _called(model: nn.Module, values: dict[str, Tensor], inputs: Tensor) -> Any:
     """Return a model's outputs with other parameter values, tied ones wherever they are."""
     canonical = {id(parameter): name for name, parameter in model.named_parameters()}
     # Each layer once: of one that a model holds twice, torch would not put back the parameters.
@@ -662,11 +695,25 @@ def _called(model: nn.Module, values: dict[str, Tensor], inputs: Tensor) -> Tens
         for name, parameter in layer._parameters.items()
         if parameter is not None and canonical[id(parameter)] in values
     }
-    return cast(Tensor, functional_call(model, placed, (inputs,), tie_weights=False))
+    return functional_call(model, placed, (inputs,), tie_weights=False)
 
 
-def _unreduced(loss: SampleLoss, logits: Tensor, labels: Tensor) -> Tensor:
+def _unreduced(
+    loss: SampleLoss, logits: Tensor, labels: Tensor, *, checked: bool = False
+) -> Tensor:
+    if loss is cross_entropy:
+        if logits.dim() != 2 or logits.is_complex():
+            kind = "complex ones" if logits.is_complex() else "some"
+            raise ScoringError(
+                f"Expected real logits (B, K) for the cross-entropy, found {kind} of shape "
+                f"{tuple(logits.shape)}; wrap the model so that it returns one number per class, "
+                "or give a loss of your own."
+            )
+        if checked:
+            _check_labels_fit(labels, logits.shape[1])
     losses = loss(logits, labels)
+    if losses.is_complex():
+        raise ScoringError("Expected real losses, found complex ones; take their real part.")
     if losses.shape != labels.shape[:1]:
         raise ScoringError(
             f"Expected one loss per sample, {tuple(labels.shape[:1])}, found shape "
@@ -675,19 +722,62 @@ def _unreduced(loss: SampleLoss, logits: Tensor, labels: Tensor) -> Tensor:
     return losses
 
 
-def _checked_parameters(model: nn.Module) -> dict[str, Tensor]:
+@contextlib.contextmanager
+def _prepared(
+    model: nn.Module, inputs: Tensor, labels: Tensor, loss: Callable[..., Tensor]
+) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
+    """Check a model and a batch, and lend them so that autograd works and nothing stays changed.
+
+    Yields:
+        The trainable parameters, detached, the inputs, and the labels, as int64 where whole.
+    """
     check_eval(model)
-    parameters = parameters_of(model)
-    if not parameters:
+    with torch.inference_mode(False):
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not named:
+            raise ScoringError(
+                "Expected at least one trainable parameter, found none; "
+                "set requires_grad on what is to be differentiated."
+            )
+        _check_unhooked(named)
+        inputs, labels = _usable(inputs), _usable(labels)
+        _check_labels(inputs, labels, loss)
+        if not (labels.is_floating_point() or labels.is_complex()):
+            labels = labels.long()
+        with tables_put_back(model):
+            yield {name: p.detach() for name, p in named.items()}, inputs, labels
+
+
+def _usable(values: Tensor) -> Tensor:
+    """Return values that autograd can save, which those of inference mode are not."""
+    return values.clone() if values.is_inference() else values
+
+
+def _check_unhooked(named: Mapping[str, Tensor]) -> None:
+    """Refuse hooks that change gradients of parameters, of which forward passes know nothing."""
+    hooked = [name for name, parameter in named.items() if parameter._backward_hooks]
+    if hooked:
         raise ScoringError(
-            "Expected at least one trainable parameter, found none; "
-            "set requires_grad on what is to be differentiated."
+            f"Expected parameters without hooks on their gradients, found some on "
+            f"{', '.join(hooked[:3])}; remove them, or freeze what is not to be differentiated."
         )
-    return parameters
+
+
+def _check_labels(inputs: Tensor, labels: Tensor, loss: Callable[..., Tensor]) -> None:
+    """Refuse labels that are not one for each sample; classes are whole numbers, (B,)."""
+    classes = loss is not cross_entropy or not (labels.is_floating_point() or labels.is_complex())
+    if not classes or (loss is cross_entropy and labels.dim() != 1) or len(labels) != len(inputs):
+        raise ScoringError(
+            f"Expected labels of shape ({len(inputs)},), one whole number per sample, found "
+            f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}; give the "
+            "index of each sample's class, or a loss of your own for other targets."
+        )
 
 
 def _result_type(parameters: Mapping[str, Tensor]) -> torch.dtype:
-    return next(iter(parameters.values())).dtype
+    """Return the widest real type of the parameters, float32 at least."""
+    kinds = (value.dtype.to_real() for value in parameters.values())
+    return functools.reduce(torch.promote_types, kinds, torch.float32)
 
 
 def _check_labels_fit(labels: Tensor, classes: int) -> None:
@@ -700,11 +790,13 @@ def _check_labels_fit(labels: Tensor, classes: int) -> None:
         )
 
 
-def _check_directions(parameters: Mapping[str, Tensor], directions: Mapping[str, Tensor]) -> int:
-    """Refuse directions that leave out or misshape a parameter, or name an unknown one.
+def _fitting_directions(
+    parameters: Mapping[str, Tensor], directions: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return directions (D, *shape) detached, in the parameters' precision, float32 at least.
 
-    Returns:
-        How many there are.
+    Raises:
+        ScoringError: If they leave out or misshape a parameter, or name an unknown one.
     """
     missing = sorted(parameters.keys() - directions.keys())
     unknown = sorted(directions.keys() - parameters.keys())
@@ -722,4 +814,7 @@ def _check_directions(parameters: Mapping[str, Tensor], directions: Mapping[str,
             f"missing {missing}, unknown {unknown}, misshaped {misshaped}; build it from "
             "parameters_of(model)."
         )
-    return counts.pop()
+    return {
+        name: _usable(directions[name].detach()).to(torch.promote_types(p.dtype, torch.float32))
+        for name, p in parameters.items()
+    }

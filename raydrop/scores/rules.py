@@ -150,7 +150,6 @@ class ConvUse(Use):
         samples: int,
         *,
         padding: Sequence[tuple[int, int]],
-        mode: str,
         kernel: tuple[int, ...],
         stride: tuple[int, ...],
         dilation: tuple[int, ...],
@@ -161,15 +160,14 @@ class ConvUse(Use):
         Args:
             inputs: (B * k, C, ...).
             samples: B.
-            padding: Rows added before and behind each spatial axis.
-            mode: What they are filled with: ``constant`` zeros, or a mode of ``F.pad``.
+            padding: Rows of zeros added before and behind each spatial axis.
             kernel: Sizes of the kernel.
             stride: Steps of the kernel.
             dilation: Distances between its taps.
             groups: Groups of channels.
         """
         super().__init__(inputs, samples)
-        self._padding, self._mode, self._kernel = tuple(padding), mode, kernel
+        self._padding, self._kernel = tuple(padding), kernel
         self._stride, self._dilation, self._groups = stride, dilation, groups
 
     def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
@@ -184,7 +182,7 @@ class ConvUse(Use):
     def _one_by_one(self, inputs: Tensor, delta: Tensor) -> Tensor:
         """Let torch's own backward pass form one row's gradient at a time: its kernels are fast."""
         padding = [before for before, _ in self._padding]
-        if self._mode != "constant" or any(before != behind for before, behind in self._padding):
+        if any(before != behind for before, behind in self._padding):
             reach = [self._reach(axis, size) for axis, size in enumerate(delta.shape[2:])]
             inputs, padding = self._padded(inputs, reach), [0] * len(self._kernel)
         weight = delta.new_empty(delta.shape[1], inputs.shape[1] // self._groups, *self._kernel)
@@ -224,7 +222,7 @@ class ConvUse(Use):
         spread = spread.reshape(rows * self._groups, outputs // self._groups, -1)
         # One more line than the grid, so that every piece has its full length.
         reach = [n * step for n, step in zip([wide[0] + 1, *wide[1:]], self._stride, strict=True)]
-        padded = image.put(*self._before_padding(inputs), reach)
+        padded = image.put(inputs, [before for before, _ in self._padding], reach)
         images = _Images(padded, self._stride, wide, self._groups)
         taps = list(itertools.product(*(range(size) for size in self._kernel)))
         channels = inputs.shape[1] // self._groups
@@ -305,18 +303,9 @@ class ConvUse(Use):
 
     def _padded(self, inputs: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return padded inputs, cut or filled up with zeros to sizes along the spatial axes."""
-        inside, before = self._before_padding(inputs)
-        wanted = zip(sizes, before, inside.shape[2:], strict=True)
-        behind = [size - first - there for size, first, there in wanted]
-        pairs = zip(reversed(before), reversed(behind), strict=True)
-        return F.pad(inside, [width for pair in pairs for width in pair])
-
-    def _before_padding(self, inputs: Tensor) -> tuple[Tensor, list[int]]:
-        """Return inputs that want zeros alone around them, and how many before each axis."""
-        if self._mode == "constant":
-            return inputs, [first for first, _ in self._padding]
-        widths = [width for pair in reversed(self._padding) for width in pair]
-        return F.pad(inputs, widths, mode=self._mode), [0] * len(self._padding)
+        wanted = zip(sizes, self._padding, inputs.shape[2:], strict=True)
+        pairs = [(before, size - before - there) for size, (before, _), there in wanted]
+        return F.pad(inputs, [width for pair in reversed(pairs) for width in pair])
 
     def _gram_square(self, padded: Tensor, delta: Tensor) -> Tensor:
         """Return the squared norms from inner products of pixels rather than of whole windows.
@@ -403,7 +392,7 @@ class _Images:
 
 
 class ScaleUse(Use):
-    """y = w * n(x) + b, n a normalisation without parameters, w by channel or by trailing axes."""
+    """y = w * n(x) + b, n a function without parameters, w by channel or by the last axes."""
 
     def __init__(
         self,
@@ -411,18 +400,19 @@ class ScaleUse(Use):
         samples: int,
         *,
         normalise: Callable[[Tensor], Tensor],
-        trailing: int | None,
+        shape: tuple[int, ...] | None,
     ) -> None:
-        """Take the inputs before normalisation.
+        """Take the inputs before n.
 
         Args:
             inputs: (B * k, ...).
             samples: B.
-            normalise: Normalises rows.
-            trailing: Last axes that a parameter has; None for one parameter per channel (axis 1).
+            normalise: n, of rows.
+            shape: Of a parameter, over the last axes, 1 where it is the same along one; None for
+                one per channel (axis 1).
         """
         super().__init__(inputs, samples)
-        self._normalise, self._trailing = normalise, trailing
+        self._normalise, self._shape = normalise, shape
 
     def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
         return self._reduced(delta * self._normalise(_full(inputs)))
@@ -431,10 +421,12 @@ class ScaleUse(Use):
         return self._reduced(delta)
 
     def _reduced(self, values: Tensor) -> Tensor:
-        if self._trailing is None:
+        if self._shape is None:
             return values.flatten(2).sum(2) if values.dim() > 2 else values
-        between = values.dim() - self._trailing
-        return values.flatten(1, between - 1).sum(1) if between > 1 else values
+        between = values.dim() - len(self._shape)
+        values = values.flatten(1, between - 1).sum(1) if between > 1 else values
+        alike = [axis for axis, size in enumerate(self._shape, 1) if size < values.shape[axis]]
+        return values.sum(alike, keepdim=True) if alike else values
 
 
 class FixedScaleUse(Use):

@@ -1,25 +1,29 @@
 """Which parameter was used where, and what each use adds to every sample's gradient.
 
-Layers with a rule compute with detached parameters, so autograd never forms a weight gradient; each
-use waits for the gradient at its output and adds at once what it knows, then lets its inputs go.
+Operations with a rule compute with detached parameters, so autograd never forms a weight gradient;
+each use waits for the gradient at its output and adds at once what it knows, then lets its inputs
+go. A parameter that autograd still reaches is also used in a way that has no rule, so it takes the
+general path.
 
-Two things about a model cannot be read off its layers and decide whether rules are exact: which
-axis of a layer's inputs holds the samples, and whether a parameter is also used outside its layer.
-:func:`probe` finds both by running the model on two samples, of which one is then exchanged.
+Which axis of a layer's inputs holds the samples decides whether rules are exact, and so does
+whether the model differentiates a part of itself. :func:`probe` finds out by running the model on
+two samples, of which one is then exchanged.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from raydrop.errors import ScoringError
+from raydrop.errors import ScoringError, visible
 from raydrop.scores.layers import Arithmetic, Build, Slot, replaced
 from raydrop.scores.rules import Role, Use
 
@@ -104,9 +108,11 @@ class _Seen:
 class _Probe(_Watching):
     """Keeps the inputs of every use."""
 
-    def __init__(self, names: Mapping[int, str], ruled: frozenset[str]) -> None:
+    def __init__(self, names: Mapping[int, str], ruled: frozenset[str], like: Tensor) -> None:
         super().__init__(names, ruled)
         self.seen: dict[UseKey, _Seen] = {}
+        self.reasons: dict[str, str] = {}
+        self._anchor = torch.zeros((), device=like.device, requires_grad=True)
 
     def used(
         self,
@@ -119,11 +125,23 @@ class _Probe(_Watching):
         """Remember a use."""
         del build
         active = self.active(slots)
-        if active:
-            read = [(name, slot.rows) for name, slot in active.values()]
-            any_axis = features is not None and x.dim() > features + 1
-            self.seen[self.key(active)] = _Seen(x, x._version, any_axis, read)
+        if not active:
+            return y
+        read = [(name, slot.rows) for name, slot in active.values()]
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+            self._leave(read, "the model calls its layer within a transform of torch.func")
+            return y
+        any_axis = features is not None and x.dim() > features + 1
+        self.seen[self.key(active)] = _Seen(x, x._version, any_axis, read)
+        if torch.is_grad_enabled():
+            y = y if y.requires_grad else y.add_(self._anchor)
+            itself = "the model differentiates its layer itself"
+            y.register_hook(lambda _: self._leave(read, itself))
         return y
+
+    def _leave(self, read: list[tuple[str, slice | None]], reason: str) -> None:
+        """Leave parameters to the general path."""
+        self.reasons |= dict.fromkeys((name for name, _ in read), reason)
 
 
 class Tape(_Watching):
@@ -151,7 +169,24 @@ class Tape(_Watching):
         self.squares = torch.zeros(samples, dtype=torch.float64, device=like.device)
         self.dots = torch.zeros_like(self.squares)
         self._whole: dict[str, Tensor] = {}
-        self.anchor = torch.zeros((), device=like.device, requires_grad=True)
+        self._anchor = torch.zeros((), device=like.device, requires_grad=True)
+        self._differentiating = False
+
+    def differentiate(self, total: Tensor) -> None:
+        """Send gradients back from a sum of losses to every use.
+
+        Raises:
+            UnplannedUseError: If parameters with a rule are used in a way that has none.
+        """
+        ends = leaves(total)
+        if any(id(leaf) in self._names for leaf in ends):
+            raise UnplannedUseError
+        self._differentiating = True
+        if ends:
+            torch.autograd.grad(total, ends, allow_unused=True)
+        for name, whole in self._whole.items():
+            self.add(whole, None if self._direction is None else self._direction[name])
+        self._whole = {}
 
     def used(
         self,
@@ -165,15 +200,17 @@ class Tape(_Watching):
         active = self.active(slots)
         if not active:
             return y
-        key = self.key(active)
         if not torch.is_grad_enabled():
+            self.key(active)
             return y  # the model itself says that nothing is differentiated here
-        axis, rows = self._plan.axes.get(key, (0, 0))
-        if not rows or x.shape[axis] != rows * self._samples:
-            raise UnplannedUseError
         if not y.requires_grad:
             # Nothing before it is differentiated, so autograd would stop short of this output.
-            y = y.add_(self.anchor)
+            y = y.add_(self._anchor)
+        if self._differentiating:
+            return y  # computed again, because it was not kept; its first output is waited for
+        axis, rows = self._plan.axes.get(self.key(active), (0, 0))
+        if not rows or x.dim() <= axis or x.shape[axis] != rows * self._samples:
+            raise UnplannedUseError
         use = build(_arranged(x.detach(), axis, features), self._samples)
         wanted = None if features is None else max(features, 1)
         y.register_hook(partial(self._arrived, use, active, axis, wanted))
@@ -188,6 +225,8 @@ class Tape(_Watching):
         gradient: Tensor,
     ) -> None:
         """Add what a use knows, now that the gradient at its output is there."""
+        if not self._differentiating:
+            raise UnplannedUseError  # the model differentiates a part of itself
         delta = _arranged(gradient, axis, features)
         for role, (name, slot) in active.items():
             if name in self._plan.shared:
@@ -210,19 +249,13 @@ class Tape(_Watching):
         part = whole if slot.rows is None else whole[:, slot.rows]
         part += formed
 
-    def finish(self) -> None:
-        """Reduce the gradients of shared parameters, all of whose uses have arrived."""
-        for name, whole in self._whole.items():
-            self.add(whole, None if self._direction is None else self._direction[name])
-        self._whole = {}
-
     def add(self, formed: Tensor, direction: Tensor | None, first: int = 0) -> None:
         """Add whole gradients (b, *shape) of the samples from ``first`` on."""
-        flat = formed.reshape(len(formed), -1).double()
+        flat = _real(formed).reshape(len(formed), -1).double()
         rows = slice(first, first + len(flat))
         self.squares[rows] += flat.square().sum(1)
         if direction is not None:
-            self.dots[rows] += flat @ direction.flatten().double()
+            self.dots[rows] += flat @ _real(direction).flatten().double()
 
 
 def probe(
@@ -237,28 +270,40 @@ def probe(
     Args:
         model: In eval mode.
         names: Names of the trainable parameters by identity.
-        candidates: Those whose layers have a rule.
+        candidates: Those that may have a rule.
         inputs: A batch, (B, ...).
-        loss: From outputs (2, ...) to losses (2,).
+        loss: From logits (2, ...) to losses (2,).
 
     Raises:
-        ScoringError: If one sample's output depends on another sample of its batch, or the loss on
-            parameters.
+        ScoringError: If one sample's output depends on another sample of its batch or on chance,
+            the loss on parameters or the logits on none, or the model changes itself.
     """
-    runs = []
-    for pair in _probe_pairs(inputs):
-        watching = _Probe(names, candidates)
-        with torch.enable_grad(), replaced(model, watching):
-            outputs = model(pair)
-            runs.append((watching.seen, outputs))
-    (seen, outputs), *others = runs
-    for _, outputs_changed in others:
-        _check_independent(outputs, outputs_changed)
+
+    def run(pair: Tensor) -> tuple[_Probe, Tensor]:
+        watching = _Probe(names, candidates, inputs)
+        with tables_put_back(model), torch.enable_grad(), replaced(model, watching):
+            return watching, logits_of(model(pair), 2)
+
+    pairs = _probe_pairs(inputs)
+    versions = _versions(model)
+    (first, outputs), *others = [run(pair) for pair in pairs]
+    _check_unwritten(versions, _versions(model))
+    for _, changed in others:
+        if not _alike(outputs[0], changed[0]):
+            _refuse_dependence(_alike(outputs, run(pairs[0])[1]))
+    if not outputs.requires_grad:
+        raise ScoringError(
+            "Expected logits that autograd can follow to trainable parameters, found some that it "
+            "cannot; let the model compute them from its parameters, without no_grad, "
+            "inference_mode, detach or argmax."
+        )
     _check_loss_reads_no_parameters(loss(outputs.detach()), names)
-    reasons = dict.fromkeys(reached(loss(outputs), names) & candidates, "used outside its layer")
+    reasons = dict.fromkeys(reached(loss(outputs), names) & candidates, "")
+    for watching, _ in ((first, outputs), *others):
+        reasons |= watching.reasons
     axes: dict[UseKey, tuple[int, int]] = {}
-    for key, use in seen.items():
-        found = {_sample_axis(use, changed.get(key)) for changed, _ in others} - {UNCHANGED}
+    for key, use in first.seen.items():
+        found = {_sample_axis(use, changed.seen.get(key)) for changed, _ in others} - {UNCHANGED}
         axis = found.pop() if len(found) == 1 else None
         if axis is not None:
             axes[key] = axis, use.inputs.shape[axis] // 2
@@ -266,13 +311,87 @@ def probe(
             reasons.setdefault(name, "its inputs do not hold one sample after another")
     general = frozenset(names.values()) - candidates | frozenset(reasons)
     ruled = candidates - general
-    return Plan(ruled, general, _shared(seen.values(), ruled), axes, reasons, outputs.shape[-1])
+    shared = _shared(first.seen.values(), ruled)
+    return Plan(ruled, general, shared, axes, reasons, outputs.shape[-1])
 
 
-def _shared(uses: object, ruled: frozenset[str]) -> frozenset[str]:
+def logits_of(outputs: Any, samples: int) -> Tensor:
+    """Return the logits among what a model returns, one row for each sample.
+
+    Raises:
+        ScoringError: If there are none.
+    """
+    logits = outputs
+    if isinstance(outputs, Mapping):
+        logits = outputs.get("logits")
+    elif not isinstance(outputs, Tensor):
+        logits = getattr(outputs, "logits", None)
+    if isinstance(logits, Tensor) and logits.dim() > 0 and len(logits) == samples:
+        return logits
+    found = f"a {type(outputs).__name__}"
+    if isinstance(outputs, Mapping):
+        found += f" of {', '.join(map(repr, outputs))}"
+    if isinstance(logits, Tensor):
+        found = f"shape {tuple(logits.shape)} for {samples} samples"
+    raise ScoringError(
+        f"Expected a model that returns logits, one row per sample, alone or as 'logits', found "
+        f"{visible(found)}; wrap it in a module that returns them."
+    )
+
+
+def _versions(model: nn.Module) -> dict[str, int]:
+    """Return how often parameters and buffers were written, but for tables that are put back.
+
+    Raises:
+        ScoringError: If autograd could not use them.
+    """
+    kept = {id(table.weight) for table in _limited_tables(model)}
+    named = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
+    inference = [name for name, tensor in named.items() if tensor.is_inference()]
+    if inference:
+        raise ScoringError(
+            f"Expected a model made outside of torch.inference_mode, found {inference[0]!r} made "
+            "within, which autograd cannot use; build or move the model outside of it."
+        )
+    return {name: tensor._version for name, tensor in named.items() if id(tensor) not in kept}
+
+
+def _check_unwritten(before: Mapping[str, int], after: Mapping[str, int]) -> None:
+    written = [name for name, version in before.items() if after.get(name) != version]
+    if written:
+        raise ScoringError(
+            f"Expected a model that a forward pass leaves as it is, found that it writes "
+            f"{', '.join(written[:3])}, so that scores would depend on what was scored before; "
+            "call model.eval(), or switch off what it records."
+        )
+
+
+def _limited_tables(model: nn.Module) -> list[nn.Embedding | nn.EmbeddingBag]:
+    """Return the tables that shorten their rows, in place, when they are read."""
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.max_norm is not None
+    ]
+
+
+@contextlib.contextmanager
+def tables_put_back(model: nn.Module) -> Iterator[None]:
+    """Put back the rows that tables with a ``max_norm`` shorten while this lasts."""
+    tables = _limited_tables(model)
+    kept = [table.weight.detach().clone() for table in tables]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for table, weight in zip(tables, kept, strict=True):
+                table.weight.copy_(weight)
+
+
+def _shared(uses: Iterable[_Seen], ruled: frozenset[str]) -> frozenset[str]:
     """Return the names of which some rows are read more than once."""
     reads: defaultdict[str, list[slice | None]] = defaultdict(list)
-    for use in uses:  # type: ignore[attr-defined]
+    for use in uses:
         for name, rows in use.slots:
             reads[name].append(rows)
     return frozenset(name for name, rows in reads.items() if name in ruled and _overlap(rows))
@@ -288,8 +407,12 @@ def _overlap(rows: list[slice | None]) -> bool:
 
 def _probe_pairs(inputs: Tensor) -> list[Tensor]:
     """Return two samples, and several times the same two with the second one exchanged."""
+    if inputs.is_complex():
+        return [torch.view_as_complex(pair) for pair in _probe_pairs(_real(inputs))]
     first, second = inputs[0], inputs[min(1, len(inputs) - 1)]
-    if not inputs.is_floating_point():
+    if inputs.dtype == torch.bool:
+        others = [~second]
+    elif not inputs.is_floating_point():
         others = [torch.where(second > 0, second - 1, inputs.max()), inputs.max() - second]
     else:
         # A sample that is not finite would differ from itself.
@@ -301,13 +424,22 @@ def _probe_pairs(inputs: Tensor) -> list[Tensor]:
     return [torch.stack([first, each]) for each in (second, *others)]
 
 
-def _check_independent(outputs: Tensor, changed: Tensor) -> None:
-    if not torch.allclose(outputs[0], changed[0], rtol=1e-3, atol=1e-5):
+def _alike(outputs: Tensor, others: Tensor) -> bool:
+    """Whether two outputs are the same but for rounding; not a number is like itself."""
+    return torch.allclose(outputs, others, rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+def _refuse_dependence(repeatable: bool) -> NoReturn:
+    if repeatable:
         raise ScoringError(
             "Expected a model that treats each sample of a batch by itself, found that exchanging "
             "one sample changes the output of another, so per-sample gradients do not exist; "
             "remove what mixes samples."
         )
+    raise ScoringError(
+        "Expected a model that gives the same outputs for the same inputs, found that they change "
+        "from call to call; call model.eval(), and remove what depends on chance."
+    )
 
 
 def _check_loss_reads_no_parameters(losses: Tensor, names: Mapping[int, str]) -> None:
@@ -342,17 +474,37 @@ def _second_half_only(differs: Tensor) -> bool:
 
 def reached(losses: Tensor, names: Mapping[int, str]) -> frozenset[str]:
     """Return the names of parameters that autograd reaches from the losses."""
-    found, visited, waiting = set(), set(), [losses.grad_fn]
+    return frozenset(names[id(leaf)] for leaf in leaves(losses) if id(leaf) in names)
+
+
+def leaves(losses: Tensor) -> list[Tensor]:
+    """Return the tensors at which autograd ends that starts at the losses.
+
+    Raises:
+        ScoringError: If it cannot look into a part of the model.
+    """
+    found, visited, waiting = [], set(), [losses.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in visited:
             continue
         visited.add(node)
         variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) in names:
-            found.add(names[id(variable)])
+        if variable is not None:
+            found.append(variable)
+        elif node.name() == "CheckpointFunctionBackward":
+            raise ScoringError(
+                "Expected checkpoints that autograd can look into, found one with "
+                "use_reentrant=True, within which gradients cannot be asked for; pass "
+                "use_reentrant=False, or switch checkpoints off."
+            )
         waiting.extend(following for following, _ in node.next_functions)
-    return frozenset(found)
+    return found
+
+
+def _real(values: Tensor) -> Tensor:
+    """Return complex values as pairs of real ones, others as they are."""
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
 
 
 def _arranged(values: Tensor, axis: int, features: int | None) -> Tensor:
