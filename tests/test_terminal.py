@@ -11,6 +11,7 @@ import unicodedata
 import warnings
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from test_frontier_records import FakeStudy
 
@@ -18,6 +19,7 @@ from raydrop import cli
 from raydrop.errors import visible
 from raydrop.frontier.growing import Watcher
 from raydrop.frontier.live import live_view
+from raydrop.tables import ScoreFacts, Units, write_scores
 
 HOSTILE = "[/INST] [red]:smile:\x1b[2J\x1b]8;;http://x\x07\x1b]52;c;eA==\x1b\\\x9b31m\r\b\x00\u202ed\u2028$é"
 STUDY = FakeStudy(methods=("random",), keeps=(0.5,), class_names=("[/INST]", "[b]x", HOSTILE))
@@ -99,6 +101,41 @@ def test_following_a_sweep_shows_names_as_text(
     console = type(cli.console)(file=FakeTerminal(), width=300)
     console.print(live_view(snapshot, HOSTILE, 0.0, 10))
     check(console.file.getvalue(), times=2)  # type: ignore[attr-defined]
+
+
+def test_a_plan_shows_names_as_text(
+    tmp_path: Path, terminal: FakeTerminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"dataset": "digits+subset(12, test=6)", "model": "small_cnn"}
+    space = {"method": "random", "keep_fraction": 0.5}
+    sweep = tmp_path / "[old] \x1b[2J.py"
+    name = "".join(letter for letter in HOSTILE if letter not in "/\\\0")  # which no name may have
+    study = f"Study(name={name!r}, param_space={space}, **{fields})"
+    sweep.write_text(f"from raydrop import Study\nstudy = {study}\n")
+    attach(terminal, monkeypatch)
+    out = tmp_path / f"out {name}"
+    status = main(monkeypatch, "run", sweep, "--out", out, "--dry-run")
+    assert status == 0, terminal.getvalue()
+    assert f"{visible(name)}: digits" in terminal.getvalue().replace("\x1b[0m", "")
+    check(terminal.getvalue(), times=0)
+    sweep.write_text(f"raise RuntimeError({HOSTILE!r})")
+    assert main(monkeypatch, "run", sweep) == 1
+    check(terminal.getvalue())
+
+
+def test_a_selection_shows_names_as_text(
+    tmp_path: Path, terminal: FakeTerminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = {"class": Units([HOSTILE, "[/INST]"], [0.5, 0.5], [4, 4])}
+    facts = ScoreFacts("el2n", True, HOSTILE, "m", 0, units)
+    frame = pd.DataFrame({"sample_id": range(8), "label": [0, 1] * 4, "score": [9.0, 1.0] * 4})
+    write_scores(tmp_path / "scores.parquet", frame, facts)
+    attach(terminal, monkeypatch)
+    command = ("select", tmp_path / "scores.parquet", "--keep-fraction", 0.5)
+    assert main(monkeypatch, *command, "--out", tmp_path / "[b] kept.csv") == 0
+    check(terminal.getvalue())
+    assert "Nothing is kept of [/INST];" in terminal.getvalue()
+    assert str(tmp_path / "[b] kept.csv") in terminal.getvalue()
 
 
 @pytest.mark.parametrize(
