@@ -4,11 +4,12 @@ Where a name has a form for images of up to 64 pixels a side and a larger one, t
 Initial weights come from torch's global generator; whoever builds a model seeds that (within
 ``torch.random.fork_rng``). Activation layers never work in place, so that hooks and per-sample
 gradients see what the layers computed. Whether a model takes certain images is tried once in each
-process, on a copy without data: torch's meta device computes shapes alone.
+process; torchvision's without data, on torch's meta device, which computes shapes alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import pickle
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -111,7 +113,7 @@ def head_of(name: str, num_classes: int, image_shape: ImageShape, batch: int = 2
         ConfigError: If the name is unknown, or the model cannot turn such images into K logits; the
             message says of what size they would have to be.
     """
-    model = _without_data(name, num_classes, image_shape)
+    model = _for_trial(name, num_classes, image_shape)
     try:
         _tried(model.train(), batch, num_classes, image_shape)
     except Exception as error:  # whatever a model's own code raises
@@ -265,9 +267,8 @@ def _architecture(
     name: str, num_classes: int, image_shape: ImageShape, head: Head | None
 ) -> nn.Module:
     """Return a model that has not been tried; with a head, trained weights where the name asks."""
-    builder = _OWN_BUILDERS.get(name)
-    if builder is not None and (max(image_shape[1:]) <= SMALL_SIDE or name in _ANY_SIZE):
-        model = builder(num_classes, image_shape)
+    if _is_own(name, image_shape):
+        model = _OWN_BUILDERS[name](num_classes, image_shape)
     else:
         model = _torchvision_model(name, num_classes, head)
         _take_channels(model, image_shape[0])
@@ -275,6 +276,10 @@ def _architecture(
         if isinstance(getattr(module, "inplace", None), bool):
             module.inplace = False  # type: ignore[assignment]
     return model
+
+
+def _is_own(name: str, image_shape: ImageShape) -> bool:
+    return name in _OWN_BUILDERS and (max(image_shape[1:]) <= SMALL_SIDE or name in _ANY_SIZE)
 
 
 def _torchvision_model(name: str, num_classes: int, head: Head | None = None) -> Any:
@@ -343,23 +348,42 @@ def _take_channels(model: Any, channels: int) -> None:
 
 
 class _NoData(TorchFunctionMode):
-    """Makes the parameters of new layers on torch's meta device, where they take no memory."""
+    """Makes the parameters of new layers on torch's meta device, where they take no memory.
+
+    There most of the time would go into what leaves shapes as they are, so that is passed over.
+    """
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run a function; layers make their parameters by ``torch.empty``."""
-        kwargs = {**(kwargs or {}), **({"device": "meta"} if function is torch.empty else {})}
+        """Run a function; layers make their parameters by ``torch.empty`` and draw into them."""
+        kwargs = kwargs or {}
+        if function in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        if function in (F.batch_norm, F.dropout, F.relu):
+            if function is F.batch_norm and kwargs["training"]:
+                F._verify_batch_size(args[0].shape)  # type: ignore[attr-defined]
+            return torch.empty_like(args[0])
+        if function is torch.empty:
+            kwargs = {**kwargs, "device": "meta"}
         return function(*args, **kwargs)
 
 
-def _without_data(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
-    with torch.random.fork_rng(devices=[]), _NoData():
-        return _architecture(name, num_classes, image_shape, None).to("meta")
+def _for_trial(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    """Return a model without data, or one of our own with any, which are smaller.
+
+    The meta device would load torch's compiler, which torchvision does anyway.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if _is_own(name, image_shape):
+            return _architecture(name, num_classes, image_shape, None)
+        with _NoData():
+            return _architecture(name, num_classes, image_shape, None).to("meta")
 
 
 def _tried(model: nn.Module, batch: int, num_classes: int, image_shape: ImageShape) -> Head:
-    """Return the head of a model without data, after a forward pass of images without data."""
+    """Return the head of a model, with or without data, after a forward pass."""
+    device = next(model.parameters()).device
     called: list[tuple[nn.Module, bool]] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
@@ -368,8 +392,9 @@ def _tried(model: nn.Module, batch: int, num_classes: int, image_shape: ImageSha
 
     layers = (m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
     hooks = [layer.register_forward_hook(note) for layer in layers]
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        logits = model(torch.empty(batch, *image_shape, device="meta"))
+    mode = _NoData() if device.type == "meta" else contextlib.nullcontext()
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:
+        logits = model(torch.zeros(batch, *image_shape, device=device))
     for hook in hooks:
         hook.remove()
     assert logits.shape == (batch, num_classes)
@@ -384,7 +409,7 @@ def _unfit(
 
     def takes(batch: int, shape: ImageShape) -> bool:
         try:
-            _tried(_without_data(name, num_classes, shape).train(), batch, num_classes, shape)
+            _tried(_for_trial(name, num_classes, shape).train(), batch, num_classes, shape)
         except Exception:
             return False
         return True
