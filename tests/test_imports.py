@@ -17,6 +17,7 @@ ROOT = Path(raydrop.__file__).parent
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "terminal": {"errors"},
     "study": {"errors"},
     "rules": {"errors"},
     "metrics": {"errors"},
@@ -31,7 +32,9 @@ ALLOWED = {
     "selection": {"errors"},
     "models": {"errors", "data"},
     "data": {"errors", "files", "study", "remote", "mirror"},
-    "frontier": {"errors", "files", "study", "remote", "mirror", "store", "metrics", "harm"},
+    "frontier": {
+        *("errors", "files", "terminal", "study", "remote", "mirror", "store", "metrics", "harm"),
+    },
     "training": {"errors", "study", "rules", "data", "metrics", "models"},
     "network": {"errors", "files", "study", "rules", "data", "models", "training"},
     "scores": {"errors", "study", "data", "models", "training"},
