@@ -30,7 +30,9 @@ do it in place, which the hooks of both refuse.
 
 Run with ``python benchmarks/scoring.py``; ``--quick`` makes fewer pairs, of two networks. The extra
 ``bench`` installs the peers. ``--sharded`` compares executors instead, one thread each: two Ray
-workers with one, one Ray worker with this process, and MoSo with plain training.
+workers with one, one Ray worker with this process, and MoSo with plain training. ``--networks``
+instead holds norms and products in float64 against the batch-1 loop, on every classification
+network of torchvision of at most 150 million parameters, and counts those on the general path.
 """
 
 from __future__ import annotations
@@ -66,7 +68,13 @@ from torchvision.models.resnet import BasicBlock
 
 from raydrop.data.batches import PreparedData, make_batches
 from raydrop.models import build_model
-from raydrop.scores.gradients import norm_and_dot, parameters_of, per_sample_dot, per_sample_norm
+from raydrop.scores.gradients import (
+    coverage,
+    norm_and_dot,
+    parameters_of,
+    per_sample_dot,
+    per_sample_norm,
+)
 from raydrop.scores.sharding import Executor, GradientWorker, LocalExecutor, ShardedGradients
 from raydrop.training.checkpoints import flat_state
 
@@ -90,6 +98,11 @@ SHARDED_MODELS = {"small_cnn": 4096, "resnet56": 512}
 """Samples that each is measured on."""
 MOSO_SAMPLES, MOSO_MODEL, MOSO_BATCH = 256, "resnet18", 64
 MOSO_CHECKPOINTS = 10
+NETWORK_SAMPLES = 3
+NETWORK_SIZES = {"inception": 96, "maxvit": 224}
+"""Sides of images for networks of torchvision that do not take 64."""
+MOST_PARAMETERS = 150_000_000
+"""In float64 the network, its copy and three gradients of this size take 6 GB."""
 
 
 # Networks
@@ -201,7 +214,7 @@ class Problem:
         """The direction v that MoSo would take: the mean gradient."""
         named = dict(self.model.named_parameters())
         loss = summed_loss(self.model, self.images, self.labels) / len(self.labels)
-        return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+        return dict(zip(named, gradients_of(loss, list(named.values())), strict=True))
 
     @functools.cached_property
     def exact(self) -> Values:
@@ -284,6 +297,11 @@ def summed_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(model(images), labels, reduction="sum")
 
 
+def gradients_of(loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, ...]:
+    """Return gradients, zero where the loss does not reach a parameter."""
+    return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+
 def loop_scores(model: nn.Module, direction: Mapping[str, Tensor], quantity: Quantity) -> Score:
     """Differentiate one sample at a time."""
     named = dict(model.named_parameters())
@@ -291,7 +309,7 @@ def loop_scores(model: nn.Module, direction: Mapping[str, Tensor], quantity: Qua
     def one(image: Tensor, label: Tensor) -> Values:
         reduction = Reduction(direction, quantity)
         loss = summed_loss(model, image[None], label[None])
-        gradients = torch.autograd.grad(loss, list(named.values()))
+        gradients = gradients_of(loss, list(named.values()))
         for name, gradient in zip(named, gradients, strict=True):
             reduction.add(name, gradient[None])
         return reduction.values()
@@ -652,6 +670,55 @@ def compare_moso(checkpoints: int) -> None:
     print(f"moso: {MOSO_MODEL}, a checkpoint / two plain epochs            {described(ratios)}")
 
 
+# Networks of torchvision
+
+
+def torchvision_problem(name: str) -> Problem:
+    """Return a classification network in float64 in which nothing is zero or one, and samples."""
+    torch.manual_seed(0)
+    size = NETWORK_SIZES.get(name.split("_")[0], 64)
+    options = {"image_size": size} if name.startswith("vit_") else {}
+    model = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
+    model = model.double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.numel() == 1 or not parameter.std() > 0:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        for buffer_name, buffer in model.named_buffers():
+            if buffer_name.endswith("running_mean"):
+                buffer.normal_(std=0.1)
+            elif buffer_name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5)
+    images = torch.randn(NETWORK_SAMPLES, 3, size, size, dtype=torch.float64)
+    return Problem(model, images, torch.arange(NETWORK_SAMPLES), NETWORK_SAMPLES)
+
+
+def compare_networks(names: list[str]) -> None:
+    """Print the largest errors of each network in float64, and what takes the general path."""
+    print("| network | parameters | general path | norm | product | products alone |")
+    print("|---|---|---|---|---|---|")
+    for name in names:
+        begun = time.perf_counter()
+        builder = torchvision.models.get_model_builder(name)
+        with torch.device("meta"):
+            size = sum(p.numel() for p in builder(weights=None).parameters())
+        if size > MOST_PARAMETERS:
+            print(f"| {name} | left out: {size / 1e6:.0f} million parameters |", flush=True)
+            continue
+        problem = torchvision_problem(name)
+        paths = coverage(problem.model, problem.images)
+        general = sum(each.path == "general" for each in paths)
+        errors = [
+            problem.error("raydrop", quantity) for quantity in ("norm", "norm and dot", "dot")
+        ]
+        columns = [name, len(paths), general, *(f"{error:.0e}" for error in errors)]
+        took = time.perf_counter() - begun
+        print(f"| {' | '.join(map(str, columns))} | {took:.0f} s", flush=True)
+        assert float(problem.exact["norm"].min()) > 0
+        del problem
+        gc.collect()
+
+
 def main() -> None:
     """Run every comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -663,6 +730,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="fewer pairs and networks")
     parser.add_argument("--sharded", action="store_true", help="compare executors instead")
+    parser.add_argument(
+        "--networks", nargs="*", help="check networks of torchvision instead, all without names"
+    )
     options = parser.parse_args()
     pairs = min(options.pairs, QUICK_PAIRS) if options.quick else options.pairs
     silence()
@@ -672,6 +742,10 @@ def main() -> None:
         compare_moso(pairs if options.quick else MOSO_CHECKPOINTS)
         return
     torch.set_num_threads(options.threads)
+    if options.networks is not None:
+        every = torchvision.models.list_models(module=torchvision.models)
+        compare_networks(options.networks or every)
+        return
     samples = options.samples or options.batch
     for model in options.models or (QUICK_MODELS if options.quick else MODELS):
         compare(Setting(model, samples, options.batch, options.threads, options.device), pairs)

@@ -874,6 +874,30 @@ def test_logits_that_are_detached_are_refused() -> None:
     _all_refused(problem_of(case), "logits that autograd can follow")
 
 
+class Keeping(nn.Module):
+    """Computes a bias from its parameter once, as some attention layers do in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(WIDTH))
+        self.kept: Tensor | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.kept is None:
+            self.kept = self.table[torch.arange(WIDTH)]
+        return inputs + self.kept
+
+
+def test_a_model_that_keeps_what_it_computed_is_refused() -> None:
+    case = Case(lambda: nn.Sequential(linear(), Keeping(), linear(CLASSES)))
+    for first in range(5):  # each function on a model that no other one has run
+        problem = problem_of(case)
+        calls = _calls(problem.model, problem.inputs, problem.labels)
+        for call in calls[first:]:
+            with pytest.raises(ScoringError, match="computes everything anew"):
+                call()
+
+
 def test_a_reentrant_checkpoint_is_refused_also_for_sums() -> None:
     case = applied(
         lambda self, x: self.head(checkpoint(self.layer, x.requires_grad_(), use_reentrant=True)),

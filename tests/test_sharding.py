@@ -569,3 +569,12 @@ def test_a_sum_that_overflows_is_an_error(ids: NDArray[np.int64]) -> None:
 
     with pytest.raises(ScoringError, match="sum of 128 gradients, found one that overflows"):
         _stubbed(run, ids).mean_gradient(NO_STATE, np.arange(128))
+
+
+def test_a_model_with_complex_parameters_is_refused_by_name(
+    digits: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spectral = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, dtype=torch.complex64))
+    monkeypatch.setattr(sharding, "build_model", lambda *_, **__: spectral)
+    with pytest.raises(ScoringError, match=r"real parameters.*'1\.weight' in small_cnn"):
+        GradientWorker(digits, "small_cnn")

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from raydrop.errors import ScoringError
+from raydrop.models import check_eager
 from raydrop.scores.forward import ForwardMode
 from raydrop.scores.layers import Arithmetic, replaced, ruled_slots
 from raydrop.scores.memory import bytes_per_sample
@@ -305,6 +306,7 @@ def last_layer_only(model: nn.Module) -> Iterator[None]:
     layer = last_linear(model)
     kept = {id(p) for p in layer.parameters() if p.requires_grad} if layer else set()
     if not kept:
+        check_eager(model, ScoringError)
         raise ScoringError(
             "Expected a trainable linear layer at the end of the model, found none; "
             "use a score over all parameters."
@@ -329,8 +331,9 @@ def check_eval(model: nn.Module) -> None:
     """
     for name, module in model.named_modules():
         _check_initialised(name, module)
+        training = getattr(module, "training", False)  # TorchScript that is frozen has no modes
         batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if batch_norm and (module.training or module.running_mean is None):
+        if batch_norm and (training or module.running_mean is None):
             raise ScoringError(
                 f"Expected fixed BatchNorm statistics, found layer {name or 'model'!r} using "
                 "those of the batch, which makes per-sample gradients undefined; call model.eval()."
@@ -343,7 +346,8 @@ def check_eval(model: nn.Module) -> None:
                 f"Expected gradients that do not depend on the batch, found layer {name!r} that "
                 "scales them by how often a word occurs there; set scale_grad_by_freq=False."
             )
-        if module.training and (dropout or (tracked and module.track_running_stats)):
+        compiled = isinstance(module, torch.jit.ScriptModule)  # which may hide any such layer
+        if training and (dropout or compiled or (tracked and module.track_running_stats)):
             raise ScoringError(
                 f"Expected a model in eval mode, found layer {name or 'model'!r} in train mode, "
                 "where it depends on chance or changes itself; call model.eval()."
@@ -660,7 +664,7 @@ def _holders(model: nn.Module) -> dict[str, str]:
     return {
         f"{prefix}.{name}" if prefix else name: type(layer).__name__
         for prefix, layer in model.named_modules(remove_duplicate=False)
-        for name in layer._parameters
+        for name, _ in layer._parameters.items()  # what TorchScript has there cannot be iterated
     }
 
 
@@ -749,8 +753,8 @@ def _prepared(
 
 
 def _usable(values: Tensor) -> Tensor:
-    """Return values that autograd can save, which those of inference mode are not."""
-    return values.clone() if values.is_inference() else values
+    """Return values without history that autograd can save; those of inference mode cannot be."""
+    return values.clone() if values.is_inference() else values.detach()
 
 
 def _check_unhooked(named: Mapping[str, Tensor]) -> None:
@@ -815,6 +819,6 @@ def _fitting_directions(
             "parameters_of(model)."
         )
     return {
-        name: _usable(directions[name].detach()).to(torch.promote_types(p.dtype, torch.float32))
+        name: _usable(directions[name]).to(torch.promote_types(p.dtype, torch.float32))
         for name, p in parameters.items()
     }

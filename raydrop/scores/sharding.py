@@ -117,6 +117,9 @@ class GradientWorker:
             device: ``cpu`` or ``cuda``.
             precision: Of the forward and backward passes.
             memory_bytes: What a pass may take; see :func:`default_memory`.
+
+        Raises:
+            ScoringError: If a parameter is complex.
         """
         self._device = torch.device(device)
         dataset = data.dataset
@@ -125,6 +128,13 @@ class GradientWorker:
         # Every shard brings a checkpoint.
         self._model = build_model(model, dataset.num_classes, shape, trained=False)
         self._model.to(self._device).eval()
+        complex_ones = [name for name, p in self._model.named_parameters() if p.is_complex()]
+        if complex_ones:
+            raise ScoringError(
+                f"Expected real parameters, which sums of gradients are kept as, found complex "
+                f"{complex_ones[0]!r} in {model}; keep real and imaginary parts in parameters of "
+                "their own."
+            )
         self._precision = precision
         self._batch_size = batch_size_for(
             self._model,

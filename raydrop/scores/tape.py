@@ -297,6 +297,7 @@ def probe(
             "cannot; let the model compute them from its parameters, without no_grad, "
             "inference_mode, detach or argmax."
         )
+    _check_nothing_kept(outputs, others[0][1])
     _check_loss_reads_no_parameters(loss(outputs.detach()), names)
     reasons = dict.fromkeys(reached(loss(outputs), names) & candidates, "")
     for watching, _ in ((first, outputs), *others):
@@ -442,6 +443,17 @@ def _refuse_dependence(repeatable: bool) -> NoReturn:
     )
 
 
+def _check_nothing_kept(outputs: Tensor, others: Tensor) -> None:
+    """Refuse outputs of two calls that share an operation, but for the leaves of autograd."""
+    shared = _nodes(outputs) & _nodes(others)
+    if any(not hasattr(node, "variable") for node in shared):
+        raise ScoringError(
+            "Expected a model that computes everything anew in each call, found that it keeps "
+            "what it computed from parameters in an earlier one, which belongs to no sample; "
+            "switch off or clear its cache."
+        )
+
+
 def _check_loss_reads_no_parameters(losses: Tensor, names: Mapping[int, str]) -> None:
     read = sorted(reached(losses, names))
     if read:
@@ -483,23 +495,27 @@ def leaves(losses: Tensor) -> list[Tensor]:
     Raises:
         ScoringError: If it cannot look into a part of the model.
     """
-    found, visited, waiting = [], set(), [losses.grad_fn]
+    ends = (getattr(node, "variable", None) for node in _nodes(losses))
+    return [end for end in ends if end is not None]
+
+
+def _nodes(losses: Tensor) -> set[torch.autograd.graph.Node]:
+    """Return the operations that autograd goes through, those of leaves among them."""
+    visited: set[torch.autograd.graph.Node] = set()
+    waiting = [losses.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in visited:
             continue
         visited.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found.append(variable)
-        elif node.name() == "CheckpointFunctionBackward":
+        if node.name() == "CheckpointFunctionBackward":
             raise ScoringError(
                 "Expected checkpoints that autograd can look into, found one with "
                 "use_reentrant=True, within which gradients cannot be asked for; pass "
                 "use_reentrant=False, or switch checkpoints off."
             )
         waiting.extend(following for following, _ in node.next_functions)
-    return found
+    return visited
 
 
 def _real(values: Tensor) -> Tensor:
