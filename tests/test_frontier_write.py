@@ -667,29 +667,29 @@ def test_very_long_names_do_not_break_a_figure(tmp_path: Path) -> None:
         assert max(figure.get_size_inches()) < 20, name
 
 
-HOSTILE = "\0\b\x1b[2J</script><!--]]>&\"'\r\n\u2028\x85\x9b\u202e\udce9\uffff猫"
+HOSTILE = "\0\b\x1b[2J</script><!--]]>&\"'\r\n\u2028\x85\x9b\u202e\uffff猫"
 
 
-def hostile_study(folder: Path) -> Path:
+def hostile_study(folder: Path, hostile: str = HOSTILE) -> Path:
     """A study, as older versions may have left one, of which every name is hostile."""
     study = FakeStudy(
-        methods=("random", f"m{HOSTILE}"),
-        quotas=("none", f"q{HOSTILE}"),
-        losses=(f"l{HOSTILE}",),
-        models=(f"n{HOSTILE}",),
-        class_names=(f"a{HOSTILE}", "b"),
-        network_methods=(f"p{HOSTILE}",),
+        methods=("random", f"m{hostile}"),
+        quotas=("none", f"q{hostile}"),
+        losses=(f"l{hostile}",),
+        models=(f"n{hostile}",),
+        class_names=(f"a{hostile}", "b"),
+        network_methods=(f"p{hostile}",),
         network_targets=("flops(0.5)",),
         n_noisy=40,
         keeps=(0.5,),
         seeds=(0,),
     )
     study.write(folder, skip=study.trials()[:1])
-    study.write_failure(folder, study.trials()[0], f"f{HOSTILE}")
+    study.write_failure(folder, study.trials()[0], f"f{hostile}")
     path = folder / "study.json"
     body = json.loads(path.read_text())
-    body["study"]["name"] = f"s{HOSTILE}"
-    body["versions"] = {f"v{HOSTILE}": f"w{HOSTILE}"}
+    body["study"]["name"] = f"s{hostile}"
+    body["versions"] = {f"v{hostile}": f"w{hostile}"}
     path.write_text(json.dumps(body))
     return folder
 
@@ -719,9 +719,19 @@ def test_hostile_names_are_shown_in_every_file(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_hostile_names_are_shown_where_studies_are_laid_over_each_other(tmp_path: Path) -> None:
-    folders = [hostile_study(tmp_path / name) for name in ("a", "b\x1b\udce9")]
+    folders = [hostile_study(tmp_path / name) for name in ("a", "b\x1b")]
     overlay = write_overlay(folders, tmp_path / "out")
     names = set(pd.read_csv(overlay.paths["overlay.csv"])["study"])
     assert all(name.isprintable() for name in names)
     assert len(names) == 2
     ET.fromstring(overlay.paths["overlay.svg"].read_bytes())
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_bytes_of_names_that_are_no_text_are_shown(tmp_path: Path) -> None:
+    # As Python reads names of files that are not UTF-8; older folders of results have them.
+    written = write_frontier(hostile_study(tmp_path, "\udce9"))
+    assert set(pd.read_csv(written.paths["frontier.csv"])["loss"]) == {r"l\udce9"}
+    assert set(pd.read_parquet(written.paths["trials.parquet"])["loss"]) == {r"l\udce9"}
+    assert r"a\udce9" in written.report.read_text(encoding="utf-8")
+    ET.fromstring(written.paths["heatmap.svg"].read_bytes())
