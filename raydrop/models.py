@@ -122,10 +122,7 @@ def head_of(name: str, num_classes: int, image_shape: ImageShape, batch: int = 2
 
 
 def check_eager(model: nn.Module, error: type[RaydropError]) -> None:
-    """Refuse a model that holds TorchScript.
-
-    What a compiled layer is, whether it normalises by its batch, and which weights it has where,
-    cannot be seen from outside.
+    """Refuse a model that holds TorchScript, whose layers can be neither seen nor watched.
 
     Args:
         model: Any model.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import urllib.error
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,9 +14,14 @@ import torchvision
 from torch import Tensor, nn
 
 from raydrop import models
-from raydrop.errors import ConfigError, ScoringError
-from raydrop.models import MODELS, Head, ImageShape, build_model, check_eager, head_of
+from raydrop.errors import ConfigError, NetworkError, ScoringError
+from raydrop.models import MODELS, Head, ImageShape, build_model, head_of
+from raydrop.network.adapter import coupling_of
+from raydrop.network.measure import network_size
 from raydrop.network.saving import NetworkSpec, skeleton
+from raydrop.scores.embeddings import embeddings_of
+from raydrop.scores.gradients import coverage, last_layer_only, per_sample_norm
+from raydrop.scores.memory import bytes_per_sample
 
 SMALL_MODELS = ("small_cnn", "resnet18", "resnet56", "vgg16")
 EVERY = torchvision.models.list_models(module=torchvision.models)
@@ -408,12 +414,56 @@ def test_a_model_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     build_model("small_cnn", 9, (1, 9, 9))
 
 
-def test_compiled_parts_are_named() -> None:
-    model = build_model("small_cnn", 4, (1, 8, 8)).eval()
-    check_eager(model, ScoringError)
-    model.add_module("features", torch.jit.script(model.features))  # type: ignore[arg-type]
-    with pytest.raises(ScoringError, match=r"found TorchScript in features, .* compiled from"):
-        check_eager(model, ScoringError)
-    whole = torch.jit.script(build_model("small_cnn", 4, (1, 8, 8)))
-    with pytest.raises(ConfigError, match="found TorchScript in all of it"):
-        check_eager(whole, ConfigError)
+def _compiled(model: nn.Module) -> nn.Module:
+    return cast(nn.Module, torch.jit.script(model))
+
+
+def _partly(model: nn.Module) -> nn.Module:
+    model.add_module("features", _compiled(cast(nn.Module, model.features)))
+    return model
+
+
+@pytest.mark.parametrize("compiled", [_compiled, _partly])
+def test_gradients_of_torchscript_are_exact_from_the_first_call_on(
+    compiled: Callable[[nn.Module], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    eager = build_model("small_cnn", 4, (1, 8, 8)).eval()
+    model = compiled(copy.deepcopy(eager))
+    images, labels = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 3])
+    expected = per_sample_norm(eager, images, labels)
+    for _ in range(3):  # TorchScript optimises what it has run
+        torch.testing.assert_close(per_sample_norm(model, images, labels), expected)
+    paths = {path.name: path.path for path in coverage(model, images)}
+    assert paths["features.0.0.weight"] == "general"
+    assert list(paths) == [path.name for path in coverage(eager, images)]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.freeze` is deprecated")
+def test_torchscript_in_training_mode_or_without_parameters_is_refused() -> None:
+    images, labels = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 3])
+    for compiled, layer in ((_compiled, "model"), (_partly, "features")):
+        model = compiled(build_model("small_cnn", 4, (1, 8, 8)).eval())
+        (model if compiled is _compiled else cast(nn.Module, model.features)).train()
+        with pytest.raises(ScoringError, match=f"layer '{layer}.*' in train mode"):
+            per_sample_norm(model, images, labels)
+    frozen = torch.jit.freeze(_compiled(build_model("small_cnn", 4, (1, 8, 8)).eval()))
+    with pytest.raises(ScoringError, match="at least one trainable parameter"):
+        per_sample_norm(frozen, images, labels)
+
+
+def test_what_has_to_see_layers_refuses_torchscript() -> None:
+    eager, images = build_model("small_cnn", 4, (1, 8, 8)).eval(), torch.rand(3, 1, 8, 8)
+    model, partly = _compiled(copy.deepcopy(eager)), _partly(copy.deepcopy(eager))
+    for call, error in (
+        (lambda: embeddings_of(model, images), ScoringError),
+        (lambda: last_layer_only(model).__enter__(), ScoringError),
+        (lambda: bytes_per_sample(model, (1, 8, 8)), ScoringError),
+        (lambda: network_size(model, (1, 8, 8)), NetworkError),
+        (lambda: coupling_of(model, (1, 8, 8)), NetworkError),
+    ):
+        with pytest.raises(error, match=r"found TorchScript in all of it, .* compiled from"):
+            call()
+    with pytest.raises(NetworkError, match="found TorchScript in features,"):
+        coupling_of(partly, (1, 8, 8))
+    assert torch.equal(embeddings_of(partly, images), embeddings_of(eager, images))

@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from raydrop.errors import NetworkError, in_one_line
-from raydrop.models import ThinBlock
+from raydrop.models import ThinBlock, check_eager
 from raydrop.network.base import MEASURES, Pruned, PruningTask
 from raydrop.network.channels import (
     CUTTABLE,
@@ -196,6 +196,7 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Coupling]] = weakref.Wea
 
 
 def _traced(model: nn.Module, image_shape: ImageShape) -> Coupling:
+    check_eager(model, NetworkError)
     probe = copy.deepcopy(model).cpu().to(_PRECISE).requires_grad_(True).eval()
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.randn(4, *image_shape, dtype=_PRECISE, generator=generator)

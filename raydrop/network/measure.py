@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from raydrop.errors import NetworkError
+from raydrop.models import check_eager
 from raydrop.network.base import NetworkSize
 from raydrop.training.halving import in_halves
 
@@ -52,7 +54,12 @@ def layer_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str,
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of convolutions and linear layers by the name of their parameter."""
+    """Return the weights of convolutions and linear layers by the name of their parameter.
+
+    Raises:
+        NetworkError: If the model holds TorchScript, whose layers cannot be seen.
+    """
+    check_eager(model, NetworkError)
     return {
         f"{name}.weight": module.weight
         for name, module in model.named_modules()

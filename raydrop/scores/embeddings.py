@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from raydrop.errors import ScoringError
+from raydrop.models import check_eager
 from raydrop.scores.gradients import check_eval, last_linear
 from raydrop.study import ScoringPrecision
 
@@ -47,6 +48,8 @@ def embeddings_of(
     finally:
         if handle is not None:
             handle.remove()
+    if head is None:
+        check_eager(model, ScoringError)
     if len(seen) != 1 or seen[0][0].ndim != 2 or seen[0][1].shape != logits.shape:
         raise ScoringError(
             "Expected a model whose logits come from its last linear layer, found "

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from raydrop.errors import ScoringError
+from raydrop.models import check_eager
 
 if TYPE_CHECKING:  # sharding.py imports this file
     from raydrop.scores.sharding import Task
@@ -148,6 +149,7 @@ class _Observation:
 
 def _observe(model: nn.Module, input_shape: Sequence[int], task: Task) -> _Observation:
     """Run one sample, without data if possible; images first, then token indices."""
+    check_eager(model, ScoringError)
     # Where forward mode does not know an operation, keeping the whole graph is an upper bound.
     tasks: list[Task] = ["dot", "norm_and_dot"] if task == "dot" else [task]
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
