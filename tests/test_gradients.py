@@ -1013,6 +1013,7 @@ def test_an_empty_batch_has_empty_results(name: str) -> None:
         name: value.shape for name, value in parameters.items()
     }
     assert not any(value.any() for value in sums.values())
+    assert coverage(*empty[:2]) == coverage(model)
     assert_norms(per_sample_norm(*case.batch), case.gradients)
 
 

@@ -105,7 +105,7 @@ def per_sample_dot(
     Args:
         model: In eval mode.
         inputs: Images (B, ...).
-        labels: Classes (B,) int64.
+        labels: Classes (B,), whole numbers; whatever ``loss`` takes where it is given.
         direction: v, a tensor of the parameter's shape for every trainable parameter.
         loss: Loss of each sample, unreduced.
         precision: ``fp32`` computes in the model's own precision, ``bf16`` under autocast.
@@ -114,8 +114,11 @@ def per_sample_dot(
         Dot products (B,).
 
     Raises:
-        ScoringError: If the model would normalise by batch statistics, the loss is reduced, the
-            labels do not fit the head, or the direction does not fit the parameters.
+        ScoringError: If a sample has no gradient of its own: samples mix, as by batch statistics,
+            outputs depend on chance, the model changes itself or keeps what it computed, or hooks
+            change gradients of parameters. If the model returns no logits, alone or as ``logits``,
+            the loss is reduced or reads parameters, the labels do not fit the head, or the
+            direction does not fit the parameters.
     """
     stacked = {name: value[None] for name, value in direction.items()}
     return per_sample_dots(model, inputs, labels, stacked, loss=loss, precision=precision)[:, 0]
@@ -138,7 +141,7 @@ def per_sample_dots(
     Args:
         model: In eval mode.
         inputs: Images (B, ...).
-        labels: Classes (B,) int64.
+        labels: Classes (B,), whole numbers; whatever ``loss`` takes where it is given.
         directions: For every trainable parameter, a tensor (D, *shape).
         loss: Loss of each sample, unreduced.
         precision: As in :func:`per_sample_dot`.
@@ -184,7 +187,7 @@ def per_sample_norm(
     Args:
         model: In eval mode.
         inputs: Images (B, ...).
-        labels: Classes (B,) int64.
+        labels: Classes (B,), whole numbers; whatever ``loss`` takes where it is given.
         loss: Loss of each sample, unreduced.
         precision: As in :func:`per_sample_dot`.
 
@@ -213,7 +216,7 @@ def norm_and_dot(
     Args:
         model: In eval mode.
         inputs: Images (B, ...).
-        labels: Classes (B,) int64.
+        labels: Classes (B,), whole numbers; whatever ``loss`` takes where it is given.
         direction: v, a tensor of the parameter's shape for every trainable parameter.
         loss: Loss of each sample, unreduced.
         precision: As in :func:`per_sample_dot`.
@@ -246,7 +249,7 @@ def gradient_sum(
     Args:
         model: In eval mode.
         inputs: Images (B, ...).
-        labels: Classes (B,) int64.
+        labels: Classes (B,), whole numbers; whatever ``loss`` takes where it is given.
         loss: Loss of each sample, unreduced.
         precision: As in :func:`per_sample_dot`.
 
@@ -268,18 +271,21 @@ def coverage(model: nn.Module, inputs: Tensor | None = None) -> tuple[ParameterP
 
     Args:
         model: Any model.
-        inputs: A batch (B, ...). With one, the model is run on two of its samples, which also finds
-            parameters that are used outside their layers, and layers whose inputs do not hold one
-            sample after another; without, the layers alone decide.
+        inputs: A batch (B, ...). With one, the model is run on two of its samples, which shows what
+            each parameter is used for; without, the classes of layers alone decide, and one that
+            is not known, a subclass with a forward pass of its own, counts as without a rule.
 
     Returns:
         One entry per parameter, tied ones once, in the order of ``named_parameters()``.
+
+    Raises:
+        ScoringError: As in :func:`per_sample_dot`, with ``inputs``; if a layer has no shape yet.
     """
     for name, module in model.named_modules():
         _check_initialised(name, module)
     names, known, layers = _names(model), _known(model), _holders(model)
     general, reasons = frozenset(names.values()) - known, {}
-    if inputs is not None and names:
+    if inputs is not None and len(inputs) and names:
         with _prepared(model, inputs, inputs, torch.sum) as (_, inputs, _):
             plan = probe(model, names, _candidates(model), inputs, torch.sum)
         general, reasons = plan.general, _reasons(model, plan)
