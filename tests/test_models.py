@@ -20,7 +20,7 @@ from raydrop.network.adapter import coupling_of
 from raydrop.network.measure import network_size
 from raydrop.network.saving import NetworkSpec, skeleton
 from raydrop.scores.embeddings import embeddings_of
-from raydrop.scores.gradients import coverage, last_layer_only, per_sample_norm
+from raydrop.scores.gradients import coverage, last_layer_only, last_linear, per_sample_norm
 from raydrop.scores.memory import bytes_per_sample
 
 SMALL_MODELS = ("small_cnn", "resnet18", "resnet56", "vgg16")
@@ -300,6 +300,7 @@ def test_every_network_of_torchvision_fits_images_and_weights(base: str, weights
     blank = models._for_trial(name, 7, (3, side, side))
     head = models._tried(blank.eval(), 2, 7, (3, side, side))
     assert head.is_linear == (not base.startswith("squeezenet"))
+    assert not head.is_linear or last_linear(blank) is blank.get_submodule(head.name)
     with models._NoData():
         trained, fetched = weights(base, **({"image_size": side} if side == 518 else {}))
         model = models._architecture(name, 7, (3, side, side), head).to("meta")
