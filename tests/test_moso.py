@@ -451,9 +451,9 @@ def test_a_trial_trains_its_own_model_on_what_anothers_scores_keep(
 ) -> None:
     built: list[str] = []
 
-    def build(name: str, *arguments: Any) -> torch.nn.Module:
+    def build(name: str, *arguments: Any, **options: Any) -> torch.nn.Module:
         built.append(name)
-        return build_model(name, *arguments)
+        return build_model(name, *arguments, **options)
 
     monkeypatch.setattr("raydrop.stages.build_model", build)
     study = dataclasses.replace(
