@@ -1308,6 +1308,32 @@ SUBCLASSES = {
     "scale with an axis for the batch": headed(
         (WIDTH,), linear, lambda: Scale(1, WIDTH), general=("*.gamma",)
     ),
+    "scale given by name": applied(
+        lambda self, x: self.head(torch.mul(self.layer(x), other=self.scale).mul(other=self.scale)),
+        parts=lambda: _layer_and_head() | {"scale": nn.Parameter(torch.ones(WIDTH))},
+        general=("scale",),
+    ),
+    "linear operation of one output without an axis": applied(
+        lambda self, x: self.head(x * F.linear(x, self.weights).tanh()[:, None]),
+        parts=lambda: {"weights": nn.Parameter(torch.ones(WIDTH)), "head": linear(CLASSES)},
+        general=("weights",),
+    ),
+    "operations given everything by name": applied(
+        lambda self, x: self.head(
+            F.layer_norm(
+                input=F.linear(input=x, weight=self.weights, bias=self.shift),
+                normalized_shape=(WIDTH,),
+                weight=self.scale,
+            )
+        ),
+        parts=lambda: {
+            "weights": nn.Parameter(torch.ones(WIDTH, WIDTH)),
+            "shift": nn.Parameter(torch.ones(WIDTH)),
+            "scale": nn.Parameter(torch.ones(WIDTH)),
+            "head": linear(CLASSES),
+        },
+        seen=("weights", "shift", "scale"),
+    ),
     "scale that widens": headed((1, 3), lambda: Scale(2, 1), general=("*.gamma",)),
     "subclass of conv2d that pads by itself": headed(
         (2, 4, 4), lambda: PaddedInside(2, 3, 2, stride=2), seen=("layers.0.*",)

@@ -240,6 +240,8 @@ def _linear(
     weight: Tensor,
     bias: Tensor | None = None,
 ) -> Tensor:
+    if weight.dim() != 2:  # torch takes a vector too, for one output without an axis
+        return F.linear(input, weight, bias)
     return arithmetic.linear(input, Slot(weight), Slot(bias))
 
 
@@ -382,11 +384,13 @@ def _instance_norm(
     return arithmetic.normalisation(input, Slot(weight), Slot(bias), apply, shape=None)
 
 
-def _product(arithmetic: Arithmetic, first: Any, second: Any) -> Any:
+def _product(arithmetic: Arithmetic, *factors: Any, **others: Any) -> Any:
     """Multiply; a parameter that scales the last axes, as a layer's scale does, has a rule."""
-    x, scale = (second, first) if isinstance(first, nn.Parameter) else (first, second)
+    if others or len(factors) != 2:
+        return torch.mul(*factors, **others)
+    x, scale = reversed(factors) if isinstance(factors[0], nn.Parameter) else factors
     if not _scales(scale, x):
-        return torch.mul(first, second)
+        return torch.mul(*factors)
 
     def apply(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:  # noqa: ARG001
         return x if weight is None else x * weight
