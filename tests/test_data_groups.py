@@ -327,6 +327,18 @@ def test_images_stay_below_the_folder(tmp_path: Path, outside: str) -> None:
         assert len(dataset.decoded().train) == 4
 
 
+@pytest.mark.parametrize("file", ["../metadata.csv", "/SECRET", "x/../../metadata.csv"])
+def test_the_table_stays_below_the_folder(tmp_path: Path, file: str) -> None:
+    root, table = tmp_path / "data", rows()
+    write(root, table)
+    (root / "x").mkdir()
+    (root / "metadata.csv").rename(tmp_path / "metadata.csv")
+    file = file.replace("/SECRET", str(tmp_path / "metadata.csv"))
+    fails(root, r"Expected the table of .*data below that folder", options=f"?file={file}")
+    loaded = load_dataset(f"metadata:{root}?file={file}&allow_outside=on")
+    assert len(loaded.train) == 4
+
+
 def test_images_may_be_reached_through_links_and_dots(tmp_path: Path) -> None:
     table = rows()
     write(tmp_path / "real", table)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from raydrop.data.dataset import ImageDataset, Indices
 from raydrop.data.folder import dataset_of_files, resolve_folder
 from raydrop.data.groups import crossed
-from raydrop.data.metadata import Table, numbered, read_columns
+from raydrop.data.metadata import Table, numbered, read_columns, table_path
 from raydrop.data.sampling import shuffled_members
 from raydrop.errors import DataError, unknown_name
 
@@ -100,7 +100,7 @@ def load_fitzpatrick(path: str, data_root: str | None, options: Options, name: s
 
 def _read(root: Path, options: Options) -> Table:
     """Return image, label and skin type of every row whose skin type is known."""
-    path = root / options.file
+    path = table_path(root, options.file)
     wanted = {key: getattr(options, key) for key in ("image", "label", "skin")}
     values = read_columns(path, wanted, "fitzpatrick17k")
     # Some programs write whole numbers as 3.0.

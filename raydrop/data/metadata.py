@@ -283,8 +283,22 @@ def read_table(root: Path, columns: Options) -> Table:
     wanted = {key: getattr(columns, key) for key in ("image", "label", "split", "group")}
     if columns.groups == "none":
         del wanted["group"]
-    path = root / columns.file
+    path = table_path(root, columns.file, is_on("allow_outside", columns.allow_outside))
     return Table(path, read_columns(path, wanted, "metadata"))
+
+
+def table_path(root: Path, file: str, outside: bool = False) -> Path:
+    """Return where a data set's table is.
+
+    Raises:
+        DataError: If that is not in its folder, and need be.
+    """
+    if not (outside or is_below(file)):
+        raise DataError(
+            f"Expected the table of {visible(root)} below that folder, found file={visible(file)}; "
+            "move it there, or say allow_outside=on where the data set knows that."
+        )
+    return root / file
 
 
 def read_columns(path: Path, wanted: Mapping[str, str], dataset: str) -> pd.DataFrame:
