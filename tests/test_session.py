@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import stat
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +22,7 @@ from ray.exceptions import AuthenticationError
 from raydrop import cli
 from raydrop.cluster import session
 from raydrop.cluster.session import dashboard_text, find_head, ray_session, refusal
-from raydrop.errors import ConfigError
+from raydrop.errors import ConfigError, IncompleteStudyError
 
 SWEEP = Path(__file__).parent / "ray_up" / "study.py"
 
@@ -166,3 +169,159 @@ def test_a_cluster_is_joined_and_its_dashboard_named(
     assert "ray dashboard CLUSTER_FILE" in dashboard
     assert "ssh -N -L 8265:127.0.0.1:8265 USER@10.0.0.4" in dashboard
     assert dashboard_text("", head) == dashboard_text(None, head) == ""
+
+
+# A session on this machine.
+
+
+def local(monkeypatch: pytest.MonkeyPatch, outcome: Any = None) -> list[Path]:
+    """Let Ray start with an outcome, and return the folders that it was given."""
+    given: list[Path] = []
+
+    def init(*_: object, **options: Any) -> None:
+        folder = Path(options["_temp_dir"])
+        given.append(folder)
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+        sockets = folder / "session_2026-12-31_23-59-59_999999_4194304" / "sockets"
+        sockets.mkdir(parents=True)
+        folder.chmod(0o777)  # as Ray does
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(sockets / "plasma_store.10"))
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr(session.ray, "init", init)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(session, "_make_token", lambda: None)
+    monkeypatch.setattr(session, "_protect_token", lambda: None)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    return given
+
+
+@pytest.mark.parametrize("letters", [0, 20, 100, 250])
+def test_a_session_has_a_folder_of_its_own_that_nobody_else_may_open(
+    letters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where TMPDIR is too long for sockets, or is no folder."""
+    given = local(monkeypatch)
+    place = tmp_path / ("x" * letters)
+    if letters < 250:
+        place.mkdir(exist_ok=True)
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    with ray_session():
+        assert given[0].exists()
+    assert not given[0].parent.exists()
+    assert list(tmp_path.rglob("rd-*")) == []
+
+
+def test_the_folder_of_a_session_is_where_the_user_wants_ray_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = local(monkeypatch)
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="r") as short:
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        with ray_session():
+            assert given[0].is_relative_to(short)
+    for wanted in (tmp_path / ("x" * 50), tmp_path / "absent"):
+        monkeypatch.setenv("RAY_TMPDIR", str(wanted))
+        with pytest.raises(ConfigError, match="set RAY_TMPDIR to a shorter one") as caught:
+            ray_session().__enter__()
+        in_a_sentence(caught.value)
+    assert len(given) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception("The current node timed out during startup. This could happen because\nit"),
+        RuntimeError("Failed to start GCS"),
+        AssertionError(),
+        OSError(28, "No space left on device"),
+        MemoryError(),
+    ],
+)
+def test_a_session_that_does_not_start_is_said_in_a_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = local(monkeypatch, error)
+    with pytest.raises(ConfigError) as caught, ray_session():
+        pass
+    assert "Expected Ray to start on this machine" in in_a_sentence(caught.value)
+    assert not given[0].parent.exists()
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Processes that stand for those of a local Ray."""
+    processes = {kind: subprocess.Popen(["sleep", "60"]) for kind in ("gcs_server", "raylet")}
+
+    def kill(**_: object) -> None:
+        for process in processes.values():
+            process.kill()
+
+    known = {kind: [SimpleNamespace(process=each)] for kind, each in processes.items()}
+    found = SimpleNamespace(all_processes=known, kill_all_processes=kill)
+    monkeypatch.setattr(ray._private.worker, "_global_node", found)
+    yield processes
+    kill()
+    for process in processes.values():
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [("gcs_server", "control process"), ("raylet", "raylet")]
+)
+def test_the_end_of_a_process_of_ray_ends_what_waits_for_it(
+    kind: str,
+    named: str,
+    node: dict[str, subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = local(monkeypatch)
+    start = time.monotonic()
+
+    def work() -> None:
+        node[kind].kill()
+        time.sleep(0.05)
+        ray._private.worker.print_to_stdstream({"lines": ["log"], "pid": 1, "is_err": False}, True)
+        time.sleep(30)
+
+    with pytest.raises(IncompleteStudyError) as caught, ray_session():
+        work()
+    assert time.monotonic() - start < 10
+    assert f"its {named} ended with status -9" in in_a_sentence(caught.value)
+    assert capsys.readouterr() == ("", "")
+    assert not given[0].parent.exists()
+
+
+def test_errors_of_a_session_whose_processes_run_are_what_they_are(
+    node: dict[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local(monkeypatch)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: node["raylet"].kill())
+    with pytest.raises(KeyboardInterrupt), ray_session():
+        raise KeyboardInterrupt
+    time.sleep(0.3)  # nothing comes late
+
+
+KILLED = """
+import os, signal, time
+import ray
+from raydrop.cluster.session import ray_session
+
+with ray_session(num_cpus=1):
+    waiting = ray.remote(lambda: time.sleep(100)).remote()
+    ray.get(ray.remote(num_cpus=0)(lambda: 1).remote())
+    os.kill(ray._private.worker._global_node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    ray.get(waiting)
+"""
+
+
+@pytest.mark.ray
+def test_a_raylet_that_is_killed_is_said_without_its_log(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", KILLED]
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 1
+    assert "IncompleteStudyError: Expected Ray to run" in result.stderr.splitlines()[-1]
+    assert "state-dump" not in result.stdout + result.stderr

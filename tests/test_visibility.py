@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import pickle
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,27 @@ def test_folders_that_were_there_and_what_is_left_in_them_stay(tmp_path: Path, k
             (Path(place.location) / kept).touch()
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert found == ({"out", "out/store", f"out/store/{kept}"} if kept else {"out"})
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("error", [StoreError("…"), ConfigError("…"), FileNotFoundError("…")])
+def test_results_that_are_removed_meanwhile_are_said_to_be(
+    error: Exception, replaced: bool, tmp_path: Path
+) -> None:
+    """Workers believe that they are on another machine than the driver."""
+    out = tmp_path / "out"
+
+    def work() -> None:
+        shutil.rmtree(out)
+        if replaced:
+            (out / "store").mkdir(parents=True)
+        raise error
+
+    message = "store to stay where it is .*; leave it there, and"
+    with pytest.raises(StoreError, match=message), marked(Store(out / "store")):
+        work()
+
+
+def test_errors_while_results_stay_are_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^mistake$"), marked(Store(tmp_path / "store")):
+        raise ConfigError("mistake")

@@ -7,20 +7,29 @@ import logging
 import os
 import re
 import secrets
+import shutil
+import signal
 import socket
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
-from raydrop.errors import ConfigError, in_one_line
+from raydrop.errors import ConfigError, IncompleteStudyError, in_one_line
 
 ANSWER_SECONDS = 10.0
 """How long the head of a cluster may take to answer; Ray itself would ask for minutes."""
 
+_LONGEST_PLACE = 24
+"""Bytes in the path of the folder below which sockets lie; with their own names they have 103."""
+_KINDS = {"gcs_server": "control process", "raylet": "raylet"}
 _STARTED_WITH = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 _TOKEN_REFUSED = ("unauthenticated", "authentication", "auth token", "auth_token")
 
@@ -32,7 +41,8 @@ def ray_session(
     """Connect to a cluster, or start Ray on this machine, and end it afterwards.
 
     A session that is there already is used and left as it is. A local one listens on the loopback
-    address alone and keeps Ray's token authentication.
+    address alone, keeps Ray's token authentication, and has a folder that only this user can open
+    and that is removed in the end.
 
     Args:
         address: Of a running cluster, or None for this machine.
@@ -44,21 +54,26 @@ def ray_session(
         Where the dashboard of a cluster is and how to tunnel to it, or nothing.
 
     Raises:
-        ConfigError: If the cluster does not answer, runs another Ray, or asks for another token.
+        ConfigError: If the cluster does not answer, runs another Ray, or asks for another token, or
+            if Ray does not start here.
+        IncompleteStudyError: If a process of a local Ray ends before the work does.
     """
     if ray.is_initialized():
         yield ""
         return
-    job = _job(code)
-    dashboard = _start(num_cpus, job) if address is None else _join(address, job)
-    _protect_token()
-    try:
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            _start(num_cpus, _job(code), stack.enter_context(_private_folder()))
+            dashboard = ""
+            stack.enter_context(_watched())
+        else:
+            dashboard = _join(address, _job(code))
+            stack.callback(ray.shutdown)
+        _protect_token()
         yield dashboard
-    finally:
-        ray.shutdown()
 
 
-def _start(num_cpus: int | None, job: JobConfig) -> str:
+def _start(num_cpus: int | None, job: JobConfig, folder: Path) -> None:
     """Start Ray on this machine."""
     _make_token()
     try:
@@ -71,13 +86,92 @@ def _start(num_cpus: int | None, job: JobConfig) -> str:
                 logging_level=logging.ERROR,
                 job_config=job,
                 _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder / "r"),  # which Ray opens to everybody
             )
-    except (OSError, RuntimeError, ValueError, RayError) as error:
+    except Exception as error:  # what Ray raises where its processes do not come up
         raise ConfigError(
             f"Expected Ray to start on this machine, found: {in_one_line(error)}; free memory or "
             "disk, or name a cluster with --address."
         ) from error
-    return ""
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """Give Ray a folder for sockets, logs and what memory does not hold that nobody else may open.
+
+    Raises:
+        ConfigError: If there is none whose path is short enough for sockets.
+    """
+    wanted = os.environ.get("RAY_TMPDIR")
+    places = [wanted] if wanted else [tempfile.gettempdir(), "/tmp", "/var/tmp"]
+    for place in places:
+        with contextlib.suppress(OSError):
+            if len(os.fsencode(Path(place).absolute())) <= _LONGEST_PLACE:
+                folder = Path(tempfile.mkdtemp(prefix="rd-", dir=Path(place).absolute()))
+                break
+    else:
+        raise ConfigError(
+            f"Expected a folder for Ray that can be written and whose path has at most "
+            f"{_LONGEST_PLACE} letters, as sockets need, found none of {', '.join(places)}; set "
+            f"{'RAY_TMPDIR' if wanted else 'TMPDIR'} to a shorter one, such as /tmp."
+        )
+    try:
+        yield folder
+    finally:
+        for _ in range(20):  # a process that is ending may still write
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Shut Ray down afterwards, and end what waits for it once one of its own processes is gone.
+
+    Ray itself would wait for a minute and print its logs, or go on waiting.
+
+    Raises:
+        IncompleteStudyError: In place of what the end of that process led to.
+    """
+    node = ray._private.worker._global_node
+    watched = {} if node is None else {kind: node.all_processes[kind][0].process for kind in _KINDS}
+    left, found = threading.Event(), list[str]()
+    printed = ray._private.worker.print_to_stdstream
+
+    def print_of_the_living(*arguments: Any, **options: Any) -> None:
+        if all(process.poll() is None for process in watched.values()):
+            printed(*arguments, **options)
+
+    def watch() -> None:
+        while not left.wait(0.1):
+            for kind, process in watched.items():
+                if process.poll() is None:
+                    continue
+                found.append(f"its {_KINDS[kind]} ended with status {process.returncode}")
+                node.kill_all_processes(check_alive=False, allow_graceful=False)
+                signal.pthread_kill(main.ident or 0, signal.SIGINT)
+                return
+
+    thread, main = threading.Thread(target=watch, daemon=True), threading.main_thread()
+    if threading.current_thread() is main:  # no other can be interrupted
+        thread.start()
+    ray._private.worker.print_to_stdstream = print_of_the_living  # or it shows a raylet's last log
+    try:
+        yield
+    except BaseException as error:
+        if not found:
+            raise
+        raise IncompleteStudyError(
+            f"Expected Ray to run until the work is done, found that {found[0]}, as where memory "
+            "runs out; free memory, and the same command does what is missing."
+        ) from error
+    finally:
+        left.set()
+        if thread.is_alive():
+            thread.join()
+        ray.shutdown()
+        ray._private.worker.print_to_stdstream = printed
 
 
 def _join(address: str, job: JobConfig) -> str:

@@ -131,7 +131,7 @@ def marked(store: Store) -> Iterator[Place]:
     """Give the place of a store, marked for as long as the context lasts.
 
     Raises:
-        StoreError: If the folder cannot be written.
+        StoreError: If the folder cannot be written, or in place of what its removal led to.
     """
     if isinstance(store.location, str):
         yield Place(store.location)
@@ -146,6 +146,13 @@ def marked(store: Store) -> Iterator[Place]:
         raise unwritable(store.root, error) from error
     try:
         yield Place(store.location, marker)
+    except (RaydropError, OSError) as error:
+        if path.exists():
+            raise
+        raise StoreError(
+            f"Expected {store.root} to stay where it is until the work is done, found it removed, "
+            "or another in its place; leave it there, and the same command does what is missing."
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
