@@ -47,6 +47,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import time
 import warnings
@@ -102,6 +103,8 @@ NETWORK_SAMPLES = 3
 NETWORK_SIZES = {"inception": 96, "maxvit": 224}
 """Sides of images for networks of torchvision that do not take 64."""
 MOST_PARAMETERS = 150_000_000
+MOST_NETWORK_BYTES = 10 * 2**30
+"""Address space that the process may take while it checks a network of torchvision."""
 """In float64 the network, its copy and three gradients of this size take 6 GB."""
 
 
@@ -697,26 +700,35 @@ def compare_networks(names: list[str]) -> None:
     """Print the largest errors of each network in float64, and what takes the general path."""
     print("| network | parameters | general path | norm | product | products alone |")
     print("|---|---|---|---|---|---|")
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_NETWORK_BYTES, resource.RLIM_INFINITY))
     for name in names:
-        begun = time.perf_counter()
         builder = torchvision.models.get_model_builder(name)
         with torch.device("meta"):
             size = sum(p.numel() for p in builder(weights=None).parameters())
         if size > MOST_PARAMETERS:
-            print(f"| {name} | left out: {size / 1e6:.0f} million parameters |", flush=True)
-            continue
-        problem = torchvision_problem(name)
-        paths = coverage(problem.model, problem.images)
-        general = sum(each.path == "general" for each in paths)
-        errors = [
-            problem.error("raydrop", quantity) for quantity in ("norm", "norm and dot", "dot")
-        ]
-        columns = [name, len(paths), general, *(f"{error:.0e}" for error in errors)]
-        took = time.perf_counter() - begun
-        print(f"| {' | '.join(map(str, columns))} | {took:.0f} s", flush=True)
-        assert float(problem.exact["norm"].min()) > 0
-        del problem
+            row = f"left out: {size / 1e6:.0f} million parameters"
+        else:
+            try:
+                row = network_row(name)
+            except RuntimeError as error:
+                if "memory" not in str(error):
+                    raise
+                row = f"left out: more than {MOST_NETWORK_BYTES / 2**30:.0f} GiB"
+        print(f"| {name} | {row}", flush=True)
         gc.collect()
+
+
+def network_row(name: str) -> str:
+    """Return how many parameters a network has, how many take the general path, and its errors."""
+    begun = time.perf_counter()
+    problem = torchvision_problem(name)
+    paths = coverage(problem.model, problem.images)
+    general = sum(each.path == "general" for each in paths)
+    quantities = ("norm", "norm and dot", "dot")
+    errors = [f"{problem.error('raydrop', quantity):.0e}" for quantity in quantities]
+    assert float(problem.exact["norm"].min()) > 0
+    took = time.perf_counter() - begun
+    return f"{' | '.join(map(str, [len(paths), general, *errors]))} | {took:.0f} s"
 
 
 def main() -> None:
