@@ -724,7 +724,7 @@ def network_row(name: str) -> str:
     problem = torchvision_problem(name)
     paths = coverage(problem.model, problem.images)
     general = sum(each.path == "general" for each in paths)
-    quantities = ("norm", "norm and dot", "dot")
+    quantities: tuple[Quantity, ...] = ("norm", "norm and dot", "dot")
     errors = [f"{problem.error('raydrop', quantity):.0e}" for quantity in quantities]
     assert float(problem.exact["norm"].min()) > 0
     took = time.perf_counter() - begun
