@@ -284,28 +284,38 @@ def probe(
         with tables_put_back(model), torch.enable_grad(), replaced(model, watching):
             return watching, logits_of(model(pair), 2)
 
-    pairs = _probe_pairs(inputs)
+    pair, *others = _probe_pairs(inputs)
     versions = _versions(model)
-    (first, outputs), *others = [run(pair) for pair in pairs]
+    first, outputs = run(pair)
     _check_unwritten(versions, _versions(model))
-    for _, changed in others:
-        if not _alike(outputs[0], changed[0]):
-            _refuse_dependence(_alike(outputs, run(pairs[0])[1]))
     if not outputs.requires_grad:
         raise ScoringError(
             "Expected logits that autograd can follow to trainable parameters, found some that it "
             "cannot; let the model compute them from its parameters, without no_grad, "
             "inference_mode, detach or argmax."
         )
-    _check_nothing_kept(outputs, others[0][1])
     _check_loss_reads_no_parameters(loss(outputs.detach()), names)
     reasons = dict.fromkeys(reached(loss(outputs), names) & candidates, "")
-    for watching, _ in ((first, outputs), *others):
-        reasons |= watching.reasons
+    nodes, outputs = _nodes(outputs), outputs.detach()
+    found: defaultdict[UseKey, set[int | None]] = defaultdict(set)
+
+    def compare(pair: Tensor) -> None:
+        watching, changed = run(pair)
+        if not _alike(outputs[0], changed[0]):
+            _refuse_dependence(_alike(changed, run(pair)[1]))
+        _check_nothing_kept(nodes, changed)
+        nodes.clear()  # so that the activations of two runs are held at most
+        for key, use in first.seen.items():
+            found[key].add(_sample_axis(use, watching.seen.get(key)))
+        reasons.update(watching.reasons)
+
+    for other in others:
+        compare(other)
+    reasons |= first.reasons
     axes: dict[UseKey, tuple[int, int]] = {}
     for key, use in first.seen.items():
-        found = {_sample_axis(use, changed.seen.get(key)) for changed, _ in others} - {UNCHANGED}
-        axis = found.pop() if len(found) == 1 else None
+        possible = found[key] - {UNCHANGED}
+        axis = possible.pop() if len(possible) == 1 else None
         if axis is not None:
             axes[key] = axis, use.inputs.shape[axis] // 2
         for name, _ in use.slots if axis is None else ():
@@ -443,9 +453,9 @@ def _refuse_dependence(repeatable: bool) -> NoReturn:
     )
 
 
-def _check_nothing_kept(outputs: Tensor, others: Tensor) -> None:
-    """Refuse outputs of two calls that share an operation, but for the leaves of autograd."""
-    shared = _nodes(outputs) & _nodes(others)
+def _check_nothing_kept(nodes: set[torch.autograd.graph.Node], outputs: Tensor) -> None:
+    """Refuse outputs that share an operation with another call, but for the leaves of autograd."""
+    shared = nodes & _nodes(outputs) if nodes else nodes
     if any(not hasattr(node, "variable") for node in shared):
         raise ScoringError(
             "Expected a model that computes everything anew in each call, found that it keeps "
