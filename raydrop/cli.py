@@ -609,9 +609,8 @@ def _fetched(url: str) -> tuple[str, bytes]:
 
 def _replayed(place: str, content: bytes, scale: str | None, data: str | None) -> Study:
     """Return the study of a ``study.json``."""
-    import json
-
     from raydrop.data.spec import parse_spec
+    from raydrop.files import parse_json
     from raydrop.remote import refuse_options
     from raydrop.study import Study
 
@@ -621,11 +620,11 @@ def _replayed(place: str, content: bytes, scale: str | None, data: str | None) -
             "leave out --scale."
         )
     try:
-        body = json.loads(content)
-        if not (isinstance(body, dict) and isinstance(body.get("study"), dict)):
+        body = parse_json(content)
+        if not isinstance(body.get("study"), dict):
             raise ValueError("it holds no study")
         study = Study.from_dict(body["study"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"Expected a study.json that raydrop wrote at {place}, found a problem ({error}); "
             "use the one in an output folder."

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import math
 import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,10 @@ MOST_TEXT_BYTES = 64 * 2**20
 """Descriptions in JSON, tables of labels and the like are no longer than this."""
 
 _BLOCK = 2**20
+_MOST_LEVELS = 64
+_MOST_NUMBER = 2**63
+_KINDS = {"text": (str,), "object": (dict,), "count": (int,), "yes or no": (bool,)}
+_TOO_DEEP = f"more than {_MOST_LEVELS} levels"
 _NPY = b"\x93NUMPY\x01\x00"
 _NPY_HEADER = re.compile(
     rb"\{'descr': '([<>|][biufcSU]\d{1,9})', 'fortran_order': (True|False), "
@@ -103,6 +108,93 @@ def link_below(folder: str | Path, *names: str) -> Path | None:
     return None
 
 
+def parse_json(content: bytes) -> dict[str, Any]:
+    """Return the object that a description in JSON holds.
+
+    Raises:
+        ValueError: If it is no JSON in UTF-8 with an object outermost, or says what Python's reader
+            takes and others do not, or what leaves the next reader without memory or stack: a name
+            twice, NaN, numbers of thousands of digits, many levels.
+    """
+    text = content.decode()
+    try:
+        value = _JSON.decode(text)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    except ValueError as error:
+        if "integer string conversion" not in str(error):
+            raise
+        raise ValueError("a number of thousands of digits") from None
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    if text.count("[") + text.count("{") > _MOST_LEVELS:  # in names too, so look
+        _check_levels(value)
+    return value
+
+
+def _check_levels(value: object) -> None:
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            child
+            for each in level
+            if isinstance(each, dict | list)
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+    if level:
+        raise ValueError(_TOO_DEEP)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice[:40]!r} twice")
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text}, which is no number")
+
+
+def misfit(
+    values: Mapping[str, Any], kinds: Mapping[str, str], sizes: Mapping[str, int] | None = None
+) -> str | None:
+    """Return what among some values from JSON is of another kind than it has to be, or None.
+
+    Args:
+        values: By name; those that are absent or None are passed over.
+        kinds: ``text``, ``object``, ``number``, ``count``, ``yes or no``, ``class or group``, or a
+            list of these such as ``count by class``.
+        sizes: How many a list by something has; any number where not given.
+    """
+    for name, kind in kinds.items():
+        value = values.get(name)
+        if value is not None and not _is_of(value, kind, sizes or {}):
+            return f"{name} {str(value)[:40]!r} where {kind} is right"
+    return None
+
+
+def _is_of(value: Any, kind: str, sizes: Mapping[str, int]) -> bool:
+    each, by, unit = kind.partition(" by ")
+    if by:
+        if type(value) is not list or len(value) != sizes.get(unit, len(value)):
+            return False
+        return all(_is_of(one, each, sizes) or (one, each) == (None, "number") for one in value)
+    if kind == "class or group":
+        return value in ("class", "group")
+    if type(value) not in _KINDS.get(kind, (int, float)):
+        return False
+    if kind in ("text", "object", "yes or no"):
+        return True
+    # What arrays and tables hold; infinity is no number, and NaN is not read.
+    return bool((0 if kind == "count" else -_MOST_NUMBER) <= value < _MOST_NUMBER)
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
+
+
 @dataclass(frozen=True)
 class NpyHeader:
     """What the beginning of an array's file says of the rest."""
@@ -168,9 +260,11 @@ def _open(path: str | Path, most: int | None, links: bool, flags: int) -> int:
     try:
         number = os.open(path, flags, 0o666)
     except OSError as error:
-        if links or not Path(path).is_symlink():
-            raise
-        raise OddFileError(errno.ELOOP, "a link instead of a file", str(path)) from error
+        if not links and Path(path).is_symlink():
+            raise OddFileError(errno.ELOOP, "a link instead of a file", str(path)) from error
+        if error.errno == errno.ENXIO:  # so say sockets, and pipes that nobody reads
+            _check_regular(path, Path(path).stat())
+        raise
     try:
         _check_regular(path, os.fstat(number), most)
     except OddFileError:

@@ -99,6 +99,26 @@ def build_model(
     return model.train()
 
 
+def untried_model(name: str, num_classes: int, image_shape: ImageShape, *, data: bool) -> nn.Module:
+    """Return a model to be filled from elsewhere; whether it takes such images is not tried.
+
+    Args:
+        name: As for :func:`build_model`; nothing is downloaded.
+        num_classes: K, the number of outputs.
+        image_shape: Channels, height and width of an image.
+        data: Whether it has any weights; otherwise it is on torch's meta device, where it takes no
+            memory.
+
+    Raises:
+        ConfigError: If the name is unknown.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if data:
+            return _architecture(name, num_classes, image_shape, None)
+        with _NoData():
+            return _architecture(name, num_classes, image_shape, None).to("meta")
+
+
 @functools.cache
 def head_of(name: str, num_classes: int, image_shape: ImageShape, batch: int = 2) -> Head:
     """Return where a model's logits come from, after trying it in training and in eval mode.
@@ -371,11 +391,7 @@ def _for_trial(name: str, num_classes: int, image_shape: ImageShape) -> nn.Modul
 
     The meta device would load torch's compiler, which torchvision does anyway.
     """
-    with torch.random.fork_rng(devices=[]):
-        if _is_own(name, image_shape):
-            return _architecture(name, num_classes, image_shape, None)
-        with _NoData():
-            return _architecture(name, num_classes, image_shape, None).to("meta")
+    return untried_model(name, num_classes, image_shape, data=_is_own(name, image_shape))
 
 
 def _tried(model: nn.Module, batch: int, num_classes: int, image_shape: ImageShape) -> Head:

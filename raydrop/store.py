@@ -37,7 +37,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.errors import StoreError, visible_within
-from raydrop.files import OddFileError, link_below, open_regular, read_npy_header, read_regular
+from raydrop.files import (
+    OddFileError,
+    link_below,
+    open_regular,
+    parse_json,
+    read_npy_header,
+    read_regular,
+)
 from raydrop.mirror import is_fresh, open_location, remote_of, unwritable
 from raydrop.remote import ObjectFacts, Remote, is_url
 from raydrop.study import canonical_json, config_hash, sorted_json
@@ -76,16 +83,37 @@ class Entry:
     files: Mapping[str, str] = field(default_factory=dict)
     """File of each array that lies in another than ``NAME.npy``."""
 
-    def array(self, name: str, *, mmap: bool = False) -> NDArray[Any]:
-        """Return the array called ``name``, memory-mapped and read-only where ``mmap``.
+    def array(
+        self,
+        name: str,
+        *,
+        mmap: bool = False,
+        kinds: str = "",
+        shape: tuple[int | None, ...] | None = None,
+    ) -> NDArray[Any]:
+        """Return an array.
+
+        Args:
+            name: What it is called.
+            mmap: Whether it is memory-mapped, and read-only, rather than read.
+            kinds: NumPy's letters of the kinds of numbers that it may have; any where empty.
+            shape: What it has to have, with None where any length is right.
 
         Raises:
-            StoreError: If there is no such array, or it cannot be read.
+            StoreError: If there is no such array, it cannot be read, or it is of another kind or
+                shape.
         """
         path = self.path / self.files.get(name, f"{name}.npy")
         try:
             with open_regular(path, links=False) as file:
-                return _read_array(file, mmap=mmap)
+                found = _read_array(file, mmap=mmap)
+            if (kinds and found.dtype.kind not in kinds) or not _is_like(found.shape, shape):
+                wanted = "any" if shape is None else "x".join(str(n or "n") for n in shape)
+                raise ValueError(
+                    f"{found.dtype} numbers of shape {found.shape} where {wanted} numbers of kind "
+                    f"{kinds} are right"
+                )
+            return found
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"Expected an array at {path}, found {getattr(error, 'strerror', None) or error}; "
@@ -95,6 +123,13 @@ class Entry:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return every array by name."""
         return {name: self.array(name) for name in self.names}
+
+
+def _is_like(found: tuple[int, ...], shape: tuple[int | None, ...] | None) -> bool:
+    return shape is None or (
+        len(found) == len(shape)
+        and all(there in (None, side) for side, there in zip(found, shape, strict=True))
+    )
 
 
 class Store:
@@ -259,7 +294,7 @@ class Store:
             if arrays:
                 return self._bring(there, kind, key, place)
             content = there.read_bytes(f"{_prefix(kind, key)}/{META}")
-            return None if content is None else _entry(key, place, json.loads(content))
+            return None if content is None else _entry(key, place, parse_json(content))
         except StoreError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -527,9 +562,9 @@ def _is_folder(place: Path) -> bool:
     return stat.S_ISDIR(mode)
 
 
-def _described(place: Path) -> Any:
+def _described(place: Path) -> dict[str, Any]:
     """Return what ``meta.json`` says."""
-    return json.loads(read_regular(place / META, links=False))
+    return parse_json(read_regular(place / META, links=False))
 
 
 def _body(kind: str, key: str, place: Path) -> dict[str, Any]:
@@ -540,18 +575,20 @@ def _body(kind: str, key: str, place: Path) -> dict[str, Any]:
         ValueError: If it is altered or of another entry; also KeyError or TypeError.
     """
     body = _described(place)
-    expected = body.pop("sha256", None) if isinstance(body, dict) else None
+    expected = body.pop("sha256", None)
     if _seal(body) != expected:
         raise ValueError(f"{META} does not match its hash")
     if body["kind"] != kind or config_hash(body["config"]) != key:
         raise ValueError(f"{META} describes another entry")
     _check_files(body)
-    verified: dict[str, Any] = body
-    return verified
+    return body
 
 
 def _check_files(body: Mapping[str, Any]) -> None:
-    """Refuse names of files that lead out of their entry, with a ValueError."""
+    """Refuse names of files that lead out of their entry, and other forms, with a ValueError."""
+    for name in ("config", "info", "files"):
+        if not isinstance(body[name], dict):
+            raise ValueError(f"{META} has no {name}")
     for name in (*body["files"], *body.get("arrays", {}).values()):
         if not _is_file_name(name):
             raise ValueError(f"{META} names a file elsewhere, {name!r}")

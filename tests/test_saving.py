@@ -6,7 +6,9 @@ import dataclasses
 import io
 import json
 import sys
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from raydrop.data.batches import PreparedData, make_batches
-from raydrop.errors import ConfigError, NetworkError
+from raydrop.errors import ConfigError, NetworkError, RaydropError
 from raydrop.models import build_model
 from raydrop.network import METHODS, network_rule, saving
 from raydrop.network.base import PruningTask, Step, parse_target
@@ -319,7 +321,7 @@ HEAD = "state/head.weight.npy"
         ({"model": "vgg16"}, "Expected features.1.0.weight in .* found none; use the model"),
         ({"model": "linear"}, "have the shape 10x3072, found 10x32|Expected only what .* found fe"),
         ({"num_classes": 9}, "class_names of a network to be 9, found 10"),
-        ({"num_classes": "10"}, "class_names of a network to be 10, found 10|TypeError"),
+        ({"num_classes": "10"}, "num_classes '10' where count is right"),
         ({"mean": [0.5]}, "mean of a network to be 3, found 1"),
         ({"std": [0.5, 0.1, 0]}, "std of a network to be 3 positive numbers, found"),
         (
@@ -327,7 +329,7 @@ HEAD = "state/head.weight.npy"
             "a module neck, found none; use the ch",
         ),
         ({"channels": {"layers": {"head": {"out": []}}}}, "a problem with 'small_cnn' .TypeError"),
-        ({"channels": []}, "a problem with 'small_cnn' .AttributeError"),
+        ({"channels": []}, "channels .* where object is right"),
         ({"image_shape": None}, "the description of a network, found a problem"),
     ],
 )
@@ -350,7 +352,7 @@ def test_a_header_that_does_not_fit_is_one_sentence(
         ({HEAD: None}, "Expected head.weight in .*net, found none; use the model and channels"),
         ({"state/extra.npy": array_bytes(np.zeros(2))}, "the architecture has in .* found extra"),
         ({HEAD: array_bytes(np.zeros((10, 31)))}, "the shape 10x32, found 10x31; use the model"),
-        ({HEAD: array_bytes(np.array([{}]))}, "Object arrays cannot be loaded when allow_pickle"),
+        ({HEAD: array_bytes(np.array([{}]))}, "found ValueError: no array of numbers that NumPy"),
         ({HEAD: array_bytes(np.array(["a"]))}, "head.weight.npy is no array of numbers"),
         ({HEAD: array_bytes(np.zeros((10, 32)))[:-1]}, "found ValueError: "),
         ({HEAD: array_bytes(np.zeros((10, 32))) + b"x"}, "head.weight.npy is no array of numbers"),
@@ -398,7 +400,7 @@ def test_files_that_are_no_networks_or_not_there(tmp_path: Path) -> None:
     torch.save({"a": 1}, tmp_path / "pickle")
     with pytest.raises(NetworkError, match=r"There is no item named 'model.json'"):
         load_network(tmp_path / "pickle")
-    with pytest.raises(NetworkError, match=r"found IsADirectoryError|PermissionError"):
+    with pytest.raises(NetworkError, match=r"found a folder instead of a file; save it"):
         load_network(tmp_path)
 
 
@@ -407,9 +409,123 @@ def test_a_file_that_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Path
     with pytest.raises(NetworkError, match=r"Expected to write .*, found: No such file or dir"):
         save_network(tmp_path / "absent" / "net", spec, network(spec))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(NetworkError, match=r"Expected to write .*folder, found: a folder instead of"):
+    with pytest.raises(
+        NetworkError, match=r"Expected to write .*folder, found: a folder instead of"
+    ):
         export_network(tmp_path / "folder", network(spec), SHAPE, "pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def bomb(path: Path, size: int, kind: int = zipfile.ZIP_DEFLATED) -> None:
+    """Put zeros of a size in the place of a network's first array."""
+    spec = spec_of("small_cnn")
+    save_network(path, spec, network(spec))
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "<f4", "fortran_order": False, "shape": (size // 4,)}
+    )
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, content in members.items():
+            with archive.open(name, "w") as member:
+                if name != HEAD:
+                    member.write(content)
+                    continue
+                member.write(head.getvalue())
+                for _ in range(size // 2**20):
+                    member.write(bytes(2**20))
+
+
+def peak(call: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(NetworkError, match=message):
+        load_network(path)
+
+
+def test_a_small_file_that_stands_for_a_large_one_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "net"
+    bomb(path, 200 * 2**20)
+    assert path.stat().st_size < 2**20
+    assert peak(lambda: refused(path, "have the shape 10x32, found 52428800; use the")) < 20 * 2**20
+
+
+def test_a_file_whose_list_says_less_than_it_stands_for_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "net"
+    bomb(path, 200 * 2**20)
+    content = path.read_bytes()
+    size = (200 * 2**20 + 128).to_bytes(4, "little")
+    assert content.count(size) >= 2
+    path.write_bytes(content.replace(size, (1408).to_bytes(4, "little")))
+    assert peak(lambda: refused(path, "found BadZipFile: Bad CRC-32 for")) < 20 * 2**20
+
+
+def test_a_description_that_stands_for_a_large_one_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "net"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.json", b" " * 2**28)
+    assert peak(lambda: refused(path, "found JSONDecodeError")) < 100 * 2**20
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_only_our_own_way_of_compressing_is_undone(kind: int, tmp_path: Path) -> None:
+    path = tmp_path / "net"
+    bomb(path, 2**20, kind)
+    refused(path, "compressed in another way than ours")
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ("linear", {"image_shape": [3, 10**6, 10**6]}, "head.weight .* the shape 10x30000000000"),
+        ("small_cnn", {"num_classes": 10**6, "class_names": ["a"] * 10**6}, "head.* 1000000"),
+        ("small_cnn", {"num_classes": 10**12}, "class_names of a network to be 1000000000000"),
+        (
+            "small_cnn",
+            {"image_shape": [10**9, 32, 32]},
+            "mean of a network to be 1000000000, f",
+        ),
+        ("small_cnn", {"model": "vit_h_14"}, "class_token in .*found none"),
+        ("linear", {"image_shape": [3, -32, 32]}, "image_shape .* where count by side is right"),
+        ("linear", {"image_shape": [3, 32.5, 32]}, "image_shape .* where count by side is right"),
+        ("linear", {"model": ["linear"]}, "model .* where text is right"),
+        ("linear", {"mean": ["a", "b", "c"]}, "mean .* where number by channel is right"),
+    ],
+)
+def test_an_architecture_that_is_described_takes_no_memory_before_it_fits(
+    model: str, changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path, spec = tmp_path / "net", spec_of(model)
+    save_network(path, spec, network(spec))
+    rewritten(path, {"model.json": header(path, **changes)})
+    assert peak(lambda: refused(path, message)) < 300 * 2**20
+
+
+def test_a_network_of_a_store_is_no_larger_than_its_array(tmp_path: Path) -> None:
+    spec = spec_of("linear")
+    info, arrays = network_entry(spec, network(spec))
+    store = Store(tmp_path)
+    store.write("network", {"a": 1}, info, arrays)
+    large = dict(info, image_shape=[3, 10**5, 10**5], state=[["head.weight", [10, 3 * 10**10]]])
+    for k, changed in enumerate((large, info | {"state": 3}, info | {"state": [["head.weight"]]})):
+        entry = store.write("network", {"b": k}, changed, arrays)
+        with pytest.raises(NetworkError):
+            network_of(entry)
+    short = store.write("network", {"c": 1}, info, {"state": arrays["state"][:-1]})
+    with pytest.raises(RaydropError, match="Expected an array at"):
+        network_of(short)
+    whole = store.find("network", {"a": 1})
+    assert whole is not None
+    weight = network_of(whole)[0].get_parameter("head.weight")
+    assert np.array_equal(weight.detach().flatten(), arrays["state"][:30720])
 
 
 # Programs.

@@ -30,6 +30,7 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, ScoringError, StudyMismatchError
+from raydrop.files import parse_json, read_regular
 from raydrop.frontier.files import replace_file
 from raydrop.lost import save_lost_images
 from raydrop.mirror import open_location, shown, unwritable
@@ -173,7 +174,7 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
     if not path.exists():
         return
     try:
-        found = json.loads(path.read_text())["base"]
+        found = parse_json(read_regular(path, links=False))["base"]
         schema = found["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyMismatchError(

@@ -40,7 +40,7 @@ from raydrop.frontier.plots import (
     to_png,
     to_svg,
 )
-from raydrop.frontier.records import Records, load_records
+from raydrop.frontier.records import Records, as_written, load_records
 from raydrop.frontier.report import TIMES, render_report
 from raydrop.frontier.resampling import Resamples, resample
 from raydrop.frontier.samples import sample_grids
@@ -194,20 +194,20 @@ def _figures(records: Records, table: pd.DataFrame, by: By) -> dict[str, Figure]
 
 def _details(records: Records, by: By) -> dict[str, Figure]:
     """Return figures of what lies behind the frontier: classes, scores, seconds and samples."""
-    figures, sources = {}, load_sources(records)
+    figures = {}
+    with as_written(records):
+        sources = load_sources(records)
+        distributions, spent = score_distributions(sources), costs(sources)
+        grids, lost = sample_grids(records, sources), lost_images(records)
     changes = recall_changes(records.trials, by)
     if changes is not None:
         figures["heatmap"] = heatmap_figure(changes, records.names(by), by)
-    distributions = score_distributions(sources)
     if distributions:
         figures["scores"] = scores_figure(distributions)
-    spent = costs(sources)
     if spent is not None:
         figures["costs"] = costs_figure(spent)
-    grids = sample_grids(records, sources)
     if grids:
         figures["images"] = images_figure(grids)
-    lost = lost_images(records)
     if lost is not None:
         figures["lost"] = lost_figure(lost)
     return figures

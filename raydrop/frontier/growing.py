@@ -7,7 +7,6 @@ record that looks damaged counts as not there, and the sweep or the report deals
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,15 +17,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.errors import ConfigError, StoreError, unknown_name
-from raydrop.files import read_regular
+from raydrop.errors import ConfigError, unknown_name
+from raydrop.files import misfit
 from raydrop.frontier.names import DENSE
 from raydrop.frontier.points import POINT_OF_STUDY
+from raydrop.frontier.records import read_study
 from raydrop.frontier.table import with_fronts, worst_accuracy
 from raydrop.metrics import by_class, by_group
 from raydrop.mirror import open_location, refresh, shown
 from raydrop.store import Entry, Store
-from raydrop.study import SCHEMA, By
+from raydrop.study import By
 
 _NETWORK = {"network_method": DENSE, "network_target": DENSE}
 """What configurations of before networks could be pruned do not say."""
@@ -268,29 +268,17 @@ class _TestSet:
 def _read_study(folder: Path, known: _Study | None) -> _Study | None:
     """Return the study, read again only if its file has changed, or None where there is none."""
     refresh(folder)
-    path = folder / "study.json"
-    written = _changed(path)
+    written = _changed(folder / "study.json")
     if not written or (known is not None and known.written == written):
         return known if written else None
-    try:
-        body = json.loads(read_regular(path, links=False))
-        if body["schema"] != SCHEMA:
-            raise ValueError(f"schema {body['schema']}")
-        return _Study(
-            name=str(body["study"].get("name", "")),
-            by=body["study"].get("by", "class"),
-            fingerprint=body["data_fingerprint"],
-            trials={trial["trial_id"]: trial for trial in body["trials"]},
-            written=written,
-        )
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"Expected a readable study of schema {SCHEMA} in {shown(path)}, found: "
-            f"{getattr(error, 'strerror', None) or error}; "
-            "run the sweep again into another folder."
-        ) from error
+    body = read_study(folder)
+    return _Study(
+        name=str(body["study"].get("name", "")),
+        by=body["study"].get("by", "class"),
+        fingerprint=body["data_fingerprint"],
+        trials={trial["trial_id"]: trial for trial in body["trials"]},
+        written=written,
+    )
 
 
 def _failures(store: Store, study: _Study) -> Iterator[str]:
@@ -312,14 +300,16 @@ def _read_test_set(store: Store, study: _Study, by: str | None) -> _TestSet | No
 def _test_set(entry: Entry, study: _Study, by: str | None, folder: Path) -> _TestSet | None:
     unit: By = "group" if (by or study.by) == "group" else "class"
     names = entry.info.get(f"{unit}_names") or ()
+    if misfit(entry.info, {f"{unit}_names": "text by unit"}):
+        return None
     if not names:
         raise ConfigError(
             f"Expected groups in the data of {shown(folder)} for --by group, found none; "
             "leave out --by, or run the study on data with groups."
         )
     try:
-        labels = entry.array("test_labels")
-        groups = entry.array("test_groups") if unit == "group" else None
+        labels = entry.array("test_labels", kinds="iu", shape=(None,))
+        groups = entry.array("test_groups", kinds="iu") if unit == "group" else None
     except (OSError, ValueError, EOFError):
         return None
     return _TestSet(study.fingerprint, unit, labels, groups, len(names))

@@ -166,7 +166,7 @@ def references(records: Records) -> dict[str, str]:
         if row["network_method"] != "none":
             entry = store.peek("trial", key)
             named = None if entry is None else entry.config.get("dense")
-            reference = named or _only(dense, row, _SAME_DATA)
+            reference = (isinstance(named, str) and named) or _only(dense, row, _SAME_DATA)
         else:
             reference = None if row["method"] == "none" else _only(whole, row, _SAME_NETWORK)
         if reference in finished:

@@ -102,7 +102,7 @@ def lost_facts(lost: LostImages) -> dict[str, Any]:
 
 
 def _images(entry: Entry, records: Records) -> tuple[LostImage, ...]:
-    pixels = entry.array("pixels").transpose(0, 2, 3, 1)
+    pixels = entry.array("pixels", kinds="u", shape=(None,) * 4).transpose(0, 2, 3, 1)
     pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))  # grey becomes RGB
     grouped = entry.info["by"] == "group"
     classes, groups = records.class_names, records.group_names

@@ -8,8 +8,8 @@ ones.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,11 +24,13 @@ from raydrop.errors import (
     ConfigError,
     DataError,
     IncompleteStudyError,
+    RaydropError,
     StoreError,
+    in_one_line,
     unknown_name,
     visible_within,
 )
-from raydrop.files import read_regular
+from raydrop.files import misfit, parse_json, read_regular
 from raydrop.frontier.intervals import image_agreement
 from raydrop.frontier.names import DENSE
 from raydrop.frontier.points import POINT_OF_STUDY, points_of
@@ -136,6 +138,37 @@ GROUP_COLUMNS = (
 """Further columns of ``trials.parquet`` where the data have groups. ``by`` is ``class`` or
 ``group``: what the trial's quotas and loss weights are about. The others are like their namesakes
 of classes, with a group's accuracy, correct over all its test samples, in place of a recall."""
+
+_KINDS = {
+    **dict.fromkeys((*IDENTITY, "network_note", "device", "precision"), "text"),
+    **dict.fromkeys(("n_kept", "n_train", "n_noisy", "batch_parts", *NETWORK[:6]), "count"),
+    **dict.fromkeys(("keep_fraction", "network_sparsity", "noisy_pruned"), "number"),
+    **dict.fromkeys((*NETWORK[6:8], "epochs", "steps", "train_seconds", "seconds"), "number"),
+    **dict.fromkeys(("kept_by_class", *VALIDATION), "count by class"),
+    **dict.fromkeys(GROUP_COUNTS, "count by group"),
+    "auc_by_class": "number by class",
+    "auc_by_group": "number by group",
+    "by": "class or group",
+    "seed": "count",
+}
+"""What a trial's record, and the list of trials in ``study.json``, have of everything."""
+
+_DATA_KINDS = {
+    "dataset": "text",
+    "class_names": "text by class",
+    "class_sizes": "count by class",
+    "group_names": "text by group",
+    "group_sizes": "count by group",
+    **dict.fromkeys(("n_train", "n_validation", "n_test"), "count"),
+}
+
+_OF_GROUPS = {"group_names", "group_sizes"}
+
+_STUDY_KINDS = {
+    **dict.fromkeys(("study_id", "base_id", "data_fingerprint", "created"), "text"),
+    **dict.fromkeys(("study", "versions"), "object"),
+    "trials": "object by trial",
+}
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?")
 
@@ -294,9 +327,10 @@ def load_records(directory: str | Path) -> Records:
         IncompleteStudyError: If no trial is finished.
     """
     folder = open_location(directory)
-    study = _read_study(folder)
+    study = read_study(folder)
     store = Store(folder / "store", glance=True)
     data = _read_data(store, study)
+    labels, groups = _test_set(data)
     asked = study["trials"]
     finished = [(trial, store.read("trial", trial["trial_id"])) for trial in asked]
     packed: dict[str, NDArray[np.uint8]] = {}
@@ -324,14 +358,19 @@ def load_records(directory: str | Path) -> Records:
         group_names=group_names,
         group_sizes=tuple(int(size) for size in data.info.get("group_sizes") or ()),
         by=study["study"].get("by", "class"),
-        test_labels=data.array("test_labels"),
-        test_groups=data.array("test_groups") if group_names else None,
+        test_labels=labels,
+        test_groups=groups,
         packed_hits=packed,
     )
     return replace(read, trials=_with_agreement(read))
 
 
-def _read_study(folder: Path) -> dict[str, Any]:
+def read_study(folder: Path) -> dict[str, Any]:
+    """Return what ``study.json`` in an output folder says, checked.
+
+    Raises:
+        StoreError: If it is absent, unreadable, or not one of this version.
+    """
     path = folder / "study.json"
     if not path.exists():
         raise StoreError(
@@ -339,7 +378,7 @@ def _read_study(folder: Path) -> dict[str, Any]:
             "name the output folder of a sweep, or start one with `raydrop run`."
         )
     try:
-        study = visible_within(json.loads(read_regular(path, links=False)))
+        study = visible_within(parse_json(read_regular(path, links=False)))
         problem = _study_problem(study)
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or str(error)
@@ -351,26 +390,72 @@ def _read_study(folder: Path) -> dict[str, Any]:
     return study  # type: ignore[no-any-return]
 
 
-def _study_problem(study: Any) -> str | None:
-    if not isinstance(study, dict):
-        return "no JSON object"
+def _study_problem(study: Mapping[str, Any]) -> str | None:
     absent = {"schema", "study", "study_id", "data_fingerprint", "trials"} - set(study)
     if absent:
         return f"no {', '.join(sorted(absent))}"
     if study["schema"] != SCHEMA:
-        return f"schema {study['schema']}"
-    return None
+        return f"schema {str(study['schema'])[:40]}"
+    problem = misfit(study, _STUDY_KINDS)
+    if problem:
+        return problem
+    about = {"name": "text", "by": "class or group"}
+    trials = [misfit(trial, {**_KINDS, "trial_id": "text"}) for trial in study["trials"]]
+    told = sorted({*POINT_OF_STUDY, "seed", "trial_id"} - {"network_method", "network_target"})
+    trials += [f"a trial without {n}" for each in study["trials"] for n in told if n not in each]
+    return next(filter(None, [misfit(study["study"], about), *trials]), None)
+
+
+@contextlib.contextmanager
+def as_written(records: Records) -> Iterator[None]:
+    """Say in a sentence that what the context reads from the store is not as raydrop writes it.
+
+    For entries that a report shows and no number of the table depends on.
+
+    Raises:
+        StoreError: If values are of other kinds, numbers or shapes than they have to be.
+    """
+    try:
+        yield
+    except RaydropError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"Expected entries as raydrop writes them in {shown(records.directory / 'store')}, "
+            f"found what cannot be read ({in_one_line(error)}); run the sweep again into another "
+            "folder."
+        ) from error
 
 
 def _read_data(store: Store, study: Mapping[str, Any]) -> Entry:
     fingerprint = study["data_fingerprint"]
     for entry in store.entries("data"):
         if entry.config.get("fingerprint") == fingerprint:
+            _check_info(entry, _DATA_KINDS, {}, sorted(_DATA_KINDS.keys() - _OF_GROUPS))
+            _check_info(entry, _DATA_KINDS, _sizes(entry))
             return entry
     raise StoreError(
         f"Expected the facts about the data in {store.location}, found none for fingerprint "
         f"{fingerprint[:12]}; run the sweep again with this folder."
     )
+
+
+def _sizes(data: Entry) -> dict[str, int]:
+    """Return the numbers of classes and of groups."""
+    return {by: len(data.info.get(f"{by}_names") or ()) for by in get_args(By)}
+
+
+def _check_info(
+    entry: Entry, kinds: Mapping[str, str], sizes: Mapping[str, int], told: Iterable[str] = ()
+) -> None:
+    """Refuse an entry that tells of something in another kind of value, or not at all."""
+    absent = [f"no {name}" for name in told if entry.info.get(name) is None]
+    problem = misfit(entry.info, kinds, sizes) or next(iter(absent), None)
+    if problem:
+        raise StoreError(
+            f"Expected the record of {entry.kind} {entry.key} as raydrop writes it, found "
+            f"{problem}; remove {shown(entry.path)} and run the sweep again with this folder."
+        )
 
 
 def _with_agreement(records: Records) -> pd.DataFrame:
@@ -391,17 +476,16 @@ def _rows(
     entries: Iterator[Entry], data: Entry, packed: dict[str, NDArray[np.uint8]]
 ) -> Iterator[dict[str, Any]]:
     """Yield a row per trial, and put its hits into ``packed``."""
-    labels = data.array("test_labels")
-    num_classes = len(data.info["class_names"])
-    num_groups = len(data.info.get("group_names") or ())
-    groups = data.array("test_groups") if num_groups else None
+    labels, groups = _test_set(data)
+    sizes = _sizes(data)
     for entry in entries:
         _check_test_set(entry, data)
+        _check_info(entry, _KINDS, sizes)
         predictions = _predictions(entry, labels)
         try:
-            measured = _by_class(predictions, labels, num_classes)
+            measured = _by_class(predictions, labels, sizes["class"])
             if groups is not None:
-                measured |= _by_group(predictions, labels, groups, num_groups)
+                measured |= _by_group(predictions, labels, groups, sizes["group"])
         except DataError as error:
             raise DataError(
                 f"Expected predictions for this test set in trial {entry.key}, found a problem: "
@@ -417,6 +501,14 @@ def _rows(
             **_areas(entry),
             **measured,
         }
+
+
+def _test_set(data: Entry) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return the (n_test,) classes of the test images, and their groups if they have some."""
+    labels = data.array("test_labels", kinds="iu", shape=(None,))
+    if not data.info.get("group_names"):
+        return labels, None
+    return labels, data.array("test_groups", kinds="iu", shape=labels.shape)
 
 
 def _check_test_set(entry: Entry, data: Entry) -> None:
@@ -436,7 +528,7 @@ def _predictions(entry: Entry, labels: NDArray[Any]) -> NDArray[Any]:
             f"Expected predictions in the record of trial {entry.key}, found none; remove "
             f"{shown(entry.path)} and run the sweep again with this folder."
         )
-    predictions = entry.array("predictions")
+    predictions = entry.array("predictions", kinds="iu")
     if predictions.shape != labels.shape:
         raise DataError(
             f"Expected predictions for this test set in trial {entry.key}, found shape "
@@ -572,5 +664,5 @@ def _cost(store: Store, kind: str, key: str) -> tuple[int, float]:
     for each in store.keys(kind):
         entry = store.peek(kind, each)
         if entry is not None:  # provenance only: a later reading of the entry will complain
-            seconds.append(float(entry.info.get(key, 0.0)))
+            seconds.append(0.0 if misfit(entry.info, {key: "number"}) else entry.info.get(key, 0.0))
     return len(seconds), float(np.sum(seconds))

@@ -6,6 +6,7 @@ its first seed. Folders of older versions, and data that are no pictures, have n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ def sample_grids(records: Records, sources: Sources) -> list[SampleGrid]:
         first.setdefault(sources.scorer(entry.config["scores"]), entry)
     if not first:
         return []
-    most = max(int(np.bincount(e.array("units")).max()) for e in first.values())
+    most = max(max(Counter(e.array("units").tolist()).values()) for e in first.values())
     rows = max(LEAST_UNITS, min(SHOWN_UNITS, SHOWN_TILES // (most * len(first))))
     grids = [_grid(name, first[name], records, rows) for name in sorted(first)]
     total = sum(part.nbytes for grid in grids for part in (*grid.kept, *grid.pruned))
@@ -103,7 +104,7 @@ def enlarged(picture: Pixels) -> Pixels:
 
 
 def _grid(name: str, entry: Entry, records: Records, rows: int) -> SampleGrid:
-    pixels = entry.array("pixels").transpose(0, 2, 3, 1)
+    pixels = entry.array("pixels", kinds="u", shape=(None,) * 4).transpose(0, 2, 3, 1)
     pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))  # grey becomes RGB
     members, kept = entry.array("units"), entry.array("kept")
     units = list(dict.fromkeys(members.tolist()))[:rows]

@@ -15,6 +15,7 @@ import dataclasses
 import importlib
 import io
 import json
+import math
 import warnings
 import zipfile
 import zlib
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -32,8 +33,15 @@ from torch.nn.utils import prune
 
 from raydrop.data.batches import PreparedData
 from raydrop.errors import ConfigError, NetworkError, in_one_line, unknown_name
-from raydrop.files import written_whole
-from raydrop.models import ImageShape, build_model
+from raydrop.files import (
+    OddFileError,
+    misfit,
+    open_regular,
+    parse_json,
+    read_npy_header,
+    written_whole,
+)
+from raydrop.models import ImageShape, untried_model
 from raydrop.network.channels import rebuild
 from raydrop.training.checkpoints import flat_state, load_state
 
@@ -47,6 +55,7 @@ EXTRA = "raydrop.json"
 """Name of the specification beside an exported program."""
 
 _HEADER = "model.json"
+_MOST_HEADER = 2**24
 _FOLDER, _SUFFIX = "state/", ".npy"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 # Weights that are not zero hardly become smaller, and compressing them takes seconds.
@@ -58,10 +67,20 @@ _UNREADABLE = (
     OSError,
     EOFError,
     KeyError,
+    TypeError,
     ValueError,
     RuntimeError,
     MemoryError,
 )
+
+_KINDS = {
+    **dict.fromkeys(("model", "network_method", "network_target"), "text"),
+    "num_classes": "count",
+    "image_shape": "count by side",
+    "class_names": "text by class",
+    **dict.fromkeys(("mean", "std"), "number by channel"),
+    **dict.fromkeys(("channels", "facts"), "object"),
+}
 
 # What values of another kind than expected make the code that reads them raise.
 _MALFORMED = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
@@ -141,15 +160,15 @@ class NetworkSpec:
             NetworkError: If a field is absent or does not fit.
         """
         known = {each.name for each in dataclasses.fields(cls)}
+        problem = misfit(values, _KINDS)
+        if problem:
+            raise _undescribed(ValueError(problem))
         try:
             return cls(**{name: value for name, value in values.items() if name in known})
         except NetworkError:
             raise
         except _MALFORMED as error:
-            raise NetworkError(
-                f"Expected the description of a network, found a problem ({in_one_line(error)}); "
-                "use one that this version of raydrop wrote."
-            ) from error
+            raise _undescribed(error) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return the specification as plain JSON values."""
@@ -171,6 +190,13 @@ class NetworkSpec:
         return torch.addcmul((-mean / std).float(), pixels, (1 / (255 * std)).float())
 
 
+def _undescribed(error: Exception) -> NetworkError:
+    return NetworkError(
+        f"Expected the description of a network, found a problem ({in_one_line(error)}); "
+        "use one that this version of raydrop wrote."
+    )
+
+
 class NetworkEntry(Protocol):
     """What :func:`network_of` reads: an entry of the store."""
 
@@ -179,8 +205,10 @@ class NetworkEntry(Protocol):
         """Findings."""
         ...
 
-    def array(self, name: str) -> NDArray[Any]:
-        """Return an array."""
+    def array(
+        self, name: str, *, kinds: str = "", shape: tuple[int | None, ...] | None = None
+    ) -> NDArray[Any]:
+        """Return an array, of some kinds and a shape."""
         ...
 
 
@@ -218,10 +246,12 @@ def load_network(path: str | Path) -> tuple[nn.Module, NetworkSpec]:
         NetworkError: If the file cannot be read, is damaged or of another version, or the network
             that this version builds has other parameters than the file.
     """
-    header, state = _read(Path(path))
-    spec = NetworkSpec.from_dict(header)
-    model = skeleton(spec)
-    _fill(model, _checked_state(model, state, str(path)))
+    with _reading(Path(path)), open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        spec = NetworkSpec.from_dict(_read_header(archive, path))
+        model = skeleton(spec, data=False)
+        state = _read_state(archive, model, str(path))
+    model = model.to_empty(device="cpu")
+    _fill(model, state)
     return model, spec
 
 
@@ -257,10 +287,15 @@ def network_of(entry: NetworkEntry) -> tuple[nn.Module, NetworkSpec]:
         NetworkError: If the network that this version builds has other parameters.
     """
     spec = NetworkSpec.from_dict(entry.info)
+    shapes = dict(_shapes(skeleton(spec, data=False)))
+    try:
+        found = {name: tuple(shape) for name, shape in entry.info.get("state", ())}
+    except _MALFORMED as error:
+        raise _undescribed(error) from error
+    _check_shapes(shapes, found, "the stored network")
+    state = entry.array("state", kinds="f", shape=(sum(map(math.prod, shapes.values())),))
     model = skeleton(spec)
-    found = {name: tuple(shape) for name, shape in entry.info.get("state", ())}
-    _check_shapes(dict(_shapes(model)), found, "the stored network")
-    load_state(model, entry.array("state"))
+    load_state(model, state)
     return model, spec
 
 
@@ -314,26 +349,30 @@ def export_network(
         file.write(content)
 
 
-def skeleton(spec: NetworkSpec) -> nn.Module:
-    """Return a network of the shape that a specification describes, with any weights, in eval mode.
+def skeleton(spec: NetworkSpec, *, data: bool = True) -> nn.Module:
+    """Return a network of the shape that a specification describes, in eval mode.
 
     Neither trained weights are downloaded nor does the global generator move on.
+
+    Args:
+        spec: The specification.
+        data: Whether it has any weights; otherwise it is on torch's meta device and takes no
+            memory, whatever size somebody wrote down.
 
     Raises:
         NetworkError: If the architecture is unknown or the channels do not fit it.
     """
-    with torch.random.fork_rng(devices=[]):
-        try:
-            model = build_model(spec.model, spec.num_classes, spec.image_shape, trained=False)
-            return rebuild(model, spec.channels).eval()
-        except NetworkError:
-            raise
-        except (ConfigError, *_MALFORMED) as error:
-            raise NetworkError(
-                f"Expected an architecture and channels that this version of raydrop builds, found "
-                f"a problem with {spec.model!r} ({in_one_line(error)}); use the version that saved "
-                "the network."
-            ) from error
+    try:
+        model = untried_model(spec.model, spec.num_classes, spec.image_shape, data=data)
+        return rebuild(model, spec.channels).eval()
+    except NetworkError:
+        raise
+    except (ConfigError, *_MALFORMED) as error:
+        raise NetworkError(
+            f"Expected an architecture and channels that this version of raydrop builds, found "
+            f"a problem with {spec.model!r} ({in_one_line(error)}); use the version that saved "
+            "the network."
+        ) from error
 
 
 def unmasked(model: nn.Module) -> nn.Module:
@@ -392,32 +431,59 @@ def _member(name: str, compressed: bool = False) -> zipfile.ZipInfo:
     return member
 
 
-def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-    """Return the description and the state of a saved network, both as they are in the file."""
-    with _reading(path), zipfile.ZipFile(path) as archive:
-        header = json.loads(archive.read(_HEADER))
-        known = isinstance(header, dict) and header.get("format") == FORMAT
-        if not known or not isinstance(header.get("network"), dict):
-            raise ValueError(f"{_HEADER} of something else")
-        if header.get("version") != VERSION:
-            raise NetworkError(
-                f"Expected version {VERSION} of a saved network in {path}, found "
-                f"{header.get('version')}; use the version of raydrop that saved it."
-            )
-        state = {}
-        for member in archive.namelist():
-            if member.startswith(_FOLDER) and member.endswith(_SUFFIX):
-                name = member.removeprefix(_FOLDER).removesuffix(_SUFFIX)
-                state[name] = _read_tensor(archive, member)
-        return header["network"], state
+def _read_header(archive: zipfile.ZipFile, path: str | Path) -> Mapping[str, Any]:
+    """Return the description of a saved network."""
+    member = archive.getinfo(_HEADER)
+    with _opened(archive, member) as file:
+        header = parse_json(file.read(min(member.file_size, _MOST_HEADER)))
+    if header.get("format") != FORMAT or not isinstance(header.get("network"), dict):
+        raise ValueError(f"{_HEADER} of something else")
+    if header.get("version") != VERSION:
+        raise NetworkError(
+            f"Expected version {VERSION} of a saved network in {path}, found "
+            f"{header.get('version')}; use the version of raydrop that saved it."
+        )
+    network: dict[str, Any] = header["network"]
+    return network
 
 
-def _read_tensor(archive: zipfile.ZipFile, member: str) -> Tensor:
-    with archive.open(member) as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-        if array.dtype.kind not in "fiu" or file.read(1):
-            raise ValueError(f"{member} is no array of numbers")
-    return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+def _read_state(archive: zipfile.ZipFile, model: nn.Module, where: str) -> dict[str, Tensor]:
+    """Return the state of a saved network, once its arrays are known to be those of a model.
+
+    A few bytes of an archive may stand for gigabytes, so nothing is read that is not of a size that
+    the architecture has.
+    """
+    members = {
+        member.filename.removeprefix(_FOLDER).removesuffix(_SUFFIX): member
+        for member in archive.infolist()
+        if member.filename.startswith(_FOLDER) and member.filename.endswith(_SUFFIX)
+    }
+    shapes = {}
+    for name, member in members.items():
+        with _opened(archive, member) as file:
+            header = read_npy_header(file)
+            if header.dtype.kind not in "fiu" or file.tell() + header.nbytes != member.file_size:
+                raise ValueError(f"{member.filename} is no array of numbers")
+            shapes[name] = header.shape
+    _check_shapes({name: tuple(v.shape) for name, v in model.state_dict().items()}, shapes, where)
+    return {name: _read_tensor(archive, members[name]) for name in model.state_dict()}
+
+
+def _read_tensor(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
+    with _opened(archive, member) as file:
+        header = read_npy_header(file)
+        content = file.read(header.nbytes)
+        if len(content) != header.nbytes or file.read(1):
+            raise ValueError(f"{member.filename} is no array of numbers")
+    order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+    array = np.frombuffer(content, header.dtype).reshape(header.shape, order=order)
+    return torch.from_numpy(array.copy())
+
+
+def _opened(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename} compressed in another way than ours")
+    return archive.open(member)
 
 
 @contextmanager
@@ -432,9 +498,10 @@ def _reading(path: Path) -> Iterator[None]:
             f"Expected a saved network at {path}, found no such file; check the path."
         ) from error
     except _UNREADABLE as error:
+        found = error.strerror if isinstance(error, OddFileError) else in_one_line(error)
         raise NetworkError(
-            f"Expected a network that raydrop saved in {path}, found {in_one_line(error)}; "
-            "save it anew, or copy the whole file again."
+            f"Expected a network that raydrop saved in {path}, found {found}; save it anew, or "
+            "copy the whole file again."
         ) from error
 
 
