@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -15,11 +19,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raydrop.errors import ConfigError, StoreError, unknown_name
-from raydrop.files import written_whole
+from raydrop.errors import ConfigError, StoreError, in_one_line, unknown_name, visible
+from raydrop.files import misfit, open_regular, parse_json, read_regular, written_whole
 from raydrop.selection import select
 
 METADATA_KEY = b"raydrop"
+
+_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
+
+_FACTS = {
+    **dict.fromkeys(("method", "dataset", "model"), "text"),
+    "higher_is_kept": "yes or no",
+    "seed": "count",
+    "units": "object",
+}
 
 COLUMNS: Mapping[str, str] = {"class": "label", "group": "group"}
 """Columns that number the classes and the groups."""
@@ -95,18 +108,47 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, ScoreFacts]:
         ConfigError: If the file is not there or is not such a file.
     """
     try:
-        table = pq.read_table(path)
-        known = json.loads(table.schema.metadata[METADATA_KEY])
-        units = {by: Units(**there) for by, there in known.pop("units").items()}
-        facts = ScoreFacts(**known, units=units)
-        frame = table.to_pandas()[["sample_id", "score", *(COLUMNS[by] for by in units)]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        found = "another kind of file" if path.is_file() else "no such file"
+        with open_regular(path) as file, pq.ParquetFile(file) as opened:
+            rows, size = opened.metadata.num_rows, path.stat().st_size
+            if rows > size:  # samples have ids, all different, which take more
+                raise ValueError(f"{rows} rows in {size} bytes")
+            facts = _facts(opened.schema_arrow.metadata[METADATA_KEY])
+            columns = ["sample_id", "score", *(COLUMNS[by] for by in facts.units)]
+            frame = opened.read(columns).to_pandas()[columns]
+        _check_columns(frame, facts)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        absent, other = isinstance(error, FileNotFoundError), "another kind of file"
+        found = "no such file" if absent else f"{other} ({in_one_line(error)})"
         raise ConfigError(
             f"Expected scores at {path}, found {found}; "
             "give a file that 'raydrop score --out FILE' wrote."
         ) from error
     return frame, facts
+
+
+def _facts(content: bytes) -> ScoreFacts:
+    """Return what JSON says of scores, or raise a ValueError, KeyError or TypeError."""
+    known = parse_json(content)
+    problem = misfit(known, _FACTS)
+    units = {} if problem else known.pop("units")
+    problem = problem or misfit(units, dict.fromkeys(units, "object"))
+    for each in () if problem else units.values():
+        kinds = {"names": "text by unit", "recalls": "number by unit", "sizes": "count by unit"}
+        problem = problem or misfit(each, kinds, {"unit": len(each["names"])})
+    if problem or not {"class"} <= units.keys() <= COLUMNS.keys():
+        raise ValueError(problem or "no classes")
+    return ScoreFacts(**known, units={by: Units(**each) for by, each in units.items()})
+
+
+def _check_columns(frame: pd.DataFrame, facts: ScoreFacts) -> None:
+    """Raise a ValueError where columns are of another kind, or classes have other numbers."""
+    for column, kinds in {"sample_id": "iu", "score": "iuf"}.items():
+        if frame[column].dtype.kind not in kinds:
+            raise ValueError(f"{frame[column].dtype} for {column}")
+    for by, units in facts.units.items():
+        values = frame[COLUMNS[by]]
+        if values.dtype.kind not in "iu" or not values.between(0, len(units.names) - 1).all():
+            raise ValueError(f"{COLUMNS[by]} that are no numbers of {len(units.names)} names")
 
 
 def counts_of_best(
@@ -153,29 +195,87 @@ def counts_of_best(
     return np.bincount(members[best], minlength=count)
 
 
-def read_recalls(path: Path, names: list[str], by: str) -> NDArray[np.float64]:
-    """Return recalls (U,) from a csv with ``class`` or ``group`` (name or number) and ``recall``.
+def read_recalls(path: Path, names: Sequence[str], by: str) -> NDArray[np.float64]:
+    """Return recalls (U,) from a csv with ``class`` or ``group`` and ``recall``.
+
+    Rows match by name. Where no row has a name and no name looks like a number, they may have the
+    positions of the classes or groups, from 0, instead: with classes ``1, 10, 2`` nobody can tell
+    whether row 2 is the third one or the one that is called so.
+
+    Args:
+        path: Of the file.
+        names: Of the classes or groups, in the order of the recalls.
+        by: ``class`` or ``group``.
 
     Raises:
-        ConfigError: If the file does not give one recall for every class or group.
+        ConfigError: If the file does not give one recall in [0, 1] for every class or group, or has
+            a row for anything else.
     """
-    try:
-        frame = pd.read_csv(path, dtype={by: str})
-        given = {str(k): float(v) for k, v in zip(frame[by], frame["recall"], strict=True)}
-    except (OSError, ValueError, KeyError) as error:
-        found = "something else" if path.is_file() else "no such file"
+    expected = f"Expected one row with {by},recall for every {by} in {path}"
+    rows: dict[str, tuple[int, str]] = {}
+    for line, key, cell in _recall_rows(path, by):
+        key = key if key in names else key.strip()
+        if key in rows:
+            raise ConfigError(
+                f"{expected}, found two for {visible(key)}, in lines {rows[key][0]} and {line}; "
+                "remove one."
+            )
+        rows[key] = line, cell
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
         raise ConfigError(
-            f"Expected a csv with the columns {by},recall at {path}, found {found}; "
-            f"write one row per {by}, its name or number and its recall."
-        ) from error
-    found_recalls = [given.get(name, given.get(str(k))) for k, name in enumerate(names)]
-    absent = [n for n, recall in zip(names, found_recalls, strict=True) if recall is None]
+            f"{expected}, found the name {visible(twice[0])} twice in the scores, which no row can "
+            "tell apart; rename one in the data set."
+        )
+    positions = [str(k) for k in range(len(names))]
+    named = bool(rows.keys() & {*names}) or any(map(_NUMBER.fullmatch, names))
+    keys = positions if not named and rows.keys() <= {*positions} else list(names)
+    strays = [visible(key) for key in rows if key not in keys]
+    if strays:
+        raise ConfigError(
+            f"{expected}, found {', '.join(strays[:5])}, which {'are' if strays[1:] else 'is'} the "
+            f"name of no {by} in the scores ({', '.join(map(visible, names[:5]))}"
+            f"{', …' if len(names) > 5 else ''}); correct or remove the row."
+        )
+    absent = [visible(name) for name, key in zip(names, keys, strict=True) if key not in rows]
     if absent:
         raise ConfigError(
-            f"Expected a recall for every {by} in {path}, found none for {', '.join(absent)}; "
-            "add their rows."
+            f"Expected a recall for every {by} in {path}, found none for "
+            f"{', '.join(absent[:5])}; add their rows."
         )
-    return np.array(found_recalls, dtype=np.float64)
+    return np.array([_recall(path, key, *rows[key]) for key in keys], dtype=np.float64)
+
+
+def _recall_rows(path: Path, by: str) -> Iterator[tuple[int, str, str]]:
+    """Yield the line, the key and the recall of every row."""
+    try:
+        text = read_regular(path).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = [cell.strip() for cell in next(reader, [])]
+        if header.count(by) != 1 or header.count("recall") != 1:
+            raise ValueError(f"the columns {', '.join(header)[:80] or 'of nothing'}")
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} cells in line {reader.line_num}")
+            yield reader.line_num, row[header.index(by)], row[header.index("recall")].strip()
+    except (OSError, ValueError, csv.Error) as error:
+        absent = isinstance(error, FileNotFoundError)
+        found = "no such file" if absent else getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"Expected a csv with the columns {by},recall at {path}, found {visible(found)}; "
+            f"write one row per {by}, its name and its recall, with commas between."
+        ) from error
+
+
+def _recall(path: Path, key: str, line: int, cell: str) -> float:
+    if _NUMBER.fullmatch(cell) is None or not 0 <= float(cell) <= 1:
+        raise ConfigError(
+            f"Expected recalls in [0, 1] in {path}, found {cell[:40]!r} for {visible(key)} in line "
+            f"{line}; measure every one on validation samples."
+        )
+    return float(cell)
 
 
 def write_kept(path: Path, samples: pd.DataFrame) -> None:

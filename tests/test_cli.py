@@ -222,7 +222,7 @@ def test_recalls_without_a_class_name_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "r.csv").write_text("class,recall\ncat,0.5\n2,0.5\n")
+    (tmp_path / "r.csv").write_text("class,recall\ncat,0.5\nowl,0.5\n")
     arguments = ("--keep-fraction", 0.3, "--quotas", "drop", "--recalls", tmp_path / "r.csv")
     assert _main(monkeypatch, "select", scores, *arguments) == 1
     assert "found none for dog; add their rows" in _said(capsys)
