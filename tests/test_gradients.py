@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +52,7 @@ from torchvision.models.googlenet import GoogLeNetOutputs
 from raydrop.errors import ScoringError
 from raydrop.models import build_model
 from raydrop.scores import gradients as engine
-from raydrop.scores import rules
+from raydrop.scores import rules, tape
 from raydrop.scores.gradients import (
     coverage,
     gradient_sum,
@@ -733,6 +735,23 @@ def test_model_is_left_as_it_was(name: str) -> None:
     gradient_sum(*solution.batch, loss=problem.loss)
     coverage(problem.model)
     assert _state(problem.model) == before
+
+
+@pytest.mark.parametrize("name", ["conv2d", "vision transformer", "gradient of an energy"])
+def test_nothing_is_held_after_a_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    watching: list[weakref.ref[Any]] = []
+    original = tape._Watching.__init__
+
+    def watched(self: Any, *args: Any) -> None:
+        watching.append(weakref.ref(self))
+        original(self, *args)
+
+    monkeypatch.setattr(tape._Watching, "__init__", watched)
+    case = solved(name)
+    norm_and_dot(*case.batch, case.direction)
+    gc.collect()
+    assert watching
+    assert not any(each() for each in watching)
 
 
 def test_model_is_left_as_it_was_after_errors_inside() -> None:

@@ -128,20 +128,22 @@ class _Probe(_Watching):
         if not active:
             return y
         read = [(name, slot.rows) for name, slot in active.values()]
+        leave = partial(_leave, self.reasons, [name for name, _ in read])
         if torch._C._functorch.is_functorch_wrapped_tensor(x):
-            self._leave(read, "the model calls its layer within a transform of torch.func")
+            leave("the model calls its layer within a transform of torch.func")
             return y
         any_axis = features is not None and x.dim() > features + 1
-        self.seen[self.key(active)] = _Seen(x, x._version, any_axis, read)
+        self.seen[self.key(active)] = _Seen(x.detach(), x._version, any_axis, read)
         if torch.is_grad_enabled():
             y = y if y.requires_grad else y.add_(self._anchor)
-            itself = "the model differentiates its layer itself"
-            y.register_hook(lambda _: self._leave(read, itself))
+            # A hook that held this probe, and with it what the layers saw, would never be freed.
+            y.register_hook(lambda _: leave("the model differentiates its layer itself"))
         return y
 
-    def _leave(self, read: list[tuple[str, slice | None]], reason: str) -> None:
-        """Leave parameters to the general path."""
-        self.reasons |= dict.fromkeys((name for name, _ in read), reason)
+
+def _leave(reasons: dict[str, str], names: list[str], reason: str) -> None:
+    """Leave parameters to the general path."""
+    reasons |= dict.fromkeys(names, reason)
 
 
 class Tape(_Watching):
