@@ -630,7 +630,14 @@ def _replayed(place: str, content: bytes, scale: str | None, data: str | None) -
             "use the one in an output folder."
         ) from error
     if data is None:
-        refuse_options(parse_spec(study.dataset).path or "", study.dataset)
+        spec = parse_spec(study.dataset)
+        refuse_options(spec.path or "", study.dataset)
+        if "allow_outside" in dict(spec.options):
+            raise ConfigError(
+                "Expected the images of a study that is replayed below its data set's folder, found"
+                f" allow_outside in {study.dataset}; if you trust it, give the data set yourself "
+                "with --data."
+            )
     return study
 
 

@@ -377,6 +377,14 @@ def test_a_local_session_listens_on_loopback_alone(tmp_path: Path) -> None:
 # A study that somebody else wrote.
 
 
+def test_a_replayed_study_does_not_leave_the_folder_of_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = f"metadata:{tmp_path}?allow_outside=on"
+    assert replayed(tmp_path, monkeypatch, dataset=dataset) == 1
+    assert "found allow_outside in" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_replayed_study_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control."""
     assert replayed(tmp_path, monkeypatch, "--out", tmp_path / "out") == 0
@@ -416,13 +424,14 @@ def test_a_replayed_study_runs_no_code(
 def test_a_replayed_study_has_plain_points_alone(
     value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    expected = "Expected a text, a number or nothing for method in the param_space of"
     if value == "DEEP":
-        value = []
+        value, expected = [], "more than 64 levels"
         for _ in range(500):
             value = [value]
     assert replayed(tmp_path, monkeypatch, param_space=[SPACE, {"method": value}]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "Expected a text, a number or nothing for method in the param_space of" in said
+    assert expected in said
 
 
 @pytest.mark.parametrize("space", ['{"eval": CODE}', 'tune.choice([{"eval": CODE}])'])
