@@ -379,7 +379,7 @@ def test_the_registry_says_what_each_rule_needs() -> None:
         ([5, 2], [0.5, 0.5], 4, 3, "at least 5 to keep 3 samples in each of 2 .* found 4; lower"),
         ([5, 5], [0.5, 0.5], 4, -1, "minimum per class of at least 0, found -1"),
         ([5, -5], [0.5, 0.5], 0, 0, "class_sizes .* whole numbers of at least 0, found -5"),
-        ([5.0, 5.0], [0.5, 0.5], 4, 0, r"class_sizes .* found float64 of shape \(2,\)"),
+        ([5.0, 5.5], [0.5, 0.5], 4, 0, r"class_sizes .* found float64 of shape \(2,\)"),
         ([[5, 5]], [0.5, 0.5], 4, 0, r"class_sizes .* found int64 of shape \(1, 2\)"),
     ],
 )

@@ -259,19 +259,28 @@ def smooth_recalls(recalls: ArrayLike, totals: ArrayLike, pseudocount: float) ->
 
     Args:
         recalls: Measured recalls c_k / n_k, shape (K,).
-        totals: Validation samples n_k, shape (K,), at least 1 each.
+        totals: Validation samples n_k, shape (K,); a recall of none is left as it is where a = 0.
         pseudocount: a, at least 0.
 
     Returns:
         Smoothed recalls, shape (K,).
 
+    Raises:
+        ConfigError: If a recall is outside [0, 1], or a total or a is no number of at least 0.
+
     Example:
         >>> smooth_recalls([1.0, 0.5], [23, 10], pseudocount=1).tolist()
         [0.96, 0.5]
     """
-    measured, counts = np.asarray(recalls, np.float64), np.asarray(totals, np.float64)
-    smoothed: FloatArray = (measured * counts + pseudocount) / (counts + 2 * pseudocount)
-    return smoothed
+    counts = checked_counts("totals", totals).astype(np.float64)
+    measured = checked_recalls(recalls, counts.size)
+    if not 0 <= pseudocount < np.inf:
+        raise ConfigError(
+            f"Expected a pseudocount of at least 0, found {pseudocount}; 1 is usual, 0 is none."
+        )
+    weights = counts + 2 * pseudocount
+    smoothed: FloatArray = measured.copy()
+    return np.divide(measured * counts + pseudocount, weights, out=smoothed, where=weights > 0)
 
 
 @dataclass(frozen=True)

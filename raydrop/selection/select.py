@@ -5,18 +5,23 @@ Shapes: ``n`` samples, ``K`` classes (or groups).
 
 from __future__ import annotations
 
+import contextlib
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from raydrop.errors import ConfigError
 from raydrop.selection.checks import (
     FloatArray,
     IntArray,
+    as_array,
     checked_budget,
     checked_counts,
     checked_floors,
+    numbers,
+    whole_numbers,
 )
 
 
@@ -44,7 +49,8 @@ def budget_for(n: int, keep_fraction: float) -> int:
             f"Expected keep_fraction in (0, 1], found {keep_fraction}; "
             "it is the share of the training set that remains."
         )
-    exact = Decimal(repr(float(keep_fraction))) * int(n)
+    narrow = isinstance(keep_fraction, np.floating)  # whose digits are fewer than a float's
+    exact = Decimal(str(keep_fraction) if narrow else repr(float(keep_fraction))) * int(n)
     return max(1, int(exact.to_integral_value(ROUND_HALF_UP)))
 
 
@@ -70,10 +76,11 @@ def select(
 
     Args:
         scores: One score per sample, shape (n,); infinite ones are allowed.
-        labels: Class of each sample, shape (n,), whole numbers of at least 0.
+        labels: Class of each sample, shape (n,): whole numbers of at least 0, or texts, whose
+            classes are in the order of the numbers, where all are numbers, otherwise of the texts.
         budget: Samples to keep, from 0 to n.
-        quotas: Samples to keep of each class, shape (K,), summing to ``budget``; None ranks the
-            samples of all classes together.
+        quotas: Samples to keep of each class, shape (K,), summing to ``budget``; of labels that are
+            texts, one for each that occurs. None ranks the samples of all classes together.
         higher_is_kept: Whether a higher score is kept rather than a lower one.
         minimum_per_class: Samples that each class keeps at least (all of a smaller class). Quotas
             must honour it already.
@@ -91,29 +98,35 @@ def select(
         [1, 3]
     """
     values = _checked_scores(scores)
-    classes = _checked_labels(labels, values.size)
+    classes, names = _checked_labels(labels, values.size)
     budget = checked_budget(budget, values.size)
-    sizes = np.bincount(classes, minlength=0 if quotas is None else np.size(quotas))
+    allowed = None if quotas is None else checked_counts("quotas", quotas, names)
+    classes = _within(classes, names, allowed)
+    sizes = np.bincount(classes, minlength=0 if allowed is None else allowed.size)
     floors = checked_floors(minimum_per_class, sizes, budget)
     order = best_first(values, higher_is_kept=higher_is_kept, tie_seed=tie_seed)
-    if quotas is not None:
-        allowed = _checked_quotas(quotas, sizes, budget, floors)
+    if allowed is not None:
+        _check_quotas(allowed, sizes, budget, floors)
         return np.sort(_best_of_each(order, classes, sizes, allowed))
     rest = np.ones(values.size, dtype=bool)
     rest[_best_of_each(order, classes, sizes, floors)] = False
     return np.sort(order[np.argsort(rest[order], kind="stable")[:budget]])
 
 
-def best_first(scores: FloatArray, *, higher_is_kept: bool = True, tie_seed: int = 0) -> IntArray:
+def best_first(scores: ArrayLike, *, higher_is_kept: bool = True, tie_seed: int = 0) -> IntArray:
     """Return all samples in the order in which :func:`select` takes them, (n,).
 
     Args:
         scores: One number per sample, shape (n,).
         higher_is_kept: Whether a higher score is kept rather than a lower one.
         tie_seed: Seed of the order of samples with equal scores.
+
+    Raises:
+        ConfigError: If a score is NaN or no number.
     """
-    tie = np.random.default_rng(tie_seed).permutation(len(scores))
-    return np.lexsort((tie, -scores if higher_is_kept else scores))
+    values = _checked_scores(scores)
+    tie = np.random.default_rng(tie_seed).permutation(values.size)
+    return np.lexsort((tie, -values if higher_is_kept else values))
 
 
 def _best_of_each(order: IntArray, labels: IntArray, sizes: IntArray, quotas: IntArray) -> IntArray:
@@ -124,7 +137,7 @@ def _best_of_each(order: IntArray, labels: IntArray, sizes: IntArray, quotas: In
 
 
 def _checked_scores(scores: ArrayLike) -> FloatArray:
-    values = np.asarray(scores, dtype=np.float64)
+    values = numbers("scores", scores)
     if values.ndim != 1:
         raise ConfigError(
             f"Expected one score per sample, found an array of shape {values.shape}; "
@@ -139,28 +152,60 @@ def _checked_scores(scores: ArrayLike) -> FloatArray:
     return values
 
 
-def _checked_labels(labels: ArrayLike, num_samples: int) -> IntArray:
-    classes = np.asarray(labels)
-    if classes.shape != (num_samples,):
+def _checked_labels(labels: ArrayLike, num_samples: int) -> tuple[IntArray, list[Any] | None]:
+    """Return the number of each sample's class, and the names of all where labels are texts."""
+    array = as_array("labels", labels)
+    if array.shape != (num_samples,):
         raise ConfigError(
             f"Expected one label for each of {num_samples} scores, found an array of shape "
-            f"{classes.shape}; pass scores and labels of the same samples."
+            f"{array.shape}; pass scores and labels of the same samples."
         )
-    if classes.size and (not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0):
+    if array.dtype.kind == "O":
+        texts = any(all(isinstance(each, kind) for each in array) for kind in (str, bytes))
+    else:
+        texts = array.dtype.kind in "UST"
+    if texts:
+        return _numbered(array)
+    classes = whole_numbers(array)
+    if classes is None or (classes < 0).any():
+        smallest = f" with smallest {array.min()}" if array.dtype.kind in "iuf" else ""
         raise ConfigError(
-            "Expected labels to be whole numbers of at least 0, found "
-            f"{classes.dtype} with smallest {classes.min()}; number the classes from 0."
+            "Expected labels to be whole numbers of at least 0, or texts, found "
+            f"{array.dtype}{smallest}; number the classes from 0."
         )
-    return classes.astype(np.int64)
+    return classes, None
 
 
-def _checked_quotas(quotas: ArrayLike, sizes: IntArray, budget: int, floors: IntArray) -> IntArray:
-    allowed = checked_counts("quotas", quotas)
-    if allowed.size < sizes.size:
+def _numbered(texts: NDArray[Any]) -> tuple[IntArray, list[Any]]:
+    """Return the number of each text's class, and the text of each class in their order."""
+    distinct, codes = np.unique(texts, return_inverse=True)
+    names = distinct.tolist()
+    with contextlib.suppress(ValueError):
+        values = [float(name) for name in names]
+        if np.isfinite(values).all():
+            order = sorted(range(len(names)), key=lambda k: (values[k], names[k]))
+            names, codes = [names[k] for k in order], np.argsort(order)[codes]
+    return codes.astype(np.int64), names
+
+
+def _within(classes: IntArray, names: list[Any] | None, quotas: IntArray | None) -> IntArray:
+    """Return classes that can be counted in little memory, each with a quota where there are any.
+
+    Raises:
+        ConfigError: If a class has none, or there are more than texts.
+    """
+    number = len(names) if names is not None else int(classes.max(initial=-1)) + 1
+    if quotas is None:
+        return classes if number <= classes.size else np.unique(classes, return_inverse=True)[1]
+    if quotas.size < number or (names is not None and quotas.size > number):
         raise ConfigError(
-            f"Expected a quota for each of {sizes.size} classes, found {allowed.size}; "
+            f"Expected a quota for each of {number} classes, found {quotas.size}; "
             "give one per class."
         )
+    return classes
+
+
+def _check_quotas(allowed: IntArray, sizes: IntArray, budget: int, floors: IntArray) -> None:
     if allowed.sum() != budget:
         raise ConfigError(
             f"Expected quotas that sum to the budget of {budget}, found a sum of {allowed.sum()}; "
@@ -173,4 +218,3 @@ def _checked_quotas(quotas: ArrayLike, sizes: IntArray, budget: int, floors: Int
             f"Expected a quota from {floors[k]} to {sizes[k]} for class {k}, found {allowed[k]}; "
             "compute the quotas with these labels and this minimum per class."
         )
-    return allowed
