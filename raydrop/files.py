@@ -9,6 +9,7 @@ nobody can guess and which is made only if nothing is there.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import io
 import json
@@ -20,9 +21,12 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_TEXT_BYTES = 64 * 2**20
 """Descriptions in JSON, tables of labels and the like are no longer than this."""
@@ -32,6 +36,8 @@ _MOST_LEVELS = 64
 _MOST_NUMBER = 2**63
 _KINDS = {"text": (str,), "object": (dict,), "count": (int,), "yes or no": (bool,)}
 _TOO_DEEP = f"more than {_MOST_LEVELS} levels"
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NPY = b"\x93NUMPY\x01\x00"
 _NPY_HEADER = re.compile(
     rb"\{'descr': '([<>|][biufcSU]\d{1,9})', 'fortran_order': (True|False), "
@@ -229,6 +235,43 @@ def read_npy_header(file: IO[bytes]) -> NpyHeader:
         raise ValueError(f"an array of an unknown kind, {found[1].decode()}") from error
     shape = tuple(int(side) for side in found[3].split(b",") if side.strip())
     return NpyHeader(dtype, shape, found[2] == b"True")
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as CSV: six decimals, Unix line ends, NaN is empty.
+
+    Spreadsheets run what begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end. Texts that
+    do, and names of columns, get an apostrophe in front, as do those with apostrophes before that,
+    so that :func:`original_text` gives back what was there. Texts that are numbers stay as they
+    are, and so do numbers.
+    """
+    safe = table.set_axis([_harmless(name) for name in table.columns], axis="columns")
+    for place in range(safe.shape[1]):
+        cells = safe.iloc[:, place]
+        if cells.dtype.kind == "O" and any(map(_is_harmful, cells)):
+            safe.isetitem(place, [_harmless(cell) for cell in cells])
+    form: dict[str, Any] = {"float_format": "%.6f", "lineterminator": "\n", "index": False}
+    text: str = safe.to_csv(**form)
+    # Python leaves cells with "\r" unquoted, and what follows would begin a row.
+    return safe.to_csv(**form, quoting=csv.QUOTE_ALL) if "\r" in text else text
+
+
+def original_text(cell: str) -> str:
+    """Return what a cell of a table that :func:`csv_text` wrote stood for.
+
+    Example:
+        >>> original_text("'=1+1")
+        '=1+1'
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _is_harmful(value: object) -> bool:
+    return isinstance(value, str) and bool(_FORMULA.match(value)) and not _NUMBER.fullmatch(value)
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if _is_harmful(value) else value
 
 
 @contextlib.contextmanager

@@ -20,7 +20,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raydrop.errors import ConfigError, StoreError, in_one_line, unknown_name, visible
-from raydrop.files import misfit, open_regular, parse_json, read_regular, written_whole
+from raydrop.files import (
+    csv_text,
+    misfit,
+    open_regular,
+    original_text,
+    parse_json,
+    read_regular,
+    written_whole,
+)
 from raydrop.selection import select
 
 METADATA_KEY = b"raydrop"
@@ -198,9 +206,10 @@ def counts_of_best(
 def read_recalls(path: Path, names: Sequence[str], by: str) -> NDArray[np.float64]:
     """Return recalls (U,) from a csv with ``class`` or ``group`` and ``recall``.
 
-    Rows match by name. Where no row has a name and no name looks like a number, they may have the
-    positions of the classes or groups, from 0, instead: with classes ``1, 10, 2`` nobody can tell
-    whether row 2 is the third one or the one that is called so.
+    Rows match by name, as it is or as :func:`~raydrop.files.csv_text` writes it. Where no row has a
+    name and no name looks like a number, they may have the positions of the classes or groups, from
+    0, instead: with classes ``1, 10, 2`` nobody can tell whether row 2 is the third one or the one
+    that is called so.
 
     Args:
         path: Of the file.
@@ -214,6 +223,7 @@ def read_recalls(path: Path, names: Sequence[str], by: str) -> NDArray[np.float6
     expected = f"Expected one row with {by},recall for every {by} in {path}"
     rows: dict[str, tuple[int, str]] = {}
     for line, key, cell in _recall_rows(path, by):
+        key = original_text(key)
         key = key if key in names else key.strip()
         if key in rows:
             raise ConfigError(
@@ -284,9 +294,8 @@ def write_kept(path: Path, samples: pd.DataFrame) -> None:
     Raises:
         StoreError: If the file cannot be written.
     """
-    text = samples.drop(columns="score").to_csv(index=False, lineterminator="\n")
     with _saved(path) as file:
-        file.write(text.encode())
+        file.write(csv_text(samples.drop(columns="score")).encode())
 
 
 @contextlib.contextmanager

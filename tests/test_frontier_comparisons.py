@@ -14,6 +14,7 @@ from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 
 import raydrop.frontier.contrasts
 from raydrop.errors import ConfigError, DataError
+from raydrop.files import csv_text
 from raydrop.frontier import load_records
 from raydrop.frontier.comparisons import (
     ALL,
@@ -28,7 +29,6 @@ from raydrop.frontier.comparisons import (
     p_value,
     seeds_needed,
 )
-from raydrop.frontier.files import csv_text
 from raydrop.frontier.intervals import image_agreement, worst_class_interval
 from raydrop.frontier.records import Records
 

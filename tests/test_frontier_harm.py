@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from test_frontier_records import FINGERPRINT, FakeStudy
 
+from raydrop.files import csv_text
 from raydrop.frontier import write_frontier
 from raydrop.frontier.canvas import to_png, to_svg
-from raydrop.frontier.files import csv_text
 from raydrop.frontier.harm import COLUMNS, ONE_SEED, harm_table, references
 from raydrop.frontier.harm_rows import harm_facts
 from raydrop.frontier.lost import LostImages, lost_images

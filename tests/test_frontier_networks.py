@@ -17,6 +17,7 @@ from rich.console import Console
 from scipy import stats
 from test_frontier_records import NETWORKS, SMALL, FakeStudy
 
+from raydrop.files import csv_text
 from raydrop.frontier import (
     Frontier,
     front_over,
@@ -47,7 +48,7 @@ from raydrop.frontier.contrasts import (
 )
 from raydrop.frontier.densities import correlation_points
 from raydrop.frontier.export import latex_table, wide_table
-from raydrop.frontier.files import csv_text, parquet_bytes
+from raydrop.frontier.files import parquet_bytes
 from raydrop.frontier.fronts import attained_fronts, hypervolumes
 from raydrop.frontier.gaps import gaps
 from raydrop.frontier.growing import Watcher

@@ -9,9 +9,9 @@ import pytest
 from reference import pareto_front_by_pairs
 from test_frontier_records import GROUPED, FakeStudy
 
+from raydrop.files import csv_text
 from raydrop.frontier import frontier_table, worst_class_interval
 from raydrop.frontier.answers import answers, verdict, verdicts
-from raydrop.frontier.files import csv_text
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.table import COLUMNS, GROUP_COLUMNS, by_merit, mean_recalls
 

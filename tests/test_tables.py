@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_frontier_records import FakeStudy
 
 from raydrop.errors import ConfigError
+from raydrop.files import csv_text, original_text
+from raydrop.frontier import frontier_table, load_records
+from raydrop.frontier.export import wide_table
 from raydrop.tables import read_recalls
 
 
@@ -127,3 +137,78 @@ def test_what_is_no_table_is_refused(content: bytes, tmp_path: Path) -> None:
 
 def test_cells_of_any_length_are_refused_or_read(tmp_path: Path) -> None:
     refused(tmp_path, f"class,recall\n{'c' * 200_000},0.5\n", "cat")
+
+
+# Cells that a spreadsheet would run.
+
+EVIL = (
+    "=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1",
+    "=", "'=1", "''+x", "=HYPERLINK(\"http://x\",1)",
+)  # fmt: skip
+PLAIN = (
+    "", "a", "a=1", "'a", "''", "é", "a-b", "-1", "-0.5", "+3", "-1e-5", " =1", "a\n=1", "NaN",
+    "x,y", 'a"b',
+)  # fmt: skip
+
+
+def cells(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text, newline="")))
+
+
+@pytest.mark.parametrize("text", EVIL)
+def test_no_cell_begins_as_a_formula_does_and_is_read_back_as_it_was(text: str) -> None:
+    for dtype in (object, "str", "category"):
+        table = pd.DataFrame({"n": [-1.5, -2], "name": pd.Series([text, "cat"], dtype=dtype)})
+        before = table.copy()
+        header, first, second = cells(csv_text(table))
+        assert header == ["n", "name"]
+        assert first[1] == f"'{text}"
+        assert original_text(first[1]) == text
+        assert (first[0], second) == ("-1.500000", ["-2.000000", "cat"])
+        pd.testing.assert_frame_equal(table, before)
+
+
+def test_names_of_columns_are_cells_too() -> None:
+    header, _ = cells(csv_text(pd.DataFrame([[1, 2, 3]], columns=["=a", "b", "=a"])))
+    assert header == ["'=a", "b", "'=a"]
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_other_cells_stay_as_they_are(text: str) -> None:
+    table = pd.DataFrame({"name": [text, "b"], "x": [1, -2], "y": [-0.5, float("nan")]})
+    assert csv_text(table) == table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    assert original_text(text) == text
+
+
+@given(st.text(alphabet="'=+-@\t\r\n1a .", max_size=6))
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_every_text_is_read_back_as_it_was(text: str) -> None:
+    cell = cells(csv_text(pd.DataFrame({"a": [text, "x"]})))[1:][0][0]
+    assert original_text(cell) == text
+    number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", text.strip())
+    assert number or not cell or cell[0] not in "=+-@\t\r\n"
+
+
+def test_what_follows_a_line_end_within_a_cell_begins_no_row() -> None:
+    table = pd.DataFrame({"a": ["b\r=1", "c\n=1", "d\r\n=1"], "x": [0.5, -1, 2]})
+    assert [row[0] for row in cells(csv_text(table))] == ["a", "b\r=1", "c\n=1", "d\r\n=1"]
+    assert [row[1] for row in cells(csv_text(table))] == ["x", "0.500000", "-1.000000", "2.000000"]
+
+
+@pytest.mark.parametrize("kind", ["frontier", "export"])
+def test_every_table_of_a_report_is_written_so(kind: str, tmp_path: Path) -> None:
+    study = FakeStudy(keeps=(0.5,), seeds=(0,), quotas=("none",), class_names=("=1+1", "b"))
+    records = load_records(study.write(tmp_path))
+    table = frontier_table(records.trials, records.class_names)
+    named = table.assign(dataset="=1+1", model="@x")
+    text = csv_text(wide_table(named, "class") if kind == "export" else named)
+    assert not re.search(r"(^|,)[=@]", text, re.MULTILINE)
+
+
+def test_recalls_of_classes_that_are_called_so_are_read(tmp_path: Path) -> None:
+    names = ["=1+1", "-x", "'=y", "cat", "-1"]
+    table = pd.DataFrame({"class": names, "recall": [0.1, 0.2, 0.3, 0.4, 0.5]})
+    found = recalls(tmp_path, csv_text(table), "|".join(names))
+    assert found == [0.1, 0.2, 0.3, 0.4, 0.5]
+    written = "class,recall\n=1+1,0.1\n-x,0.2\n''=y,0.3\ncat,0.4\n-1,0.5\n"
+    assert recalls(tmp_path, written, "|".join(names)) == found

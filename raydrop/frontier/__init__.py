@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from raydrop.files import csv_text
 from raydrop.frontier.canvas import to_pdf
 from raydrop.frontier.changes import recall_changes
 from raydrop.frontier.comparisons import comparisons as compare_points
@@ -21,7 +22,7 @@ from raydrop.frontier.costs import costs
 from raydrop.frontier.densities import correlation_points, density_points
 from raydrop.frontier.details import costs_figure, heatmap_figure, images_figure, scores_figure
 from raydrop.frontier.estimates import WorstEstimates, worst_estimates
-from raydrop.frontier.files import csv_text, parquet_bytes, replace_file
+from raydrop.frontier.files import parquet_bytes, replace_file
 from raydrop.frontier.fronts import attained_fronts, front_over, hypervolume, hypervolumes
 from raydrop.frontier.harm import harm_table
 from raydrop.frontier.intervals import worst_class_interval

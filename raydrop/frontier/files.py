@@ -12,12 +12,6 @@ from raydrop.files import written_whole
 from raydrop.mirror import both_places, publish
 
 
-def csv_text(table: pd.DataFrame) -> str:
-    """Return a table as CSV: six decimals, Unix line ends, NaN is empty."""
-    text: str = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
-    return text
-
-
 def parquet_bytes(table: pd.DataFrame) -> bytes:
     """Return a table as a Parquet file, without its index."""
     buffer = io.BytesIO()

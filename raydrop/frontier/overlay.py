@@ -15,9 +15,10 @@ from pathlib import Path
 import pandas as pd
 
 from raydrop.errors import ConfigError, StudyMismatchError, visible
+from raydrop.files import csv_text
 from raydrop.frontier import remarks
 from raydrop.frontier.canvas import to_png, to_svg
-from raydrop.frontier.files import csv_text, make_folder, replace_file
+from raydrop.frontier.files import make_folder, replace_file
 from raydrop.frontier.overlay_plot import overlay_figure
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.table import frontier_table, with_fronts
