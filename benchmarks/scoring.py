@@ -103,9 +103,9 @@ NETWORK_SAMPLES = 3
 NETWORK_SIZES = {"inception": 96, "maxvit": 224}
 """Sides of images for networks of torchvision that do not take 64."""
 MOST_PARAMETERS = 150_000_000
+"""In float64 the network, its copy and three gradients of this size take 6 GB."""
 MOST_NETWORK_BYTES = 10 * 2**30
 """Address space that the process may take while it checks a network of torchvision."""
-"""In float64 the network, its copy and three gradients of this size take 6 GB."""
 
 
 # Networks
@@ -702,9 +702,7 @@ def compare_networks(names: list[str]) -> None:
     print("|---|---|---|---|---|---|")
     resource.setrlimit(resource.RLIMIT_AS, (MOST_NETWORK_BYTES, resource.RLIM_INFINITY))
     for name in names:
-        builder = torchvision.models.get_model_builder(name)
-        with torch.device("meta"):
-            size = sum(p.numel() for p in builder(weights=None).parameters())
+        size = torchvision.models.get_model_weights(name)["DEFAULT"].meta["num_params"]
         if size > MOST_PARAMETERS:
             row = f"left out: {size / 1e6:.0f} million parameters"
         else:

@@ -262,7 +262,8 @@ def gradient_sum(
     with _prepared(model, inputs, labels, loss) as (parameters, inputs, labels):
         if not len(inputs):
             return {name: torch.zeros_like(value) for name, value in parameters.items()}
-        _plan(model, inputs, labels, loss)  # refuses what has no per-sample gradients
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        _plan(model, names, inputs, labels, loss)  # refuses what has no per-sample gradients
         return _whole(model, parameters, inputs, labels, loss, precision)
 
 
@@ -372,7 +373,7 @@ def _check_initialised(name: str, module: nn.Module) -> None:
 @contextlib.contextmanager
 def _frozen(model: nn.Module, names: Collection[str]) -> Iterator[None]:
     """Let some trainable parameters not be differentiated while this lasts."""
-    chosen = [p for name, p in model.named_parameters() if name in names]
+    chosen = [p for name, p in model.named_parameters() if name in names] if names else []
     for parameter in chosen:
         parameter.requires_grad_(False)
     try:
@@ -426,10 +427,11 @@ def _forward_mode_agrees(
     A model may say that something has no gradient, or another one, in ways of which forward mode
     knows nothing: a forward pass without gradients, a hook that changes them.
     """
-    key = (inputs.shape[1:], inputs.dtype, tuple(_names(model)), loss, precision)
+    names = _names(model)
+    key = (inputs.shape[1:], inputs.dtype, tuple(names), loss, precision)
     tried = _forward_modes.setdefault(model, {})
     if key not in tried:
-        plan = _plan(model, inputs, labels, loss)
+        plan = _plan(model, names, inputs, labels, loss)
         generator = torch.Generator().manual_seed(0)
         parameters = parameters_of(model)
         stacked = {
@@ -460,7 +462,7 @@ def _backward_mode(
     names = _names(model)
     if not len(inputs):
         return Tape(NO_PLAN, names, 0, direction, inputs)
-    plan = _plan(model, inputs, labels, loss)
+    plan = _plan(model, names, inputs, labels, loss)
     _say_general(model, plan)
     if loss is cross_entropy:
         _check_labels_fit(labels, plan.classes)
@@ -471,7 +473,7 @@ def _backward_mode(
         # Something about the model or the loss is not what it was: look at it anew.
         _plans.pop(model, None)
         try:
-            plan = _plan(model, inputs, labels, loss)
+            plan = _plan(model, names, inputs, labels, loss)
             tape = _by_rules(model, plan, names, *batch)
         except UnplannedUseError:
             plan = dataclasses.replace(NO_PLAN, general=frozenset(names.values()))
@@ -551,7 +553,8 @@ def _formed(
             if is_out_of_memory(error):
                 raise
         pairs = zip(inputs.split(1), labels.split(1), strict=True)
-        each = [_whole(model, wanted, *pair, loss, precision) for pair in pairs]
+        named = {name: p for name, p in model.named_parameters() if name in wanted}
+        each = [_whole(model, named, *pair, loss, precision) for pair in pairs]
         return {name: torch.stack([g[name] for g in each]) for name in wanted}
 
 
@@ -577,14 +580,13 @@ def _activation_bytes(model: nn.Module, inputs: Tensor) -> int:
 
 def _whole(
     model: nn.Module,
-    wanted: Collection[str],
+    named: Mapping[str, Tensor],
     inputs: Tensor,
     labels: Tensor,
     loss: SampleLoss,
     precision: ScoringPrecision,
 ) -> dict[str, Tensor]:
     """Return the gradient of the sum of a few samples' losses, whatever the model does."""
-    named = {name: p for name, p in model.named_parameters() if name in wanted}
     with torch.enable_grad():
         total = _losses(model, None, inputs, labels, loss, precision).sum()
         found = torch.autograd.grad(
@@ -594,9 +596,10 @@ def _whole(
     return dict(zip(named, dense, strict=True))
 
 
-def _plan(model: nn.Module, inputs: Tensor, labels: Tensor, loss: SampleLoss) -> Plan:
+def _plan(
+    model: nn.Module, names: Mapping[int, str], inputs: Tensor, labels: Tensor, loss: SampleLoss
+) -> Plan:
     """Return the plan of a model, probed once for each shape of inputs."""
-    names = _names(model)
     key = (inputs.shape[1:], inputs.dtype, tuple(names.items()))
     plans = _plans.setdefault(model, {})
     if key not in plans:
@@ -735,11 +738,11 @@ def _unreduced(
 @contextlib.contextmanager
 def _prepared(
     model: nn.Module, inputs: Tensor, labels: Tensor, loss: Callable[..., Tensor]
-) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
+) -> Iterator[tuple[dict[str, nn.Parameter], Tensor, Tensor]]:
     """Check a model and a batch, and lend them so that autograd works and nothing stays changed.
 
     Yields:
-        The trainable parameters, detached, the inputs, and the labels, as int64 where whole.
+        The trainable parameters, the inputs, and the labels, as int64 where whole.
     """
     check_eval(model)
     with torch.inference_mode(False):
@@ -755,7 +758,7 @@ def _prepared(
         if not (labels.is_floating_point() or labels.is_complex()):
             labels = labels.long()
         with tables_put_back(model):
-            yield {name: p.detach() for name, p in named.items()}, inputs, labels
+            yield named, inputs, labels
 
 
 def _usable(values: Tensor) -> Tensor:

@@ -265,8 +265,10 @@ def _convolution(
         "dilation": gaps,
         "groups": groups,
     }
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    convolve = partial(function, **options)
+
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return function(x, weight, bias, stride, padding, dilation, groups)
+
     return arithmetic.convolution(input, Slot(weight), Slot(bias), convolve, geometry)
 
 

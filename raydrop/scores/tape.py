@@ -520,7 +520,8 @@ def _nodes(losses: Tensor) -> set[torch.autograd.graph.Node]:
         if node is None or node in visited:
             continue
         visited.add(node)
-        if node.name() == "CheckpointFunctionBackward":
+        own = isinstance(node, torch.autograd.function.BackwardCFunction)
+        if own and node.name() == "CheckpointFunctionBackward":
             raise ScoringError(
                 "Expected checkpoints that autograd can look into, found one with "
                 "use_reentrant=True, within which gradients cannot be asked for; pass "
