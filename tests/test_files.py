@@ -26,12 +26,14 @@ from raydrop import theory_plot
 from raydrop.cli import load_sweep
 from raydrop.cluster.driver import check_folder
 from raydrop.data import load_dataset
+from raydrop.data.roots import copy_source
 from raydrop.errors import ConfigError, RaydropError, StoreError
 from raydrop.files import parse_json
 from raydrop.frontier import _details, load_records, write_frontier
 from raydrop.frontier.files import replace_file
 from raydrop.frontier.growing import Watcher
 from raydrop.logs import work_log
+from raydrop.mirror import remote_of
 from raydrop.models import build_model
 from raydrop.network.saving import NetworkSpec, load_network, save_network
 from raydrop.store import META, Store
@@ -266,6 +268,14 @@ def test_results_that_are_no_files_or_far_too_large_are_not_waited_for(
         found = load_records(results)
         assert len(found.damaged) == 1
         assert len(found.missing) == 1
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_marks_of_copies_that_are_no_files_are_not_waited_for(kind: str, tmp_path: Path) -> None:
+    for name in (".raydrop-url", ".raydrop-copy"):
+        ODD[kind](tmp_path / name)
+    assert remote_of(tmp_path) is None
+    assert copy_source(tmp_path) == ""
 
 
 NOT_JSON: dict[str, tuple[bytes, str]] = {
