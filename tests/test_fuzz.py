@@ -424,7 +424,7 @@ def test_stores(data: st.DataObject, results: Path, empty: Callable[[], Path]) -
     changed = set[Path]()
     for _ in range(data.draw(st.integers(0, 3))):
         path = data.draw(st.sampled_from(files))
-        if not os.path.lexists(path) or path.is_symlink():
+        if path.is_symlink() or not path.is_file():  # after what was done to it before
             continue
         how = data.draw(st.sampled_from(["bytes", "json", "gone", "pipe", "link", "folder link"]))
         changed.add(path)
