@@ -993,7 +993,7 @@ def test_a_study_of_an_object_store_is_run_into_a_folder(
         (None, "found no such object; correct the location"),
         (b"{", "found a problem (Expecting property name"),
         (b"\xff\xfe{", "found a problem ("),
-        (b"[1]", "found a problem (it holds no study); use the one in an output folder."),
+        (b"[1]", "found a problem (no JSON object); use the one in an output folder."),
         (b'{"study": 1}', "found a problem (it holds no study); use"),
         (b'{"study": {"nmae": "a"}}', "found a problem (Unknown field of a study 'nmae'"),
     ],

@@ -391,11 +391,11 @@ def read_study(folder: Path) -> dict[str, Any]:
 
 
 def _study_problem(study: Mapping[str, Any]) -> str | None:
+    if study.get("schema", SCHEMA) != SCHEMA:
+        return f"schema {str(study['schema'])[:40]}"
     absent = {"schema", "study", "study_id", "data_fingerprint", "trials"} - set(study)
     if absent:
         return f"no {', '.join(sorted(absent))}"
-    if study["schema"] != SCHEMA:
-        return f"schema {str(study['schema'])[:40]}"
     problem = misfit(study, _STUDY_KINDS)
     if problem:
         return problem
