@@ -31,11 +31,11 @@ $(STAMP): pyproject.toml constraints.txt
 study: $(STAMP) ## Run the digits study: all four stages, about four minutes on two cores
 	$(VENV)/bin/python sweeps/digits.py
 
-test: $(STAMP) ## Run the whole test suite
-	$(VENV)/bin/python -m pytest
+test: $(STAMP) ## Run the whole test suite, on every core
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadgroup
 
 test-core: $(STAMP) ## Run the tests that need no Ray
-	$(VENV)/bin/python -m pytest -m "not ray"
+	$(VENV)/bin/python -m pytest -m "not ray" --numprocesses auto --dist loadgroup
 
 lint: $(STAMP) ## Check style and types
 	$(VENV)/bin/ruff check .

@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 
+from raydrop.files import csv_text
 from raydrop.frontier import frontier_table, load_records, resample
-from raydrop.frontier.files import csv_text
 from raydrop.store import Store
 
 STUDY = """

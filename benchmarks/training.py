@@ -28,7 +28,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import nn
 
 from raydrop.cluster.driver import Options, run_study
@@ -38,6 +37,7 @@ from raydrop.data.dataset import ArrayImages, ImageDataset, Split
 from raydrop.models import build_model
 from raydrop.store import Store
 from raydrop.study import Study, Training
+from raydrop.terminal import Console
 from raydrop.training.budget import training_length
 from raydrop.training.loop import train
 from raydrop.training.losses import CrossEntropy
