@@ -25,14 +25,3 @@ def digits() -> PreparedData:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of Ray to one of several processes, first, and each other file to one.
-
-    Two sessions of Ray at a time would each take the machine for their own.
-    """
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
