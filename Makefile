@@ -34,6 +34,7 @@ study: $(STAMP) ## Run the digits study: all four stages, about four minutes on 
 # Tests of Ray mostly wait for its processes, so the others run meanwhile.
 test: $(STAMP) ## Run the whole test suite, in two processes
 	@$(VENV)/bin/python -m pytest -m "not ray" > $(VENV)/core.txt 2>&1 & core=$$!; \
+	trap "kill $$core" INT TERM; \
 	$(VENV)/bin/python -m pytest -m ray; ray=$$?; \
 	wait $$core; rest=$$?; cat $(VENV)/core.txt; exit $$((ray || rest))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import stat
 import subprocess
@@ -293,6 +294,25 @@ def test_the_end_of_a_process_of_ray_ends_what_waits_for_it(
     assert f"its {named} ended with status -9" in in_a_sentence(caught.value)
     assert capsys.readouterr() == ("", "")
     assert not given[0].parent.exists()
+
+
+def test_where_interrupts_are_ignored_the_end_of_a_process_is_said_too(
+    node: dict[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a program that a script starts in the background."""
+    local(monkeypatch)
+
+    def work() -> None:
+        node["raylet"].kill()
+        time.sleep(30)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(IncompleteStudyError), ray_session():
+            work()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_errors_of_a_session_whose_processes_run_are_what_they_are(

@@ -154,7 +154,12 @@ def _watched() -> Iterator[None]:
                 return
 
     thread, main = threading.Thread(target=watch, daemon=True), threading.main_thread()
-    if threading.current_thread() is main:  # no other can be interrupted
+    here = threading.current_thread() is main  # no other can be interrupted
+    # Shells have what a script starts in the background ignore interrupts.
+    ignored = here and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if here:
         thread.start()
     ray._private.worker.print_to_stdstream = print_of_the_living  # or it shows a raylet's last log
     try:
@@ -170,6 +175,8 @@ def _watched() -> Iterator[None]:
         left.set()
         if thread.is_alive():
             thread.join()
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         ray.shutdown()
         ray._private.worker.print_to_stdstream = printed
 
