@@ -114,6 +114,14 @@ def link_below(folder: str | Path, *names: str) -> Path | None:
     return None
 
 
+def said_of_link(place: Path) -> str:
+    """Say that a folder of results is a link, and what to do."""
+    return (
+        f"Expected a folder at {place}, found a link; results are neither read nor written through "
+        "links, so put the folder itself there, or remove the link."
+    )
+
+
 def parse_json(content: bytes) -> dict[str, Any]:
     """Return the object that a description in JSON holds.
 

@@ -44,6 +44,7 @@ from raydrop.files import (
     parse_json,
     read_npy_header,
     read_regular,
+    said_of_link,
 )
 from raydrop.mirror import is_fresh, open_location, remote_of, unwritable
 from raydrop.remote import ObjectFacts, Remote, is_url
@@ -172,10 +173,7 @@ class Store:
         if name not in self._folders:
             link = link_below(self.root.parent, self.root.name, name)
             if link is not None:
-                raise StoreError(
-                    f"Expected a folder at {link}, found a link; results are neither read nor "
-                    "written through links, so put the folder itself there, or remove the link."
-                )
+                raise StoreError(said_of_link(link))
             self._folders[name] = self.root / name
         return self._folders[name]
 

@@ -30,7 +30,7 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, ScoringError, StudyMismatchError
-from raydrop.files import parse_json, read_regular
+from raydrop.files import parse_json, read_regular, said_of_link
 from raydrop.frontier.files import replace_file
 from raydrop.lost import save_lost_images
 from raydrop.mirror import open_location, shown, unwritable
@@ -166,10 +166,7 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
         )
     links = [each for each in sorted(out.glob("*")) if each.is_symlink() and each.is_dir()]
     if links:  # Ray and loggers would follow what the store and logs do not
-        raise ConfigError(
-            f"Expected a folder at {links[0]}, found a link; results are neither read nor written "
-            "through links, so put the folder itself there, or remove the link."
-        )
+        raise ConfigError(said_of_link(links[0]))
     path, place = out / "study.json", shown(out)
     if not path.exists():
         return
