@@ -32,10 +32,10 @@ import scipy
 from numpy.typing import NDArray
 
 from raydrop.frontier import frontier_table
-from raydrop.frontier.comparisons import comparisons
 from raydrop.frontier.files import replace_file
 from raydrop.frontier.records import load_records
-from raydrop.frontier.resampling import resample
+from raydrop.frontier.statistics.comparisons import comparisons
+from raydrop.frontier.statistics.resampling import resample
 from raydrop.store import Store
 from raydrop.study import SCHEMA, Study, TrialConfig, canonical_json, config_hash
 

@@ -33,9 +33,9 @@ from typing import Any
 
 import numpy as np
 
-from raydrop.files import csv_text
 from raydrop.frontier import frontier_table, load_records, resample
 from raydrop.store import Store
+from raydrop.store.files import csv_text
 
 STUDY = """
 from raydrop.study import Study, Training

@@ -22,7 +22,7 @@ With seeds, every image has a difficulty, which decides it for a seed with proba
 chance does otherwise, and the recalls of seeds and classes vary by one point independently.
 
 A second table has the differences of worst-class recalls of two points on the same images and seeds
-(:mod:`raydrop.frontier.comparisons`), beside the percentile bootstrap of the difference.
+(:mod:`raydrop.frontier.statistics.comparisons`), beside the percentile bootstrap of the difference.
 
 ``--speed`` measures instead how long 10,000 trials of 100 classes on 10,000 test images take, from
 hits to table and probabilities of being on the front, with 1,000 joint resamples.
@@ -48,11 +48,11 @@ from numpy.typing import NDArray
 from scipy import special
 
 from raydrop.frontier import frontier_table, worst_class_interval
-from raydrop.frontier.contrasts import contrasts, interval
-from raydrop.frontier.intervals import image_agreement
 from raydrop.frontier.points import POINT
 from raydrop.frontier.records import Records
-from raydrop.frontier.resampling import resample
+from raydrop.frontier.statistics.contrasts import contrasts, interval
+from raydrop.frontier.statistics.intervals import image_agreement
+from raydrop.frontier.statistics.resampling import resample
 from raydrop.metrics import class_metrics
 
 Floats = NDArray[np.float64]

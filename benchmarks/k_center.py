@@ -2,7 +2,7 @@
 
 Compared, in turn within one process, on N = 50,000 embeddings of D = 512:
 
-* ``raydrop``: :func:`raydrop.scores.k_center.greedy_order` until 10 % are chosen, float32;
+* ``raydrop``: :func:`raydrop.scores.methods.k_center.greedy_order` until 10 % are chosen, float32;
 * ``scipy``: the plain algorithm, one ``scipy.spatial.distance.cdist`` of the newest centre against
   all rows per step, a running minimum, an argmax. It is given float64, which it would otherwise
   convert to at every step, and runs on one thread, as cdist does. Its steps all cost the same, so
@@ -36,7 +36,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from raydrop.scores.k_center import greedy_order
+from raydrop.scores.methods.k_center import greedy_order
 
 N, D, KEPT = 50_000, 512, 0.1
 

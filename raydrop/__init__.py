@@ -15,8 +15,8 @@ if sys.argv[:1] == ["-m"] and {"raydrop", "-mraydrop"} & {*sys.orig_argv}:
 
 from raydrop.cli import sweep_main
 from raydrop.errors import RaydropError
-from raydrop.spaces import drop_comparison, drop_in_small
 from raydrop.study import NetworkPruning, Study, Training, TrialConfig
+from raydrop.study.published import drop_comparison, drop_in_small
 
 __all__ = [
     "NetworkPruning",

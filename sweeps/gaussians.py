@@ -1,8 +1,8 @@
 """Two Gaussian classes, where theory says what DRoP does: a check of the whole study.
 
 Class 0 is N(-1, 0.5²), class 1 is N(1, 1), equally many of both. A linear model on x and x² (see
-:mod:`raydrop.data.gaussians`) learns the threshold of least average risk, and pruning moves it.
-:class:`raydrop.theory.TwoGaussians` predicts, for every keep fraction unless one is named:
+:mod:`raydrop.data.loaders.gaussians`) learns the threshold of least average risk, and pruning moves
+it. :class:`raydrop.theory.TwoGaussians` predicts, for every keep fraction unless one is named:
 
 ========================  =========  ===============  ===============  =======
                           threshold  recall, class 0  recall, class 1  average

@@ -39,8 +39,8 @@ from raydrop.errors import RaydropError
 from raydrop.frontier.records import load_records
 from raydrop.network.saving import load_network, save_network
 from raydrop.plan import trial_configs
+from raydrop.store.tables import read_recalls
 from raydrop.study import Study
-from raydrop.tables import read_recalls
 
 SECONDS, BYTES = 5.0, 500 * 10**6
 _Value = TypeVar("_Value")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,67 +14,98 @@ import raydrop
 
 ROOT = Path(raydrop.__file__).parent
 
-# What each room may import of the package; anything not listed may import all of it.
-ALLOWED = {
+# Each room with those that it may import of the package, besides `errors` and itself.
+ROOMS = {
     "errors": set(),
-    "files": set(),
-    "terminal": {"errors"},
-    "study": {"errors"},
-    "rules": {"errors"},
-    "metrics": {"errors"},
-    "harm": {"errors", "metrics"},
-    "spaces": {"errors", "study"},
-    "theory": {"errors"},
-    "theory_plot": {"errors", "files", "theory", "frontier"},
-    "remote": {"errors"},
-    "mirror": {"errors", "files", "remote"},
-    "store": {"errors", "files", "study", "remote", "mirror"},
-    "logs": {"errors", "files", "study", "remote", "mirror", "training", "versions"},
-    "selection": {"errors"},
-    "models": {"errors", "data"},
-    "data": {"errors", "files", "study", "remote", "mirror"},
-    "frontier": {
-        *("errors", "files", "terminal", "study", "remote", "mirror", "store", "metrics", "harm"),
+    "metrics": set(),
+    "selection": set(),
+    "study": set(),
+    "store": {"study", "selection"},
+    "data": {"study", "store"},
+    "models": {"data"},
+    "training": {"study", "metrics", "store", "data", "models"},
+    "scores": {"study", "metrics", "store", "data", "models", "training"},
+    "network": {"study", "metrics", "store", "data", "models", "training"},
+    "plan": {*("study", "selection", "store", "data", "models", "training", "scores", "network")},
+    "stages": {
+        *("study", "metrics", "selection", "store", "data", "models", "training", "scores"),
+        *("network", "plan"),
     },
-    "training": {"errors", "study", "rules", "data", "metrics", "models"},
-    "network": {"errors", "files", "study", "rules", "data", "models", "training"},
-    "scores": {"errors", "study", "data", "models", "training"},
+    "frontier": {"study", "metrics", "store"},
+    "theory": {"store", "frontier"},
 }
+ROOMS["cluster"] = {*ROOMS} - {"theory"}
+ROOMS["cli"] = {*ROOMS}
 
 
-def _imports(path: Path) -> set[str]:
-    """Names of modules that a file imports, anywhere in it."""
-    found: set[str] = set()
+def _imports(path: Path) -> Iterator[str]:
+    """Names of what a file imports, anywhere in it: modules, and what is taken from them."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module)
-    return found
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _files(room: str) -> list[Path]:
-    single = ROOT / f"{room}.py"
-    return [single] if single.exists() else sorted((ROOT / room).rglob("*.py"))
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("room", ALLOWED)
+MODULES = {_module(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def test_the_root_holds_rooms_only() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "__main__", "errors"}
+    assert {path.name for path in ROOT.iterdir() if list(path.glob("*.py"))} == {*ROOMS} - {
+        "errors"
+    }
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_rooms_import_in_one_direction(room: str) -> None:
-    for path in _files(room):
-        rooms = {m.split(".")[1] for m in _imports(path) if m.startswith("raydrop.")}
-        assert rooms <= ALLOWED[room] | {room}, path
+    for module, path in MODULES.items():
+        if module.split(".")[1:2] == [room]:
+            rooms = {name.split(".")[1] for name in _imports(path) if name.startswith("raydrop.")}
+            assert rooms <= ROOMS[room] | {room, "errors"}, path
+
+
+def test_no_folder_is_too_full_to_be_looked_through() -> None:
+    for folder in {path.parent for path in MODULES.values()}:
+        assert len(list(folder.glob("*.py"))) <= 21, folder
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports within functions count; a package's ``__init__`` that gathers its parts does not."""
+    arrows = {
+        module: {name for name in _imports(path) if name in MODULES and name != module}
+        for module, path in MODULES.items()
+        if path.name != "__init__.py"
+    }
+    done: set[str] = set()
+
+    def follow(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way[way.index(module) :], module))
+        if module not in done:
+            for following in sorted(arrows.get(module, ())):
+                follow(following, (*way, module))
+            done.add(module)
+
+    for module in arrows:
+        follow(module, ())
 
 
 def test_only_the_cluster_room_touches_ray() -> None:
-    for path in ROOT.rglob("*.py"):
-        if "cluster" not in path.relative_to(ROOT).parts:
-            assert not {m for m in _imports(path) if m.split(".")[0] == "ray"}, path
+    for module, path in MODULES.items():
+        if not module.startswith("raydrop.cluster"):
+            assert not {name for name in _imports(path) if name.split(".")[0] == "ray"}, path
 
 
 def test_reading_results_needs_neither_ray_nor_torch() -> None:
     heavy = {"ray", "torch", "torchvision", "matplotlib.pyplot"}
     code = (
-        "import sys, raydrop, raydrop.selection, raydrop.tables, raydrop.frontier\n"
+        "import sys, raydrop, raydrop.selection, raydrop.store.tables, raydrop.frontier\n"
         f"print(sorted({heavy!r} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -457,7 +457,7 @@ def test_a_study_below_a_url_runs_no_code(
     trace = tmp_path / "trace"
     code = f"__import__('os').mkdir({str(trace)!r})"
     body = {"study": TINY.to_dict([{"method": {"eval": code}}])}
-    monkeypatch.setattr("raydrop.remote.read_object", lambda url: json.dumps(body).encode())
+    monkeypatch.setattr("raydrop.store.remote.read_object", lambda url: json.dumps(body).encode())
     assert planned("s3://bucket/theirs", monkeypatch) == 1
     assert "Expected a text, a number or nothing" in capsys.readouterr().err
     assert not trace.exists()

@@ -14,6 +14,17 @@ import torch
 from rich.text import Text
 
 from raydrop.cluster import nodes
+from raydrop.cluster.likely import duration, stage_seconds
+from raydrop.cluster.pace import (
+    Finished,
+    Kind,
+    Noise,
+    Probe,
+    finished_runs,
+    probe_of,
+    runs_like,
+    timed,
+)
 from raydrop.cluster.resources import Layout, make_layout
 from raydrop.cluster.session import ray_session
 from raydrop.cluster.worker import prepare_process
@@ -21,12 +32,10 @@ from raydrop.data.batches import PreparedData
 from raydrop.data.check import Finding, glance
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, RaydropError, in_one_line, visible
-from raydrop.likely import duration, stage_seconds
-from raydrop.pace import Finished, Kind, Noise, Probe, finished_runs, probe_of, runs_like, timed
+from raydrop.frontier.terminal import Console
 from raydrop.plan import Plan, QueryRun, Work, sample_passes, unshared_query_runs, works
 from raydrop.store import Store
 from raydrop.study import Study
-from raydrop.terminal import Console
 
 HEAD = "node:__internal_head__"
 """Ray's name of a resource that the head alone has."""

@@ -30,10 +30,8 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, ScoringError, StudyMismatchError
-from raydrop.files import parse_json, read_regular, said_of_link
 from raydrop.frontier.files import replace_file
-from raydrop.lost import save_lost_images
-from raydrop.mirror import open_location, shown, unwritable
+from raydrop.frontier.terminal import Console
 from raydrop.plan import (
     Plan,
     check_networks,
@@ -43,11 +41,13 @@ from raydrop.plan import (
     trial_configs,
 )
 from raydrop.stages import RECALLS, save_data_card, save_images
+from raydrop.stages.pictures import save_lost_images
 from raydrop.store import Entry, Store, required
+from raydrop.store.files import parse_json, read_regular, said_of_link
+from raydrop.store.mirror import open_location, shown, unwritable
+from raydrop.store.tables import COLUMNS, ScoreFacts, Units, write_scores
+from raydrop.store.versions import version_of
 from raydrop.study import SCHEMA, Study, config_hash
-from raydrop.tables import COLUMNS, ScoreFacts, Units, write_scores
-from raydrop.terminal import Console
-from raydrop.versions import version_of
 
 PACKAGES = ("raydrop", "torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn")
 """Packages whose versions a study records."""

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 from ray.tune.logger import LoggerCallback
 
 from raydrop.errors import ConfigError, in_one_line, unknown_name
-from raydrop.frontier.fronts import hypervolume
 from raydrop.frontier.growing import GrowingFront, Watcher, best_worst
+from raydrop.frontier.statistics.fronts import hypervolume
 from raydrop.frontier.table import worst_accuracy
-from raydrop.mirror import publish_folder
+from raydrop.frontier.terminal import Console
 from raydrop.plan import TrialRun
+from raydrop.store.mirror import publish_folder
 from raydrop.study import By, Study
-from raydrop.terminal import Console
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 """Loggers, by the name of their extra, and the package that each writes with."""
@@ -297,7 +297,7 @@ def front_metrics(front: GrowingFront) -> dict[str, float]:
         ``best_worst_class/keep_0.2`` and so on (or ``best_worst_group``): the highest mean
         worst-class accuracy of any method at each keep fraction, in [0, 1];
         ``front/hypervolume``, the share of the unit square of average and worst-class accuracy
-        that the points dominate (:func:`~raydrop.frontier.fronts.hypervolume`), and
+        that the points dominate (:func:`~raydrop.frontier.statistics.fronts.hypervolume`), and
         ``front/points``, how many of them are on the Pareto front. With several models, each
         model's name comes after the slash; then, where networks are pruned, their target, such as
         ``flops_0.75``.

@@ -11,7 +11,7 @@ import ray
 
 from raydrop.cluster.resources import Layout, make_layout
 from raydrop.errors import ConfigError
-from raydrop.terminal import Console
+from raydrop.frontier.terminal import Console
 
 WAIT_SECONDS = 300.0
 """How long a study waits for a node that it can run on; a cloud starts one within minutes."""

@@ -32,6 +32,7 @@ from raydrop.cluster.resources import Layout
 from raydrop.cluster.worker import prepare_process
 from raydrop.data.batches import PreparedData
 from raydrop.errors import in_one_line
+from raydrop.scores.gradients.tree import PairwiseSum
 from raydrop.scores.sharding import (
     FailedShardsError,
     GradientWorker,
@@ -41,7 +42,6 @@ from raydrop.scores.sharding import (
     ignore,
     summed,
 )
-from raydrop.scores.tree import PairwiseSum
 from raydrop.study import ScoringPrecision
 
 IN_FLIGHT = 2

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from raydrop.errors import visible
-from raydrop.terminal import Console
+from raydrop.frontier.terminal import Console
 
 LINE_EVERY_SECONDS = 15.0
 """Where output goes to a file, a line of counts appears no more often than this."""

@@ -23,14 +23,14 @@ from raydrop.cluster.visibility import Place
 from raydrop.cluster.worker import prepare_process
 from raydrop.data.dataset import Split
 from raydrop.errors import RaydropError, in_one_line
-from raydrop.logs import Kind, failure_sentence, work_log
+from raydrop.frontier.terminal import Console
 from raydrop.plan import QueryRun, ScoreRun, query_samples, visited_samples
 from raydrop.scores import CheckpointMethod, score_method
 from raydrop.scores.sharding import ShardedGradients
 from raydrop.stages import run_query, run_score
+from raydrop.stages.logs import Kind, failure_sentence, work_log
 from raydrop.store import Store
 from raydrop.study import Study
-from raydrop.terminal import Console
 
 WORKER_DEATHS = 3
 """Times that a query run or trial is tried again after its process died."""

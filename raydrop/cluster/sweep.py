@@ -24,12 +24,12 @@ from raydrop.cluster.scoring import WORKER_DEATHS, Context, attempt, failure_tex
 from raydrop.cluster.visibility import Place
 from raydrop.cluster.worker import prepare_process
 from raydrop.errors import ConfigError, RaydropError, StoreError
-from raydrop.logs import describe_trial, work_log
-from raydrop.mirror import remote_of
-from raydrop.network_trials import run_network_trial
 from raydrop.plan import TrialRun
 from raydrop.stages import run_trial
+from raydrop.stages.logs import describe_trial, work_log
+from raydrop.stages.networks import run_network_trial
 from raydrop.store import Store
+from raydrop.store.mirror import remote_of
 from raydrop.study import Study, config_hash
 
 _UNWRITTEN = "unwritten"

@@ -25,9 +25,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydrop.errors import ConfigError, RaydropError, StoreError, in_one_line
-from raydrop.mirror import unwritable
-from raydrop.remote import is_url
 from raydrop.store import Store
+from raydrop.store.mirror import unwritable
+from raydrop.store.remote import is_url
 from raydrop.study import config_hash
 
 ANSWER_SECONDS = 120.0

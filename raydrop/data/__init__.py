@@ -1,23 +1,23 @@
 """Data sets by name: ``load_dataset("digits+long_tail(10)")``.
 
 Images of at most 64 pixels a side keep their size and, in training, are shifted by a few pixels
-and, where that keeps the label, mirrored. Others become 3x224x224; :mod:`raydrop.data.folder` says
-how.
+and, where that keeps the label, mirrored. Others become 3x224x224;
+:mod:`raydrop.data.loaders.folder` says how.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from raydrop.data.celeba import load_celeba
 from raydrop.data.dataset import ArrayImages, FileImages, ImageDataset, ImageSource, Split
-from raydrop.data.digits import load_digits
-from raydrop.data.downloads import load_download
-from raydrop.data.fitzpatrick import Options as FitzpatrickOptions
-from raydrop.data.fitzpatrick import load_fitzpatrick
-from raydrop.data.folder import load_folder, load_imagenet, load_tiny_imagenet
-from raydrop.data.metadata import Options as MetadataOptions
-from raydrop.data.metadata import load_metadata, load_waterbirds
+from raydrop.data.loaders.celeba import load_celeba
+from raydrop.data.loaders.digits import load_digits
+from raydrop.data.loaders.downloads import load_download
+from raydrop.data.loaders.fitzpatrick import Options as FitzpatrickOptions
+from raydrop.data.loaders.fitzpatrick import load_fitzpatrick
+from raydrop.data.loaders.folder import load_folder, load_imagenet, load_tiny_imagenet
+from raydrop.data.loaders.metadata import Options as MetadataOptions
+from raydrop.data.loaders.metadata import load_metadata, load_waterbirds
 from raydrop.data.spec import OPTIONS, DatasetSpec, parse_spec
 from raydrop.errors import ConfigError, unknown_name
 
@@ -70,11 +70,12 @@ def load_dataset(spec: str, data_root: str | None = None) -> ImageDataset:
             table, columns and what groups are:
             ``?file=metadata.csv&image=img_filename&label=y&split=split&group=place&groups=crossed``
             (or ``plain``: the attribute alone, or ``none``), and what else is allowed
-            (:class:`~raydrop.data.metadata.Options`); that of ``imagefolder:PATH`` is ``?flip=on``
-            where mirror images keep their label; those of ``celeba`` are two attributes:
-            ``?target=Blond_Hair&group=Male``; those of ``fitzpatrick17k:PATH`` what labels are and
-            which skin types are trained on: ``?label=three_partition_label&train=1-2``, and where
-            things are (:class:`~raydrop.data.fitzpatrick.Options`). Only what differs from these
+            (:class:`~raydrop.data.loaders.metadata.Options`); that of ``imagefolder:PATH`` is
+            ``?flip=on`` where mirror images keep their label; those of ``celeba`` are two
+            attributes: ``?target=Blond_Hair&group=Male``; those of ``fitzpatrick17k:PATH`` what
+            labels are and which skin types are trained on:
+            ``?label=three_partition_label&train=1-2``, and where things are
+            (:class:`~raydrop.data.loaders.fitzpatrick.Options`). Only what differs from these
             defaults need be given.
         data_root: Where downloads go and relative image folders start; by default
             ``~/.cache/raydrop`` and the current folder.

@@ -20,7 +20,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from raydrop.data.images import read_image
-from raydrop.data.roots import copied
+from raydrop.data.loaders.roots import copied
 from raydrop.errors import ConfigError, DataError, unknown_name
 from raydrop.study import By, canonical_json
 

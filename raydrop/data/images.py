@@ -30,7 +30,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from raydrop.errors import DataError, visible
-from raydrop.files import open_regular
+from raydrop.store.files import open_regular
 
 FORMATS = (
     *("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM"),

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from raydrop.data.fitzpatrick import Options as FitzpatrickOptions
-from raydrop.data.gaussians import Gaussians
-from raydrop.data.metadata import Options as MetadataOptions
+from raydrop.data.loaders.fitzpatrick import Options as FitzpatrickOptions
+from raydrop.data.loaders.gaussians import Gaussians
+from raydrop.data.loaders.metadata import Options as MetadataOptions
 from raydrop.data.variants import VARIANTS, Variant
 from raydrop.errors import ConfigError, unknown_name
 

@@ -14,25 +14,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from raydrop.files import csv_text
-from raydrop.frontier.canvas import to_pdf
-from raydrop.frontier.changes import recall_changes
-from raydrop.frontier.comparisons import comparisons as compare_points
 from raydrop.frontier.costs import costs
-from raydrop.frontier.densities import correlation_points, density_points
-from raydrop.frontier.details import costs_figure, heatmap_figure, images_figure, scores_figure
-from raydrop.frontier.estimates import WorstEstimates, worst_estimates
-from raydrop.frontier.files import parquet_bytes, replace_file
-from raydrop.frontier.fronts import attained_fronts, front_over, hypervolume, hypervolumes
-from raydrop.frontier.harm import harm_table
-from raydrop.frontier.intervals import worst_class_interval
-from raydrop.frontier.lost import lost_images
-from raydrop.frontier.lost_plot import lost_figure
-from raydrop.frontier.names import has_networks, has_several_models, series_name, setting_name
-from raydrop.frontier.network import network_points
-from raydrop.frontier.network_plot import network_figure
-from raydrop.frontier.pareto import pareto_front
-from raydrop.frontier.plots import (
+from raydrop.frontier.figures.canvas import to_pdf
+from raydrop.frontier.figures.details import (
+    costs_figure,
+    heatmap_figure,
+    images_figure,
+    scores_figure,
+)
+from raydrop.frontier.figures.lost_plot import lost_figure
+from raydrop.frontier.figures.network import network_points
+from raydrop.frontier.figures.network_plot import network_figure
+from raydrop.frontier.figures.plots import (
     SeriesStyle,
     correlation_figure,
     density_figure,
@@ -41,12 +34,28 @@ from raydrop.frontier.plots import (
     to_png,
     to_svg,
 )
+from raydrop.frontier.figures.samples import sample_grids
+from raydrop.frontier.figures.scores import score_distributions
+from raydrop.frontier.files import parquet_bytes, replace_file
+from raydrop.frontier.harm import harm_table
+from raydrop.frontier.names import has_networks, has_several_models, series_name, setting_name
 from raydrop.frontier.records import Records, as_written, load_records
-from raydrop.frontier.report import TIMES, render_report
-from raydrop.frontier.resampling import Resamples, resample
-from raydrop.frontier.samples import sample_grids
-from raydrop.frontier.scores import score_distributions
+from raydrop.frontier.report.lost import lost_images
+from raydrop.frontier.report.page import TIMES, render_report
 from raydrop.frontier.sources import load_sources
+from raydrop.frontier.statistics.changes import recall_changes
+from raydrop.frontier.statistics.comparisons import comparisons as compare_points
+from raydrop.frontier.statistics.densities import correlation_points, density_points
+from raydrop.frontier.statistics.estimates import WorstEstimates, worst_estimates
+from raydrop.frontier.statistics.fronts import (
+    attained_fronts,
+    front_over,
+    hypervolume,
+    hypervolumes,
+)
+from raydrop.frontier.statistics.intervals import worst_class_interval
+from raydrop.frontier.statistics.pareto import pareto_front
+from raydrop.frontier.statistics.resampling import Resamples, resample
 from raydrop.frontier.table import front_mark, frontier_table, worst_accuracy
 from raydrop.metrics import (
     ClassMetrics,
@@ -56,6 +65,7 @@ from raydrop.metrics import (
     class_metrics,
     group_metrics,
 )
+from raydrop.store.files import csv_text
 from raydrop.study import By
 
 if TYPE_CHECKING:

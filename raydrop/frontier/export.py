@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 
 from raydrop.errors import ConfigError, unknown_name, visible
-from raydrop.files import csv_text
 from raydrop.frontier.files import make_folder, parquet_bytes, replace_file
 from raydrop.frontier.names import has_several_models, series_name, setting_name, target_place
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.table import frontier_table, worst_accuracy
+from raydrop.store.files import csv_text
 from raydrop.study import By
 
 SUFFIXES = {"csv": "csv", "parquet": "parquet", "latex": "tex"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from raydrop.errors import StoreError
-from raydrop.files import written_whole
-from raydrop.mirror import both_places, publish
+from raydrop.store.files import written_whole
+from raydrop.store.mirror import both_places, publish
 
 
 def parquet_bytes(table: pd.DataFrame) -> bytes:

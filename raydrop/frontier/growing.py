@@ -18,14 +18,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raydrop.errors import ConfigError, unknown_name
-from raydrop.files import misfit
 from raydrop.frontier.names import DENSE
 from raydrop.frontier.points import POINT_OF_STUDY
 from raydrop.frontier.records import read_study
 from raydrop.frontier.table import with_fronts, worst_accuracy
 from raydrop.metrics import by_class, by_group
-from raydrop.mirror import open_location, refresh, shown
 from raydrop.store import Entry, Store
+from raydrop.store.files import misfit
+from raydrop.store.mirror import open_location, refresh, shown
 from raydrop.study import By
 
 _NETWORK = {"network_method": DENSE, "network_target": DENSE}

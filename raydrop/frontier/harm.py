@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from scipy import special
 
 from raydrop.frontier.records import Records
-from raydrop.harm import (
+from raydrop.metrics import recalls
+from raydrop.metrics.harm import (
     accuracy_on_and_off,
     excess_accuracy_gap,
     excess_accuracy_gaps,
     pruning_identified_exemplars,
     share_by_unit,
 )
-from raydrop.metrics import recalls
 from raydrop.store import Store
 from raydrop.study import By
 
@@ -109,20 +109,20 @@ def harm_table(records: Records, by: By = "class") -> pd.DataFrame:
 
     * ``average_accuracy_change`` and ``worst_accuracy_change`` are means over seeds of the pruned
       minus the dense accuracy, each network's own worst unit counting.
-      ``excess_accuracy_gap`` is :func:`raydrop.harm.excess_accuracy_gap`, which is the former minus
-      the latter, averaged over seeds; ``_low`` and ``_high`` are Student's 95 % interval over the
-      paired seeds (ddof 1), for the same test images and the mean over further seeds, and NaN with
-      one seed. ``most_harmed`` is the unit with the largest
-      :func:`raydrop.harm.excess_accuracy_gaps`, seeds averaged first. As the largest of several it
-      is above 0 by noise alone.
+      ``excess_accuracy_gap`` is :func:`raydrop.metrics.harm.excess_accuracy_gap`, which is the
+      former minus the latter, averaged over seeds; ``_low`` and ``_high`` are Student's 95 %
+      interval over the paired seeds (ddof 1), for the same test images and the mean over further
+      seeds, and NaN with one seed. ``most_harmed`` is the unit with the largest
+      :func:`raydrop.metrics.harm.excess_accuracy_gaps`, seeds averaged first. As the largest of
+      several it is above 0 by noise alone.
     * ``average_auc`` and ``worst_auc`` are the mean and the lowest area under the ROC curve over
       units (one class against the rest; see :func:`raydrop.metrics.auc_by_group` for groups) and
       ``worst_auc_change`` the latter minus that of the dense networks; means over seeds, NaN where
       a record holds none.
     * ``n_exemplars`` counts the images whose modal label over the seeds differs from that over
       those of the reference, ``exemplar_share`` divides them by n. They are pruning-identified
-      exemplars (:func:`raydrop.harm.pruning_identified_exemplars`) where networks are pruned; where
-      data are, exemplars that *data* pruning identifies, which is another thing.
+      exemplars (:func:`raydrop.metrics.harm.pruning_identified_exemplars`) where networks are
+      pruned; where data are, exemplars that *data* pruning identifies, which is another thing.
       ``exemplar_share_of_worst`` is their share of the images of ``worst``, the unit that the
       pruned networks do worst on. ``accuracy_on_exemplars`` and ``dense_accuracy_on_exemplars`` are
       mean accuracies on these images, ``accuracy_off_exemplars`` that of the pruned on all others;

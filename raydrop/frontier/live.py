@@ -19,7 +19,7 @@ from raydrop.errors import ConfigError
 from raydrop.frontier.growing import Snapshot, Watcher, best_worst
 from raydrop.frontier.names import has_several_models, point_name, series_name
 from raydrop.frontier.table import front_mark, worst_accuracy
-from raydrop.terminal import Console
+from raydrop.frontier.terminal import Console
 
 INTERVAL = 2.0
 """Seconds between two looks at the records."""

@@ -15,15 +15,15 @@ from pathlib import Path
 import pandas as pd
 
 from raydrop.errors import ConfigError, StudyMismatchError, visible
-from raydrop.files import csv_text
 from raydrop.frontier import remarks
-from raydrop.frontier.canvas import to_png, to_svg
+from raydrop.frontier.figures.canvas import to_png, to_svg
+from raydrop.frontier.figures.overlay_plot import overlay_figure
 from raydrop.frontier.files import make_folder, replace_file
-from raydrop.frontier.overlay_plot import overlay_figure
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.table import frontier_table, with_fronts
-from raydrop.mirror import open_location, short_name, shown
-from raydrop.remote import is_url
+from raydrop.store.files import csv_text
+from raydrop.store.mirror import open_location, short_name, shown
+from raydrop.store.remote import is_url
 from raydrop.study import By
 
 ABOUT_ONE_STUDY = ("front_probability", "front_status")

@@ -30,13 +30,13 @@ from raydrop.errors import (
     unknown_name,
     visible_within,
 )
-from raydrop.files import misfit, parse_json, read_regular
-from raydrop.frontier.intervals import image_agreement
 from raydrop.frontier.names import DENSE
 from raydrop.frontier.points import POINT_OF_STUDY, points_of
+from raydrop.frontier.statistics.intervals import image_agreement
 from raydrop.metrics import class_metrics, group_metrics
-from raydrop.mirror import open_location, shown
 from raydrop.store import Entry, Store, required
+from raydrop.store.files import misfit, parse_json, read_regular
+from raydrop.store.mirror import open_location, shown
 from raydrop.study import SCHEMA, By
 
 IDENTITY = (
@@ -114,9 +114,10 @@ TRIAL_COLUMNS = (
 )
 """Columns of ``trials.parquet``. ``worst_class`` is an index, ``*_by_class`` are lists over
 classes; intervals are computed from the counts among them and from ``agreement_by_class``, which
-all seeds of a point have in common: see :func:`~raydrop.frontier.intervals.image_agreement`.
-``auc_by_class`` are areas under the ROC curve, one class against the rest, and ``worst_class_auc``
-the lowest of them; older records have none, so they are missing values there."""
+all seeds of a point have in common: see
+:func:`~raydrop.frontier.statistics.intervals.image_agreement`. ``auc_by_class`` are areas under the
+ROC curve, one class against the rest, and ``worst_class_auc`` the lowest of them; older records
+have none, so they are missing values there."""
 
 GROUP_COUNTS = ("validation_by_group", "validation_sizes_by_group", "kept_by_group")
 """What a trial's record says about groups."""

@@ -13,11 +13,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.frontier.estimates import worst_estimates
-from raydrop.frontier.fronts import Direction, front_over, front_probability, front_status
 from raydrop.frontier.names import targets_of
 from raydrop.frontier.points import POINT, points_of
-from raydrop.frontier.resampling import Resamples
+from raydrop.frontier.statistics.estimates import worst_estimates
+from raydrop.frontier.statistics.fronts import (
+    Direction,
+    front_over,
+    front_probability,
+    front_status,
+)
+from raydrop.frontier.statistics.resampling import Resamples
 from raydrop.metrics import recalls, worst_decile
 from raydrop.study import By
 
@@ -113,17 +118,17 @@ def frontier_table(
     classes; ``worst_class_accuracy_of_mean`` is the lowest of the recalls averaged over seeds, at
     ``worst_class``. Both are biased low as estimates of the true minimum. The other two are
     not: ``worst_class_on_validation`` is the test recall of the class that is worst on validation
-    (see :mod:`raydrop.frontier.estimates`), and ``worst_class_low`` and ``_high`` are
-    :func:`~raydrop.frontier.intervals.worst_class_interval` at 95 %. ``worst_decile_accuracy`` is
-    the mean recall of the worst tenth of the classes, ``balanced_accuracy`` that of all. ``_min``
-    and ``_max`` are over seeds; everything else is a mean over them. ``noisy_pruned`` is the share
-    of the mislabelled training samples that is pruned, NaN where none are known. ``on_front`` marks
-    the Pareto front of mean average and mean worst-class accuracy over all points of a data set,
-    model and network target, ``on_front_at_keep_fraction`` that among those of them that keep the
-    same fraction.
+    (see :mod:`raydrop.frontier.statistics.estimates`), and ``worst_class_low`` and ``_high`` are
+    :func:`~raydrop.frontier.statistics.intervals.worst_class_interval` at 95 %.
+    ``worst_decile_accuracy`` is the mean recall of the worst tenth of the classes,
+    ``balanced_accuracy`` that of all. ``_min`` and ``_max`` are over seeds; everything else is a
+    mean over them. ``noisy_pruned`` is the share of the mislabelled training samples that is
+    pruned, NaN where none are known. ``on_front`` marks the Pareto front of mean average and mean
+    worst-class accuracy over all points of a data set, model and network target,
+    ``on_front_at_keep_fraction`` that among those of them that keep the same fraction.
     ``front_probability`` is the share of ``resamples`` in which a point is on the front of its data
     set, model and network target, and ``front_status`` what that makes it; see
-    :mod:`raydrop.frontier.fronts`.
+    :mod:`raydrop.frontier.statistics.fronts`.
 
     ``network_sparsity``, ``macs``, ``parameters`` and ``macs_removed`` are those of the networks as
     they were measured, NaN where records do not say.

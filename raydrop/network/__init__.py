@@ -6,17 +6,17 @@ weights. :data:`METHODS` lists them. What is reported is measured on what is lef
 
 from __future__ import annotations
 
-from raydrop.network.autobot import AutoBot
 from raydrop.network.base import NetworkMethod, NetworkSize, Pruned, PruningTask, Step, Target
-from raydrop.network.fpgm import Fpgm
-from raydrop.network.magnitude import Magnitude
-from raydrop.network.random import Random
-from raydrop.network.taylor import Taylor
-from raydrop.network.taylor_activation import TaylorActivation
-from raydrop.network.unstructured_magnitude import UnstructuredMagnitude
-from raydrop.network.unstructured_random import UnstructuredRandom
-from raydrop.network.unstructured_taylor import UnstructuredTaylor
-from raydrop.rules import Family, Parameter, Rule, rule_of
+from raydrop.network.methods.autobot import AutoBot
+from raydrop.network.methods.fpgm import Fpgm
+from raydrop.network.methods.magnitude import Magnitude
+from raydrop.network.methods.random import Random
+from raydrop.network.methods.taylor import Taylor
+from raydrop.network.methods.taylor_activation import TaylorActivation
+from raydrop.network.methods.unstructured_magnitude import UnstructuredMagnitude
+from raydrop.network.methods.unstructured_random import UnstructuredRandom
+from raydrop.network.methods.unstructured_taylor import UnstructuredTaylor
+from raydrop.study.grammar import Family, Parameter, Rule, rule_of
 
 NetworkFamily = Family[NetworkMethod]
 NetworkRule = Rule[NetworkMethod]

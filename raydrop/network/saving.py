@@ -33,7 +33,9 @@ from torch.nn.utils import prune
 
 from raydrop.data.batches import PreparedData
 from raydrop.errors import ConfigError, NetworkError, in_one_line, unknown_name
-from raydrop.files import (
+from raydrop.models import ImageShape, untried_model
+from raydrop.network.channels import rebuild
+from raydrop.store.files import (
     OddFileError,
     misfit,
     open_regular,
@@ -41,8 +43,6 @@ from raydrop.files import (
     read_npy_header,
     written_whole,
 )
-from raydrop.models import ImageShape, untried_model
-from raydrop.network.channels import rebuild
 from raydrop.training.checkpoints import flat_state, load_state
 
 FORMAT = "raydrop network"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from raydrop.errors import unknown_name
-from raydrop.scores.aum import Aum
 from raydrop.scores.base import (
     CheckpointMethod,
     EmbeddingMethod,
@@ -13,20 +12,21 @@ from raydrop.scores.base import (
     ScoreMethod,
     TraceMethod,
 )
-from raydrop.scores.ccs import Ccs
-from raydrop.scores.class_alignment import ClassAlignment
-from raydrop.scores.dynamic_uncertainty import DynamicUncertainty
-from raydrop.scores.el2n import El2n
-from raydrop.scores.entropy import Entropy
-from raydrop.scores.forgetting import Forgetting
-from raydrop.scores.grand import Grand
-from raydrop.scores.grand_last_layer import GrandLastLayer
-from raydrop.scores.k_center import KCenter
-from raydrop.scores.moderate import Moderate
-from raydrop.scores.moso import Moso, MosoLoo
-from raydrop.scores.random import Random
-from raydrop.scores.ssp import Ssp
-from raydrop.scores.tracin_self import TracinSelf
+from raydrop.scores.methods.aum import Aum
+from raydrop.scores.methods.ccs import Ccs
+from raydrop.scores.methods.class_alignment import ClassAlignment
+from raydrop.scores.methods.dynamic_uncertainty import DynamicUncertainty
+from raydrop.scores.methods.el2n import El2n
+from raydrop.scores.methods.entropy import Entropy
+from raydrop.scores.methods.forgetting import Forgetting
+from raydrop.scores.methods.grand import Grand
+from raydrop.scores.methods.grand_last_layer import GrandLastLayer
+from raydrop.scores.methods.k_center import KCenter
+from raydrop.scores.methods.moderate import Moderate
+from raydrop.scores.methods.moso import Moso, MosoLoo
+from raydrop.scores.methods.random import Random
+from raydrop.scores.methods.ssp import Ssp
+from raydrop.scores.methods.tracin_self import TracinSelf
 
 METHODS: dict[str, ScoreMethod] = {
     method.name: method

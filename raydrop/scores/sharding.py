@@ -29,8 +29,8 @@ from raydrop.scores.gradients import (
     per_sample_dot,
     per_sample_norm,
 )
-from raydrop.scores.memory import batch_size_for
-from raydrop.scores.tree import PairwiseSum
+from raydrop.scores.gradients.memory import batch_size_for
+from raydrop.scores.gradients.tree import PairwiseSum
 from raydrop.study import ScoringPrecision
 from raydrop.training.checkpoints import load_state
 from raydrop.training.halving import in_halves
@@ -423,7 +423,8 @@ class ShardedGradients:
         """Return G = (1/M) sum_i g_i over M samples at a checkpoint, (P,).
 
         g_i is the gradient of sample i's own loss over all trainable parameters. Each shard is
-        summed in float64, and the shards in float32 along the tree of :mod:`raydrop.scores.tree`.
+        summed in float64, and the shards in float32 along the tree of
+        :mod:`raydrop.scores.gradients.tree`.
 
         Args:
             state: A checkpoint, as :func:`raydrop.training.checkpoints.flat_state` gives it.

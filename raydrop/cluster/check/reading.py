@@ -8,7 +8,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from raydrop.errors import ConfigError, visible
-from raydrop.files import read_regular
+from raydrop.store.files import read_regular
 
 MOST_BYTES = 2**18
 MOST_NODES = 10_000

@@ -10,7 +10,7 @@ the weights' scale matters and each docstring says what they sum to.
 
 from __future__ import annotations
 
-from raydrop.rules import Family, Parameter, Rule, rule_of
+from raydrop.study.grammar import Family, Parameter, Rule, rule_of
 from raydrop.training.losses.base import (
     Loss,
     LossContext,

@@ -1,0 +1,147 @@
+"""CelebA: photos of faces with 40 attributes, one of which is the target and another the group.
+
+Faces are 178x218 pixels, so models see 3x224x224; see :mod:`raydrop.data.loaders.folder` for how.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from raydrop.data.dataset import ImageDataset
+from raydrop.data.groups import crossed
+from raydrop.data.loaders.downloads import DEFAULT_ROOT, download
+from raydrop.data.loaders.folder import dataset_of_files, resolve_folder
+from raydrop.data.loaders.metadata import MOST_TABLE_BYTES, list_rows, three_parts
+from raydrop.data.loaders.roots import download_root
+from raydrop.errors import ConfigError, DataError, unknown_name, visible
+from raydrop.store.files import open_regular
+
+IMAGES = "img_align_celeba"
+"""Folder of the aligned and cropped images; Kaggle's has another of that name in it."""
+ATTRIBUTES = "list_attr_celeba.txt"
+"""Table of attributes: how many images, names, then a row of -1 and 1 per image. Kaggle's ends in
+``.csv`` and begins with the names."""
+PARTITION = "list_eval_partition.txt"
+"""Table of official splits: image and 0, 1 or 2. Kaggle's ends in ``.csv`` and has a header."""
+
+
+def load_celeba(
+    path: str | None, data_root: str | None, *, target: str, group: str, name: str
+) -> ImageDataset:
+    """Return CelebA (Liu et al. 2015, arXiv 1411.7766) with groups target times attribute, G = 4.
+
+    The default, Blond_Hair with group Male, is that of Sagawa et al. 2020 (arXiv 1911.08731), where
+    blond men are the small group. The splits are the official ones. An id is the position in
+    list_attr_celeba.txt, from 0.
+
+    Args:
+        path: Folder with ``img_align_celeba/``, ``list_attr_celeba.txt`` and
+            ``list_eval_partition.txt``, or as Kaggle has them, with ``.csv``. None is
+            torchvision's: ``celeba`` in the data root, where torchvision downloads it, if those are
+            absent, and checks its MD5 sums.
+        data_root: Where downloads go and a relative path starts; ``~/.cache/raydrop`` and the
+            current folder by default.
+        target: Attribute that is the label.
+        group: Attribute that makes the groups with the label.
+        name: Canonical specification.
+
+    Raises:
+        ConfigError: If an attribute is unknown or both are the same.
+        DataError: If files are absent and cannot be downloaded, or do not fit together.
+    """
+    folder = _downloaded(data_root) if path is None else resolve_folder(path, data_root)
+    from_kaggle = not (folder / ATTRIBUTES).exists() and _as_csv(folder / ATTRIBUTES).exists()
+    header = 1 if from_kaggle else 2
+    table = _read(folder, ATTRIBUTES, header, from_kaggle)
+    labels, attributes = _signs(table, target), _signs(table, group)
+    if target == group:
+        raise ConfigError(
+            f"Expected two attributes for target and group of celeba, found {target} for both; "
+            "choose another group."
+        )
+    class_names, values = ((f"not {text}", text) for text in (target, group))
+    group_names = tuple(f"{label}, {value}" for label in class_names for value in values)
+    groups = crossed(labels, attributes, 2)
+    rows = range(header + 1, header + 1 + len(table))
+    inner = f"{IMAGES}/{IMAGES}" if (folder / IMAGES / IMAGES).is_dir() else IMAGES
+    images = [f"{inner}/{image}" for image in table.index]
+    splits = _splits(folder, table.index, from_kaggle)
+    return dataset_of_files(
+        folder,
+        list_rows(folder, images, labels.tolist(), rows, ATTRIBUTES),
+        three_parts(splits, groups, group_names, "group"),
+        name=name,
+        class_names=class_names,
+        groups=groups,
+        group_names=group_names,
+        turned=False,
+    )
+
+
+def _downloaded(data_root: str | None) -> Path:
+    """Return torchvision's folder of CelebA, downloading it where something is absent."""
+    root = download_root(data_root or DEFAULT_ROOT, "celeba").absolute()
+    folder = root / "celeba"
+    if not all((folder / name).exists() for name in (IMAGES, ATTRIBUTES, PARTITION)):
+        download("celeba", "CelebA", root, split="all")
+    return folder
+
+
+def _read(folder: Path, name: str, header: int, from_kaggle: bool) -> pd.DataFrame:
+    """Return a table of numbers with the image names as its index, after some lines of header."""
+    path = _as_csv(folder / name) if from_kaggle else folder / name
+    try:
+        with open_regular(path, MOST_TABLE_BYTES) as file:
+            table = pd.read_csv(
+                file,
+                sep="," if from_kaggle else r"\s+",
+                skiprows=max(header - 1, 0),
+                header=0 if header else None,
+                index_col=0,
+                dtype=str,
+            )
+        return table.astype(np.int64).rename(index=str)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise DataError(
+            f"Expected CelebA's table in {visible(path)}, found: {visible(reason)}; "
+            "give the folder that holds it, or let torchvision download it anew."
+        ) from error
+
+
+def _as_csv(path: Path) -> Path:
+    return path.with_suffix(".csv")
+
+
+def _signs(table: pd.DataFrame, attribute: str) -> NDArray[np.int64]:
+    """Return 1 where an attribute is present and 0 where it is not, (n,)."""
+    if attribute not in table:
+        raise unknown_name("attribute of celeba", attribute, map(str, table.columns))
+    values = table[attribute].to_numpy()
+    if not np.isin(values, (-1, 1)).all():
+        raise DataError(
+            f"Expected -1 or 1 for {attribute} in {ATTRIBUTES}, found "
+            f"{values[~np.isin(values, (-1, 1))][0]}; copy the official file."
+        )
+    return (values > 0).astype(np.int64)
+
+
+def _splits(folder: Path, images: pd.Index[str], from_kaggle: bool) -> NDArray[np.int64]:
+    table = _read(folder, PARTITION, int(from_kaggle), from_kaggle)
+    if table.shape[1] != 1 or not table.index.is_unique:
+        raise DataError(
+            f"Expected one split per image in CelebA's partition in {visible(folder)}, found "
+            "other columns or images that occur twice; copy the official file."
+        )
+    splits = table.iloc[:, 0].reindex(images, fill_value=-1)
+    wrong = ~splits.isin([0, 1, 2])
+    if wrong.any():
+        raise DataError(
+            f"Expected a split 0, 1 or 2 of {visible(images[wrong.to_numpy()][0])} in CelebA's "
+            f"partition in {visible(folder)}, found none; copy the official file."
+        )
+    return splits.to_numpy(np.int64)

@@ -1,0 +1,53 @@
+"""The data set that needs no download: 8x8 handwritten digits that come with scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
+from raydrop.data.variants.sampling import shuffled_members
+
+TRAIN_PER_CLASS = 80
+"""Training images of each digit."""
+VALIDATION_PER_CLASS = 24
+"""Validation images of each digit."""
+TEST_PER_CLASS = 70
+"""Test images of each digit; all three together are the smallest class, 174 images."""
+SPLIT_SEED = 0
+"""Seed of the split."""
+
+
+def load_digits() -> ImageDataset:
+    """Return scikit-learn's digits (Alpaydin and Kaynak 1998, UCI repository), split in three.
+
+    An id is the index in scikit-learn's order. Every class is equally large in every split, and
+    the few images beyond that are left out.
+    """
+    from sklearn.datasets import load_digits as sklearn_digits
+
+    bunch = sklearn_digits()
+    pixels = to_uint8(bunch.images)[:, None]
+    labels = np.asarray(bunch.target, np.int64)
+    members = shuffled_members(labels, 10, SPLIT_SEED, "digits")
+    first, second = TRAIN_PER_CLASS, TRAIN_PER_CLASS + VALIDATION_PER_CLASS
+    bounds = ((0, first), (first, second), (second, second + TEST_PER_CLASS))
+    everything = Split(np.arange(len(labels)), labels, ArrayImages(pixels))
+    train, validation, test = (
+        everything.take(np.sort(np.concatenate([m[start:stop] for m in members])))
+        for start, stop in bounds
+    )
+    return ImageDataset.from_content(
+        pixel_digest(pixels),
+        name="digits",
+        class_names=tuple("0123456789"),
+        splits=(train, validation, test),
+        image_shape=(1, 8, 8),
+        horizontal_flip=False,
+        crop_padding=1,
+    )
+
+
+def to_uint8(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Scale 0...16 to 0...255; ``rint(pixel · 16 / 255)`` gives every value back exactly."""
+    return np.rint(values * (255 / 16)).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Drawings: values that hold what a figure shows, and their drawing."""

@@ -1,0 +1,1 @@
+"""How sure the numbers of a frontier are: intervals, comparisons, fronts."""

@@ -1,0 +1,300 @@
+"""Is a point better than its reference: differences, intervals, verdicts.
+
+Two points were tested on the same images and trained with the same seeds, so they are compared
+image by image and seed by seed; what both have wrong cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from raydrop.frontier.names import DENSE, family_name
+from raydrop.frontier.points import POINT, points_of
+from raydrop.frontier.records import Records
+from raydrop.frontier.statistics.contrasts import (
+    Contrasts as Contrasts,
+)
+from raydrop.frontier.statistics.contrasts import (
+    Pair,
+    Side,
+    Units,
+    interval,
+    p_value,
+    seeds_needed,
+    side_of,
+)
+from raydrop.frontier.statistics.contrasts import contrasts as contrasts
+from raydrop.frontier.statistics.seeds import moderated
+from raydrop.study import By
+
+Floats = NDArray[np.float64]
+Point = dict[str, Any]
+
+COLUMNS = (
+    "model",
+    "loss",
+    "keep_fraction",
+    "method",
+    "quotas",
+    "query_model",
+    "network_method",
+    "network_target",
+    "reference",
+    "measure",
+    "difference",
+    "low",
+    "high",
+    "p_value",
+    "p_adjusted",
+    "verdict",
+    "seeds_needed",
+    "n_seeds",
+)
+"""Columns of ``comparisons.csv``."""
+
+FAMILY = ["model", "loss", "keep_fraction", "network_target", "reference", "measure"]
+"""What comparisons that are corrected together have in common; with :data:`PLAIN_LOSS` as the
+reference, losses are what is compared, so those of all losses are."""
+
+ERROR = 0.05
+
+RANDOM, ALL = "random + none", "all the data"
+"""References, as :func:`~raydrop.frontier.names.series_name` calls them."""
+
+DENSE_NETWORK, PLAIN_LOSS = "dense network", "cross_entropy"
+RANDOM_NETWORKS = {"random": "random filters", "unstructured_random": "random weights"}
+"""References of pruned networks: the network before it was pruned, the same pruning and retraining
+with the plain loss, and pruning at random."""
+
+_SAME = ["dataset", "model", "loss", "network_method", "network_target", "budget"]
+"""What a point shares with its reference of the same network."""
+
+_SELECTION = ["dataset", "model", "query_model", "method", "quotas", "keep_fraction", "budget"]
+"""What a point of a pruned network shares with all its references: the data."""
+
+
+def comparisons(records: Records, by: By = "class") -> pd.DataFrame:
+    """Compare every point with random pruning and with training on all the data.
+
+    The references are random pruning without quotas at the same keep fraction, and all the data,
+    both with the same model and loss. Those of a pruned network have the same data instead: its
+    dense network, trained with cross-entropy where that is there; random filters (or weights)
+    removed to the same target, with the same loss; and the same method, target and data with
+    cross-entropy, if the loss is another. The measures are the average accuracy and that of the
+    worst class (or group), seeds averaged first;
+    :func:`~raydrop.frontier.statistics.contrasts.interval` says what their intervals cover. Only
+    seeds that both sides have count.
+
+    Families are the answers to one question, such as which methods at keep fraction 0.3 have a
+    better worst class than random pruning, or which losses at flops(0.75) a better one than
+    cross-entropy: the comparisons with the same :data:`FAMILY`. Within
+    each, ``p_adjusted`` is Holm's (1979, Scandinavian Journal of Statistics 6:65), so a family
+    whose points all equal their reference gets any verdict but ``cannot tell`` with probability 5 %
+    at most. ``low`` and ``high`` have the level at which Holm's procedure tests that comparison:
+    1 - 5 %/m for the smallest p-value of m, 1 - 5 %/(m - 1) for the next, and so on, all that are
+    not rejected having the level at which it stops. So an interval leaves out 0 exactly when the
+    verdict is ``better`` or ``worse``; it covers with at least 95 % by itself, and together with
+    the others of its family less surely than the verdicts do.
+
+    With one seed, ``low`` and ``high`` are 95 % intervals for these two networks, from
+    test-sampling noise alone. What other seeds would give cannot be known, so p-values are NaN and
+    the verdict is ``cannot tell``.
+
+    Args:
+        records: As from :func:`~raydrop.frontier.records.load_records`.
+        by: Whether worst cases are those of classes or of groups.
+
+    Returns:
+        Rows with :data:`COLUMNS`, ordered by reference, measure and point. ``reference`` is
+        :data:`RANDOM`, :data:`ALL`, :data:`DENSE_NETWORK`, one of :data:`RANDOM_NETWORKS` or
+        :data:`PLAIN_LOSS`; ``measure`` is ``worst`` or ``average``; differences are
+        accuracies of the point minus those of its reference, as plug-in estimates.
+        ``seeds_needed`` is the number of seeds at which, were the difference as large as it seems,
+        the verdict would fall with 80 % probability; it is ``n_seeds`` where the verdict has
+        fallen, and NaN where there is one seed or 1,000 would not do, test images being too few.
+
+    Raises:
+        DataError: If the records do not hold which test images each trial has right.
+    """
+    sides = _Sides(records, by)
+    rows, found = [], []
+    for identity, one, other in _pairs(records.trials):
+        both = zip(("worst", "average"), sides.of(one), sides.of(other), strict=True)
+        for measure, side, reference in both:
+            rows.append({**identity, "measure": measure, "n_seeds": len(one)})
+            found.append(Pair(side, reference))
+    table = pd.DataFrame(rows, columns=[*POINT, "reference", "measure", "n_seeds"])
+    if table.empty:
+        return pd.DataFrame(columns=list(COLUMNS))
+    judged = _judged(table, found)
+    order_of = ["reference", "measure", *POINT]
+    return judged.sort_values(order_of, kind="stable", ignore_index=True)[list(COLUMNS)]
+
+
+def holm(p_values: Floats, error: float = ERROR) -> tuple[Floats, Floats]:
+    """Return Holm's adjusted p-values, and the error level at which each comparison is tested.
+
+    Args:
+        p_values: (m,) p-values.
+        error: Probability of any false rejection.
+
+    Returns:
+        (m,) adjusted p-values, and (m,) levels: ``error`` divided by m for the smallest p-value, by
+        m - 1 for the next and so on; those that are not rejected share the level of the first such.
+    """
+    count = len(p_values)
+    order = np.argsort(p_values, kind="stable")
+    left = np.arange(count, 0, -1)
+    ordered = np.minimum(1.0, np.maximum.accumulate(p_values[order] * left))
+    rejected = int((ordered <= error).sum())
+    left = np.maximum(left, count - rejected)
+    adjusted, levels = np.empty(count), np.empty(count)
+    adjusted[order], levels[order] = ordered, error / np.maximum(left, 1)
+    return adjusted, levels
+
+
+class _Sides:
+    """Both views of every point, by class and of all images, each made once."""
+
+    def __init__(self, records: Records, by: By) -> None:
+        """Begin without a point."""
+        members = records.members(by)
+        self._records = records
+        self._order = np.argsort(members, kind="stable")
+        ordered = members[self._order]
+        self._units = [Units.of(each) for each in (ordered, np.zeros_like(ordered))]
+        self._made: dict[tuple[str, ...], list[Side]] = {}
+
+    def of(self, trial_ids: Sequence[str]) -> list[Side]:
+        """Return the views of some trials, whose seeds are ascending."""
+        key = tuple(trial_ids)
+        if key not in self._made:
+            packed = np.stack([self._records.packed_hits[each] for each in key])
+            hits = self._records.hits(key)[:, self._order]
+            self._made[key] = [side_of(hits, packed, units) for units in self._units]
+        return self._made[key]
+
+
+def _judged(table: pd.DataFrame, found: list[Pair]) -> pd.DataFrame:
+    """Add differences, intervals, p-values and verdicts to the identities of comparisons."""
+    found = _moderated_averages(table, found)
+    known = [each.n_seeds > 1 for each in found]
+    p_values = [
+        p_value(each.found()) if yes else np.nan for each, yes in zip(found, known, strict=True)
+    ]
+    adjusted, levels = np.full(len(found), np.nan), np.full(len(found), ERROR)
+    for rows in _families(table[known]):
+        adjusted[rows], levels[rows] = holm(np.array(p_values)[rows])
+    results = [_measured(*each) for each in zip(found, adjusted, levels, strict=True)]
+    names = ["difference", "low", "high", "verdict", "seeds_needed"]
+    measured = pd.DataFrame(results, columns=names, index=table.index)
+    return table.assign(
+        p_value=np.array(p_values, dtype=np.float64), p_adjusted=adjusted, **measured
+    )
+
+
+def _measured(pair: Pair, adjusted: float, level: float) -> tuple[float, float, float, str, float]:
+    """Return difference, interval, verdict and the seeds that are needed for one."""
+    found = pair.found()
+    low, high = interval(found, 1.0 - level)
+    told = adjusted <= ERROR and (low > 0 or high < 0)
+    needed = float(found.n_seeds) if told else seeds_needed(found, level)
+    verdict = ("better" if low > 0 else "worse") if told else "cannot tell"
+    return found.plug_in, low, high, verdict, needed
+
+
+def _families(table: pd.DataFrame) -> Iterator[NDArray[np.intp]]:
+    """Yield the places of the comparisons of each family."""
+    if table.empty:
+        return
+    of_losses = table["reference"] == PLAIN_LOSS
+    keyed = table.assign(loss=table["loss"].mask(of_losses, ""))
+    for rows in keyed.groupby(FAMILY).groups.values():
+        yield np.asarray(rows)
+
+
+def _pairs(trials: pd.DataFrame) -> Iterator[tuple[Point, list[str], list[str]]]:
+    """Yield each comparison's identity and both sides' trials, in the order of their seeds."""
+    points = [
+        (dict(zip(POINT, key, strict=True)), dict(zip(rows["seed"], rows["trial_id"], strict=True)))
+        for key, rows in points_of(trials)
+    ]
+    references: dict[tuple[Any, ...], dict[int, str]] = {}
+    for point, seeds in points:
+        for key in _is_reference_for(point):
+            references.setdefault(key, seeds)
+    for point, seeds in points:
+        for name, keys in _references_of(point):
+            others: Mapping[int, str] = next(
+                (references[key] for key in keys if key in references), {}
+            )
+            common = sorted(set(seeds) & set(others))
+            if others is not seeds and common:
+                one, other = ([each[seed] for seed in common] for each in (seeds, others))
+                yield {**point, "reference": name}, one, other
+
+
+def _references_of(point: Point) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
+    """Yield the name of each reference, and by which keys it is found, the first that is there."""
+    cell = tuple(point[name] for name in _SAME)
+    data = tuple(point[name] for name in _SELECTION)
+    method, target, loss = (point[name] for name in ("network_method", "network_target", "loss"))
+    if target == DENSE:
+        yield RANDOM, [(RANDOM, *cell, point["keep_fraction"])]
+        yield ALL, [(ALL, *cell)]
+        return
+    yield DENSE_NETWORK, [(DENSE_NETWORK, *data, each) for each in (PLAIN_LOSS, loss, None)]
+    for family, name in RANDOM_NETWORKS.items():
+        if method.startswith("unstructured") == family.startswith("unstructured"):
+            # With the same options, such as a schedule, or else as it is.
+            same = family + method[len(family_name(method)) :]
+            yield name, [(name, *data, target, loss, each) for each in (same, family)]
+    if loss != PLAIN_LOSS:
+        yield PLAIN_LOSS, [(PLAIN_LOSS, *data, target, method)]
+
+
+def _is_reference_for(point: Point) -> Iterator[tuple[Any, ...]]:
+    """Yield the keys by which a point is found as a reference."""
+    cell = tuple(point[name] for name in _SAME)
+    data = tuple(point[name] for name in _SELECTION)
+    method, target, loss = (point[name] for name in ("network_method", "network_target", "loss"))
+    if target == DENSE:
+        if point["method"] == "none":
+            yield ALL, *cell
+        elif (point["method"], point["quotas"]) == ("random", "none"):
+            yield RANDOM, *cell, point["keep_fraction"]
+        yield DENSE_NETWORK, *data, loss
+        yield DENSE_NETWORK, *data, None
+        return
+    if loss == PLAIN_LOSS:
+        yield PLAIN_LOSS, *data, target, method
+    if family_name(method) in RANDOM_NETWORKS:
+        yield RANDOM_NETWORKS[family_name(method)], *data, target, loss, method
+
+
+def _moderated_averages(table: pd.DataFrame, found: list[Pair]) -> list[Pair]:
+    """Let the seed variances of average accuracies lend each other strength.
+
+    Those with the same model, loss, reference and number of seeds do.
+    There is a single one in each comparison, of as many degrees of freedom as there are seeds less
+    one. Those of worst classes have had the classes to do so.
+    """
+    averages = table[(table["measure"] == "average") & (table["n_seeds"] > 1)]
+    result = list(found)
+    for rows in (
+        averages.groupby(["model", "loss", "reference", "n_seeds"]).groups.values()
+        if len(averages)
+        else ()
+    ):
+        places = np.asarray(rows).tolist()
+        gross = np.array([found[place].found().gross.item() for place in places])
+        drawn, freedom = moderated(gross, found[places[0]].n_seeds - 1)
+        for place, value in zip(places, drawn, strict=True):
+            result[place] = replace(found[place], moderated=(np.full((1, 1), value), freedom))
+    return result

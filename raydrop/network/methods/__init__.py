@@ -1,0 +1,1 @@
+"""Methods that prune a network, one per file."""

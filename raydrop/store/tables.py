@@ -1,0 +1,315 @@
+"""The files that pass between ``raydrop score`` and ``raydrop select``."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from raydrop.errors import ConfigError, StoreError, in_one_line, unknown_name, visible
+from raydrop.selection import select
+from raydrop.store.files import (
+    csv_text,
+    misfit,
+    open_regular,
+    original_text,
+    parse_json,
+    read_regular,
+    written_whole,
+)
+
+METADATA_KEY = b"raydrop"
+
+_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
+
+_FACTS = {
+    **dict.fromkeys(("method", "dataset", "model"), "text"),
+    "higher_is_kept": "yes or no",
+    "seed": "count",
+    "units": "object",
+}
+
+COLUMNS: Mapping[str, str] = {"class": "label", "group": "group"}
+"""Columns that number the classes and the groups."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Classes or groups of a data set, U of them, and how the query model did on each."""
+
+    names: list[str]
+    """In the order of their numbers."""
+    recalls: list[float]
+    """Recall of each on validation, (U,)."""
+    sizes: list[int]
+    """Validation samples of each, (U,)."""
+
+
+@dataclass(frozen=True)
+class ScoreFacts:
+    """What ``scores.parquet`` says besides its rows."""
+
+    method: str
+    """Name of the method."""
+    higher_is_kept: bool
+    """Whether the highest scores are kept."""
+    dataset: str
+    """Data set and variants."""
+    model: str
+    """Architecture of the query model."""
+    seed: int
+    """Seed of the query run."""
+    units: dict[str, Units]
+    """By ``class`` and, where the data set has groups, ``group``."""
+
+    def units_by(self, by: str) -> Units:
+        """Return the classes or the groups.
+
+        Raises:
+            ConfigError: If ``by`` is something else, or the data set has no groups.
+        """
+        if by not in COLUMNS:
+            raise unknown_name("--by", by, COLUMNS)
+        if by not in self.units:
+            raise ConfigError(
+                f"Expected scores of a data set with groups for --by {by}, found those of "
+                f"{self.dataset!r}, which has none; leave --by out, or score one that has them."
+            )
+        return self.units[by]
+
+
+def write_scores(path: Path, frame: pd.DataFrame, facts: ScoreFacts) -> None:
+    """Write ``scores.parquet`` and the facts in it.
+
+    Args:
+        path: Of the file.
+        frame: ``sample_id, label, score`` and, where the data set has groups, ``group``; a row per
+            sample.
+        facts: What else is known of them.
+
+    Raises:
+        StoreError: If the file cannot be written.
+    """
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(asdict(facts)).encode()}
+    with _saved(path) as file:
+        pq.write_table(table.replace_schema_metadata(metadata), file)
+
+
+def read_scores(path: Path) -> tuple[pd.DataFrame, ScoreFacts]:
+    """Return what :func:`write_scores` wrote.
+
+    Raises:
+        ConfigError: If the file is not there or is not such a file.
+    """
+    try:
+        with open_regular(path) as file, pq.ParquetFile(file) as opened:
+            rows, size = opened.metadata.num_rows, path.stat().st_size
+            if rows > size:  # samples have ids, all different, which take more
+                raise ValueError(f"{rows} rows in {size} bytes")
+            facts = _facts(opened.schema_arrow.metadata[METADATA_KEY])
+            columns = ["sample_id", "score", *(COLUMNS[by] for by in facts.units)]
+            frame = opened.read(columns).to_pandas()[columns]
+        _check_columns(frame, facts)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        absent, other = isinstance(error, FileNotFoundError), "another kind of file"
+        found = "no such file" if absent else f"{other} ({in_one_line(error)})"
+        raise ConfigError(
+            f"Expected scores at {path}, found {found}; "
+            "give a file that 'raydrop score --out FILE' wrote."
+        ) from error
+    return frame, facts
+
+
+def _facts(content: bytes) -> ScoreFacts:
+    """Return what JSON says of scores, or raise a ValueError, KeyError or TypeError."""
+    known = parse_json(content)
+    problem = misfit(known, _FACTS)
+    units = {} if problem else known.pop("units")
+    problem = problem or misfit(units, dict.fromkeys(units, "object"))
+    for each in () if problem else units.values():
+        kinds = {"names": "text by unit", "recalls": "number by unit", "sizes": "count by unit"}
+        problem = problem or misfit(each, kinds, {"unit": len(each["names"])})
+    if problem or not {"class"} <= units.keys() <= COLUMNS.keys():
+        raise ValueError(problem or "no classes")
+    return ScoreFacts(**known, units={by: Units(**each) for by, each in units.items()})
+
+
+def _check_columns(frame: pd.DataFrame, facts: ScoreFacts) -> None:
+    """Raise a ValueError where columns are of another kind, or classes have other numbers."""
+    for column, kinds in {"sample_id": "iu", "score": "iuf"}.items():
+        if frame[column].dtype.kind not in kinds:
+            raise ValueError(f"{frame[column].dtype} for {column}")
+    for by, units in facts.units.items():
+        values = frame[COLUMNS[by]]
+        if values.dtype.kind not in "iu" or not values.between(0, len(units.names) - 1).all():
+            raise ValueError(f"{COLUMNS[by]} that are no numbers of {len(units.names)} names")
+
+
+def counts_of_best(
+    path: Path,
+    method: str,
+    samples: pd.DataFrame,
+    members: NDArray[np.int64],
+    count: int,
+    budget: int,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Return how many of the best samples by a file's scores each class or group has, (U,).
+
+    Args:
+        path: Of the scores.
+        method: Whose scores they have to be.
+        samples: ``sample_id, label`` of the samples that they have to be of.
+        members: Class or group of each sample, (N,).
+        count: U, of classes or groups.
+        budget: How many samples are the best.
+        seed: Settles ties among equal scores.
+
+    Raises:
+        ConfigError: If they are of another method or of other samples.
+    """
+    frame, facts = read_scores(path)
+    if facts.method != method:
+        raise ConfigError(
+            f"Expected scores of {method!r} in {path} for quotas from_method:{method}, found those "
+            f"of {facts.method!r}; give the file of that method with --quota-scores."
+        )
+    if not frame[["sample_id", "label"]].equals(samples[["sample_id", "label"]]):
+        raise ConfigError(
+            f"Expected scores of the same samples in {path}, found others; "
+            "score the same data set by both methods."
+        )
+    best = select(
+        frame["score"].to_numpy(),
+        members,
+        budget,
+        higher_is_kept=facts.higher_is_kept,
+        tie_seed=seed,
+    )
+    return np.bincount(members[best], minlength=count)
+
+
+def read_recalls(path: Path, names: Sequence[str], by: str) -> NDArray[np.float64]:
+    """Return recalls (U,) from a csv with ``class`` or ``group`` and ``recall``.
+
+    Rows match by name, as it is or as :func:`~raydrop.store.files.csv_text` writes it. Where no row
+    has a name and no name looks like a number, they may have the positions of the classes or
+    groups, from 0, instead: with classes ``1, 10, 2`` nobody can tell whether row 2 is the third
+    one or the one that is called so.
+
+    Args:
+        path: Of the file.
+        names: Of the classes or groups, in the order of the recalls.
+        by: ``class`` or ``group``.
+
+    Raises:
+        ConfigError: If the file does not give one recall in [0, 1] for every class or group, or has
+            a row for anything else.
+    """
+    expected = f"Expected one row with {by},recall for every {by} in {path}"
+    rows: dict[str, tuple[int, str]] = {}
+    for line, key, cell in _recall_rows(path, by):
+        key = original_text(key)
+        key = key if key in names else key.strip()
+        if key in rows:
+            raise ConfigError(
+                f"{expected}, found two for {visible(key)}, in lines {rows[key][0]} and {line}; "
+                "remove one."
+            )
+        rows[key] = line, cell
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"{expected}, found the name {visible(twice[0])} twice in the scores, which no row can "
+            "tell apart; rename one in the data set."
+        )
+    positions = [str(k) for k in range(len(names))]
+    named = bool(rows.keys() & {*names}) or any(map(_NUMBER.fullmatch, names))
+    keys = positions if not named and rows.keys() <= {*positions} else list(names)
+    strays = [visible(key) for key in rows if key not in keys]
+    if strays:
+        raise ConfigError(
+            f"{expected}, found {', '.join(strays[:5])}, which {'are' if strays[1:] else 'is'} the "
+            f"name of no {by} in the scores ({', '.join(map(visible, names[:5]))}"
+            f"{', …' if len(names) > 5 else ''}); correct or remove the row."
+        )
+    absent = [visible(name) for name, key in zip(names, keys, strict=True) if key not in rows]
+    if absent:
+        raise ConfigError(
+            f"Expected a recall for every {by} in {path}, found none for "
+            f"{', '.join(absent[:5])}; add their rows."
+        )
+    return np.array([_recall(path, key, *rows[key]) for key in keys], dtype=np.float64)
+
+
+def _recall_rows(path: Path, by: str) -> Iterator[tuple[int, str, str]]:
+    """Yield the line, the key and the recall of every row."""
+    try:
+        text = read_regular(path).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = [cell.strip() for cell in next(reader, [])]
+        if header.count(by) != 1 or header.count("recall") != 1:
+            raise ValueError(f"the columns {', '.join(header)[:80] or 'of nothing'}")
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} cells in line {reader.line_num}")
+            yield reader.line_num, row[header.index(by)], row[header.index("recall")].strip()
+    except (OSError, ValueError, csv.Error) as error:
+        absent = isinstance(error, FileNotFoundError)
+        found = "no such file" if absent else getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"Expected a csv with the columns {by},recall at {path}, found {visible(found)}; "
+            f"write one row per {by}, its name and its recall, with commas between."
+        ) from error
+
+
+def _recall(path: Path, key: str, line: int, cell: str) -> float:
+    if _NUMBER.fullmatch(cell) is None or not 0 <= float(cell) <= 1:
+        raise ConfigError(
+            f"Expected recalls in [0, 1] in {path}, found {cell[:40]!r} for {visible(key)} in line "
+            f"{line}; measure every one on validation samples."
+        )
+    return float(cell)
+
+
+def write_kept(path: Path, samples: pd.DataFrame) -> None:
+    """Write ``kept.csv``: ``sample_id, label`` and, if known, ``group`` of what is kept.
+
+    Raises:
+        StoreError: If the file cannot be written.
+    """
+    with _saved(path) as file:
+        file.write(csv_text(samples.drop(columns="score")).encode())
+
+
+@contextlib.contextmanager
+def _saved(path: Path) -> Iterator[IO[bytes]]:
+    if not path.parent.is_dir():
+        raise StoreError(
+            f"Expected a folder {path.parent} to write {path.name} into, found none; "
+            "make it, or correct --out."
+        )
+    try:
+        with written_whole(path) as file:
+            yield file
+    except OSError as error:
+        raise StoreError(
+            f"Expected to write {path}, found: {error.strerror or error}; "
+            "free space there, allow writing, or choose another file with --out."
+        ) from error

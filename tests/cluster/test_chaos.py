@@ -1,0 +1,357 @@
+"""What clusters do to a study: every bit of its results is that of a run that nobody disturbed.
+
+The cluster has two nodes, on one machine. Whatever goes wrong does so once, marked by a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray.cluster_utils import Cluster
+from ray_clusters import node_options, two_nodes
+
+from raydrop.cluster import nodes, scoring, sweep
+from raydrop.cluster.driver import Options, Outcome, run_study
+from raydrop.cluster.pool import PoolWorker, RayExecutor
+from raydrop.errors import ConfigError
+from raydrop.frontier.terminal import Console
+from raydrop.store import Store
+from raydrop.study import Study
+
+pytestmark = pytest.mark.ray
+
+# Workers cannot import test files, so the classes and functions below travel whole.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+TRIALS = 4
+"""Of the study: three methods, and all the data."""
+ENTRIES = 2 + 3 + TRIALS
+"""Query runs, scores and trials of an undisturbed run."""
+LONGEST = 120.0
+"""Seconds that anything here may take on a busy machine."""
+
+
+def _load_benchmark() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
+    spec = importlib.util.spec_from_file_location("raydrop_chaos", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _study(script: str) -> Study:
+    """The study that a script defines."""
+    names: dict[str, Any] = {}
+    exec(script, names)
+    study: Study = names["study"]
+    return study
+
+
+chaos = _load_benchmark()
+STUDY = _study(chaos.STUDY)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with two_nodes(12) as cluster:
+        yield cluster
+
+
+def _run(cluster: Cluster, out: Path, study: Study = STUDY) -> tuple[Outcome, str]:
+    """Run the study on the cluster; return how it ended and what was printed."""
+    console = Console(file=io.StringIO(), width=200)
+    outcome = run_study(study, Options(out=out, address=cluster.address), console)
+    return outcome, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    outcome, printed = _run(cluster, out)
+    assert outcome == Outcome(TRIALS, 0)
+    assert "died" not in printed
+    assert len(chaos.finished(out)) == ENTRIES
+    return out
+
+
+@pytest.fixture(scope="module")
+def expected(undisturbed: Path) -> dict[str, bytes]:
+    return chaos.results(undisturbed)  # type: ignore[no-any-return]
+
+
+def _losses(out: Path) -> dict[str, int]:
+    """How many processes were lost, by stage."""
+    stages = [entry.info["stage"] for entry in Store(out / "store").entries("loss")]
+    return {stage: stages.count(stage) for stage in sorted(set(stages))}
+
+
+def _die_once(marker: Path) -> None:
+    """Be killed by the system, as when memory runs out, unless that has happened before."""
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + LONGEST
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+class Mortal(PoolWorker):
+    """Is killed when it comes to the second shard."""
+
+    marker: Path
+
+    def run(self, task: Any, shard: Any, state: Any, direction: Any = None) -> Any:
+        if shard.index == 1:
+            _die_once(self.marker)
+        return super().run(task, shard, state, direction)
+
+
+def test_a_process_of_every_stage_is_killed_at_work(
+    cluster: Cluster, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is replaced, counted, told of, and leaves no trace in the results."""
+    query_task, trial_task = scoring._query_task, sweep._trial_task
+
+    def query(*arguments: Any) -> Any:
+        _die_once(tmp_path / "query")
+        return query_task(*arguments)
+
+    def trial(config: dict[str, Any], context: Any) -> None:
+        _die_once(tmp_path / "trial")
+        trial_task(config, context)
+
+    class Worker(Mortal):
+        marker = tmp_path / "worker"
+
+    monkeypatch.setattr(scoring, "_query_task", query)
+    monkeypatch.setattr(sweep, "_trial_task", trial)
+    monkeypatch.setattr(scoring, "RayExecutor", functools.partial(RayExecutor, worker=Worker))
+    outcome, printed = _run(cluster, tmp_path / "out")
+    assert outcome == Outcome(TRIALS, 0)
+    assert _losses(tmp_path / "out") == {"query runs": 1, "scores": 1, "trials": 1}
+    assert "3 worker processes died; what was lost was done again" in printed
+    assert chaos.results(tmp_path / "out") == expected
+
+
+@contextlib.contextmanager
+def _losing_the_node(cluster: Cluster, there: Path, gone: Path) -> Iterator[None]:
+    """Take away the node that is not the head as soon as a file says that it is at work.
+
+    Afterwards there is one again.
+    """
+    (other,) = cluster.worker_nodes
+
+    def lose() -> None:
+        _until(there.exists)
+        cluster.remove_node(other, allow_graceful=False)
+        gone.touch()
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    try:
+        yield
+    finally:
+        there.touch()
+        thread.join(LONGEST)
+        cluster.add_node(**node_options(14))
+
+
+def _linger(head: str, there: Path, gone: Path) -> None:
+    """Be at work on the node that is lost, until it is; on the head, wait for that."""
+    if gone.exists():
+        return
+    if ray.get_runtime_context().get_node_id() != head:
+        there.touch()
+        _until(lambda: False)
+    _until(gone.exists)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["query runs", "scores", "trials"])
+def test_a_node_is_lost_at_work(
+    stage: str,
+    cluster: Cluster,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there, gone, head = tmp_path / "there", tmp_path / "gone", cluster.head_node.node_id
+    query_task, trial_task = scoring._query_task, sweep._trial_task
+
+    class Lingering(PoolWorker):
+        def run(self, *arguments: Any) -> Any:
+            _linger(head, there, gone)
+            return super().run(*arguments)
+
+    def query(*arguments: Any) -> Any:
+        _linger(head, there, gone)
+        return query_task(*arguments)
+
+    def trial(config: dict[str, Any], context: Any) -> None:
+        _linger(head, there, gone)
+        trial_task(config, context)
+
+    if stage == "query runs":
+        monkeypatch.setattr(scoring, "_query_task", query)
+    elif stage == "scores":
+        executor = functools.partial(RayExecutor, worker=Lingering)
+        monkeypatch.setattr(scoring, "RayExecutor", executor)
+    else:
+        monkeypatch.setattr(sweep, "_trial_task", trial)
+    with _losing_the_node(cluster, there, gone):
+        outcome, _ = _run(cluster, tmp_path / "out")
+    assert outcome == Outcome(TRIALS, 0)
+    assert _losses(tmp_path / "out") == {stage: 1}
+    assert chaos.results(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_driver_is_killed_and_the_same_command_does_what_is_missing(
+    seed: int, cluster: Cluster, undisturbed: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Beginnings and ends of all but the last entry.
+    moment = chaos.Moment(int(rng.integers(1, 2 * ENTRIES - 2)), rng.uniform(0.0, 0.1))
+    found = chaos.play(undisturbed / "study.json", tmp_path, moment, expected, cluster.address)
+    assert found.was_running
+    assert found.same
+    assert found.again == found.changed == ()
+    # Fewer where a worker ended what it had before it noticed that its driver was gone.
+    assert found.begun.total() <= ENTRIES - found.before
+
+
+def test_a_truncated_file_is_computed_again_with_what_it_takes(
+    cluster: Cluster, undisturbed: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    """A trial, the scores that it reads, and the query run that those read."""
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    store = Store(out / "store")
+    before = chaos.finished(out)
+    score = next(e for e in store.entries("scores") if e.info["method"] == "el2n")
+    trial = next(e for e in store.entries("trial") if e.config["scores"] == score.key)
+    query = score.config["queries"][0]
+    victims = {f"query {query}", f"scores {score.key}", f"trial {trial.key}"}
+    for entry in (store.read("query", query), score, trial):
+        assert entry is not None
+        path = entry.path / ("meta.json" if entry is trial else f"{entry.names[0]}.npy")
+        path.write_bytes(path.read_bytes()[:-10])
+    assert _run(cluster, out)[0] == Outcome(TRIALS, 0)
+    after = chaos.finished(out)
+    assert {name for name in after if after[name] != before[name]} == victims
+    assert len(list((out / "store" / "damaged").iterdir())) == 3
+    assert chaos.results(out) == expected
+
+
+def test_a_trial_that_runs_out_of_memory_is_recorded_and_the_others_go_on(
+    cluster: Cluster, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trial(config: dict[str, Any], context: Any) -> None:
+        def run_trial(*arguments: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        here = sys.modules["raydrop.cluster.sweep"]
+        with pytest.MonkeyPatch.context() as patch:
+            if context.runs[config["trial_id"]].trial.method == "random":
+                patch.setattr(here, "run_trial", run_trial)
+            here._trial_task(config, context)  # as that process knows it
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "_trial_task", trial)
+        outcome, printed = _run(cluster, out)
+    assert outcome == Outcome(TRIALS, 1)
+    assert "died" not in printed
+    (failure,) = Store(out / "store").entries("failure")
+    assert failure.info["trial"]["method"] == "random"
+    assert failure.info["message"].startswith("OutOfMemoryError: CUDA out of memory. Tried")
+    assert f"trial {failure.key[:8]}  small_cnn, random at" in printed
+    log = (out / "logs" / "trials" / f"{failure.key}.log").read_text()
+    assert "Traceback (most recent call last):" in log
+    assert log.rstrip().endswith("Error: CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert "so lower batch_size" in failure.info["message"]
+    before = chaos.finished(out)
+    assert len(before) == ENTRIES - 1
+    assert _run(cluster, out)[0] == Outcome(TRIALS, 0)
+    after = chaos.finished(out)
+    assert {name: after[name] for name in before} == before
+    assert chaos.results(out) == expected
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)]
+    mounted = shutil.which("mount") and subprocess.run(mount, capture_output=True, check=False)
+    if not mounted or mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here, which takes root on Linux")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [1_000, 60_000])
+def test_a_full_disk_is_told_in_a_sentence_and_once_freed_the_study_goes_on(
+    room: int,
+    cluster: Cluster,
+    undisturbed: Path,
+    expected: dict[str, bytes],
+    small_disk: Path,
+) -> None:
+    out, ballast = small_disk / "out", small_disk / "ballast"
+    free = shutil.disk_usage(small_disk).free
+    ballast.write_bytes(bytes(free - room))
+    command = [sys.executable, "-m", "raydrop", "run", str(undisturbed / "study.json")]
+    command += ["--out", str(out), "--address", cluster.address]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert ended.returncode == 1
+    (sentence,) = [line for line in ended.stderr.splitlines() if line.startswith("Error: ")]
+    assert "No space left on device; free space there" in sentence
+    assert "died" not in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert len(chaos.finished(out)) < ENTRIES
+    assert not (out / "store" / "damaged").exists()  # whatever appears is whole
+    ballast.unlink()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert chaos.results(out) == expected
+
+
+def test_a_cluster_that_loses_its_last_place_ends_in_a_sentence(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that ask for two CPUs where each node has one stand for nodes that do not return."""
+    monkeypatch.setattr(nodes, "WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(nodes, "make_layout", lambda *_, **__: nodes.Layout(1, 2, 0.0))
+    with pytest.raises(ConfigError, match=r"node with 2 CPUs for 1 s, found 2 alive: 1 CPUs and"):
+        _run(cluster, tmp_path)
