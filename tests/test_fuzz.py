@@ -23,11 +23,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from fake_study import FakeStudy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ray import tune
 from ray.tune.search.variant_generator import generate_variants
-from test_frontier_records import FakeStudy
 from test_saving import network, spec_of
 from watching import watched
 

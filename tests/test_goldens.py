@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
-from test_frontier_records import NETWORKS, SMALL, FakeStudy
+from fake_study import NETWORKS, SMALL, FakeStudy
 
 from raydrop.cluster.space import expand
 from raydrop.data import load_dataset

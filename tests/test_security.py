@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_frontier_records import FakeStudy
+from fake_study import FakeStudy
 from test_frontier_write import Page
 
 from raydrop import cli

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import FakeStudy
 from PIL import Image
-from test_frontier_records import FakeStudy
 
 from raydrop import cli
 from raydrop.cli import load_sweep

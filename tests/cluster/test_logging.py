@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_frontier_records import GROUPED, TRANSFER, FakeStudy
+from fake_study import GROUPED, TRANSFER, FakeStudy
 
 from raydrop.cluster import logging
 from raydrop.cluster.driver import Options, Outcome, run_study

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import GROUPED, SMALL, TRANSFER, FakeStudy
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from reference import change_seed_by_seed
-from test_frontier_records import GROUPED, SMALL, TRANSFER, FakeStudy
 
 from raydrop.frontier.figures.canvas import to_svg
 from raydrop.frontier.figures.details import LOSS_TO_GAIN, heatmap_figure, plot_recall_changes

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import GROUPED, TRANSFER, FakeStudy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import holm_by_steps, worst_difference_by_loops
 from scipy import stats
-from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 
 import raydrop.frontier.statistics.contrasts
 from raydrop.errors import ConfigError, DataError

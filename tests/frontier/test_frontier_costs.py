@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_study import SMALL
 from matplotlib.figure import Figure
 from reference import costs_run_by_run
-from test_frontier_records import SMALL
 from test_frontier_sources import QUERY_SECONDS, SOURCED, SourcedStudy, sources_of
 
 from raydrop.frontier.costs import Costs, costs, time_unit

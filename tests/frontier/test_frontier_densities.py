@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import GROUPED, SMALL, TRANSFER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import correlations_by_definition, densities_by_averaging
-from test_frontier_records import GROUPED, SMALL, TRANSFER
 
 from raydrop.frontier import correlation_points, density_points
 from raydrop.frontier.records import load_records

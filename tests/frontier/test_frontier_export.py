@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_frontier_records import GROUPED, TRANSFER, FakeStudy
+from fake_study import GROUPED, TRANSFER, FakeStudy
 
 from raydrop.errors import ConfigError, IncompleteStudyError, StoreError, visible
 from raydrop.frontier import frontier_table, load_records

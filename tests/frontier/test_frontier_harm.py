@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import FINGERPRINT, FakeStudy
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
-from test_frontier_records import FINGERPRINT, FakeStudy
 
 from raydrop.frontier import write_frontier
 from raydrop.frontier.figures.canvas import to_png, to_svg

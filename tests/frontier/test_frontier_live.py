@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_frontier_records import GROUPED, FakeStudy
+from fake_study import GROUPED, FakeStudy
 
 from raydrop.errors import ConfigError, StoreError
 from raydrop.frontier import frontier_table, load_records

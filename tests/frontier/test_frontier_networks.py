@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import NETWORKS, SMALL, FakeStudy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
-from test_frontier_records import NETWORKS, SMALL, FakeStudy
 
 from raydrop.frontier import (
     Frontier,

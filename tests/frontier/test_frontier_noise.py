@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_frontier_records import SMALL, TRANSFER
+from fake_study import SMALL, TRANSFER
 
 from raydrop.frontier.names import point_name, scorer_name, series_name, setting_name
 from raydrop.frontier.records import load_records

@@ -6,11 +6,11 @@ import dataclasses
 import json
 from pathlib import Path
 
+import fake_study
 import numpy as np
 import pandas as pd
 import pytest
-import test_frontier_records
-from test_frontier_records import GROUPED, TRANSFER, FakeStudy
+from fake_study import GROUPED, TRANSFER, FakeStudy
 
 from raydrop.errors import ConfigError, StudyMismatchError
 from raydrop.frontier import frontier_table, load_records, summary_table
@@ -148,7 +148,7 @@ def test_several_models_have_a_panel_each(tmp_path: Path) -> None:
 
 def test_other_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = _write(FIRST, tmp_path / "a", "first")
-    monkeypatch.setattr(test_frontier_records, "FINGERPRINT", "7b" * 32)
+    monkeypatch.setattr(fake_study, "FINGERPRINT", "7b" * 32)
     second = _write(SECOND, tmp_path / "b", "second")
     with pytest.raises(
         StudyMismatchError, match=r"same test set, found digits \(5a5a.*\) in .*a and digits \(7b7b"

@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import GROUPED, TRANSFER, FakeStudy
 from matplotlib.figure import Figure
 from matplotlib.lines import AxLine
-from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 
 from raydrop.frontier import correlation_points, density_points, frontier_table
 from raydrop.frontier.figures.plots import (

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import GROUPED, TRANSFER, FakeStudy
 from PIL import Image
 from plotly.offline import get_plotlyjs
 from reference import recall_by_counting
-from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 from test_frontier_write import Page
 
 from raydrop.errors import visible

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import GROUPED, FakeStudy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import (
@@ -15,7 +16,6 @@ from reference import (
     pareto_front_by_pairs,
     resample_by_images,
 )
-from test_frontier_records import GROUPED, FakeStudy
 
 from raydrop.errors import ConfigError, DataError
 from raydrop.frontier import (

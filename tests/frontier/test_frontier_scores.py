@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from reference import last_kept_by_counting
-from test_frontier_records import SMALL
 from test_frontier_sources import SOURCED, SourcedStudy, sources_of
 
 from raydrop.frontier.figures.canvas import to_svg

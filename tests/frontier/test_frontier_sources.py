@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fake_study import FINGERPRINT, SMALL, FakeStudy
 from numpy.typing import NDArray
-from test_frontier_records import FINGERPRINT, SMALL, FakeStudy
 
 from raydrop.frontier.records import load_records
 from raydrop.frontier.sources import Sources, load_sources

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import GROUPED, FakeStudy
 from reference import pareto_front_by_pairs
-from test_frontier_records import GROUPED, FakeStudy
 
 from raydrop.frontier import frontier_table, worst_class_interval
 from raydrop.frontier.records import Records, load_records

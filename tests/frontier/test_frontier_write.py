@@ -13,9 +13,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import GROUPED, TRANSFER, FakeStudy
 from matplotlib.text import Text
 from plotly.offline import get_plotlyjs
-from test_frontier_records import GROUPED, TRANSFER, FakeStudy
 
 import raydrop.cli
 import raydrop.frontier

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_frontier_records import NETWORKS, TRANSFER, FakeStudy
+from fake_study import NETWORKS, TRANSFER, FakeStudy
 
 from raydrop.frontier import frontier_table, load_records
 from raydrop.frontier.figures.plots import COLOURS

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_frontier_records import FakeStudy
+from fake_study import FakeStudy
 
 from raydrop import cli
 from raydrop.errors import visible

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from fake_study import FakeStudy
 from numpy.typing import NDArray
-from test_frontier_records import FakeStudy
 
 from raydrop.cli import load_sweep
 from raydrop.cluster.driver import check_folder

@@ -30,8 +30,8 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torchvision
+from fake_study import FakeStudy
 from google_storage import google_storage, write_account
-from test_frontier_records import FakeStudy
 
 from raydrop import cli
 from raydrop.cli import load_sweep
@@ -1086,7 +1086,7 @@ def test_studies_that_cannot_stand_beside_each_other_are_named_by_their_urls(
     study = FakeStudy(keeps=(0.5,), quotas=("none",))
     urls = [object_at(url, name) for name in ("first", "second")]
     for each, fingerprint in zip(urls, ("1" * 64, "2" * 64), strict=True):
-        monkeypatch.setattr("test_frontier_records.FINGERPRINT", fingerprint)
+        monkeypatch.setattr("fake_study.FINGERPRINT", fingerprint)
         folder = study.write(open_location(each))
         publish(folder / "study.json", (folder / "study.json").read_bytes())
     with pytest.raises(StudyMismatchError) as caught:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from fake_study import FakeStudy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_frontier_records import FakeStudy
 
 from raydrop.errors import ConfigError
 from raydrop.frontier import frontier_table, load_records
