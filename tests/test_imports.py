@@ -18,7 +18,7 @@ ROOT = Path(raydrop.__file__).parent
 ROOMS = {
     "errors": set(),
     "metrics": set(),
-    "selection": set(),
+    "selection": {"study"},
     "study": set(),
     "store": {"study", "selection"},
     "data": {"study", "store"},

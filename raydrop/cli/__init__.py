@@ -450,7 +450,7 @@ def methods() -> None:
     from raydrop.training.losses import LOSSES
 
     for title, entries in (
-        ("scores", [(method.name, method) for method in METHODS.values()]),
+        ("scores", [(entry.usage, entry) for entry in METHODS.values()]),
         ("quotas", [(rule.usage, rule) for rule in QUOTAS.values()]),
         ("losses", [(family.usage, family) for family in LOSSES.values()]),
         ("network pruners", [(family.usage, family) for family in PRUNERS.values()]),

@@ -16,16 +16,16 @@ from raydrop.network.methods.taylor_activation import TaylorActivation
 from raydrop.network.methods.unstructured_magnitude import UnstructuredMagnitude
 from raydrop.network.methods.unstructured_random import UnstructuredRandom
 from raydrop.network.methods.unstructured_taylor import UnstructuredTaylor
-from raydrop.study.grammar import Family, Parameter, Rule, rule_of
+from raydrop.study.catalogue import Catalogue, Entry, Named, Parameter
 
-NetworkFamily = Family[NetworkMethod]
-NetworkRule = Rule[NetworkMethod]
+NetworkFamily = Entry[NetworkMethod]
+NetworkRule = Named[NetworkMethod]
 
 _BATCHES = Parameter("batches", 10.0, least=1.0, whole=True, named=True)
 
-METHODS: dict[str, NetworkFamily] = {
-    family.name: family
-    for family in (
+METHODS = Catalogue(
+    "network_method",
+    (
         NetworkFamily("random", Random, "removes random filters", ""),
         NetworkFamily(
             "magnitude",
@@ -84,8 +84,8 @@ METHODS: dict[str, NetworkFamily] = {
             "Molchanov et al. 2019, arXiv 1906.10771",
             (_BATCHES,),
         ),
-    )
-}
+    ),
+)
 """Every method that prunes networks, by name."""
 
 
@@ -100,7 +100,7 @@ def network_rule(text: str) -> NetworkRule:
         >>> network_rule("magnitude").name, network_rule("taylor(batches=5)").name
         ('magnitude', 'taylor(batches=5)')
     """
-    return rule_of(text, "network_method", METHODS)
+    return METHODS.named(text)
 
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from raydrop.errors import ConfigError
-from raydrop.study.grammar import parse_call, value_text
+from raydrop.study.catalogue import parse_call, value_text
 
 Measure = Literal["flops", "parameters", "sparsity"]
 """What a target is a share of: multiply-accumulates of a forward pass, parameters, or weights that

@@ -589,9 +589,7 @@ def _check_budget(study: Study, trial: TrialConfig, dataset: ImageDataset) -> No
     if trial.quotas == "none":
         return
     budget = budget_for(len(dataset.train), trial.keep_fraction)
-    least = study.minimum_per_class
-    if trial.quotas == "balanced":
-        least = max(least, 1)
+    least = max(study.minimum_per_class, quota_rule(trial.quotas).least)
     needed = sum(min(least, int(size)) for size in dataset.sizes(study.by))
     if budget < needed:
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from raydrop.errors import unknown_name
 from raydrop.scores.base import (
     CheckpointMethod,
     EmbeddingMethod,
@@ -27,28 +26,33 @@ from raydrop.scores.methods.moso import Moso, MosoLoo
 from raydrop.scores.methods.random import Random
 from raydrop.scores.methods.ssp import Ssp
 from raydrop.scores.methods.tracin_self import TracinSelf
+from raydrop.study.catalogue import Catalogue, Entry
 
-METHODS: dict[str, ScoreMethod] = {
-    method.name: method
-    for method in (
-        Random(),
-        El2n(),
-        Forgetting(),
-        DynamicUncertainty(),
-        Entropy(),
-        Aum(),
-        Grand(),
-        GrandLastLayer(),
-        Moso(),
-        MosoLoo(),
-        TracinSelf(),
-        ClassAlignment(),
-        KCenter(),
-        Moderate(),
-        Ssp(),
-        Ccs(),
-    )
-}
+METHODS = Catalogue[Entry[ScoreMethod]](
+    "method",
+    (
+        Entry(method.name, method, method.summary, method.citation)
+        for method in (
+            Random,
+            El2n,
+            Forgetting,
+            DynamicUncertainty,
+            Entropy,
+            Aum,
+            Grand,
+            GrandLastLayer,
+            Moso,
+            MosoLoo,
+            TracinSelf,
+            ClassAlignment,
+            KCenter,
+            Moderate,
+            Ssp,
+            Ccs,
+        )
+    ),
+)
+"""Every score by name."""
 
 
 def score_method(name: str) -> ScoreMethod:
@@ -57,9 +61,8 @@ def score_method(name: str) -> ScoreMethod:
     Raises:
         ConfigError: If there is none; the message lists the nearest names.
     """
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
-    return METHODS[name]
+    method: ScoreMethod = METHODS.named(name).make()
+    return method
 
 
 __all__ = [

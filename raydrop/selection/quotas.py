@@ -35,7 +35,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from raydrop.errors import ConfigError, unknown_name
+from raydrop.errors import ConfigError
 from raydrop.selection.checks import (
     FloatArray,
     IntArray,
@@ -44,6 +44,7 @@ from raydrop.selection.checks import (
     checked_floors,
     checked_recalls,
 )
+from raydrop.study.catalogue import Catalogue, Entry
 
 ROUNDING = 1e-6
 """Fractions of a sample closer than this count as equal. It is far above the rounding error of
@@ -284,21 +285,20 @@ def smooth_recalls(recalls: ArrayLike, totals: ArrayLike, pseudocount: float) ->
 
 
 @dataclass(frozen=True)
-class QuotaRule:
+class QuotaRule(Entry["IntArray | None"]):
     """A way to share the budget among classes, and the facts that a pipeline asks about it."""
 
-    usage: str
-    """How a search space writes it."""
-    summary: str
-    """What it does, in one line."""
-    citation: str
-    """Where it comes from."""
-    needs_recalls: bool
+    needs_recalls: bool = False
     """Whether it needs validation recalls of a query model; without, they may be None."""
-    allocate: Allocate
-    """What computes the quotas."""
+    least: int = 0
+    """Samples that it leaves every class or group at least, whatever the study's minimum."""
     method: str | None = None
     """Method among whose best samples classes are counted; None for rules that need no counts."""
+
+    @property
+    def allocate(self) -> Allocate:
+        """What computes the quotas."""
+        return self.build
 
 
 def quota_rule(name: str) -> QuotaRule:
@@ -314,18 +314,9 @@ def quota_rule(name: str) -> QuotaRule:
         >>> quota_rule("from_method:el2n").method
         'el2n'
     """
-    kind, colon, method = name.partition(":")
-    if kind not in QUOTAS:
-        raise unknown_name("quotas", name, QUOTAS)
-    rule = QUOTAS[kind]
-    if kind != "from_method" and not colon:
-        return rule
-    if kind != "from_method" or not method:
-        raise ConfigError(
-            f"Expected quotas {rule.usage!r}, found {name!r}; a method follows from_method: alone, "
-            "as in from_method:el2n."
-        )
-    return dataclasses.replace(rule, method=method)
+    named = QUOTAS.named(name)
+    rule = QUOTAS[named.entry.name]
+    return rule if named.text is None else dataclasses.replace(rule, method=named.text)
 
 
 def _none(
@@ -384,43 +375,45 @@ def _from_method(
     return quotas_from_counts(sizes, counts, budget, minimum)
 
 
-QUOTAS: dict[str, QuotaRule] = {
-    "none": QuotaRule(
-        usage="none",
-        summary="no quotas: the best samples over all classes",
-        citation="the usual form of score-based pruning",
-        needs_recalls=False,
-        allocate=_none,
+QUOTAS = Catalogue(
+    "quotas",
+    (
+        QuotaRule(
+            "none",
+            _none,
+            "no quotas: the best samples over all classes",
+            "the usual form of score-based pruning",
+        ),
+        QuotaRule(
+            "proportional",
+            _proportional,
+            "the same share of every class",
+            "stratified sampling with proportional allocation (Neyman, 1934)",
+        ),
+        QuotaRule(
+            "balanced",
+            _balanced,
+            "equally many samples of every class, smaller classes whole",
+            "class-balanced subsampling (Idrissi et al., 2022, arXiv 2110.14503)",
+            least=1,
+        ),
+        QuotaRule(
+            "drop",
+            _drop,
+            "a share of every class in proportion to its validation error",
+            "DRoP (Vysogorets, Ahuja, Kempe, 2025, arXiv 2404.05579)",
+            needs_recalls=True,
+        ),
+        QuotaRule(
+            "from_method",
+            _from_method,
+            "as many of every class as a method keeps by itself",
+            "StrategyQ of DRoP (Vysogorets, Ahuja, Kempe, 2025, arXiv 2404.05579)",
+            text="METHOD",
+        ),
     ),
-    "proportional": QuotaRule(
-        usage="proportional",
-        summary="the same share of every class",
-        citation="stratified sampling with proportional allocation (Neyman, 1934)",
-        needs_recalls=False,
-        allocate=_proportional,
-    ),
-    "balanced": QuotaRule(
-        usage="balanced",
-        summary="equally many samples of every class, smaller classes whole",
-        citation="class-balanced subsampling (Idrissi et al., 2022, arXiv 2110.14503)",
-        needs_recalls=False,
-        allocate=_balanced,
-    ),
-    "drop": QuotaRule(
-        usage="drop",
-        summary="a share of every class in proportion to its validation error",
-        citation="DRoP (Vysogorets, Ahuja, Kempe, 2025, arXiv 2404.05579)",
-        needs_recalls=True,
-        allocate=_drop,
-    ),
-    "from_method": QuotaRule(
-        usage="from_method:METHOD",
-        summary="as many of every class as a method keeps by itself",
-        citation="StrategyQ of DRoP (Vysogorets, Ahuja, Kempe, 2025, arXiv 2404.05579)",
-        needs_recalls=False,
-        allocate=_from_method,
-    ),
-}
+    example="from_method:el2n",
+)
 """Every quota rule by name; ``from_method`` is followed by a colon and a method."""
 
 

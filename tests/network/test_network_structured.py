@@ -45,7 +45,7 @@ SHORT = {
     "taylor_activation": "taylor_activation(rounds=2, steps=1)",
     "autobot": "autobot(iterations=2)",
 }
-STRUCTURED = [name for name, family in METHODS.items() if family.rule([]).make().structured]
+STRUCTURED = [name for name, family in METHODS.items() if family.named([]).make().structured]
 
 
 @pytest.fixture(scope="module")

@@ -531,7 +531,7 @@ def test_models_and_scores_are_asked_once_for_each_pair(
     def check(model: str, head: Head) -> None:
         asked.append((model, head.is_linear))
 
-    monkeypatch.setattr(METHODS["k_center"], "check_model", check)
+    monkeypatch.setattr(METHODS["k_center"].build, "check_model", staticmethod(check))
     points: list[dict[str, object]] = [
         {"method": "k_center", "keep_fraction": k, "loss": loss, "query_model": model}
         for k in (0.2, 0.5)

@@ -34,7 +34,7 @@ from raydrop.plan import (
     visited_samples,
     works,
 )
-from raydrop.scores import METHODS, EmbeddingMethod
+from raydrop.scores import METHODS, EmbeddingMethod, score_method
 from raydrop.scores.embeddings import embeddings_of
 from raydrop.scores.gradients import last_linear
 from raydrop.scores.methods import k_center, ssp
@@ -374,7 +374,7 @@ STUDY = Study(
     score_epoch_fraction=0.5,
     seeds=(0,),
 )
-FROM_EMBEDDINGS = [name for name, method in METHODS.items() if isinstance(method, EmbeddingMethod)]
+FROM_EMBEDDINGS = [name for name in METHODS if isinstance(score_method(name), EmbeddingMethod)]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from raydrop.data.batches import PreparedData, make_batches, prepare
 from raydrop.errors import ConfigError, ScoringError
 from raydrop.models import build_model
 from raydrop.plan import Plan, QueryRun, ScoreRun, make_plan, query_run, score_run, trial_configs
-from raydrop.scores import METHODS, TraceMethod
+from raydrop.scores import METHODS, TraceMethod, score_method
 from raydrop.scores.partitions import stratified_partitions
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
 from raydrop.selection import quota_rule, select
@@ -255,7 +255,8 @@ def test_explicit_training_of_query_runs_is_obeyed(data: PreparedData, store: St
 def test_every_method_scores_every_sample(data: PreparedData, store: Store) -> None:
     study = dataclasses.replace(STUDY, initialisations=2, partitions=2)
     gradients = _gradients(data)
-    for name, method in METHODS.items():
+    for name in METHODS:
+        method = score_method(name)
         _, found = _score(study, name, data, store, gradients)
         assert found.shape == (len(data.dataset.train),)
         assert np.isfinite(found).all() or method.may_be_infinite
@@ -371,7 +372,7 @@ def test_scores_that_are_no_numbers_are_named_by_their_sample_ids(
     ids = data.dataset.train.ids
     scores = np.zeros(len(ids))
     scores[[3, 7]] = value
-    monkeypatch.setattr(type(METHODS[method]), "from_trace", lambda *_: scores)
+    monkeypatch.setattr(METHODS[method].build, "from_trace", lambda *_: scores)
     if fine:
         assert np.isposinf(_score(STUDY, method, data, store)[1]).sum() == 2
         return

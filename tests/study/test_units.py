@@ -28,7 +28,7 @@ from raydrop.stages import (
 )
 from raydrop.store import Entry, Store, required
 from raydrop.study import Study, Training
-from raydrop.study.grammar import Rule
+from raydrop.study.catalogue import Named
 from raydrop.training.checkpoints import load_state
 from raydrop.training.evaluate import predict
 from raydrop.training.losses import CrossEntropy, LossContext
@@ -252,7 +252,7 @@ def test_a_trial_by_group_records_it_and_its_loss_sees_groups(
         def end_epoch(self, recalls: NDArray[np.float64] | None) -> None:
             seen["recalls"].append(recalls)
 
-    monkeypatch.setattr(Rule, "make", lambda _, context: Spy(context))
+    monkeypatch.setattr(Named, "make", lambda _, context: Spy(context))
     outcome = run_trial(study, run, data, store, "cpu")
     entry = required(store, "trial", run.key)
     kept = np.flatnonzero(np.isin(data.dataset.train.ids, entry.array("kept_ids")))

@@ -10,7 +10,9 @@ the weights' scale matters and each docstring says what they sum to.
 
 from __future__ import annotations
 
-from raydrop.study.grammar import Family, Parameter, Rule, rule_of
+from dataclasses import dataclass
+
+from raydrop.study.catalogue import Catalogue, Entry, Named, Parameter
 from raydrop.training.losses.base import (
     Loss,
     LossContext,
@@ -33,12 +35,20 @@ from raydrop.training.losses.ldam import LdamDrw, ldam_margins
 from raydrop.training.losses.logit_adjusted import LogitAdjusted, log_priors
 from raydrop.training.losses.pw import PwLoss, make_pw, pw_loss, pw_targets, pw_weights
 
-LossFamily = Family[Loss]
-LossRule = Rule[Loss]
 
-LOSSES: dict[str, LossFamily] = {
-    family.name: family
-    for family in (
+@dataclass(frozen=True)
+class LossFamily(Entry[Loss]):
+    """Losses of one formula."""
+
+    reads_reference: bool = False
+    """Whether it reads, at some stage, what the dense network says of the images."""
+
+
+LossRule = Named[Loss]
+
+LOSSES = Catalogue(
+    "loss",
+    (
         LossFamily("cross_entropy", CrossEntropy, "every sample weighs the same", ""),
         LossFamily(
             "cdb_w",
@@ -115,9 +125,11 @@ LOSSES: dict[str, LossFamily] = {
                 ),
                 Parameter("normalise", "none", words=("none", "mean1"), numeric=False, named=True),
             ),
+            reads_reference=True,
         ),
-    )
-}
+    ),
+    example="focal(2)",
+)
 """Every family of losses by name."""
 
 
@@ -132,7 +144,7 @@ def loss_rule(text: str) -> LossRule:
         >>> loss_rule("focal").name, loss_rule("cdb_w_original(tau=0.50)").name
         ('focal(2)', 'cdb_w_original(0.5)')
     """
-    return rule_of(text, "loss", LOSSES)
+    return LOSSES.named(text)
 
 
 def reads_reference(rule: LossRule) -> bool:
@@ -144,7 +156,7 @@ def reads_reference(rule: LossRule) -> bool:
         >>> reads_reference(loss_rule("pw(0.3, 1)")), reads_reference(loss_rule("focal"))
         (True, False)
     """
-    return rule.family.build is make_pw
+    return LOSSES[rule.entry.name].reads_reference
 
 
 __all__ = [
