@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raydrop.errors import NetworkError
 from raydrop.models import check_eager
 from raydrop.network.base import NetworkSize
-from raydrop.training.halving import in_halves
+from raydrop.training.halving import Halving
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 """Layers whose weights are counted and masked."""
@@ -84,20 +84,17 @@ def forward_seconds(
     Raises:
         NoMemoryError: If a single image does not fit into memory.
     """
-    images, most = blank_images(model, image_shape, batch), batch
-    times: list[float] = []
-
-    def begin_anew(size: int) -> None:
-        nonlocal most
-        most = size
-        times.clear()
-
+    images, halving, times = blank_images(model, image_shape, batch), Halving(), list[float]()
     with evaluating(model), torch.no_grad():
         while len(times) <= repeats:
-            before = most
-            seconds = _timed(model, images, most, begin_anew)
-            if most == before:
-                times.append(seconds)
+            most, start = halving.most, time.perf_counter()
+            halving(lambda part, _: model(part), images, images)
+            if images.is_cuda:
+                torch.cuda.synchronize(images.device)
+            if halving.most == most:
+                times.append(time.perf_counter() - start)
+            else:
+                times.clear()
     return statistics.median(times[1:])
 
 
@@ -124,18 +121,3 @@ def _counted(model: nn.Module, image_shape: tuple[int, int, int]) -> FlopCounter
     with evaluating(model), torch.no_grad(), counter:
         model(blank_images(model, image_shape))
     return counter
-
-
-def _timed(
-    model: nn.Module, images: Tensor, most: int, on_halved: Callable[[int], object]
-) -> float:
-    """Return the seconds that a pass takes, or the passes of ``most`` images each."""
-
-    def run(images: Tensor, _: Tensor) -> None:
-        model(images)
-
-    start = time.perf_counter()
-    in_halves(run, images, images, on_halved, at_most=most)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return time.perf_counter() - start

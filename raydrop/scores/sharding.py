@@ -33,7 +33,7 @@ from raydrop.scores.gradients.memory import batch_size_for
 from raydrop.scores.gradients.tree import PairwiseSum
 from raydrop.study import ScoringPrecision
 from raydrop.training.checkpoints import load_state
-from raydrop.training.halving import in_halves
+from raydrop.training.halving import Halving
 
 T = TypeVar("T")
 
@@ -136,17 +136,19 @@ class GradientWorker:
                 "their own."
             )
         self._precision = precision
-        self._batch_size = batch_size_for(
+        most = batch_size_for(
             self._model,
             dataset.image_shape,
             default_memory(self._device) if memory_bytes is None else memory_bytes,
             limit=SCORING_BATCH,
         )
+        self._halving = Halving(most, ScoringError)
 
     @property
     def batch_size(self) -> int:
         """Most samples per pass from now on; halved whenever memory runs out."""
-        return self._batch_size
+        assert self._halving.most is not None
+        return self._halving.most
 
     def run(
         self,
@@ -240,16 +242,9 @@ class GradientWorker:
         """Yield what is computed of a shard, batch by batch, in the order of its samples."""
         # A copy, because Ray's shared memory is read-only.
         positions = torch.from_numpy(np.array(shard.positions))
-        for images, labels in self._batches(positions.split(self._batch_size)):
+        for images, labels in self._batches(positions.split(self.batch_size)):
             # Memory may have run out since the batches of this shard were cut.
-            most = self._batch_size
-            yield from in_halves(
-                compute, images, labels, self._remember, at_most=most, error=ScoringError
-            )
-
-    def _remember(self, batch_size: int) -> None:
-        """Go on with smaller batches."""
-        self._batch_size = min(self._batch_size, batch_size)
+            yield from self._halving(compute, images, labels)
 
 
 class FailedShardsError(ScoringError):

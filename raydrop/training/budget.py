@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from raydrop.study import Budget, Training
 
 
-@dataclass(frozen=True)
-class Length:
+class Length(NamedTuple):
     """The length of one training."""
 
     epochs: int
@@ -23,16 +22,8 @@ def training_length(rule: Budget, training: Training, n_kept: int, n_train: int)
 
     ``equal_epochs``: E epochs. ``equal_steps``: as many steps as E epochs on all the data take.
     ``drop_paper``: int((0.5 + 0.5 d) E / d) epochs at density d = n_kept / n_train (Vysogorets,
-    Ahuja, Kempe 2025, arXiv 2404.05579). On all the data the three agree.
-
-    Args:
-        rule: Name of the rule.
-        training: Gives E and the batch size.
-        n_kept: Samples that remain.
-        n_train: Samples of the full training set.
-
-    Returns:
-        Epochs and steps.
+    Ahuja, Kempe 2025, arXiv 2404.05579). On all the data the three agree. E and the batch size are
+    those of ``training``.
 
     Example:
         >>> [training_length("drop_paper", Training(epochs=160), n, 100).epochs

@@ -45,20 +45,12 @@ def load_state(model: nn.Module, state: NDArray[np.float32]) -> None:
 
 
 def sampled_epochs(epochs: int, count: int, seed: int) -> tuple[int, ...]:
-    """Return the epochs, from 1, after which a run leaves the checkpoints that scores average over.
+    """Return the min(T, E) ascending epochs, from 1, whose checkpoints scores average over.
 
-    The epochs are cut into ``count`` strata of nearly equal length, and one epoch is drawn from
-    each. Where ``count`` divides ``epochs``, each epoch is equally likely, as with a uniform draw,
-    but the average over the checkpoints varies less. The draw depends neither on the machine nor on
-    NumPy's version.
-
-    Args:
-        epochs: E, epochs of the whole run.
-        count: T, checkpoints; from E on, every epoch is one.
-        seed: Seed of the draw.
-
-    Returns:
-        min(T, E) ascending epochs.
+    The E epochs are cut into T = ``count`` strata of nearly equal length, and one epoch is drawn
+    from each. Where T divides E, each epoch is equally likely, as with a uniform draw, but the
+    average over the checkpoints varies less. The draw depends neither on the machine nor on NumPy's
+    version.
 
     Example:
         >>> sampled_epochs(30, 5, seed=0)

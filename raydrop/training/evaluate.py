@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raydrop.data.batches import Batches
-from raydrop.training.halving import in_halves
+from raydrop.training.halving import Halving
 
 EVALUATION_BATCH = 256
 """Samples per forward pass; fixed, so that results do not depend on the training batch."""
@@ -26,19 +26,17 @@ def logits_in_order(model: nn.Module, batches: Batches, n: int) -> Iterator[tupl
     Raises:
         NoMemoryError: If a single sample does not fit into memory.
     """
-    was_training, most = model.training, EVALUATION_BATCH
+    was_training, halving = model.training, Halving()
 
     def logits_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return model(images).float(), labels
 
-    def remember(size: int) -> None:
-        nonlocal most
-        most = size
-
     model.eval()
     try:
         for images, labels in batches(torch.arange(n).split(EVALUATION_BATCH)):
-            yield from in_halves(logits_of, images, labels, remember, at_most=most)
+            yield from halving(
+                lambda images, labels: (model(images).float(), labels), images, labels
+            )
     finally:
         model.train(was_training)
 
@@ -52,13 +50,10 @@ def predict(model: nn.Module, batches: Batches, n: int) -> NDArray[np.int32]:
 def predictions_and_probabilities(
     model: nn.Module, batches: Batches, n: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return the predicted class and the class probabilities of each of ``n`` samples.
+    """Return the predicted class, (n,) int32, and the softmax probabilities, (n, K) float32.
 
     The classes are those that :func:`predict` returns, bit for bit; they are taken from the logits,
     since probabilities may tie where logits do not.
-
-    Returns:
-        (n,) int32, and (n, K) float32 softmax probabilities.
     """
     classes, probabilities = list[Tensor](), list[Tensor]()
     for logits, _ in logits_in_order(model, batches, n):

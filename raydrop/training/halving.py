@@ -37,18 +37,13 @@ _OUT_OF_MEMORY_TEXTS = (
 
 @dataclass(frozen=True)
 class Full:
-    """That memory ran out."""
+    """That memory ran out, and the first line of what was said about it."""
 
     reason: str
-    """The first line of what was said about it."""
 
 
 def unless_full(work: Callable[[], T]) -> T | Full:
-    """Do something and return its result, or that memory ran out, of which nothing is left then.
-
-    Args:
-        work: Is called once; errors of other kinds pass through.
-    """
+    """Return what some work returns, or that memory ran out, of which nothing is left then."""
     try:
         return work()
     except Exception as error:
@@ -60,52 +55,48 @@ def unless_full(work: Callable[[], T]) -> T | Full:
     return full
 
 
-def in_halves(
-    compute: Callable[[Tensor, Tensor], T],
-    images: Tensor,
-    labels: Tensor,
-    on_halved: Callable[[int], object] | None = None,
-    *,
-    at_most: int | None = None,
-    error: type[RaydropError] = NoMemoryError,
-) -> list[T]:
-    """Compute a batch in one part, or in smaller and smaller ones where memory runs out.
+@dataclass
+class Halving:
+    """Computes batches in one part each, and in smaller ones from when memory ran out."""
 
-    After a failure the batch goes on in parts of half the size, from the first sample that has no
-    result yet; no part is larger afterwards, and none is computed twice.
+    most: int | None = None
+    """Most samples of a part; the first batch's own number where nothing is known."""
+    error: type[RaydropError] = NoMemoryError
+    """What is raised where a single sample does not fit."""
 
-    Args:
-        compute: Gets images (M, ...) and labels (M,) of a part, M <= B.
-        images: Inputs (B, ...).
-        labels: Classes, or whatever goes with the inputs, (B,).
-        on_halved: Is told the new size of parts, at every failure.
-        at_most: Most samples of a part, as an earlier batch may have told; all of them by default.
-        error: What is raised where a single sample does not fit.
+    def __call__(
+        self, compute: Callable[[Tensor, Tensor], T], images: Tensor, labels: Tensor
+    ) -> list[T]:
+        """Return the result of each part of a batch, in the order of the samples.
 
-    Returns:
-        The result of each part, in the order of the samples.
+        After a failure the batch goes on in parts of half the size, from the first sample that has
+        no result yet; no part is larger afterwards, and none is computed twice.
 
-    Raises:
-        NoMemoryError: Or ``error``, if a single sample does not fit. Other errors of ``compute``
-            pass through.
-    """
-    results: list[T] = []
-    start, size = 0, len(labels) if at_most is None else at_most
-    while start < len(labels):
-        part = slice(start, min(start + size, len(labels)))
-        result = unless_full(partial(compute, images[part], labels[part]))
-        if not isinstance(result, Full):
-            results.append(result)
-            start = part.stop
-            continue
-        length = part.stop - part.start
-        if length == 1:
-            raise error(does_not_fit(images, result.reason))
-        size = -(-length // 2)
-        logger.info("Memory ran out with %d samples at a time; going on with %d.", length, size)
-        if on_halved is not None:
-            on_halved(size)
-    return results
+        Args:
+            compute: Gets images (M, ...) and labels (M,) of a part, M <= B.
+            images: Inputs (B, ...).
+            labels: Classes, or whatever goes with the inputs, (B,).
+
+        Raises:
+            NoMemoryError: Or :attr:`error`, if a single sample does not fit. Other errors of
+                ``compute`` pass through.
+        """
+        results: list[T] = []
+        start = 0
+        while start < len(labels):
+            part = slice(start, min(start + (self.most or len(labels)), len(labels)))
+            result = unless_full(partial(compute, images[part], labels[part]))
+            if not isinstance(result, Full):
+                results.append(result)
+                start = part.stop
+                continue
+            length = part.stop - part.start
+            if length == 1:
+                raise self.error(does_not_fit(images, result.reason))
+            self.most = -(-length // 2)
+            found = "Memory ran out with %d samples at a time; going on with %d."
+            logger.info(found, length, self.most)
+        return results
 
 
 def does_not_fit(images: Tensor, reason: str) -> str:

@@ -7,8 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,7 @@ from raydrop.training.reference import Reference
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EpochEnd:
+class EpochEnd(NamedTuple):
     """What is known after an epoch."""
 
     epoch: int
@@ -56,14 +55,14 @@ def train(
     reference: Reference | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> float:
-    """Train a model in place.
+    """Train a model in place, leave it in train mode, and return the seconds that it took.
 
     Where memory runs out, batches are cut into halves, quarters and so on, whose gradients are
     summed: the step stays that of the whole batch, but for BatchNorm, whose statistics are then
     those of the parts, and for losses that divide by the sum of a batch's weights.
 
     Args:
-        model: On its device; it is left in train mode.
+        model: On its device.
         batches: Gives the training images.
         positions: Positions of the samples to train on, (M,) int64.
         loss: What is minimised.
@@ -78,9 +77,6 @@ def train(
         after_step: Called after each step of the optimiser, for example to put back the zeros of
             masked weights.
 
-    Returns:
-        Seconds that it took.
-
     Raises:
         ConfigError: If the loss reads a reference and there is none.
         NoMemoryError: If a single sample does not fit into memory.
@@ -88,7 +84,7 @@ def train(
     """
     start = time.perf_counter()
     optimizer = make_optimizer(model.parameters(), training)
-    gradients = _Gradients(model, loss, training.precision, units, _reference_of(loss, reference))
+    gradients = _Gradients(model, loss, training.precision, units, reference)
     step = 0
     for epoch in range(length.epochs):
         model.train()
@@ -114,7 +110,11 @@ def train(
             step += 1
         assert total is not None
         mean = total.item() / (step - first)
-        _check_finite(mean, epoch + 1, rate)
+        if not math.isfinite(mean):
+            raise TrainingDivergedError(
+                f"Expected a finite training loss, found {mean} in epoch {epoch + 1} at learning "
+                f"rate {rate:g}; lower learning_rate or set gradient_clip."
+            )
         if on_epoch_end is not None:
             on_epoch_end(EpochEnd(epoch + 1, step, rate, mean, gradients.parts))
     return time.perf_counter() - start
@@ -131,16 +131,23 @@ class _Gradients:
         units: Tensor | None,
         reference: Reference | None,
     ) -> None:
+        if loss.needs_reference and reference is None:
+            raise ConfigError(
+                f"Expected a reference for {type(loss).__name__}, found none; give the dense "
+                "network's logits (raydrop.training.reference), or choose a loss that reads none."
+            )
         self.parts = 1
-        self._model, self._loss, self._units, self._reference = model, loss, units, reference
-        self._context = precision_context(precision, next(model.parameters()).device.type)
+        self._model, self._loss, self._units = model, loss, units
+        self._reference = reference if loss.needs_reference else None
+        device = next(model.parameters()).device.type
+        self._context: Callable[[], contextlib.AbstractContextManager[object]] = (
+            partial(torch.autocast, device, torch.bfloat16)
+            if resolved_precision(precision, device) == "bf16"
+            else contextlib.nullcontext
+        )
 
     def of_batch(self, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
-        """Add a batch's gradient to that of the parameters, and return its loss, a scalar.
-
-        Raises:
-            NoMemoryError: If one sample alone is too much.
-        """
+        """Add a batch's gradient to that of the parameters, and return its loss, a scalar."""
         while True:
             value = unless_full(partial(self._summed, images, labels, positions))
             if not isinstance(value, Full):
@@ -167,28 +174,11 @@ class _Gradients:
 
     def _loss_of(self, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
         dense = None if self._reference is None else self._reference(images, positions)
-        units = _units_of(positions, self._units, labels)
+        units = labels
+        if self._units is not None:
+            units = self._units[positions].to(labels.device, non_blocking=True)
         with self._context():
             return batch_loss(self._loss, self._model(images), labels, units, dense)
-
-
-def _reference_of(loss: Loss, reference: Reference | None) -> Reference | None:
-    """Return the reference where the loss reads one, and None otherwise."""
-    if not loss.needs_reference:
-        return None
-    if reference is None:
-        raise ConfigError(
-            f"Expected a reference for {type(loss).__name__}, found none; give the dense network's "
-            "logits (raydrop.training.reference), or choose a loss that reads none."
-        )
-    return reference
-
-
-def _units_of(positions: Tensor, units: Tensor | None, labels: Tensor) -> Tensor:
-    """Return the classes or groups of a batch, (B,), on the labels' device."""
-    if units is None:
-        return labels
-    return units[positions].to(labels.device, non_blocking=True)
 
 
 def resolved_precision(precision: Precision, device: str) -> Precision:
@@ -196,20 +186,3 @@ def resolved_precision(precision: Precision, device: str) -> Precision:
     if precision == "auto":
         return "bf16" if device == "cuda" else "fp32"
     return precision
-
-
-def precision_context(
-    precision: Precision, device: str
-) -> Callable[[], contextlib.AbstractContextManager[object]]:
-    """Return what makes the context of a forward pass: bf16 autocast, or nothing."""
-    if resolved_precision(precision, device) == "bf16":
-        return lambda: torch.autocast(device, torch.bfloat16)
-    return contextlib.nullcontext
-
-
-def _check_finite(loss: float, epoch: int, rate: float) -> None:
-    if not math.isfinite(loss):
-        raise TrainingDivergedError(
-            f"Expected a finite training loss, found {loss} in epoch {epoch} at learning rate "
-            f"{rate:g}; lower learning_rate or set gradient_clip."
-        )

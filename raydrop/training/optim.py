@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, as functions of the study's training settings."""
+"""Optimisers and learning-rate schedules, as functions of the study's settings."""
 
 from __future__ import annotations
 
@@ -13,37 +13,20 @@ from raydrop.study import Training
 
 def make_optimizer(parameters: Iterable[Parameter], training: Training) -> torch.optim.Optimizer:
     """Return the optimiser that a study asks for; the fused form, which is one call per step."""
+    rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters,
-            lr=training.learning_rate,
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
     return torch.optim.SGD(
-        parameters,
-        lr=training.learning_rate,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        nesterov=training.nesterov,
-        fused=True,
+        parameters, rate, training.momentum, 0.0, decay, training.nesterov, fused=True
     )
 
 
 def learning_rate(training: Training, step: int, steps: int) -> float:
-    """Return the learning rate of one step.
+    """Return the learning rate of one step of a run, numbered from 0.
 
     With p = step / steps in [0, 1): ``constant`` is lr; ``cosine`` is lr (1 + cos(pi p)) / 2;
     ``step`` is lr times decay for every milestone at or below p. During the warm-up the rate
     rises linearly to what it would otherwise be.
-
-    Args:
-        training: Settings.
-        step: Number of the step, from 0.
-        steps: Steps of the whole run.
-
-    Returns:
-        The rate.
     """
     progress = step / steps
     rate = training.learning_rate

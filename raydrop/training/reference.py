@@ -10,7 +10,8 @@ Shapes: ``N`` samples of a split, ``B`` samples of a batch, ``K`` classes.
 from __future__ import annotations
 
 import copy
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +21,12 @@ from torch import Tensor, nn
 from raydrop.data.batches import Batches
 from raydrop.errors import ConfigError
 from raydrop.training.evaluate import logits_in_order
-from raydrop.training.halving import in_halves
+from raydrop.training.halving import Halving
 
-
-class Reference(Protocol):
-    """Gives the dense network's logits."""
-
-    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
-        """Return logits (B, K) in float32 on the images' device, without gradient.
-
-        Args:
-            images: As the network under training sees them, (B, C, H, W).
-            positions: Of the samples in the split, (B,) int64, on the CPU.
-        """
-        ...
+Reference = Callable[[Tensor, Tensor], Tensor]
+"""Gives the dense network's logits (B, K), in float32 on the images' device and without gradient,
+for images (B, C, H, W) as the network under training sees them, and the positions of the samples in
+the split, (B,) int64 on the CPU."""
 
 
 class StoredReference:
@@ -62,34 +55,20 @@ class StoredReference:
 
 
 class ModelReference:
-    """The dense network itself, which sees every view of an image."""
+    """A copy of the dense network, in eval mode, which sees every view of an image."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Take a copy of the network, on its device, in eval mode and without gradients."""
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._most: int | None = None
+        self._halving = Halving()
 
     @torch.no_grad()
     def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
         """Return the network's logits of these images, in parts where memory runs out."""
-        parts = in_halves(self._logits, images, positions, self._remember, at_most=self._most)
+        parts = self._halving(lambda part, _: self._model(part).float(), images, positions)
         return torch.cat(parts)
-
-    def _logits(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002
-        logits: Tensor = self._model(images)
-        return logits.float()
-
-    def _remember(self, size: int) -> None:
-        self._most = size
 
 
 def reference_logits(model: nn.Module, batches: Batches, n: int) -> NDArray[np.float32]:
-    """Return the logits of all ``n`` samples of a split, (n, K), in eval mode without augmentation.
-
-    Args:
-        model: The dense network; its mode is put back.
-        batches: Of the split.
-        n: Samples of the split.
-    """
+    """Return the logits of all ``n`` samples of a split, (n, K); see :func:`logits_in_order`."""
     parts = [logits.cpu() for logits, _ in logits_in_order(model, batches, n)]
     return torch.cat(parts).numpy()

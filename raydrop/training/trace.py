@@ -52,14 +52,9 @@ class Trace:
     @classmethod
     def empty(cls, epochs: int, n: int) -> Trace:
         """Return a trace of the right size, to be filled row by row."""
-        shape = (epochs, n)
-        return cls(
-            np.empty(shape, np.float32),
-            np.empty(shape, np.bool_),
-            np.empty(shape, np.float16),
-            np.empty(shape, np.float32),
-            np.empty(shape, np.float32),
-        )
+        kinds = {"correct": np.bool_, "margin": np.float16}
+        names = (field.name for field in fields(cls))
+        return cls.from_arrays({k: np.empty((epochs, n), kinds.get(k, np.float32)) for k in names})
 
     def record(self, epoch: int, model: nn.Module, batches: Batches) -> None:
         """Fill row ``epoch`` (from 0) with what the model says now of every sample."""

@@ -28,8 +28,8 @@ from raydrop.training.budget import Length
 from raydrop.training.evaluate import predict, predictions_and_probabilities
 from raydrop.training.halving import (
     Full,
+    Halving,
     in_a_sentence,
-    in_halves,
     is_out_of_memory,
     unless_full,
 )
@@ -69,30 +69,28 @@ def test_parts_in_order_are_the_whole(capacity: int) -> None:
     for samples in range(20):
         images = torch.arange(2.0 * samples).view(samples, 2)
         seen: list[int] = []
-        told: list[int] = []
-        parts = in_halves(limited(capacity, seen), images, torch.arange(samples), told.append)
+        halving = Halving()
+        parts = halving(limited(capacity, seen), images, torch.arange(samples))
         assert torch.equal(torch.cat([images[:0], *parts]), 2 * images)
         assert [len(part) for part in parts] == [n for n in seen if n <= capacity]
         assert seen == sorted(seen, reverse=True)
-        assert len(told) == len(seen) - len(parts)
+        assert (halving.most is None) == (len(seen) == len(parts))
 
 
-def test_a_batch_is_halved_until_it_fits() -> None:
-    seen, told = [], []
-    parts = in_halves(limited(3, seen), torch.zeros(10, 1), torch.zeros(10), told.append)
-    assert (seen, told) == ([10, 5, 3, 3, 3, 1], [5, 3])
-    assert [len(part) for part in parts] == [3, 3, 3, 1]
-
-
-def test_what_an_earlier_batch_told_is_where_the_next_begins() -> None:
+def test_a_batch_is_halved_until_it_fits_and_the_next_begins_there() -> None:
     seen: list[int] = []
-    parts = in_halves(limited(10, seen), torch.zeros(10, 1), torch.zeros(10), at_most=4)
-    assert seen == [len(part) for part in parts] == [4, 4, 2]
+    halving = Halving()
+    parts = halving(limited(3, seen), torch.zeros(10, 1), torch.zeros(10))
+    assert (seen, halving.most) == ([10, 5, 3, 3, 3, 1], 3)
+    assert [len(part) for part in parts] == [3, 3, 3, 1]
+    seen.clear()
+    assert len(halving(limited(10, seen), torch.zeros(5, 1), torch.zeros(5))) == 2
+    assert seen == [3, 2]
 
 
 def test_what_fits_is_computed_at_once() -> None:
     seen: list[int] = []
-    assert len(in_halves(limited(10, seen), torch.zeros(10, 1), torch.zeros(10))) == 1
+    assert len(Halving()(limited(10, seen), torch.zeros(10, 1), torch.zeros(10))) == 1
     assert seen == [10]
 
 
@@ -103,7 +101,7 @@ def test_a_single_sample_that_does_not_fit_is_named_with_its_size(kind: type[Ray
         r" a smaller model .*--gpus-per-worker"
     )
     with pytest.raises(kind, match=sentence) as caught:
-        in_halves(limited(0, []), torch.zeros(5, 3, 8), torch.zeros(5), error=kind)
+        Halving(error=kind)(limited(0, []), torch.zeros(5, 3, 8), torch.zeros(5))
     assert caught.value.__context__ is None
 
 
@@ -116,7 +114,7 @@ def test_any_other_error_passes_through(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error)) as caught:
-        in_halves(compute, torch.zeros(4, 1), torch.zeros(4))
+        Halving()(compute, torch.zeros(4, 1), torch.zeros(4))
     assert caught.value is error
     assert calls == [4]
 
@@ -132,7 +130,7 @@ def test_nothing_of_the_failed_attempt_is_alive_when_the_next_one_starts() -> No
             raise RuntimeError(OUT_OF_MEMORY)
         return len(large)
 
-    assert in_halves(compute, torch.zeros(4, 1), torch.zeros(4)) == [1, 1, 1, 1]
+    assert Halving()(compute, torch.zeros(4, 1), torch.zeros(4)) == [1, 1, 1, 1]
 
 
 def test_memory_is_freed_after_the_error_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

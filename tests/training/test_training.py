@@ -26,7 +26,6 @@ from raydrop.training.losses import (
     LossContext,
     cdb_weights,
     loss_rule,
-    weighted_cross_entropy,
 )
 from raydrop.training.optim import learning_rate
 from raydrop.training.reference import Reference, StoredReference
@@ -106,19 +105,26 @@ def test_cdb_weights_edge_cases() -> None:
         cdb_weights([0.5, 0.5], tau=-1)
 
 
-def test_weighted_cross_entropy_is_torchs_weighted_mean() -> None:
+def cdb_w(recalls: list[float]) -> Loss:
+    """The loss after an epoch with these recalls."""
+    sizes = np.ones(len(recalls), np.int64)
+    loss = loss_rule("cdb_w").make(LossContext(sizes, sizes))
+    loss.end_epoch(np.array(recalls))
+    return loss  # type: ignore[no-any-return]
+
+
+def test_cdb_w_is_torchs_weighted_mean() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(20, 3).double(), torch.randint(3, (20,))
-    weights = torch.tensor([0.2, 1.0, 3.0]).double()
+    weights = torch.tensor([0.2, 0.5, 1.0]).double()
     torch.testing.assert_close(
-        weighted_cross_entropy(logits, labels, weights), F.cross_entropy(logits, labels, weights)
+        cdb_w([0.8, 0.5, 0.0])(logits, labels, labels), F.cross_entropy(logits, labels, weights)
     )
 
 
 def test_a_batch_of_weightless_classes_has_no_gradient() -> None:
-    logits = torch.randn(4, 2, requires_grad=True)
-    weights = torch.tensor([0.0, 1.0])
-    loss = weighted_cross_entropy(logits, torch.zeros(4, dtype=torch.long), weights)
+    logits, labels = torch.randn(4, 2, requires_grad=True), torch.zeros(4, dtype=torch.long)
+    loss = cdb_w([1.0, 0.0])(logits, labels, labels)
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None

@@ -3,7 +3,7 @@
 Shapes alone decide what a pass holds. So a copy of the model without data (torch's fake tensors)
 sees one sample, and what is kept for the backward pass is read off: the batch size that fits a
 given amount of memory is then a function of the model and that amount, the same on every worker.
-Where the prediction was too low after all, :func:`raydrop.training.halving.in_halves` goes on with
+Where the prediction was too low after all, :class:`raydrop.training.halving.Halving` goes on with
 smaller batches.
 """
 

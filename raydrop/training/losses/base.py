@@ -5,8 +5,9 @@ Shapes: ``B`` samples of a batch, ``K`` classes, ``U`` units: classes or groups,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -35,20 +36,15 @@ class LossContext:
     stage: Stage = "retrain"
     """Whether the loss guides the pruning of a network or its training."""
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, K."""
-        return len(self.class_sizes)
-
 
 class Loss(Protocol):
     """Turns a batch's logits and labels into the scalar that is minimised."""
 
-    needs_recalls: ClassVar[bool] = False
+    needs_recalls: bool = False
     """Whether :meth:`end_epoch` has to be given the validation recalls, which cost a pass."""
-    needs_reference: ClassVar[bool] = False
+    needs_reference: bool = False
     """Whether it is called with a fourth argument, the logits of the dense network for the same
-    images, (B, K): see :class:`ReferenceLoss`."""
+    images, (B, K), which carry no gradient."""
 
     def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:
         """Return the loss of a batch, a scalar.
@@ -60,7 +56,7 @@ class Loss(Protocol):
         """
         ...
 
-    def end_epoch(self, recalls: NDArray[np.float64] | None) -> None:  # noqa: ARG002
+    def end_epoch(self, recalls: NDArray[np.float64] | None) -> None:
         """Take note of the end of an epoch.
 
         Args:
@@ -70,39 +66,24 @@ class Loss(Protocol):
         return
 
 
-class ReferenceLoss(Loss, Protocol):
-    """A loss that also reads what the dense network says of the images."""
-
-    needs_reference: ClassVar[bool] = True
-
-    def __call__(
-        self, logits: Tensor, labels: Tensor, units: Tensor, reference: Tensor | None = None
-    ) -> Tensor:
-        """Return the loss of a batch; ``reference`` are the dense network's logits, (B, K)."""
-        ...
-
-
 def batch_loss(
     loss: Loss, logits: Tensor, labels: Tensor, units: Tensor, reference: Tensor | None
 ) -> Tensor:
     """Return a loss of a batch, handing over the dense network's logits where it reads them."""
-    if loss.needs_reference:
-        return cast(ReferenceLoss, loss)(logits, labels, units, reference)
-    return loss(logits, labels, units)
+    call: Callable[..., Tensor] = loss
+    return call(logits, labels, units, *([reference] if loss.needs_reference else []))
 
 
 class UnitWeighted(Loss):
     """Mean over the batch of w_{u_i} l_i, with l_i the cross-entropy of sample i and u_i its unit.
 
-    The mean divides by B, not by the sum of the weights.
+    The mean divides by B, not by the sum of the weights (U,).
     """
 
     def __init__(self, weights: NDArray[np.float64]) -> None:
-        """Take the weights of the units, (U,)."""
         self._weights = torch.from_numpy(weights)
 
     def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:
-        """Return the plain mean of the weighted losses."""
         losses = sample_losses(logits, labels)
         self._weights = self._weights.to(losses)
         return (self._weights[units] * losses).mean()
@@ -116,26 +97,6 @@ def full_precision(logits: Tensor) -> Tensor:
 def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Return -log softmax(logits)[label] of every sample, (B,), in at least float32."""
     return F.cross_entropy(full_precision(logits), labels, reduction="none")
-
-
-def weighted_cross_entropy(
-    logits: Tensor, labels: Tensor, weights: Tensor, units: Tensor | None = None
-) -> Tensor:
-    """Return sum_i w_{u_i} l_i / sum_i w_{u_i}, the weighted mean of cross-entropies.
-
-    A batch whose units all weigh nothing has the loss 0, not 0/0.
-
-    Args:
-        logits: (B, K).
-        labels: (B,).
-        weights: (U,).
-        units: (B,); the labels by default, with which this is what
-            ``torch.nn.functional.cross_entropy`` computes with class weights.
-    """
-    losses = sample_losses(logits, labels)
-    chosen = weights[labels if units is None else units].to(losses)
-    total = chosen.sum()
-    return (chosen * losses).sum() / total.clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def weights_of_present(

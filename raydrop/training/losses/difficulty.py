@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,11 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from raydrop.errors import ConfigError
+from raydrop.study.catalogue import Entry, Parameter
 from raydrop.training.losses.base import (
     Loss,
     LossContext,
     UnitWeighted,
-    weighted_cross_entropy,
+    sample_losses,
     weights_of_present,
 )
 
@@ -32,16 +33,17 @@ class CdbW(Loss):
     Kempe 2025 (arXiv 2404.05579).
     """
 
-    needs_recalls: ClassVar[bool] = True
+    needs_recalls = True
 
     def __init__(self, context: LossContext) -> None:
-        """Start with equal weights."""
         self._weights = torch.ones(len(context.unit_sizes), dtype=torch.float64)
 
     def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:
-        """Return the weighted mean over the batch."""
         self._weights = self._weights.to(logits.device)
-        return weighted_cross_entropy(logits, labels, self._weights, units)
+        losses = sample_losses(logits, labels)
+        chosen = self._weights[units].to(losses)
+        total = chosen.sum()
+        return (chosen * losses).sum() / total.clamp_min(torch.finfo(total.dtype).tiny)
 
     def end_epoch(self, recalls: NDArray[np.float64] | None) -> None:
         """Set the weights of the next epoch."""
@@ -62,10 +64,9 @@ class CdbWOriginal(UnitWeighted):
     class-imbalance", 2020, arXiv 2010.01824, which tries tau in {0.5, 1, 1.5, 2, 5} and dynamic.
     """
 
-    needs_recalls: ClassVar[bool] = True
+    needs_recalls = True
 
-    def __init__(self, context: LossContext, tau: float | Literal["dynamic"] = "dynamic") -> None:
-        """Start with equal weights."""
+    def __init__(self, context: LossContext, tau: float | Literal["dynamic"]) -> None:
         self._sizes, self._tau = context.unit_sizes, tau
         super().__init__(np.ones(len(self._sizes)))
 
@@ -77,7 +78,7 @@ class CdbWOriginal(UnitWeighted):
 
 
 def cdb_weights(recalls: ArrayLike, tau: float | Literal["dynamic"] = 1.0) -> NDArray[np.float64]:
-    """Return class weights that grow with a class's difficulty.
+    """Return class weights (K,) that grow with a class's difficulty.
 
     w_k = (1 - A_k)^tau, scaled to sum to K, so that equally difficult classes weigh 1 each. The
     dynamic exponent is tau = 2 sigmoid(max A / (min A + 0.01) - 1): it grows with the imbalance.
@@ -88,9 +89,6 @@ def cdb_weights(recalls: ArrayLike, tau: float | Literal["dynamic"] = 1.0) -> ND
     Args:
         recalls: Recalls A_k in [0, 1], shape (K,).
         tau: Exponent, at least 0, or ``"dynamic"``.
-
-    Returns:
-        Weights (K,), summing to K.
 
     Raises:
         ConfigError: If a recall is not in [0, 1] or the exponent is negative.
@@ -115,3 +113,18 @@ def cdb_weights(recalls: ArrayLike, tau: float | Literal["dynamic"] = 1.0) -> ND
     if raw.sum() == 0:
         return np.ones_like(values)
     return np.asarray(raw * len(values) / raw.sum())
+
+
+CDB_W = Entry[Loss](
+    "cdb_w",
+    CdbW,
+    "classes (or groups) weigh 1 - recall of the previous epoch on validation",
+    "Sinha et al. 2020, arXiv 2010.01824; Vysogorets et al. 2025, arXiv 2404.05579",
+)
+CDB_W_ORIGINAL = Entry[Loss](
+    "cdb_w_original",
+    CdbWOriginal,
+    "they weigh (1 - recall)^tau, tau a number or dynamic, summing to their number",
+    "Sinha et al. 2020, arXiv 2010.01824",
+    (Parameter("tau", "dynamic", words=("dynamic",)),),
+)

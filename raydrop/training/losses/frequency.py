@@ -5,18 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.training.losses.base import LossContext, UnitWeighted, weights_of_present
+from raydrop.study.catalogue import Entry, Parameter
+from raydrop.training.losses.base import Loss, LossContext, UnitWeighted, weights_of_present
 
 
 def inverse_frequency_weights(sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return weights in inverse proportion to sizes: w_u = n / (P n_u), n = sum_u n_u.
+    """Return weights (U,) in inverse proportion to sizes: w_u = n / (P n_u), n = sum_u n_u.
 
     P counts the units that have samples; others weigh 0. The sizes-weighted mean of the weights is
     1, so the loss over all kept samples is the mean of the units' own mean losses, and the usual
     learning rates fit. It is what scikit-learn calls ``balanced``.
-
-    Args:
-        sizes: Samples n_u of each class or group, (U,).
 
     Example:
         >>> inverse_frequency_weights(np.array([60, 30, 10, 0])).round(3).tolist()
@@ -29,18 +27,14 @@ def inverse_frequency_weights(sizes: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def effective_number_weights(sizes: NDArray[np.int64], beta: float) -> NDArray[np.float64]:
-    """Return weights in inverse proportion to effective numbers of samples.
+    """Return weights (U,) in inverse proportion to effective numbers of samples.
 
     w_u is proportional to (1 - beta) / (1 - beta^n_u) and the weights sum to the number of units
     that have samples, others weighing 0: all weigh 1 at beta = 0, and the weights approach those in
-    proportion to 1 / n_u as beta approaches 1.
+    proportion to 1 / n_u as beta, in [0, 1), approaches 1. The authors use 0.9 to 0.9999.
 
     Source: Cui, Jia, Lin, Song, Belongie, "Class-balanced loss based on effective number of
     samples", 2019, arXiv 1901.05555.
-
-    Args:
-        sizes: Samples n_u of each class or group, (U,).
-        beta: In [0, 1); the authors use 0.9, 0.99, 0.999 and 0.9999.
     """
     present = sizes[sizes > 0]
     with np.errstate(divide="ignore"):  # log 0, at beta = 0, is the right limit
@@ -52,13 +46,26 @@ class InverseFrequency(UnitWeighted):
     """Cross-entropy with the weights of :func:`inverse_frequency_weights`, averaged over B."""
 
     def __init__(self, context: LossContext) -> None:
-        """Compute the weights from the units' kept samples."""
         super().__init__(inverse_frequency_weights(context.unit_sizes))
 
 
 class ClassBalanced(UnitWeighted):
     """Cross-entropy with the weights of :func:`effective_number_weights`, averaged over B."""
 
-    def __init__(self, context: LossContext, beta: float = 0.9999) -> None:
-        """Compute the weights from the units' kept samples."""
+    def __init__(self, context: LossContext, beta: float) -> None:
         super().__init__(effective_number_weights(context.unit_sizes, beta))
+
+
+INVERSE_FREQUENCY = Entry[Loss](
+    "inverse_frequency",
+    InverseFrequency,
+    "classes (or groups) count alike, whatever their sizes",
+    "the usual form of balanced weights; King and Zeng 2001",
+)
+CLASS_BALANCED = Entry[Loss](
+    "class_balanced",
+    ClassBalanced,
+    "classes (or groups) weigh the inverse of their effective number of samples",
+    "Cui et al. 2019, arXiv 1901.05555",
+    (Parameter("beta", 0.9999, below=1.0),),
+)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raydrop.study.catalogue import Entry, Parameter
 from raydrop.training.losses.base import Loss, LossContext, sample_losses
 
 
@@ -25,8 +26,7 @@ class GroupDro(Loss):
     shifts", 2020, arXiv 1911.08731, algorithm 1; its step size is 0.01.
     """
 
-    def __init__(self, context: LossContext, step: float = 0.01) -> None:
-        """Start with equal weights; at ``step`` 0 they stay equal."""
+    def __init__(self, context: LossContext, step: float) -> None:
         self._step = step
         present = context.unit_sizes > 0
         start = np.where(present, -np.log(present.sum()), -np.inf)
@@ -38,19 +38,21 @@ class GroupDro(Loss):
         return self._log_q.exp()
 
     def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:
-        """Return sum_u q_u l_u, having moved q."""
-        losses = unit_means(sample_losses(logits, labels), units, len(self._log_q))
+        losses = sample_losses(logits, labels)
+        # A product with the matrix of members rather than a scatter, whose order of summation, and
+        # so the last bits, would vary from run to run on a GPU.
+        members = F.one_hot(units, len(self._log_q)).to(losses)
+        means = (losses @ members) / members.sum(0).clamp_min(1)
         with torch.no_grad():
-            moved = self._log_q.to(losses.device) + self._step * losses.double()
+            moved = self._log_q.to(means.device) + self._step * means.double()
             self._log_q = moved - moved.logsumexp(0)
-        return (self.weights.to(losses) * losses).sum()
+        return (self.weights.to(means) * means).sum()
 
 
-def unit_means(losses: Tensor, units: Tensor, count: int) -> Tensor:
-    """Return the mean of the losses (B,) of each of ``count`` units, (U,); 0 where there are none.
-
-    A product with the matrix of members rather than a scatter, whose order of summation, and so the
-    last bits, would vary from run to run on a GPU.
-    """
-    members = F.one_hot(units, count).to(losses)
-    return (losses @ members) / members.sum(0).clamp_min(1)
+FAMILY = Entry[Loss](
+    "group_dro",
+    GroupDro,
+    "groups (or classes) weigh more, exponentially, the higher their losses are",
+    "Sagawa et al. 2020, arXiv 1911.08731",
+    (Parameter("step", 0.01),),
+)

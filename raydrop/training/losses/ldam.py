@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydrop.study.catalogue import Entry, Parameter
 from raydrop.training.losses.base import Loss, LossContext, full_precision
 from raydrop.training.losses.frequency import effective_number_weights
 
@@ -18,12 +19,10 @@ BETA = 0.9999
 
 
 def ldam_margins(class_sizes: NDArray[np.int64], max_margin: float) -> NDArray[np.float64]:
-    """Return margins in proportion to n_k^(-1/4), the largest of them ``max_margin``.
+    """Return margins (K,) in proportion to n_k^(-1/4), the largest of them ``max_margin``.
 
-    Args:
-        class_sizes: Samples n_k of each class, (K,); one without samples has the margin 0, since
-            none of its samples will be seen, and does not count for the largest.
-        max_margin: Margin of the smallest class.
+    A class without samples has the margin 0, since none of its samples will be seen, and does not
+    count for the largest.
 
     Example:
         >>> ldam_margins(np.array([1600, 16, 0]), 0.5).round(4).tolist()
@@ -54,23 +53,29 @@ class LdamDrw(Loss):
     label-distribution-aware margin loss", 2019, arXiv 1906.07413.
     """
 
-    def __init__(self, context: LossContext, max_margin: float = 0.5, scale: float = 30.0) -> None:
-        """Compute margins and weights from the classes' kept samples."""
+    def __init__(self, context: LossContext, max_margin: float, scale: float) -> None:
         self._margins = torch.from_numpy(scale * ldam_margins(context.class_sizes, max_margin))
         self._weights = torch.from_numpy(effective_number_weights(context.class_sizes, BETA))
         self._epochs, self._done = context.epochs, 0
 
-    def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the mean over the batch."""
+    def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:
         logits = full_precision(logits)
         self._margins, self._weights = self._margins.to(logits), self._weights.to(logits)
         own = F.one_hot(labels, logits.shape[1]).to(logits)
-        lowered = logits - own * self._margins
-        losses = F.cross_entropy(lowered, labels, reduction="none")
+        losses = F.cross_entropy(logits - own * self._margins, labels, reduction="none")
         if self._done >= DEFERRED * self._epochs:
             losses = self._weights[labels] * losses
         return losses.mean()
 
-    def end_epoch(self, recalls: NDArray[np.float64] | None) -> None:  # noqa: ARG002
+    def end_epoch(self, recalls: NDArray[np.float64] | None) -> None:
         """Count the epoch."""
         self._done += 1
+
+
+FAMILY = Entry[Loss](
+    "ldam_drw",
+    LdamDrw,
+    "larger margins for smaller classes; re-weighted in the last fifth of the epochs",
+    "Cao et al. 2019, arXiv 1906.07413",
+    (Parameter("max_margin", 0.5), Parameter("scale", 30.0)),
+)

@@ -2,19 +2,21 @@
 
 Shapes: ``B`` samples of a batch, ``K`` classes. The binary form has one logit per sample, (B,) or
 (B, 1), whose sigmoid is the probability of class 1.
+
+Source: Meyer and Wong, "A fair loss function for network pruning", 2022, arXiv 2211.10285.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from raydrop.errors import ConfigError
+from raydrop.study.catalogue import Entry, Parameter
 from raydrop.training.losses.base import Loss, LossContext, full_precision
-from raydrop.training.losses.cross_entropy import CrossEntropy
 
 Weights = Literal["pw", "off"]
 """Whether samples are weighted by what the reference makes of them, or weigh 1."""
@@ -33,8 +35,6 @@ def pw_weights(labels: Tensor, reference_logits: Tensor, theta: float, gamma: fl
     s is the probability that the reference gives the sample's class: softmax(reference)[label], in
     the binary form p0 y + (1 - p0) (1 - y). Weights fall as s rises, and are exactly 1 where theta
     is 1 or gamma is 0 (0^0 is 1). They are computed in at least float32 and carry no gradient.
-
-    Source: Meyer and Wong, "A fair loss function for network pruning", 2022, arXiv 2211.10285.
 
     Args:
         labels: Classes, (B,) int64.
@@ -68,8 +68,6 @@ def pw_targets(labels: Tensor, reference_logits: Tensor, kind: Labels = "correct
     ``corrected`` targets, the published ones, are p0 = softmax(reference) (binary: sigmoid) where
     the reference is right, its largest logit (binary: p0 rounded) being the label's, and the label
     elsewhere. ``soft`` are p0 everywhere, ``hard`` the labels. They carry no gradient.
-
-    Source: Meyer and Wong 2022, arXiv 2211.10285.
 
     Args:
         labels: Classes, (B,) int64.
@@ -120,8 +118,6 @@ def pw_loss(
     The published form with theta = 1 is thus unweighted, but still learns from the reference
     wherever that is right; only with hard targets is it plain cross-entropy.
 
-    Source: Meyer and Wong, "A fair loss function for network pruning", 2022, arXiv 2211.10285.
-
     Args:
         logits: Of the network that is pruned or retrained, (B, K), or one per sample.
         labels: Classes, (B,) int64.
@@ -148,52 +144,47 @@ def pw_loss(
             f"Expected reference logits of shape {tuple(logits.shape)}, as the logits have, found "
             f"{tuple(reference.shape)}; use the dense network of the same classes and images."
         )
+    chosen = pw_targets(labels, reference, targets).to(logits)
     if weights == "off" or theta == 1 or gamma == 0:
-        return _mean_loss(logits, labels, reference, targets)
+        all_wrong = targets == "corrected" and not (_predicted(reference) == labels).any()
+        if logits.ndim == 2 and (targets == "hard" or all_wrong):
+            chosen = labels  # torch computes other bits from labels than from their probabilities
+        return _cross_entropy(logits, chosen, "mean")
     factors = pw_weights(labels, reference, theta, gamma).to(logits)
     if normalise == "mean1":
         factors = factors / factors.mean().clamp_min(torch.finfo(factors.dtype).tiny)
-    return (factors * _sample_losses(logits, labels, reference, targets)).mean()
+    return (factors * _cross_entropy(logits, chosen, "none")).mean()
 
 
 class PwLoss(Loss):
     """The mean over the batch of :func:`pw_loss`; it weighs samples, not classes or groups.
 
-    Source: Meyer and Wong, "A fair loss function for network pruning", 2022, arXiv 2211.10285.
+    At a stage that ``stage`` does not name, it is plain cross-entropy.
     """
 
-    needs_reference: ClassVar[bool] = True
+    needs_reference = True
 
     def __init__(
         self,
-        context: LossContext | None = None,  # noqa: ARG002
-        theta: float = 0.5,
-        gamma: float = 1.0,
-        *,
-        weights: Weights = "pw",
-        labels: Labels = "corrected",
-        normalise: Normalise = "none",
+        context: LossContext,
+        theta: float,
+        gamma: float,
+        weights: Weights,
+        labels: Labels,
+        stage: Stages,
+        normalise: Normalise,
     ) -> None:
-        """Take the parameters of :func:`pw_loss`; nothing of the context is needed."""
         _check(theta, gamma)
+        self.needs_reference = stage in ("both", context.stage)
         self._theta, self._gamma = theta, gamma
         self._weights, self._labels, self._normalise = weights, labels, normalise
 
     def __call__(
         self, logits: Tensor, labels: Tensor, units: Tensor, reference: Tensor | None = None
     ) -> Tensor:
-        """Return the loss of a batch.
-
-        Args:
-            logits: (B, K).
-            labels: Classes, (B,) int64.
-            units: Not looked at.
-            reference: Logits of the dense network for the same images, (B, K).
-
-        Raises:
-            ConfigError: If there is no reference.
-        """
         del units
+        if not self.needs_reference:
+            return F.cross_entropy(logits, labels)
         if reference is None:
             raise ConfigError(
                 "Expected the dense network's logits for pw, found none; it is a loss of pruning a "
@@ -209,21 +200,6 @@ class PwLoss(Loss):
             targets=self._labels,
             normalise=self._normalise,
         )
-
-
-def make_pw(
-    context: LossContext,
-    theta: float,
-    gamma: float,
-    weights: Weights = "pw",
-    labels: Labels = "corrected",
-    stage: Stages = "both",
-    normalise: Normalise = "none",
-) -> Loss:
-    """Return the loss of the context's stage: :class:`PwLoss`, or cross-entropy elsewhere."""
-    if stage not in ("both", context.stage):
-        return CrossEntropy(context)
-    return PwLoss(context, theta, gamma, weights=weights, labels=labels, normalise=normalise)
 
 
 def _check(theta: float, gamma: float) -> None:
@@ -248,19 +224,27 @@ def _predicted(logits: Tensor) -> Tensor:
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
 
 
-def _mean_loss(logits: Tensor, labels: Tensor, reference: Tensor, kind: Labels) -> Tensor:
-    """Return the plain mean, as torch computes it from labels where all targets are labels."""
-    if kind == "corrected" and not (_predicted(reference) == labels).any():
-        kind = "hard"
-    targets = pw_targets(labels, reference, kind).to(logits)
+def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
     if logits.ndim == 1:
-        return F.binary_cross_entropy_with_logits(logits, targets)
-    return F.cross_entropy(logits, labels if kind == "hard" else targets)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction=reduction)
+    return F.cross_entropy(logits, targets, reduction=reduction)
 
 
-def _sample_losses(logits: Tensor, labels: Tensor, reference: Tensor, kind: Labels) -> Tensor:
-    """Return the cross-entropy of every sample, (B,)."""
-    targets = pw_targets(labels, reference, kind).to(logits)
-    if logits.ndim == 1:
-        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return F.cross_entropy(logits, targets, reduction="none")
+def _choice(name: str, *words: str) -> Parameter:
+    return Parameter(name, words[0], words=words, numeric=False, named=True)
+
+
+FAMILY = Entry[Loss](
+    "pw",
+    PwLoss,
+    "samples that the dense network gets right weigh less, and are labelled by it",
+    "Meyer and Wong 2022, arXiv 2211.10285",
+    (
+        Parameter("theta", 0.5, most=1.0),
+        Parameter("gamma", 1.0),
+        _choice("weights", "pw", "off"),
+        _choice("labels", "corrected", "hard", "soft"),
+        _choice("stage", "both", "prune", "retrain"),
+        _choice("normalise", "none", "mean1"),
+    ),
+)
