@@ -25,15 +25,9 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import PreparedData, make_batches, prepare
 from raydrop.errors import ScoringError
 from raydrop.models import build_model
-from raydrop.plan import (
-    gradient_units,
-    make_plan,
-    sample_passes,
-    score_run,
-    trial_configs,
-    visited_samples,
-    works,
-)
+from raydrop.plan import make_plan, trial_configs
+from raydrop.plan.runs import gradient_units, score_run
+from raydrop.plan.workload import sample_passes, visited_samples, workload
 from raydrop.scores import METHODS, EmbeddingMethod, score_method
 from raydrop.scores.embeddings import embeddings_of
 from raydrop.scores.gradients import last_linear
@@ -43,7 +37,9 @@ from raydrop.scores.methods.k_center import KCenter, greedy_order
 from raydrop.scores.methods.moderate import Moderate
 from raydrop.scores.methods.ssp import Ssp, distances_to_nearest, normalised, prototypes
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
-from raydrop.stages import load_query, run_query, run_score, run_trial
+from raydrop.stages.queries import load_query, run_query
+from raydrop.stages.scoring import run_score
+from raydrop.stages.trials import run_trial
 from raydrop.store import Store, required
 from raydrop.study import Study, Training
 from raydrop.training.checkpoints import load_state
@@ -484,7 +480,7 @@ def test_the_plan_knows_what_a_pass_costs(data: PreparedData, store: Store) -> N
     plan = make_plan(STUDY, trial_configs(STUDY, points), data.dataset)
     assert len(plan.queries) == 1
     assert visited_samples(STUDY, plan.scores, n) == n
-    assert sample_passes(works(STUDY, plan, data.dataset))["scores"] == n // 3
+    assert sample_passes(workload(STUDY, plan, data.dataset))["scores"] == n // 3
     units = {unit for run in plan.scores for _, unit in gradient_units(STUDY, run)}
     assert {(unit.epoch, unit.quantity) for unit in units} == {(4, "embedding")}
     by_name = {run.method: run for run in plan.scores}

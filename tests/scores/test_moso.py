@@ -19,12 +19,15 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import PreparedData, make_batches, prepare
 from raydrop.errors import ConfigError, ScoringError
 from raydrop.models import build_model
-from raydrop.plan import Plan, QueryRun, ScoreRun, make_plan, query_run, score_run, trial_configs
+from raydrop.plan import Plan, make_plan, trial_configs
+from raydrop.plan.runs import QueryRun, ScoreRun, query_run, score_run
 from raydrop.scores import METHODS, TraceMethod, score_method
 from raydrop.scores.partitions import stratified_partitions
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
 from raydrop.selection import quota_rule, select
-from raydrop.stages import load_query, run_query, run_score, run_trial
+from raydrop.stages.queries import load_query, run_query
+from raydrop.stages.scoring import run_score
+from raydrop.stages.trials import run_trial
 from raydrop.store import Store, required
 from raydrop.study import Study, Training
 from raydrop.training.checkpoints import load_state
@@ -456,7 +459,7 @@ def test_a_trial_trains_its_own_model_on_what_anothers_scores_keep(
         built.append(name)
         return build_model(name, *arguments, **options)
 
-    monkeypatch.setattr("raydrop.stages.build_model", build)
+    monkeypatch.setattr("raydrop.stages.queries.build_model", build)
     study = dataclasses.replace(
         STUDY, seeds=(0,), training=Training(epochs=1), include_unpruned=False
     )

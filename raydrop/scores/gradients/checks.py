@@ -1,0 +1,383 @@
+"""A batch whose samples have gradients of their own, and all reasons why one has none."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.func import functional_call
+
+from raydrop.errors import ScoringError, visible
+from raydrop.study import ScoringPrecision
+
+SampleLoss = Callable[[Tensor, Tensor], Tensor]
+"""From logits (B, K) and labels (B,) to one loss per sample, (B,)."""
+
+Tables = (nn.Embedding, nn.EmbeddingBag)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each sample: logits (B, K), labels (B,), result (B,)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A model and samples, in a form that autograd can work with."""
+
+    model: nn.Module
+    inputs: Tensor
+    labels: Tensor
+    """Classes, as int64 where whole."""
+    loss: SampleLoss
+    precision: ScoringPrecision = "fp32"
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name; a tied one counts once."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @functools.cached_property
+    def names(self) -> dict[int, str]:
+        """Their names by identity."""
+        return {id(parameter): name for name, parameter in self.parameters.items()}
+
+    @property
+    def result_type(self) -> torch.dtype:
+        """The widest real type of the parameters, float32 at least."""
+        kinds = (value.dtype.to_real() for value in self.parameters.values())
+        return functools.reduce(torch.promote_types, kinds, torch.float32)
+
+    def of(self, inputs: Tensor, labels: Tensor) -> Batch:
+        """Return other samples of the same model."""
+        return dataclasses.replace(self, inputs=inputs, labels=labels)
+
+    def losses(self, values: dict[str, Tensor] | None = None, *, checked: bool = True) -> Tensor:
+        """Return the losses (B,), with other parameter values where given."""
+        model, inputs = self.model, self.inputs.detach()
+        half = self.precision == "bf16"
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
+            outputs = model(inputs) if values is None else _called(model, values, inputs)
+        logits = logits_of(outputs, len(inputs))
+        if half and not logits.is_complex():
+            logits = logits.float()
+        return self.losses_of(logits, self.labels, checked=checked)
+
+    def losses_of(self, logits: Tensor, labels: Tensor, *, checked: bool = False) -> Tensor:
+        """Return the losses (B,) of logits, if there is one for each sample."""
+        if self.loss is cross_entropy:
+            if logits.dim() != 2 or logits.is_complex():
+                kind = "complex ones" if logits.is_complex() else "some"
+                raise ScoringError(
+                    f"Expected real logits (B, K) for the cross-entropy, found {kind} of shape "
+                    f"{tuple(logits.shape)}; wrap the model so that it returns one number per "
+                    "class, or give a loss of your own."
+                )
+            if checked:
+                self.check_labels_fit(logits.shape[1])
+        losses = self.loss(logits, labels)
+        if losses.is_complex():
+            raise ScoringError("Expected real losses, found complex ones; take their real part.")
+        if losses.shape != labels.shape[:1]:
+            raise ScoringError(
+                f"Expected one loss per sample, {tuple(labels.shape[:1])}, found shape "
+                f"{tuple(losses.shape)}; use reduction='none'."
+            )
+        return losses
+
+    def clamped(self, labels: Tensor, classes: int) -> Tensor:
+        """Return labels that a trial run can do with; whether the real ones fit is seen later."""
+        return labels.clamp(0, classes - 1) if self.loss is cross_entropy else labels
+
+    def check_labels_fit(self, classes: int) -> None:
+        """Refuse classes outside the head, which vmap would otherwise read out of bounds."""
+        if self.loss is not cross_entropy:
+            return
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= classes:
+            raise ScoringError(
+                f"Expected labels within 0...{classes - 1}, the model's outputs, found "
+                f"{low}...{high}; build the model for as many classes as the data have."
+            )
+
+
+def _called(model: nn.Module, values: dict[str, Tensor], inputs: Tensor) -> Any:
+    """Return a model's outputs with other parameter values, tied ones wherever they are."""
+    canonical = {id(parameter): name for name, parameter in model.named_parameters()}
+    # Each layer once: of one that a model holds twice, torch would not put back the parameters.
+    placed = {
+        f"{prefix}.{name}" if prefix else name: values[canonical[id(parameter)]]
+        for prefix, layer in model.named_modules()
+        for name, parameter in layer._parameters.items()
+        if parameter is not None and canonical[id(parameter)] in values
+    }
+    return functional_call(model, placed, (inputs,), tie_weights=False)
+
+
+@contextlib.contextmanager
+def prepared(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    loss: Callable[..., Tensor],
+    precision: ScoringPrecision = "fp32",
+) -> Iterator[Batch]:
+    """Check a model and a batch, and lend them so that autograd works and nothing stays changed."""
+    check_eval(model)
+    with torch.inference_mode(False):
+        batch = Batch(model, usable(inputs), usable(labels), loss, precision)
+        if not batch.parameters:
+            raise ScoringError(
+                "Expected at least one trainable parameter, found none; "
+                "set requires_grad on what is to be differentiated."
+            )
+        hooked = [name for name, parameter in batch.parameters.items() if parameter._backward_hooks]
+        if hooked:  # of which forward passes know nothing
+            raise ScoringError(
+                f"Expected parameters without hooks on their gradients, found some on "
+                f"{', '.join(hooked[:3])}; remove them, or freeze what is not to be differentiated."
+            )
+        whole = not (labels.is_floating_point() or labels.is_complex())
+        fits = len(labels) == len(inputs) and (loss is not cross_entropy or whole)
+        if not fits or (loss is cross_entropy and labels.dim() != 1):
+            raise ScoringError(
+                f"Expected labels of shape ({len(inputs)},), one whole number per sample, found "
+                f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}; give "
+                "the index of each sample's class, or a loss of your own for other targets."
+            )
+        with tables_put_back(model):
+            yield batch.of(batch.inputs, batch.labels.long()) if whole else batch
+
+
+def usable(values: Tensor) -> Tensor:
+    """Return values without history that autograd can save; those of inference mode cannot be."""
+    return values.clone() if values.is_inference() else values.detach()
+
+
+def fitting_direction(
+    parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return a direction detached, in the parameters' precision, float32 at least.
+
+    Raises:
+        ScoringError: If it leaves out or misshapes a parameter, or names an unknown one.
+    """
+    missing = sorted(parameters.keys() - direction.keys())
+    unknown = sorted(direction.keys() - parameters.keys())
+    misshaped = [
+        f"{name} {tuple(direction[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in parameters.items()
+        if name in direction and direction[name].shape != value.shape
+    ]
+    if missing or unknown or misshaped:
+        raise ScoringError(
+            "Expected a direction with one tensor per trainable parameter, found "
+            f"missing {missing}, unknown {unknown}, misshaped {misshaped}; build it from "
+            "parameters_of(model)."
+        )
+    return {
+        name: usable(direction[name]).to(torch.promote_types(p.dtype, torch.float32))
+        for name, p in parameters.items()
+    }
+
+
+# --- models in which a sample has no gradient of its own ---
+
+
+def check_initialised(model: nn.Module) -> None:
+    """Refuse layers whose parameters have no shape yet."""
+    for name, module in model.named_modules():
+        lazy = isinstance(module, nn.modules.lazy.LazyModuleMixin)
+        if lazy and cast(Any, module).has_uninitialized_params():
+            raise ScoringError(
+                "Expected a model whose parameters have shapes, found layer "
+                f"{name or 'model'!r} that has not seen an input yet; run the model once on a "
+                "batch."
+            )
+
+
+def check_eval(model: nn.Module) -> None:
+    """Refuse a model in which a sample's gradient would depend on its batch or on chance.
+
+    Raises:
+        ScoringError: If a BatchNorm layer would use the statistics of the batch, a layer that
+            drops or tracks something is in train mode, or one has no parameters yet.
+    """
+    check_initialised(model)
+    for name, module in model.named_modules():
+        training = getattr(module, "training", False)  # TorchScript that is frozen has no modes
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if batch_norm and (training or module.running_mean is None):
+            raise ScoringError(
+                f"Expected fixed BatchNorm statistics, found layer {name or 'model'!r} using "
+                "those of the batch, which makes per-sample gradients undefined; call model.eval()."
+            )
+        dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        dropout |= isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) and module.dropout > 0
+        tracked = isinstance(module, nn.modules.instancenorm._InstanceNorm)
+        if isinstance(module, Tables) and module.scale_grad_by_freq:
+            raise ScoringError(
+                f"Expected gradients that do not depend on the batch, found layer {name!r} that "
+                "scales them by how often a word occurs there; set scale_grad_by_freq=False."
+            )
+        compiled = isinstance(module, torch.jit.ScriptModule)  # which may hide any such layer
+        if training and (dropout or compiled or (tracked and module.track_running_stats)):
+            raise ScoringError(
+                f"Expected a model in eval mode, found layer {name or 'model'!r} in train mode, "
+                "where it depends on chance or changes itself; call model.eval()."
+            )
+
+
+def _limited_tables(model: nn.Module) -> list[nn.Embedding | nn.EmbeddingBag]:
+    """Return the tables that shorten their rows, in place, when they are read."""
+    return [
+        each for each in model.modules() if isinstance(each, Tables) and each.max_norm is not None
+    ]
+
+
+@contextlib.contextmanager
+def tables_put_back(model: nn.Module) -> Iterator[None]:
+    """Put back the rows that tables with a ``max_norm`` shorten while this lasts."""
+    tables = _limited_tables(model)
+    kept = [table.weight.detach().clone() for table in tables]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for table, weight in zip(tables, kept, strict=True):
+                table.weight.copy_(weight)
+
+
+@contextlib.contextmanager
+def unwritten(model: nn.Module) -> Iterator[None]:
+    """Refuse a model that changes while this lasts, but for tables, which are put back."""
+    kept = {id(table.weight) for table in _limited_tables(model)}
+    named = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
+    inference = [name for name, tensor in named.items() if tensor.is_inference()]
+    if inference:
+        raise ScoringError(
+            f"Expected a model made outside of torch.inference_mode, found {inference[0]!r} made "
+            "within, which autograd cannot use; build or move the model outside of it."
+        )
+    before = {name: tensor._version for name, tensor in named.items() if id(tensor) not in kept}
+    yield
+    after = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
+    written = [n for n, v in before.items() if n not in after or after[n]._version != v]
+    if written:
+        raise ScoringError(
+            f"Expected a model that a forward pass leaves as it is, found that it writes "
+            f"{', '.join(written[:3])}, so that scores would depend on what was scored before; "
+            "call model.eval(), or switch off what it records."
+        )
+
+
+def logits_of(outputs: Any, samples: int) -> Tensor:
+    """Return the logits among what a model returns, one row for each sample.
+
+    Raises:
+        ScoringError: If there are none.
+    """
+    logits = outputs
+    if isinstance(outputs, Mapping):
+        logits = outputs.get("logits")
+    elif not isinstance(outputs, Tensor):
+        logits = getattr(outputs, "logits", None)
+    if isinstance(logits, Tensor) and logits.dim() > 0 and len(logits) == samples:
+        return logits
+    found = f"a {type(outputs).__name__}"
+    if isinstance(outputs, Mapping):
+        found += f" of {', '.join(map(repr, outputs))}"
+    if isinstance(logits, Tensor):
+        found = f"shape {tuple(logits.shape)} for {samples} samples"
+    raise ScoringError(
+        f"Expected a model that returns logits, one row per sample, alone or as 'logits', found "
+        f"{visible(found)}; wrap it in a module that returns them."
+    )
+
+
+def check_differentiable(logits: Tensor) -> None:
+    """Refuse logits without history."""
+    if not logits.requires_grad:
+        raise ScoringError(
+            "Expected logits that autograd can follow to trainable parameters, found some that it "
+            "cannot; let the model compute them from its parameters, without no_grad, "
+            "inference_mode, detach or argmax."
+        )
+
+
+def refuse_dependence(*, repeatable: bool) -> NoReturn:
+    """Say that outputs change with another sample, or from call to call."""
+    if repeatable:
+        raise ScoringError(
+            "Expected a model that treats each sample of a batch by itself, found that exchanging "
+            "one sample changes the output of another, so per-sample gradients do not exist; "
+            "remove what mixes samples."
+        )
+    raise ScoringError(
+        "Expected a model that gives the same outputs for the same inputs, found that they change "
+        "from call to call; call model.eval(), and remove what depends on chance."
+    )
+
+
+def check_nothing_kept(nodes: set[Node], outputs: Tensor) -> None:
+    """Refuse outputs that share an operation with another call, but for the leaves of autograd."""
+    shared = nodes & nodes_of(outputs) if nodes else nodes
+    if any(not hasattr(node, "variable") for node in shared):
+        raise ScoringError(
+            "Expected a model that computes everything anew in each call, found that it keeps "
+            "what it computed from parameters in an earlier one, which belongs to no sample; "
+            "switch off or clear its cache."
+        )
+
+
+def check_loss_reads_no_parameters(read: frozenset[str]) -> None:
+    """Refuse a loss that reads some."""
+    if read:
+        raise ScoringError(
+            f"Expected a loss of logits and labels alone, found that it reads {sorted(read)}; "
+            "leave penalties on parameters out, which are the same for every sample."
+        )
+
+
+def leaves(losses: Tensor) -> list[Tensor]:
+    """Return the tensors at which autograd ends that starts at the losses."""
+    ends = (getattr(node, "variable", None) for node in nodes_of(losses))
+    return [end for end in ends if end is not None]
+
+
+def nodes_of(losses: Tensor) -> set[Node]:
+    """Return the operations that autograd goes through, those of leaves among them.
+
+    Raises:
+        ScoringError: If it cannot look into a part of the model.
+    """
+    visited: set[Node] = set()
+    waiting = [losses.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        own = isinstance(node, torch.autograd.function.BackwardCFunction)
+        if own and node.name() == "CheckpointFunctionBackward":
+            raise ScoringError(
+                "Expected checkpoints that autograd can look into, found one with "
+                "use_reentrant=True, within which gradients cannot be asked for; pass "
+                "use_reentrant=False, or switch checkpoints off."
+            )
+        waiting.extend(following for following, _ in node.next_functions)
+    return visited
+
+
+def as_real(values: Tensor) -> Tensor:
+    """Return complex values as pairs of real ones, others as they are."""
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values

@@ -1,0 +1,472 @@
+"""The operations that have a rule, seen where a layer calls them.
+
+While a model is :func:`intercepted`, every layer that holds parameters runs its own ``forward``,
+and what it calls of :data:`OPERATIONS` is handed to a function as a :class:`Call`, which says how
+to compute it, and by which rule its parameters' gradients follow. Which operation read which
+parameter decides, not the class of a layer: a subclass whose forward pass calls the same operation
+on its own parameter has the same rule, and one that first scales its weight has none, because what
+the operation then reads is no parameter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from raydrop.scores.gradients.rules import (
+    ConvUse,
+    EmbeddingUse,
+    FixedScaleUse,
+    LinearUse,
+    ScaleUse,
+    Use,
+)
+
+Compute = Callable[[Tensor, "Tensor | None", "Tensor | None"], Tensor]
+"""From inputs, weight and bias to outputs, everything else about an operation being fixed."""
+
+
+class Slot(NamedTuple):
+    """A tensor that an operation reads, or some of its rows; absent where it reads none."""
+
+    parameter: Tensor | None = None
+    rows: slice | None = None
+
+    def read(self, value: Tensor) -> Tensor:
+        """Return these rows of the parameter's value, or of anything of its shape."""
+        return value if self.rows is None else value[self.rows]
+
+    @property
+    def value(self) -> Tensor | None:
+        """What the operation reads."""
+        return None if self.parameter is None else self.read(self.parameter)
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether its gradient is asked for."""
+        return self.parameter is not None and self.parameter.requires_grad
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of an operation with a rule."""
+
+    inputs: Tensor
+    weight: Slot
+    bias: Slot
+    compute: Compute
+    """What torch computes."""
+    use: Callable[[Tensor, int], Use]
+    """The rule: from inputs, rows of the batch dimension first, and the number of samples."""
+    features: int | None = None
+    """Last axes of the inputs that are features, all axes before them being positions in any order;
+    None where axis 0 must be the batch and 1 the channels."""
+    tangents: Compute | None = None
+    """The same with fewer passes over memory in forward mode, or as gradients have it."""
+
+
+Perform = Callable[[Call], Tensor]
+
+
+def plainly(call: Call) -> Tensor:
+    """Compute as torch does."""
+    return call.compute(call.inputs, call.weight.value, call.bias.value)
+
+
+def with_tangents(call: Call) -> Tensor:
+    """Compute so that forward mode is cheap."""
+    return (call.tangents or call.compute)(call.inputs, call.weight.value, call.bias.value)
+
+
+@contextlib.contextmanager
+def intercepted(
+    model: nn.Module, perform: Perform, kinds: tuple[type[nn.Module], ...] = (nn.Module,)
+) -> Iterator[None]:
+    """Let ``perform`` compute the operations in a model's layers of some kinds while this lasts."""
+    changed: list[tuple[nn.Module, Any]] = []
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # Transformer layers would otherwise skip their own sublayers in eval mode.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for layer in model.modules():
+            compiled = isinstance(layer, torch.jit.ScriptModule)
+            if layer._parameters and isinstance(layer, kinds) and not compiled:
+                changed.append((layer, layer.__dict__.get("forward")))
+                layer.__dict__["forward"] = partial(_watched, perform, layer.forward)
+        yield
+    finally:
+        for layer, own in changed:
+            del layer.__dict__["forward"]
+            if own is not None:
+                layer.__dict__["forward"] = own
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _watched(perform: Perform, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with _Calls(perform):
+        return forward(*args, **kwargs)
+
+
+class _Calls(TorchFunctionMode):
+    """Hands the calls of operations that have a rule to a function."""
+
+    def __init__(self, perform: Perform) -> None:
+        super().__init__()
+        self._perform = perform
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        operation = OPERATIONS.get(function)
+        # A subclass of tensors may give a function another meaning.
+        if operation is None or not PLAIN_TENSORS.issuperset(types):
+            return function(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunction():  # layers around this one watch too
+            return operation(self._perform, *args, **(kwargs or {}))
+
+
+PLAIN_TENSORS = frozenset((Tensor, nn.Parameter))
+
+# Each operation takes what performs it, and what its function of torch takes.
+
+SIGNATURES = {
+    function: inspect.signature(function)
+    for function in (
+        *(F.batch_norm, F.group_norm, F.layer_norm, F.rms_norm, F.instance_norm),
+        *(F.embedding, F.multi_head_attention_forward),
+    )
+}
+
+
+def _bound(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    """Return all arguments of a call by name, defaults too."""
+    bound = SIGNATURES[function].bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _linear(
+    perform: Perform,
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
+    if weight.dim() != 2:  # torch takes a vector too, for one output without an axis
+        return F.linear(input, weight, bias)
+    return perform(_linear_call(input, Slot(weight), Slot(bias)))
+
+
+def _linear_call(x: Tensor, weight: Slot, bias: Slot) -> Call:
+    return Call(x, weight, bias, cast(Compute, F.linear), LinearUse, features=1)
+
+
+def _convolution(
+    function: Callable[..., Tensor],
+    perform: Perform,
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: str | int | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+) -> Tensor:
+    kernel = tuple(weight.shape[2:])
+    gaps = _each(dilation, kernel)
+    use = partial(
+        ConvUse,
+        padding=_padding(padding, kernel, gaps),
+        kernel=kernel,
+        stride=_each(stride, kernel),
+        dilation=gaps,
+        groups=groups,
+    )
+
+    def compute(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return function(x, weight, bias, stride, padding, dilation, groups)
+
+    def tangents(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return cast(Tensor, _Convolution.apply(x, weight, bias, compute))  # type: ignore[no-untyped-call]
+
+    return perform(Call(input, Slot(weight), Slot(bias), compute, use, tangents=tangents))
+
+
+def _each(value: int | tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * len(axes) if len(values) == 1 else values
+
+
+def _padding(
+    padding: str | int | tuple[int, ...], kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> list[tuple[int, int]]:
+    """Return how much a convolution adds before and behind each spatial axis."""
+    if padding == "valid":
+        return [(0, 0)] * len(kernel)
+    if not isinstance(padding, str):
+        return [(each, each) for each in _each(padding, kernel)]
+    totals = [gap * (size - 1) for gap, size in zip(dilation, kernel, strict=True)]
+    return [(total // 2, total - total // 2) for total in totals]
+
+
+def _batch_norm(perform: Perform, *args: Any, **kwargs: Any) -> Tensor:
+    """In eval mode one scaling and one shift per channel; in train mode as torch has it."""
+    call = _bound(F.batch_norm, args, kwargs)
+    mean, variance = call["running_mean"], call["running_var"]
+    if call["training"] or mean is None or variance is None:
+        return F.batch_norm(*args, **kwargs)
+    deviation = (variance + call["eps"]).sqrt()
+
+    def scaled(
+        scale_shift: Callable[..., Tensor], x: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        shape = (1, -1, *(1,) * (x.dim() - 2))
+        scale = deviation.reciprocal() if weight is None else weight / deviation
+        shift = -mean * scale if bias is None else bias - mean * scale
+        # In the inputs' own precision: bf16 in, bf16 out, as the fused layer does.
+        return scale_shift(x, scale.to(x.dtype).view(shape), shift.to(x.dtype).view(shape))
+
+    plain = partial(scaled, lambda x, scale, shift: torch.addcmul(shift, x, scale))
+    use = partial(FixedScaleUse, mean=mean, deviation=deviation)
+    slots = Slot(call["weight"]), Slot(call["bias"])
+    return perform(
+        Call(call["input"], *slots, plain, use, tangents=partial(scaled, _ScaleShift.apply))
+    )
+
+
+def _normalisation(
+    function: Callable[..., Tensor], perform: Perform, *args: Any, **kwargs: Any
+) -> Tensor:
+    call = _bound(function, args, kwargs)
+    x, weight = call.pop("input"), Slot(call.pop("weight"))
+    with_bias = "bias" in call
+    bias = Slot(call.pop("bias", None))
+    shape = tuple(call["normalized_shape"]) if "normalized_shape" in call else None
+
+    def compute(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return function(x, weight=weight, **({"bias": bias} if with_bias else {}), **call)
+
+    return perform(_scale_call(x, weight, bias, compute, shape))
+
+
+def _scale_call(
+    x: Tensor, weight: Slot, bias: Slot, compute: Compute, shape: tuple[int, ...] | None
+) -> Call:
+    """Return a call of what scales what it makes of its inputs; shape is that of the rule."""
+    use = partial(ScaleUse, normalise=lambda inputs: compute(inputs, None, None), shape=shape)
+    return Call(x, weight, bias, compute, use, None if shape is None else len(shape))
+
+
+def _product(perform: Perform, *factors: Any, **others: Any) -> Any:
+    """Multiply; a parameter that scales the last axes, as a layer's scale does, has a rule."""
+    if others or len(factors) != 2:
+        return torch.mul(*factors, **others)
+    x, scale = reversed(factors) if isinstance(factors[0], nn.Parameter) else factors
+    if not _scales(scale, x):
+        return torch.mul(*factors)
+
+    def compute(x: Tensor, weight: Tensor | None, _: Tensor | None) -> Tensor:
+        return x if weight is None else x * weight
+
+    return perform(_scale_call(x, Slot(scale), Slot(), compute, tuple(scale.shape)))
+
+
+def _scales(scale: Any, x: Any) -> bool:
+    """Whether a parameter has the shape of the last axes of a tensor with more, or 1 there."""
+    if not isinstance(scale, nn.Parameter) or not isinstance(x, Tensor) or scale.dim() == 0:
+        return False
+    if x.dtype != scale.dtype or isinstance(x, nn.Parameter) or x.dim() <= scale.dim():
+        return False
+    sizes = zip(scale.shape, x.shape[x.dim() - scale.dim() :], strict=True)
+    return all(size in (1, there) for size, there in sizes)
+
+
+def _embedding(perform: Perform, *args: Any, **kwargs: Any) -> Tensor:
+    call = _bound(F.embedding, args, kwargs)
+    if call["max_norm"] is not None or call["scale_grad_by_freq"]:
+        return F.embedding(*args, **kwargs)
+    padding, entries = call["padding_idx"], len(call["weight"])
+    row = None if padding is None else padding % entries
+
+    def compute(x: Tensor, table: Tensor | None, _: Tensor | None) -> Tensor:
+        return F.embedding(x, cast(Tensor, table), padding)
+
+    def tangents(x: Tensor, table: Tensor | None, bias: Tensor | None) -> Tensor:
+        y = compute(x, table, bias)  # the padding has no gradient, so it gets no tangent
+        return y if row is None else torch.where((x == row)[..., None], y.detach(), y)
+
+    use = partial(EmbeddingUse, entries=entries, padding=row)
+    return perform(Call(call["input"], Slot(call["weight"]), Slot(), compute, use, 0, tangents))
+
+
+def _attention(perform: Perform, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """Compute multi-head attention with its projections as plain linear layers."""
+    call = SimpleNamespace(**_bound(F.multi_head_attention_forward, args, kwargs))
+    by_chance = call.training and call.dropout_p > 0
+    # A causal attention without its mask is an error, and torch says so.
+    unmasked = call.is_causal and call.attn_mask is None
+    if by_chance or unmasked or call.static_k is not None or call.static_v is not None:
+        return F.multi_head_attention_forward(*args, **kwargs)
+    batched, inputs = call.query.dim() == 3, (call.query, call.key, call.value)
+    itself = call.query is call.key and call.key is call.value
+    inputs = tuple(t.transpose(0, 1) if batched else t.unsqueeze(0) for t in inputs)
+    q, k, v = _projections(perform, call, *inputs[: 1 if itself else 3])
+    mask = _joined_mask(call, q, batched)
+    k, v, mask = _with_extra_keys(call, k, v, mask)
+    out, weights = _attend(call.num_heads, q, k, v, mask)
+    out = perform(_linear_call(out, Slot(call.out_proj_weight), Slot(call.out_proj_bias)))
+    if call.average_attn_weights:
+        weights = weights.mean(1)
+    out = out.transpose(0, 1) if batched else out.squeeze(0)
+    return out, (weights if batched else weights.squeeze(0)) if call.need_weights else None
+
+
+def _projections(
+    perform: Perform, call: SimpleNamespace, query: Tensor, *others: Tensor
+) -> list[Tensor]:
+    """Return queries, keys and values, (B, T, E) each, from one packed product where possible."""
+    packed, width = not call.use_separate_proj_weight, call.embed_dim_to_check
+    if packed and not others:
+        slots = Slot(call.in_proj_weight), Slot(call.in_proj_bias)
+        return list(perform(_linear_call(query, *slots)).chunk(3, dim=-1))
+    own = call.q_proj_weight, call.k_proj_weight, call.v_proj_weight
+    projected = []
+    for i, x in enumerate((query, *(others or (query, query)))):
+        rows = slice(i * width, (i + 1) * width)
+        weight = Slot(call.in_proj_weight, rows) if packed else Slot(own[i])
+        projected.append(perform(_linear_call(x, weight, Slot(call.in_proj_bias, rows))))
+    return projected
+
+
+def _joined_mask(call: SimpleNamespace, query: Tensor, batched: bool) -> Tensor | None:
+    """Return what is added to the attention scores, broadcasting to (B, heads, T, S), or None."""
+    masks = []
+    if call.attn_mask is not None:
+        added = _added(call.attn_mask, query)
+        if added.dim() == 3:
+            added = added.unflatten(0, (len(query), call.num_heads))
+        masks.append(added)
+    if call.key_padding_mask is not None:
+        added = _added(call.key_padding_mask, query)
+        masks.append((added if batched else added[None])[:, None, None, :])
+    return None if not masks else masks[0] if len(masks) == 1 else masks[0] + masks[1]
+
+
+def _added(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a mask as numbers to add: a true entry forbids."""
+    if mask.dtype != torch.bool:
+        return mask.to(like.dtype)
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -torch.inf)
+
+
+def _with_extra_keys(
+    call: SimpleNamespace, k: Tensor, v: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Append the learnt key and value and the zero ones, which every query may attend to."""
+    more = 0
+    if call.bias_k is not None and call.bias_v is not None:
+        k = torch.cat([k, call.bias_k.to(k.dtype).expand(len(k), -1, -1)], 1)
+        v = torch.cat([v, call.bias_v.to(v.dtype).expand(len(v), -1, -1)], 1)
+        more += 1
+    if call.add_zero_attn:
+        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+        more += 1
+    return k, v, mask if mask is None else F.pad(mask, (0, more))
+
+
+def _attend(
+    heads: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the attended values (B, T, E) and the weights (B, heads, T, S)."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2), weights
+
+
+OPERATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.linear: _linear,
+    **{each: partial(_convolution, each) for each in (F.conv1d, F.conv2d, F.conv3d)},
+    F.batch_norm: _batch_norm,
+    **{
+        each: partial(_normalisation, each)
+        for each in (F.group_norm, F.layer_norm, F.rms_norm, F.instance_norm)
+    },
+    F.embedding: _embedding,
+    F.multi_head_attention_forward: _attention,
+    torch.mul: _product,
+    Tensor.mul: _product,
+}
+"""Functions of torch with a rule."""
+
+
+# torch's own rules form the two parts of a product rule separately and add them into a third
+# tensor; these add the second part in place.
+
+
+class _Convolution(torch.autograd.Function):
+    """conv(x, w) + b; its tangent is conv(x, w') + b' + conv(x', w)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Compute) -> Tensor:
+        return convolve(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        x, weight, _, ctx.convolve = inputs
+        ctx.save_for_forward(x, weight)
+
+    @staticmethod
+    def jvp(
+        ctx: Any, x_t: Tensor | None, weight_t: Tensor | None, bias_t: Tensor | None, _: None
+    ) -> Tensor:
+        convolve = cast(Compute, ctx.convolve)
+        x, weight = ctx.saved_tensors
+        if weight_t is None:
+            # A frozen weight: only the bias or what came before has a tangent.
+            moved = torch.zeros_like(x) if x_t is None else x_t
+            return convolve(moved, weight, bias_t)
+        tangent = convolve(x, weight_t, bias_t)
+        return tangent if x_t is None else tangent.add_(convolve(x_t, weight, None))
+
+
+class _ScaleShift(torch.autograd.Function):
+    """x s + t; its tangent is x s' + t' + x' s."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return torch.addcmul(shift, x, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def jvp(
+        ctx: Any, x_t: Tensor | None, scale_t: Tensor | None, shift_t: Tensor | None
+    ) -> Tensor | None:
+        x, scale = ctx.saved_tensors
+        if scale_t is None and shift_t is None:
+            return None if x_t is None else x_t * scale
+        zero = torch.zeros_like(scale)
+        tangent = torch.addcmul(
+            zero if shift_t is None else shift_t, x, zero if scale_t is None else scale_t
+        )
+        return tangent if x_t is None else torch.addcmul(tangent, x_t, scale)

@@ -1,0 +1,131 @@
+"""Which parameters have a rule, and why the others have none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from raydrop.scores.gradients.uses import Plan
+
+
+@dataclass(frozen=True)
+class ParameterPath:
+    """How the gradient of one parameter is found."""
+
+    name: str
+    """As in ``named_parameters()``; a tied parameter has its first name."""
+    shape: tuple[int, ...]
+    """Its shape."""
+    path: Literal["rule", "general", "frozen"]
+    """``rule``: by its layer's rule; ``general``: sample by sample; ``frozen``: not trainable."""
+    layer: str
+    """Class of the layer that holds it."""
+    reason: str = ""
+    """Why it takes the general path."""
+
+
+def parameter_paths(model: nn.Module, plan: Plan | None) -> tuple[ParameterPath, ...]:
+    """Return the path of every parameter, tied ones once.
+
+    Args:
+        model: Any model.
+        plan: What was seen when it ran; without, the classes of its layers alone decide.
+    """
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    general = trainable - known_by_class(model) if plan is None else plan.general
+    reasons = {} if plan is None else general_reasons(model, plan)
+    layers, paths = _holders(model), []
+    for name, parameter in model.named_parameters():
+        path: Literal["rule", "general", "frozen"] = "general" if name in general else "rule"
+        reason = reasons.get(name, f"nothing about {layers[name]} says that it has a rule")
+        if not parameter.requires_grad:
+            path = "frozen"
+        said = reason if path == "general" else ""
+        paths.append(ParameterPath(name, tuple(parameter.shape), path, layers[name], said))
+    return tuple(paths)
+
+
+def candidates(model: nn.Module) -> frozenset[str]:
+    """Return the trainable parameters that may have a rule; rules are of real numbers."""
+    named = model.named_parameters()
+    return frozenset(name for name, p in named if p.requires_grad and not p.is_complex())
+
+
+def general_reasons(model: nn.Module, plan: Plan) -> dict[str, str]:
+    """Return why parameters take the general path."""
+    real, known, layers = candidates(model), known_by_class(model), _holders(model)
+    reasons = {}
+    for name in plan.general:
+        reason = "used outside its layer" if name in known else f"{layers[name]} has no rule for it"
+        if name not in real:
+            reason = "it is complex"
+        reasons[name] = plan.reasons.get(name) or reason
+    return reasons
+
+
+def known_by_class(model: nn.Module) -> frozenset[str]:
+    """Return the trainable parameters all of whose holders have a rule for them by their class.
+
+    What a layer's own forward pass calls is seen only when it runs.
+    """
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    ruled = {(id(holder), name) for layer in model.modules() for holder, name in _ruled(layer)}
+    left_out = {
+        names.get(id(parameter))
+        for holder in model.modules()
+        for name, parameter in holder._parameters.items()
+        if (id(holder), name) not in ruled
+    }
+    return frozenset(names.values()) - left_out
+
+
+def _holders(model: nn.Module) -> dict[str, str]:
+    """Return the class of the first layer that holds each parameter."""
+    return {
+        f"{prefix}.{name}" if prefix else name: type(layer).__name__
+        for prefix, layer in model.named_modules(remove_duplicate=False)
+        for name, _ in layer._parameters.items()  # what TorchScript has there cannot be iterated
+    }
+
+
+def _ruled(layer: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Return the parameters that have a rule by the class of a layer, as modules and names."""
+    base = next((each for each in PLAIN if isinstance(layer, each)), None)
+    if base is None or not _is_plain(layer, base):
+        return []
+    if isinstance(layer, nn.MultiheadAttention):
+        inside = [(layer, name) for name in ATTENTION_PARAMETERS]
+        return [*inside, (layer.out_proj, "weight"), (layer.out_proj, "bias")]
+    return [(layer, "weight"), (layer, "bias")]
+
+
+def _is_plain(layer: nn.Module, base: type[nn.Module]) -> bool:
+    """Whether a layer computes what its base class does, with parameters of its own."""
+    own = [n for n in HELPERS if getattr(type(layer), n, None) is not getattr(base, n, None)]
+    if own or not HELPERS.isdisjoint(layer.__dict__) or parametrize.is_parametrized(layer):
+        return False
+    if isinstance(layer, nn.Embedding) and (layer.max_norm or layer.scale_grad_by_freq):
+        return False
+    if isinstance(layer, nn.MultiheadAttention):
+        out = layer.out_proj
+        return not parametrize.is_parametrized(out) and "weight" in out._parameters
+    return "weight" in layer._parameters
+
+
+PLAIN: tuple[type[nn.Module], ...] = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.MultiheadAttention),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+"""Layers whose own forward pass is known to call an operation with a rule."""
+
+HELPERS = frozenset(("forward", "_conv_forward", "_apply_instance_norm"))
+"""Methods that make up that forward pass; a subclass counts if it leaves them as they are."""
+
+ATTENTION_PARAMETERS = (
+    *("in_proj_weight", "in_proj_bias"),
+    *("q_proj_weight", "k_proj_weight", "v_proj_weight"),
+)
