@@ -32,7 +32,6 @@ import scipy
 from numpy.typing import NDArray
 
 from raydrop.frontier import frontier_table
-from raydrop.frontier.files import replace_file
 from raydrop.frontier.records import load_records
 from raydrop.frontier.statistics.comparisons import comparisons
 from raydrop.frontier.statistics.resampling import resample
@@ -90,7 +89,7 @@ def write_study(folder: Path, points: int, seeds: int) -> None:
             "trials": asked,
         }
     )
-    replace_file(folder / "study.json", text.encode())
+    (folder / "study.json").write_text(text)
 
 
 def _data_facts() -> dict[str, Any]:

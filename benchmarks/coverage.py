@@ -54,6 +54,7 @@ from raydrop.frontier.statistics.contrasts import contrasts, interval
 from raydrop.frontier.statistics.intervals import image_agreement
 from raydrop.frontier.statistics.resampling import resample
 from raydrop.metrics import class_metrics
+from raydrop.store import Place
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -370,7 +371,7 @@ def made_up_records(points: int, seeds: int, classes: int, images: int) -> Recor
                 | {"n_kept": point, "noisy_pruned": np.nan}
             )
     return Records(
-        directory=Path(),
+        place=Place(Path()),
         trials=pd.DataFrame(rows),
         class_names=tuple(map(str, range(classes))),
         class_sizes=(1,) * classes,

@@ -46,6 +46,7 @@ from raydrop.cluster.resources import Layout
 from raydrop.cluster.session import ray_session
 from raydrop.cluster.sweep import make_tuner
 from raydrop.scores.sharding import Shard
+from raydrop.store import Place
 
 SHARD_SAMPLES = 64
 STATE_VALUES = 100_000
@@ -90,7 +91,7 @@ def fit(
         Seconds, bytes by which this process grew, and trials that did not end well.
     """
     with tempfile.TemporaryDirectory() as folder:
-        tuner = make_tuner(trainable, trial_ids, layout, "trials", Path(folder))
+        tuner = make_tuner(trainable, trial_ids, layout, "trials", Place(Path(folder)))
         gc.collect()
         memory, start = _resident(), time.perf_counter()
         grid = tuner.fit()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.store import Store
+from raydrop.store import Store, open_place
 from raydrop.study import SCHEMA, By, Study, TrialConfig, config_hash
 
 FINGERPRINT = "5a" * 32
@@ -241,9 +241,9 @@ class FakeStudy:
             "precision": "fp32",
         }
 
-    def write(self, folder: Path, *, skip: Sequence[TrialConfig] = ()) -> Path:
+    def write(self, folder: str | Path, *, skip: Sequence[TrialConfig] = ()) -> Path:
         """Write the output folder, leaving out the records of some trials."""
-        store = Store(folder / "store")
+        store = Store(open_place(folder))
         self.write_data(store)
         for trial in self.trials():
             if trial not in skip:
@@ -254,7 +254,7 @@ class FakeStudy:
             scores = {"method": "el2n", "seed": seed, "seconds": 3.0}
             store.write("scores", {"kind": "scores", "seed": seed}, scores)
         self.write_study(folder)
-        return folder
+        return open_place(folder).folder
 
     def write_data(self, store: Store) -> None:
         classes = len(self.class_names)
@@ -278,11 +278,11 @@ class FakeStudy:
         arrays = {"predictions": predictions, "kept_ids": np.arange(5)}
         store.write("trial", self.identity(trial), self.info(trial), arrays)
 
-    def write_failure(self, folder: Path, trial: TrialConfig, message: str) -> None:
+    def write_failure(self, folder: str | Path, trial: TrialConfig, message: str) -> None:
         info = {"trial": trial.as_dict(), "message": message}
-        Store(folder / "store").write("failure", self.identity(trial), info)
+        Store(open_place(folder)).write("failure", self.identity(trial), info)
 
-    def write_study(self, folder: Path) -> None:
+    def write_study(self, folder: str | Path) -> None:
         study = {
             "schema": SCHEMA,
             "study": self.study().to_dict([{"method": "random"}]),
@@ -295,7 +295,7 @@ class FakeStudy:
             "versions": {"raydrop": "0.1.0", "numpy": "2.4.6"},
             "created": "2026-01-02T03:04:05+00:00",
         }
-        (folder / "study.json").write_text(json.dumps(study))
+        open_place(folder).write("study.json", json.dumps(study).encode())
 
 
 SMALL = FakeStudy()

@@ -117,11 +117,10 @@ def run(
     """Run all four stages of a sweep: query runs, scores, trials, frontier."""
     from raydrop.cluster.driver import Options, run_study
     from raydrop.plan import replace_dataset
-    from raydrop.store.mirror import open_location
 
     study = replace_dataset(load_sweep(sweep, scale, data), data, model)
     options = Options(
-        out=open_location(out or Path("results") / study.name),
+        out=out or Path("results") / study.name,
         address=address,
         data_root=data_root,
         code=script_folder(sweep),
@@ -331,11 +330,10 @@ def export(
     """Write a paper's table: methods and quotas as rows, keep fractions as groups of columns."""
     from raydrop.frontier import remarks
     from raydrop.frontier.export import export_table
-    from raydrop.store.mirror import both_places
 
     result = export_table(directory, kind, out, by)
     _print_remarks(remarks(result.records))
-    console.print(f"Table: {both_places(result.path)}")
+    console.print(f"Table: {result.called}")
 
 
 @app.command(
@@ -508,7 +506,7 @@ def load_sweep(sweep: str | Path, scale: str | None = None, data: str | None = N
         ConfigError: If the file is not there or holds no such study.
         StoreError: If an object store cannot be read.
     """
-    from raydrop.store.mirror import STUDY
+    from raydrop.store.places import STUDY
     from raydrop.store.remote import is_url
 
     if is_url(sweep):
@@ -586,7 +584,7 @@ def _study_named(names: dict[str, Any], scale: str | None, path: Path) -> Study:
 
 def _fetched(url: str) -> tuple[str, bytes]:
     """Return where in an object store a ``study.json`` is, and what is in it."""
-    from raydrop.store.mirror import STUDY
+    from raydrop.store.places import STUDY
     from raydrop.store.remote import canonical_url, joined_url, read_object
 
     place = canonical_url(url)
@@ -699,12 +697,11 @@ def _watch(directory: str, by: str | None, interval: float | None) -> None:
 def _overlay(directories: list[str], out: str, by: str | None) -> None:
     """Write several studies' overlay and show its short table."""
     from raydrop.frontier.overlay import write_overlay
-    from raydrop.store.mirror import both_places
 
     result = write_overlay(directories, out, by)
     _print_points(result, console)
     _print_remarks(result.remarks())
-    paths = ", ".join(map(both_places, result.paths.values()))
+    paths = ", ".join(result.place.called(name, here=True) for name in result.paths)
     console.print(f"Overlay: {paths}")
 
 
@@ -731,11 +728,10 @@ def _check_frontier_options(
 def print_summary(result: Frontier, console: Console) -> None:
     """Show the short table of a frontier: a line per series, a column per keep fraction."""
     from raydrop.frontier import remarks
-    from raydrop.store.mirror import both_places
 
     _print_points(result, console)
     _print_remarks(remarks(result.records))
-    console.print(f"Report: {both_places(result.report)}")
+    console.print(f"Report: {result.records.place.called('report.html', here=True)}")
 
 
 def _print_remarks(lines: list[str]) -> None:

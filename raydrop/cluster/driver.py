@@ -30,7 +30,6 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, ScoringError, StudyMismatchError
-from raydrop.frontier.files import replace_file
 from raydrop.frontier.terminal import Console
 from raydrop.plan import (
     Plan,
@@ -41,12 +40,12 @@ from raydrop.plan import (
     trial_configs,
 )
 from raydrop.stages import RECALLS, save_data_card, save_images
+from raydrop.stages.logs import version_of
 from raydrop.stages.pictures import save_lost_images
-from raydrop.store import Entry, Store, required
+from raydrop.store import Entry, Place, Store, open_place, required
 from raydrop.store.files import parse_json, read_regular, said_of_link
-from raydrop.store.mirror import open_location, shown, unwritable
+from raydrop.store.places import STUDY
 from raydrop.store.tables import COLUMNS, ScoreFacts, Units, write_scores
-from raydrop.store.versions import version_of
 from raydrop.study import SCHEMA, Study, config_hash
 
 PACKAGES = ("raydrop", "torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn")
@@ -64,7 +63,7 @@ Begun = Callable[[], AbstractContextManager[Sequence[Callback]]]
 class Options:
     """Where and how a study is run; none of it changes a result."""
 
-    out: Path
+    out: str | Path
     """Output folder, or the URL of one."""
     address: str | None = None
     """Address of a Ray cluster, or None for this machine."""
@@ -106,14 +105,14 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
     Raises:
         RaydropError: On a user's mistake, before anything is run.
     """
-    options = dataclasses.replace(options, out=open_location(options.out))
+    place = open_place(options.out)
     logging = _logging(options.log)
     points = expand(study)
     dataset = load_dataset(study.dataset, options.data_root)
     plan = make_plan(study, trial_configs(study, points), dataset)
-    check_folder(options.out, study, dataset)
-    store = Store(options.out / "store")
-    missing = plan.missing(Store(store.root, glance=True))
+    check_folder(place, study, dataset)
+    store = Store(place)
+    missing = plan.missing(Store(place, glance=True))
     check_networks(missing, dataset)
     briefing = Briefing(study, plan, missing, dataset, store, console)
     briefing.tell_plan()
@@ -124,10 +123,10 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
 
     @contextlib.contextmanager
     def begun() -> Iterator[Sequence[Callback]]:
-        write_study_file(options.out, study, points, plan, dataset)
+        write_study_file(place, study, points, plan, dataset)
         save_data_card(dataset, store)
         runs = {run.key: run for run in plan.trials}
-        with logging(study, options.out, runs, console) as callbacks:
+        with logging(study, place, runs, console) as callbacks:
             yield callbacks
 
     if not missing.trials:
@@ -137,7 +136,7 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
         find_head(options.address)  # before images are decoded
     _run(briefing, options, begun)
     _picture_lost(study, plan, dataset, store, console)
-    return Outcome(len(plan.trials), len(plan.missing(Store(store.root, glance=True)).trials))
+    return Outcome(len(plan.trials), len(plan.missing(Store(place, glance=True)).trials))
 
 
 def _logging(name: str | None) -> Callable[..., AbstractContextManager[tuple[Callback, ...]]]:
@@ -150,7 +149,7 @@ def _logging(name: str | None) -> Callable[..., AbstractContextManager[tuple[Cal
     return partial(front_logging, name)
 
 
-def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
+def check_folder(place: Place, study: Study, dataset: ImageDataset) -> None:
     """Refuse an output folder whose results could not stand beside this study's.
 
     A larger search space, more models or more seeds belong to the same study; other data, or other
@@ -160,6 +159,7 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
         ConfigError: If it is no folder.
         StudyMismatchError: If the folder belongs to a different study; the message says how.
     """
+    out = place.folder
     if out.exists() and not out.is_dir():
         raise ConfigError(
             f"Expected a folder for results at {out}, found a file; choose another with --out."
@@ -167,7 +167,7 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
     links = [each for each in sorted(out.glob("*")) if each.is_symlink() and each.is_dir()]
     if links:  # Ray and loggers would follow what the store and logs do not
         raise ConfigError(said_of_link(links[0]))
-    path, place = out / "study.json", shown(out)
+    path = out / STUDY
     if not path.exists():
         return
     try:
@@ -175,14 +175,14 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
         schema = found["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyMismatchError(
-            f"Expected {shown(path)} to describe a study, found that it cannot be read ({error}); "
-            "choose another folder with --out, or remove that file to start anew there."
+            f"Expected {place.called(STUDY)} to describe a study, found that it cannot be read "
+            f"({error}); choose another folder with --out, or remove that file to start anew there."
         ) from error
     if schema != SCHEMA:
         raise StudyMismatchError(
-            f"Expected results of schema {SCHEMA} in {place}, found those of schema {schema}, "
-            "which another version of raydrop computed and this one would compute differently; "
-            "choose another folder with --out, or use that version."
+            f"Expected results of schema {SCHEMA} in {place.called()}, found those of schema "
+            f"{schema}, which another version of raydrop computed and this one would compute "
+            "differently; choose another folder with --out, or use that version."
         )
     expected = study.base(dataset.fingerprint)
     if found != expected:
@@ -190,13 +190,13 @@ def check_folder(out: Path, study: Study, dataset: ImageDataset) -> None:
         names = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         differences = ", ".join(f"{k}: {theirs.get(k)} there, {ours.get(k)} here" for k in names)
         raise StudyMismatchError(
-            f"Expected {place} to belong to this study, found another one's results "
+            f"Expected {place.called()} to belong to this study, found another one's results "
             f"({differences}); choose another folder with --out."
         )
 
 
 def write_study_file(
-    out: Path,
+    place: Place,
     study: Study,
     points: Iterable[Mapping[str, Any]],
     plan: Plan,
@@ -220,10 +220,10 @@ def write_study_file(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        place.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(out, error) from error
-    replace_file(out / "study.json", json.dumps(body, indent=1).encode())
+        raise place.unwritable(error) from error
+    place.write(STUDY, json.dumps(body, indent=1).encode())
 
 
 def versions() -> dict[str, str]:
@@ -262,12 +262,11 @@ def score_dataset(
     Raises:
         RaydropError: On a user's mistake, or if the query run or the scores failed.
     """
-    options = dataclasses.replace(options, out=open_location(options.out))
+    store = Store(open_place(options.out))
     dataset = load_dataset(study.dataset, options.data_root)
     make_plan(study, trial_configs(study, expand(study)), dataset)
     query = query_run(study, dataset.fingerprint, study.model, seed)
     wanted = score_run(study, dataset.fingerprint, method, study.model, seed)
-    store = Store(options.out / "store")
     scores = () if store.read("scores", wanted.key) else (wanted,)
     needed = {run.key: run for run in (query, *(q for score in scores for q in score.queries))}
     plan = Plan(tuple(needed.values()), scores, trials=())
@@ -347,7 +346,7 @@ def _run(briefing: Briefing, options: Options, begun: Begun = _nothing) -> Lost:
                 Losses(briefing.store),
             )
             try:
-                return _run_stages(context, briefing.missing, data.dataset, options, callbacks)
+                return _run_stages(context, briefing.missing, data.dataset, callbacks)
             finally:
                 _print_losses(context.losses, console)
 
@@ -356,7 +355,6 @@ def _run_stages(
     context: Context,
     missing: Plan,
     dataset: ImageDataset,
-    options: Options,
     callbacks: Sequence[Callback],
 ) -> Lost:
     """Run what is missing, stage by stage; see :func:`_run`."""
@@ -364,7 +362,7 @@ def _run_stages(
     lost |= run_scores(context, missing.scores, lost)
     if missing.trials:
         _picture_samples(context.study, missing, dataset, context.store, context.console)
-        run_trials(context, missing.trials, lost, options.out / "tune", callbacks)
+        run_trials(context, missing.trials, lost, context.store.place, callbacks)
     return lost
 
 

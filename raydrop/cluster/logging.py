@@ -22,7 +22,7 @@ from raydrop.frontier.statistics.fronts import hypervolume
 from raydrop.frontier.table import worst_accuracy
 from raydrop.frontier.terminal import Console
 from raydrop.plan import TrialRun
-from raydrop.store.mirror import publish_folder
+from raydrop.store import Place
 from raydrop.study import By, Study
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
@@ -59,14 +59,14 @@ class Logger(Protocol):
 class TensorBoardLogger:
     """Scalars of the study under ``OUT/tensorboard``, and a run with hyperparameters per trial."""
 
-    def __init__(self, study: Study, out: Path) -> None:
+    def __init__(self, study: Study, place: Place) -> None:
         """Open the log; a second run of the study goes on in the same folder."""
         from tensorboardX import SummaryWriter
 
         del study
-        self.place = f"tensorboard --logdir {out / 'tensorboard'}"
-        self._folder = out / "tensorboard"
-        self._writer = SummaryWriter(logdir=str(self._folder))
+        folder, self._results = place.folder / "tensorboard", place
+        self.place = f"tensorboard --logdir {folder}"
+        self._writer = SummaryWriter(logdir=str(folder))
 
     def log_trial(
         self, step: int, trial: Mapping[str, Any], accuracies: Mapping[str, float]
@@ -87,13 +87,13 @@ class TensorBoardLogger:
     def close(self) -> None:
         """Write what is pending, upload it where results go to an object store, and end."""
         self._writer.close()
-        publish_folder(self._folder)
+        self._results.upload("tensorboard")
 
 
 class MlflowLogger:
     """A run for the study, with the front over steps, and a nested run for each trial."""
 
-    def __init__(self, study: Study, out: Path) -> None:
+    def __init__(self, study: Study, place: Place) -> None:
         """Begin a run where MLflow is told to, by ``MLFLOW_TRACKING_URI`` or its own default."""
         import mlflow
 
@@ -103,7 +103,7 @@ class MlflowLogger:
             self._client.create_experiment(PROJECT) if found is None else found.experiment_id
         )
         run = self._client.create_run(
-            self._experiment, run_name=study.name, tags={"raydrop.out": str(out)}
+            self._experiment, run_name=study.name, tags={"raydrop.out": place.called()}
         )
         self._run: str = run.info.run_id
         for name, value in _facts(study).items():
@@ -136,12 +136,13 @@ class MlflowLogger:
 class WandbLogger:
     """A W&B run for the study, with a row of history for each finished trial."""
 
-    def __init__(self, study: Study, out: Path) -> None:
+    def __init__(self, study: Study, place: Place) -> None:
         """Begin a run; its local files go to ``OUT/wandb``."""
         import wandb
 
-        out.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(project=PROJECT, name=study.name, dir=str(out), config=_facts(study))
+        place.folder.mkdir(parents=True, exist_ok=True)
+        folder = str(place.folder)
+        self._run = wandb.init(project=PROJECT, name=study.name, dir=folder, config=_facts(study))
         offline = f"wandb sync {Path(self._run.dir).parent}"
         self.place = offline if self._run.offline else str(self._run.url)
 
@@ -161,7 +162,7 @@ class WandbLogger:
         self._run.finish()
 
 
-LOGGERS: dict[str, Callable[[Study, Path], Logger]] = {
+LOGGERS: dict[str, Callable[[Study, Place], Logger]] = {
     "tensorboard": TensorBoardLogger,
     "mlflow": MlflowLogger,
     "wandb": WandbLogger,
@@ -251,7 +252,7 @@ def check_logger(name: str) -> None:
 def front_logging(
     name: str,
     study: Study,
-    out: Path,
+    place: Place,
     runs: Mapping[str, TrialRun],
     console: Console,
 ) -> Iterator[tuple[LoggerCallback, ...]]:
@@ -260,7 +261,7 @@ def front_logging(
     Args:
         name: Of the logger.
         study: What is run.
-        out: Output folder, with the study's ``study.json``.
+        place: Of results, with the study's ``study.json``.
         runs: Its trials by their id.
         console: Says where the log is.
 
@@ -272,14 +273,14 @@ def front_logging(
     """
     check_logger(name)
     try:
-        logger = LOGGERS[name](study, out)
+        logger = LOGGERS[name](study, place)
     except Exception as error:
         raise ConfigError(
             f"Expected {name} to open a log, found: {in_one_line(error)}; "
             "mend that, or leave out --log."
         ) from error
     console.print(f"Log: {logger.place}")
-    callback = FrontCallback(logger, Watcher(out).front(), runs, console)
+    callback = FrontCallback(logger, Watcher(place).front(), runs, console)
     callback.begin()
     try:
         yield (callback,)

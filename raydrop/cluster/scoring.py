@@ -219,7 +219,7 @@ def _query_task(study: Study, run: QueryRun, data: Any, place: Place, layout: La
 
     def work() -> None:
         store, device = place.open(), layout.device
-        with work_log(store.root.parent, "query_runs", run.key, describe_query(run), device):
+        with work_log(store.place, "query_runs", run.key, describe_query(run), device):
             run_query(study, run, data, store, device)
 
     return attempt(work)

@@ -21,19 +21,21 @@ from raydrop.cluster.nodes import Watch
 from raydrop.cluster.progress import StageProgress, stage_progress
 from raydrop.cluster.resources import Layout
 from raydrop.cluster.scoring import WORKER_DEATHS, Context, attempt, failure_text
-from raydrop.cluster.visibility import Place
+from raydrop.cluster.visibility import Place as SharedStore
 from raydrop.cluster.worker import prepare_process
 from raydrop.errors import ConfigError, RaydropError, StoreError
 from raydrop.plan import TrialRun
 from raydrop.stages import run_trial
 from raydrop.stages.logs import describe_trial, work_log
 from raydrop.stages.networks import run_network_trial
-from raydrop.store import Store
-from raydrop.store.mirror import remote_of
+from raydrop.store import Place, Store
 from raydrop.study import Study, config_hash
 
 _UNWRITTEN = "unwritten"
 """What a trial reports under this name is why nothing could be written."""
+
+TUNE = "tune"
+"""Folder of Tune's own files."""
 
 _ROOM_BYTES = 2**16
 """What a place for results has room for, unless it is full."""
@@ -44,7 +46,7 @@ class TrialContext:
     """What a trial's process works with; travels once."""
 
     study: Study
-    place: Place
+    place: SharedStore
     data: Any
     layout: Layout
     runs: Mapping[str, TrialRun]
@@ -54,7 +56,7 @@ def run_trials(
     context: Context,
     trials: tuple[TrialRun, ...],
     lost: Mapping[str, str],
-    work: Path,
+    place: Place,
     callbacks: Sequence[tune.Callback] = (),
 ) -> None:
     """Run what is missing of stage 3: trials that train a network, then those that prune one.
@@ -66,7 +68,7 @@ def run_trials(
         context: Of the sweep.
         trials: What is missing.
         lost: Query runs and scores that failed, with their sentences.
-        work: Folder for Tune's own files, removed when all is well.
+        place: Of results; Tune's own files are below, and removed when all is well.
         callbacks: Told of every trial by Tune, besides the progress in the terminal.
     """
     errors: list[int] = []
@@ -76,9 +78,9 @@ def run_trials(
     ):
         ready = _ready(context.store, chosen, lost)
         if ready:
-            errors.append(_tune(name, context, ready, work, callbacks))
+            errors.append(_tune(name, context, ready, place, callbacks))
     if errors and not any(errors):
-        _clear(work)
+        _clear(place)
 
 
 def _ready(
@@ -105,7 +107,7 @@ def _tune(
     name: str,
     context: Context,
     ready: Mapping[str, TrialRun],
-    work: Path,
+    place: Place,
     callbacks: Sequence[tune.Callback],
 ) -> int:
     """Run trials under one Tuner; return how many were given up because their process died."""
@@ -116,7 +118,7 @@ def _tune(
         trainable = tune.with_parameters(_trial_task, context=shared)
         told = [guard, _Advance(progress, ready), *callbacks]
         with _in_a_sentence(guard, context.store):
-            grid = make_tuner(trainable, list(ready), layout, name, work, told).fit()
+            grid = make_tuner(trainable, list(ready), layout, name, place, told).fit()
     for result in grid:
         if result.error is not None and result.config is not None:
             run = ready[result.config["trial_id"]]
@@ -129,7 +131,7 @@ def make_tuner(
     trial_ids: Sequence[str],
     layout: Layout,
     name: str,
-    work: Path,
+    place: Place,
     callbacks: Sequence[tune.Callback] = (),
 ) -> tune.Tuner:
     """Return what runs a trainable once for each trial id, with the settings of every sweep.
@@ -138,8 +140,8 @@ def make_tuner(
         trainable: Is given ``{"trial_id": ...}``, and reports once.
         trial_ids: Of all trials.
         layout: What each trial gets.
-        name: Of the folder for Tune's own files in ``work``.
-        work: Where Tune keeps those.
+        name: Of the folder for Tune's own files of this stage.
+        place: Of results; those files are in ``tune`` there.
         callbacks: Told of every trial.
     """
     return tune.Tuner(
@@ -150,7 +152,7 @@ def make_tuner(
         tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(
             name=name,
-            **_storage(work),
+            **_storage(place),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
             callbacks=list(callbacks),
@@ -158,20 +160,19 @@ def make_tuner(
     )
 
 
-def _storage(work: Path) -> dict[str, Any]:
+def _storage(place: Place) -> dict[str, Any]:
     """Return where Tune keeps its own files: a folder, or that part of an object store."""
-    there = remote_of(work.parent)
+    there = place.remote
     if there is None:
-        return {"storage_path": str(work.resolve())}
-    return {"storage_path": there.path(work.name), "storage_filesystem": there.filesystem}
+        return {"storage_path": str((place.folder / TUNE).resolve())}
+    return {"storage_path": there.path(TUNE), "storage_filesystem": there.filesystem}
 
 
-def _clear(work: Path) -> None:
+def _clear(place: Place) -> None:
     """Remove Tune's own files."""
-    there = remote_of(work.parent)
-    if there is not None:
-        there.remove_tree(work.name)
-    shutil.rmtree(work, ignore_errors=True)
+    if place.remote is not None:
+        place.remote.remove_tree(TUNE)
+    shutil.rmtree(place.folder / TUNE, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -314,9 +315,7 @@ def _outcome(context: TrialContext, run: TrialRun, store: Store) -> dict[str, An
     device = context.layout.device
 
     def work() -> None:
-        with work_log(
-            store.root.parent, "trials", run.key, describe_trial(run.trial), device
-        ) as log:
+        with work_log(store.place, "trials", run.key, describe_trial(run.trial), device) as log:
             data = ray.get(context.data)
             run_it = run_trial if run.dense is None else run_network_trial
             outcome.update(run_it(context.study, run, data, store, device))

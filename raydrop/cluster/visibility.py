@@ -26,7 +26,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydrop.errors import ConfigError, RaydropError, StoreError, in_one_line
 from raydrop.store import Store
-from raydrop.store.mirror import unwritable
 from raydrop.store.remote import is_url
 from raydrop.study import config_hash
 
@@ -143,7 +142,7 @@ def marked(store: Store) -> Iterator[Place]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     except OSError as error:
-        raise unwritable(store.root, error) from error
+        raise store.place.unwritable(error, store.root) from error
     try:
         yield Place(store.location, marker)
     except (RaydropError, OSError) as error:

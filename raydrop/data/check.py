@@ -22,11 +22,11 @@ from raydrop.data import DATASETS, load_dataset
 from raydrop.data.dataset import SMALL_SIDE, ArrayImages, FileImages, ImageDataset
 from raydrop.data.images import UnreadableImageError, open_image
 from raydrop.data.loaders.folder import IMAGE_SUFFIXES, LARGE_SHAPE, split_number
-from raydrop.data.loaders.roots import data_folder
 from raydrop.data.spec import DatasetSpec, parse_spec
 from raydrop.data.thumbnails import CHANNELS
 from raydrop.errors import DataError, visible
 from raydrop.store.files import open_regular
+from raydrop.store.places import data_folder
 from raydrop.study import By
 
 FEW = 10

@@ -20,8 +20,8 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from raydrop.data.images import read_image
-from raydrop.data.loaders.roots import copied
 from raydrop.errors import ConfigError, DataError, unknown_name
+from raydrop.store.places import copied
 from raydrop.study import By, canonical_json
 
 SMALL_SIDE = 64

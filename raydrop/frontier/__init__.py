@@ -36,7 +36,6 @@ from raydrop.frontier.figures.plots import (
 )
 from raydrop.frontier.figures.samples import sample_grids
 from raydrop.frontier.figures.scores import score_distributions
-from raydrop.frontier.files import parquet_bytes, replace_file
 from raydrop.frontier.harm import harm_table
 from raydrop.frontier.names import has_networks, has_several_models, series_name, setting_name
 from raydrop.frontier.records import Records, as_written, load_records
@@ -65,7 +64,7 @@ from raydrop.metrics import (
     class_metrics,
     group_metrics,
 )
-from raydrop.store.files import csv_text
+from raydrop.store.files import csv_text, parquet_bytes
 from raydrop.study import By
 
 if TYPE_CHECKING:
@@ -179,9 +178,7 @@ def write_frontier(directory: str | Path, by: str | None = None, *, pdf: bool = 
         **({f"{name}.pdf": to_pdf(figure) for name, figure in figures.items()} if pdf else {}),
         "report.html": render_report(records, table, svgs, unit, compared, harmed).encode(),
     }
-    paths = {name: records.directory / name for name in files}
-    for name, content in files.items():
-        replace_file(paths[name], content)
+    paths = {name: records.place.write(name, content) for name, content in files.items()}
     return Frontier(records, table, paths, unit, compared, resamples)
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 
 from raydrop.errors import ConfigError, unknown_name, visible
-from raydrop.frontier.files import make_folder, parquet_bytes, replace_file
 from raydrop.frontier.names import has_several_models, series_name, setting_name, target_place
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.table import frontier_table, worst_accuracy
-from raydrop.store.files import csv_text
+from raydrop.store import Place
+from raydrop.store.files import csv_text, parquet_bytes
 from raydrop.study import By
 
 SUFFIXES = {"csv": "csv", "parquet": "parquet", "latex": "tex"}
@@ -50,6 +50,8 @@ class Export:
     """A row per point, as in ``frontier.csv``."""
     path: Path
     """The written file."""
+    called: str
+    """Where it is, for people."""
     by: By
     """Whether the worst case is that of a class or of a group."""
 
@@ -79,13 +81,16 @@ def export_table(
     table = frontier_table(
         records.trials, records.class_names, group_names=records.group_names, by=unit
     )
-    path = records.directory / f"table.{SUFFIXES[kind]}" if out is None else Path(out)
+    place, name = records.place, f"table.{SUFFIXES[kind]}"
+    if out is not None:
+        place, name = Place(Path(out).parent), Path(out).name
+    path = place.folder / name
     if path.is_dir():
         raise ConfigError(f"Expected a file to write for --out, found the folder {path}; name one.")
     content = _content(table, unit, kind)
-    make_folder(path.parent)
-    replace_file(path, content)
-    return Export(records, table, path, unit)
+    place.make()
+    path, called = place.write(name, content), place.called(name, here=True)
+    return Export(records, table, path, called, unit)
 
 
 def wide_table(table: pd.DataFrame, by: By = "class") -> pd.DataFrame:

@@ -23,9 +23,9 @@ from raydrop.frontier.points import POINT_OF_STUDY
 from raydrop.frontier.records import read_study
 from raydrop.frontier.table import with_fronts, worst_accuracy
 from raydrop.metrics import by_class, by_group
-from raydrop.store import Entry, Store
+from raydrop.store import Entry, Place, Store, open_place
 from raydrop.store.files import misfit
-from raydrop.store.mirror import open_location, refresh, shown
+from raydrop.store.places import STUDY
 from raydrop.study import By
 
 _NETWORK = {"network_method": DENSE, "network_target": DENSE}
@@ -147,7 +147,7 @@ class Snapshot:
 class Watcher:
     """Reads what is new in an output folder at every look."""
 
-    def __init__(self, directory: str | Path, by: str | None = None) -> None:
+    def __init__(self, directory: str | Path | Place, by: str | None = None) -> None:
         """Begin; the folder and the study in it may appear later.
 
         Args:
@@ -159,8 +159,8 @@ class Watcher:
         """
         if by is not None and by not in get_args(By):
             raise unknown_name("value of --by", by, get_args(By))
-        self._folder, self._by = open_location(directory), by
-        if self._folder.exists() and not self._folder.is_dir():
+        self._place, self._by = open_place(directory), by
+        if self._place.folder.exists() and not self._place.folder.is_dir():
             raise ConfigError(
                 f"Expected an output folder at {directory}, found a file; "
                 "name the folder of a sweep."
@@ -188,11 +188,11 @@ class Watcher:
             StoreError: If ``study.json`` is not one of this version.
             ConfigError: If groups are asked for and the data have none.
         """
-        study = self._study = _read_study(self._folder, self._study)
+        study = self._study = _read_study(self._place, self._study)
         if study is None:
-            there = "no study.json there yet" if self._folder.is_dir() else "no such folder yet"
-            return self._waiting(there)
-        store = Store(self._folder / "store", glance=True)
+            there = self._place.folder.is_dir()
+            return self._waiting("no study.json there yet" if there else "no such folder yet")
+        store = Store(self._place, glance=True)
         if self._data is None or self._data.fingerprint != study.fingerprint:
             self._data = _read_test_set(store, study, self._by)
             self._read = {}
@@ -265,13 +265,13 @@ class _TestSet:
         return float((predictions == self.labels).mean()), float(np.nanmin(recalls))
 
 
-def _read_study(folder: Path, known: _Study | None) -> _Study | None:
+def _read_study(place: Place, known: _Study | None) -> _Study | None:
     """Return the study, read again only if its file has changed, or None where there is none."""
-    refresh(folder)
-    written = _changed(folder / "study.json")
+    place.refresh()
+    written = _changed(place.folder / STUDY)
     if not written or (known is not None and known.written == written):
         return known if written else None
-    body = read_study(folder)
+    body = read_study(place)
     return _Study(
         name=str(body["study"].get("name", "")),
         by=body["study"].get("by", "class"),
@@ -293,18 +293,18 @@ def _read_test_set(store: Store, study: _Study, by: str | None) -> _TestSet | No
     for key in store.keys("data"):
         entry = store.peek("data", key, arrays=True)
         if entry is not None and entry.config.get("fingerprint") == study.fingerprint:
-            return _test_set(entry, study, by, store.root.parent)
+            return _test_set(entry, study, by, store.place)
     return None
 
 
-def _test_set(entry: Entry, study: _Study, by: str | None, folder: Path) -> _TestSet | None:
+def _test_set(entry: Entry, study: _Study, by: str | None, place: Place) -> _TestSet | None:
     unit: By = "group" if (by or study.by) == "group" else "class"
     names = entry.info.get(f"{unit}_names") or ()
     if misfit(entry.info, {f"{unit}_names": "text by unit"}):
         return None
     if not names:
         raise ConfigError(
-            f"Expected groups in the data of {shown(folder)} for --by group, found none; "
+            f"Expected groups in the data of {place.called()} for --by group, found none; "
             "leave out --by, or run the study on data with groups."
         )
     try:

@@ -156,7 +156,7 @@ def references(records: Records) -> dict[str, str]:
     of the same data selection, model and seed whose network is not pruned. A trial of a part of the
     data has that of all the data with the same model, loss and seed.
     """
-    trials, store = records.trials, Store(records.directory / "store", glance=True)
+    trials, store = records.trials, Store(records.place, glance=True)
     finished = set(trials["trial_id"])
     dense = trials[trials["network_method"] == "none"]
     whole = dense[dense["method"] == "none"]

@@ -18,12 +18,10 @@ from raydrop.errors import ConfigError, StudyMismatchError, visible
 from raydrop.frontier import remarks
 from raydrop.frontier.figures.canvas import to_png, to_svg
 from raydrop.frontier.figures.overlay_plot import overlay_figure
-from raydrop.frontier.files import make_folder, replace_file
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.table import frontier_table, with_fronts
 from raydrop.store.files import csv_text
-from raydrop.store.mirror import open_location, short_name, shown
-from raydrop.store.remote import is_url
+from raydrop.store.places import Place, open_place
 from raydrop.study import By
 
 ABOUT_ONE_STUDY = ("front_probability", "front_status")
@@ -39,6 +37,8 @@ class Overlay:
     table: pd.DataFrame
     """A row per study and point: ``study``, then the columns of ``frontier.csv``, with fronts over
     the points of all studies."""
+    place: Place
+    """Where they were written."""
     paths: Mapping[str, Path]
     """The written files by name."""
     by: By
@@ -87,12 +87,10 @@ def write_overlay(
         "overlay.png": to_png(figure),
         "overlay.svg": to_svg(figure),
     }
-    folder = open_location(out)
-    make_folder(folder)
-    paths = {name: folder / name for name in files}
-    for name, content in files.items():
-        replace_file(paths[name], content)
-    return Overlay(studies, table, paths, unit)
+    place = open_place(out)
+    place.make()
+    paths = {name: place.write(name, content) for name, content in files.items()}
+    return Overlay(studies, table, place, paths, unit)
 
 
 def study_names(studies: Sequence[Records]) -> list[str]:
@@ -106,8 +104,8 @@ def study_names(studies: Sequence[Records]) -> list[str]:
     """
     names = [str(records.provenance["name"]) for records in studies]
     for candidates in (
-        [short_name(records.directory) for records in studies],
-        [shown(records.directory) for records in studies],
+        [records.place.short_name for records in studies],
+        [records.place.called() for records in studies],
     ):
         counts = Counter(names)
         names = [
@@ -148,17 +146,17 @@ def _check_distinct(directories: Sequence[str | Path]) -> None:
             f"Expected two or more output folders for --out, found {len(directories)}; name "
             "another, or leave out --out, since a study's own frontier is written into its folder."
         )
-    twice = next((short_name(place) for place, count in places.items() if count > 1), None)
+    twice = next((place.short_name for place, count in places.items() if count > 1), None)
     if twice is not None:
         raise ConfigError(
             f"Expected different output folders, found {twice} more than once; name each once."
         )
 
 
-def _same_place(directory: str | Path) -> Path:
-    """Return the one path of a folder; of a URL that of its mirror, which has no other."""
-    folder = open_location(directory)
-    return folder if is_url(directory) else folder.resolve()
+def _same_place(directory: str | Path) -> Place:
+    """Return the one place of a folder, whatever links lead there, or of a URL."""
+    place = open_place(directory)
+    return place if place.remote else Place(place.folder.resolve())
 
 
 def _check_same_data(studies: Sequence[Records]) -> None:
@@ -174,13 +172,13 @@ def _check_same_data(studies: Sequence[Records]) -> None:
 
 def _data(records: Records) -> str:
     fingerprint = records.provenance["data_fingerprint"][:12]
-    return f"{records.provenance['dataset']} ({fingerprint}) in {shown(records.directory)}"
+    return f"{records.provenance['dataset']} ({fingerprint}) in {records.place.called()}"
 
 
 def _shared_unit(studies: Sequence[Records], by: str | None) -> By:
     units = {records.chosen(by) for records in studies}
     if len(units) > 1:
-        found = ", ".join(f"{records.by} in {shown(records.directory)}" for records in studies)
+        found = ", ".join(f"{records.by} in {records.place.called()}" for records in studies)
         raise ConfigError(
             f"Expected studies that are all about classes or all about groups, found {found}; "
             "choose with --by."

@@ -34,9 +34,9 @@ from raydrop.frontier.names import DENSE
 from raydrop.frontier.points import POINT_OF_STUDY, points_of
 from raydrop.frontier.statistics.intervals import image_agreement
 from raydrop.metrics import class_metrics, group_metrics
-from raydrop.store import Entry, Store, required
+from raydrop.store import Entry, Place, Store, open_place, required
 from raydrop.store.files import misfit, parse_json, read_regular
-from raydrop.store.mirror import open_location, shown
+from raydrop.store.places import STUDY
 from raydrop.study import SCHEMA, By
 
 IDENTITY = (
@@ -180,7 +180,7 @@ ROW_ORDER = [*POINT_OF_STUDY, "seed", "trial_id"]
 class Records:
     """What is known about a study, finished or not."""
 
-    directory: Path
+    place: Place
     """The output folder."""
     trials: pd.DataFrame
     """A row per finished trial that the study asks for, with :data:`TRIAL_COLUMNS` and, where the
@@ -226,7 +226,7 @@ class Records:
         members = self.test_labels if by == "class" else self.test_groups
         if members is None:
             raise DataError(
-                f"Expected the {by} of every test image in the records of {shown(self.directory)}, "
+                f"Expected the {by} of every test image in the records of {self.place.called()}, "
                 "found none; read them with load_records."
             )
         return members
@@ -238,7 +238,7 @@ class Records:
             StoreError: If they are not there, or no longer.
             DataError: If they are for another test set, with the trial.
         """
-        entry = required(Store(self.directory / "store"), "trial", trial_id)
+        entry = required(Store(self.place), "trial", trial_id)
         return _predictions(entry, self.members("class"))
 
     def hits(self, trial_ids: Sequence[str]) -> NDArray[np.bool_]:
@@ -257,7 +257,7 @@ class Records:
         unknown = [each for each in trial_ids if each not in self.packed_hits]
         if unknown:
             raise DataError(
-                f"Expected finished trials of {shown(self.directory)}, found {unknown[0]}; read "
+                f"Expected finished trials of {self.place.called()}, found {unknown[0]}; read "
                 "its records with load_records."
             )
         if not len(trial_ids):
@@ -289,7 +289,7 @@ class Records:
             raise unknown_name("value of --by", choice, get_args(By))
         if not self.group_names:
             raise ConfigError(
-                f"Expected groups in the data of {shown(self.directory)} for --by group, found "
+                f"Expected groups in the data of {self.place.called()} for --by group, found "
                 "none; leave out --by, or run the study on data with groups."
             )
         return "group"
@@ -327,9 +327,9 @@ def load_records(directory: str | Path) -> Records:
         DataError: If a trial's predictions do not fit the test set.
         IncompleteStudyError: If no trial is finished.
     """
-    folder = open_location(directory)
-    study = read_study(folder)
-    store = Store(folder / "store", glance=True)
+    place = open_place(directory)
+    study = read_study(place)
+    store = Store(place, glance=True)
     data = _read_data(store, study)
     labels, groups = _test_set(data)
     asked = study["trials"]
@@ -339,7 +339,7 @@ def load_records(directory: str | Path) -> Records:
     absent = [trial for trial, entry in finished if entry is None]
     failures, missing = _split_absent(store, absent)
     if not rows:
-        raise _nothing_finished(folder, len(asked), failures)
+        raise _nothing_finished(place, len(asked), failures)
     group_names = tuple(str(name) for name in data.info.get("group_names") or ())
     columns = (*TRIAL_COLUMNS, *(GROUP_COLUMNS if group_names else ()))
     trials = pd.DataFrame(rows, columns=list(columns))
@@ -347,7 +347,7 @@ def load_records(directory: str | Path) -> Records:
     trials = trials.astype({"n_noisy": "Int64", "noisy_pruned": "float64", **_NETWORK_TYPES})
     trials = trials.sort_values(ROW_ORDER, kind="stable", ignore_index=True)
     read = Records(
-        directory=folder,
+        place=place,
         trials=trials,
         class_names=tuple(str(name) for name in data.info["class_names"]),
         class_sizes=tuple(int(size) for size in data.info["class_sizes"]),
@@ -366,16 +366,16 @@ def load_records(directory: str | Path) -> Records:
     return replace(read, trials=_with_agreement(read))
 
 
-def read_study(folder: Path) -> dict[str, Any]:
+def read_study(place: Place) -> dict[str, Any]:
     """Return what ``study.json`` in an output folder says, checked.
 
     Raises:
         StoreError: If it is absent, unreadable, or not one of this version.
     """
-    path = folder / "study.json"
+    path = place.folder / STUDY
     if not path.exists():
         raise StoreError(
-            f"Expected a study.json in {shown(folder)}, found none; "
+            f"Expected a study.json in {place.called()}, found none; "
             "name the output folder of a sweep, or start one with `raydrop run`."
         )
     try:
@@ -385,8 +385,8 @@ def read_study(folder: Path) -> dict[str, Any]:
         problem = getattr(error, "strerror", None) or str(error)
     if problem:
         raise StoreError(
-            f"Expected a readable study of schema {SCHEMA} in {shown(path)}, found: {problem}; "
-            "run the sweep again into another folder."
+            f"Expected a readable study of schema {SCHEMA} in {place.called(STUDY)}, found: "
+            f"{problem}; run the sweep again into another folder."
         )
     return study  # type: ignore[no-any-return]
 
@@ -422,7 +422,7 @@ def as_written(records: Records) -> Iterator[None]:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise StoreError(
-            f"Expected entries as raydrop writes them in {shown(records.directory / 'store')}, "
+            f"Expected entries as raydrop writes them in {records.place.called('store')}, "
             f"found what cannot be read ({in_one_line(error)}); run the sweep again into another "
             "folder."
         ) from error
@@ -455,7 +455,7 @@ def _check_info(
     if problem:
         raise StoreError(
             f"Expected the record of {entry.kind} {entry.key} as raydrop writes it, found "
-            f"{problem}; remove {shown(entry.path)} and run the sweep again with this folder."
+            f"{problem}; remove {entry.called} and run the sweep again with this folder."
         )
 
 
@@ -527,7 +527,7 @@ def _predictions(entry: Entry, labels: NDArray[Any]) -> NDArray[Any]:
     if "predictions" not in entry.names:
         raise StoreError(
             f"Expected predictions in the record of trial {entry.key}, found none; remove "
-            f"{shown(entry.path)} and run the sweep again with this folder."
+            f"{entry.called} and run the sweep again with this folder."
         )
     predictions = entry.array("predictions", kinds="iu")
     if predictions.shape != labels.shape:
@@ -545,7 +545,7 @@ def _identity(entry: Entry) -> dict[str, Any]:
     if absent:
         raise StoreError(
             f"Expected the record of trial {entry.key} to hold {', '.join(IDENTITY)}, found no "
-            f"{', '.join(absent)}; remove {shown(entry.path)} and run the sweep again with this "
+            f"{', '.join(absent)}; remove {entry.called} and run the sweep again with this "
             "folder."
         )
     return {name: info[name] for name in IDENTITY}
@@ -609,13 +609,13 @@ def _split_absent(
 
 
 def _nothing_finished(
-    folder: Path, asked: int, failures: Sequence[Mapping[str, Any]]
+    place: Place, asked: int, failures: Sequence[Mapping[str, Any]]
 ) -> IncompleteStudyError:
     reason = ""
     if failures:
         reason = f" ({len(failures)} failed, the first with: {failures[0]['message']})"
     return IncompleteStudyError(
-        f"Expected at least one finished trial in {shown(folder)}, found none of {asked}{reason}; "
+        f"Expected at least one finished trial in {place.called()}, found none of {asked}{reason}; "
         "finish the sweep with `raydrop run`."
     )
 

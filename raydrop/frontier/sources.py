@@ -46,7 +46,7 @@ class Sources:
 
 def load_sources(records: Records) -> Sources:
     """Read what finished trials were made from; what is absent or does not say is left out."""
-    store = Store(records.directory / "store", glance=True)
+    store = Store(records.place, glance=True)
     entries = [store.peek("trial", str(key)) for key in records.trials["trial_id"]]
     configs = [{} if entry is None else entry.config for entry in entries]
     read: dict[str, list[Any]] = {name: [config.get(name) for config in configs] for name in READS}

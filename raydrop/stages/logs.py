@@ -3,11 +3,11 @@
 They lie beside the store, in ``DIR/logs/trials/KEY.log`` and ``DIR/logs/query_runs/KEY.log``, where
 DIR is the study's folder. Every attempt begins with what is done, where and with what, and ends
 with how it went, so that the log of a trial that was tried again shows all of its attempts. In
-between are its epochs, what libraries warn of, and what is printed. No result depends on a log: one
-that cannot be written, such as one behind a link, is left out.
+between are its epochs and what libraries warn of. No result depends on a log: one that cannot be
+written, such as one behind a link, is left out.
 
 Where DIR is an object store, a log is uploaded when its work ends. That of a process that was
-killed stays in the mirror of its machine (see :mod:`raydrop.store.mirror`) until the work is tried
+killed stays in the copy on its machine (see :mod:`raydrop.store.places`) until the work is tried
 again there.
 """
 
@@ -18,23 +18,20 @@ import logging
 import os
 import re
 import socket
-import sys
-import threading
 import time
 import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Literal, TextIO, cast
+from typing import IO, Literal
 
 import torch
 
 from raydrop.errors import RaydropError
+from raydrop.store import Place
 from raydrop.store.files import link_below, open_appending, read_regular, written_whole
-from raydrop.store.mirror import remote_of
 from raydrop.store.remote import Remote
-from raydrop.store.versions import version_of
 from raydrop.study import TrialConfig
 from raydrop.training.halving import in_a_sentence, is_out_of_memory
 
@@ -56,15 +53,14 @@ class WorkLog:
 
 
 @contextlib.contextmanager
-def work_log(folder: Path, kind: Kind, key: str, what: str, device: str) -> Iterator[WorkLog]:
+def work_log(place: Place, kind: Kind, key: str, what: str, device: str) -> Iterator[WorkLog]:
     """Write down what happens in this process while the context lasts.
 
-    That is: records of ``raydrop``'s loggers from INFO on, of all others from WARNING on, Python's
-    warnings, and lines printed to ``sys.stdout`` and ``sys.stderr``, which appear there too. All is
-    as it was when the context ends.
+    That is: records of ``raydrop``'s loggers from INFO on, of all others from WARNING on, and
+    Python's warnings. All is as it was when the context ends.
 
     Args:
-        folder: The study's folder on this machine, perhaps the mirror of an object store.
+        place: The study's.
         kind: What kind of work it is.
         key: Its key in the store.
         what: What is done, in words.
@@ -76,12 +72,12 @@ def work_log(folder: Path, kind: Kind, key: str, what: str, device: str) -> Iter
     Raises:
         ValueError: If ``key`` is no key of the store, which could lead elsewhere.
     """
-    file = _LogFile(folder, log_name(kind, key))
+    file = _LogFile(place, log_name(kind, key))
     log, start = WorkLog(), time.perf_counter()
     with contextlib.suppress(OSError):  # such as too many open files, to find out a version
         file.write(_header(kind, key, what, device))
     try:
-        with _all_written_to(file):
+        with _records_written_to(file):
             yield log
     except BaseException as error:
         file.line(f"failed after {time.perf_counter() - start:.1f} s: {failure_sentence(error)}")
@@ -143,77 +139,82 @@ def failure_sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
+def version_of(package: str) -> str:
+    """Return the version of an installed package, or ``unknown``."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def _header(kind: Kind, key: str, what: str, device: str) -> str:
     """Return the lines that an attempt begins with."""
-    name = {"trials": "trial", "query_runs": "query run"}[kind]
+    gpu = ""
+    with contextlib.suppress(RuntimeError, AssertionError):
+        gpu = f" ({torch.cuda.get_device_name()})" if device.startswith("cuda") else ""
     facts = {
-        name: key,
+        {"trials": "trial", "query_runs": "query run"}[kind]: key,
         "what": what,
-        "begun": datetime.now(UTC).strftime(_TIME),
+        "begun": _now(),
         "host": f"{socket.gethostname()}, process {os.getpid()}",
-        "device": f"{_device_words(device)}, {torch.get_num_threads()} threads",
+        "device": f"{device}{gpu}, {torch.get_num_threads()} threads",
         "versions": f"raydrop {version_of('raydrop')}, torch {torch.__version__}",
     }
     return "".join(f"# {name:<9} {value}\n" for name, value in facts.items())
 
 
-def _device_words(device: str) -> str:
-    """Return a device with the name of the GPU, where that can be told."""
-    name = ""
-    with contextlib.suppress(RuntimeError, AssertionError):
-        name = torch.cuda.get_device_name() if device.startswith("cuda") else ""
-    return f"{device} ({name})" if name else device
+def _now() -> str:
+    return datetime.now(UTC).strftime(_TIME)
 
 
-class _LogFile:
-    """A file that lines are added to; where that is not possible, they are left out."""
+class _LogFile(logging.Handler):
+    """A file that records and lines are added to; where that is not possible, they are left out."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        """Open it.
-
-        Args:
-            folder: The study's folder.
-            name: Of the file, relative to it.
-        """
-        self._name, self._path = name, folder / name
-        self._there: Remote | None = None
-        self._file: IO[bytes] | None = None
-        if link_below(folder, *Path(name).parts[:-1]) is not None:
+    def __init__(self, place: Place, name: str) -> None:
+        super().__init__(logging.INFO)
+        formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", _TIME)
+        formatter.converter = time.gmtime
+        self.setFormatter(formatter)
+        self._there, self._file_name, self._path = place.remote, name, place.folder / name
+        self.file: IO[bytes] | None = None
+        if link_below(place.folder, *Path(name).parts[:-1]) is not None:
             return
-        with contextlib.suppress(OSError, RaydropError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._there = remote_of(folder)
-        with contextlib.suppress(OSError, RaydropError):
-            if self._there is not None:
-                _bring(self._there, name, self._path)
         with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._there is not None:
+                with contextlib.suppress(OSError, RaydropError):
+                    _bring(self._there, name, self._path)
             # Unbuffered: whoever follows the log sees each line at once, and so does the disk.
-            self._file = open_appending(self._path)
+            self.file = open_appending(self._path)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether lines have a place to go to."""
-        return self._file is not None
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record: ours, which come from INFO on, or those of others from WARNING on."""
+        if record.levelno >= logging.WARNING or record.name.partition(".")[0] == "raydrop":
+            try:
+                self.write(self.format(record).rstrip() + "\n")
+            except Exception:
+                self.handleError(record)
 
     def line(self, text: str) -> None:
         """Add a line with the time."""
-        self.write(f"{datetime.now(UTC).strftime(_TIME)} {text}\n")
+        self.write(f"{_now()} {text}\n")
 
     def write(self, text: str) -> None:
         """Add some text as it is."""
-        if self._file is not None:
+        if self.file is not None:
             with contextlib.suppress(OSError, ValueError):  # a full disk, or closed meanwhile
-                self._file.write(text.encode("utf-8", "backslashreplace"))
+                self.file.write(text.encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
-        """Close it, and upload it where the folder is the mirror of an object store."""
-        if self._file is None:
+        """Close it, and upload it where results go to an object store."""
+        super().close()
+        if self.file is None:
             return
         with contextlib.suppress(OSError):
-            self._file.close()
+            self.file.close()
         with contextlib.suppress(OSError, RaydropError):
             if self._there is not None:
-                self._there.upload(self._path, self._name)
+                self._there.upload(self._path, self._file_name)
 
 
 def _bring(there: Remote, name: str, path: Path) -> None:
@@ -225,117 +226,19 @@ def _bring(there: Remote, name: str, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _all_written_to(file: _LogFile) -> Iterator[None]:
-    """Send records, warnings and what is printed to a log while the context lasts."""
-    if not file.is_open:
+def _records_written_to(file: _LogFile) -> Iterator[None]:
+    """Send records and Python's warnings to a log while the context lasts."""
+    if file.file is None:
         yield
         return
-    out, err = _Copied(sys.stdout, "stdout", file.line), _Copied(sys.stderr, "stderr", file.line)
-    with (
-        _records_written_to(file),
-        contextlib.redirect_stdout(cast("TextIO", out)),
-        contextlib.redirect_stderr(cast("TextIO", err)),
-    ):
-        try:
-            yield
-        finally:
-            out.end()
-            err.end()
-
-
-@contextlib.contextmanager
-def _records_written_to(file: _LogFile) -> Iterator[None]:
-    handler, root, ours = _Handler(file), logging.getLogger(), logging.getLogger("raydrop")
-    level, show = ours.level, warnings.showwarning
-    root.addHandler(handler)
+    root, ours = logging.getLogger(), logging.getLogger("raydrop")
+    level = ours.level
+    root.addHandler(file)
     ours.setLevel(logging.INFO)
-    warnings.showwarning = _log_warning
+    logging.captureWarnings(capture=True)
     try:
         yield
     finally:
-        warnings.showwarning = show
+        logging.captureWarnings(capture=False)
         ours.setLevel(level)
-        root.removeHandler(handler)
-
-
-class _Handler(logging.Handler):
-    """Writes records to a log: ours from INFO on, those of others from WARNING on."""
-
-    def __init__(self, file: _LogFile) -> None:
-        super().__init__(logging.INFO)
-        self._file = file
-        formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", _TIME)
-        formatter.converter = time.gmtime
-        self.setFormatter(formatter)
-        self.addFilter(_is_wanted)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
-        try:
-            self._file.write(self.format(record) + "\n")
-        except Exception:
-            self.handleError(record)
-
-
-def _is_wanted(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or record.name.partition(".")[0] == "raydrop"
-
-
-def _log_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,  # noqa: ARG001 - as Python calls it
-    line: str | None = None,
-) -> None:
-    """Make a record of one of Python's warnings."""
-    text = warnings.formatwarning(message, category, filename, lineno, line)
-    logging.getLogger("py.warnings").warning("%s", text.rstrip())
-
-
-class _Copied:
-    """A standard stream whose lines go to a log too, until it is told to end.
-
-    What a progress bar overwrites is left out. Whoever keeps the stream for longer writes to the
-    original alone then.
-    """
-
-    def __init__(self, stream: TextIO, name: str, log: Callable[[str], None]) -> None:
-        self._stream, self._name = stream, name
-        self._log: Callable[[str], None] | None = log
-        self._rest = ""
-        self._lock = threading.RLock()
-
-    def write(self, text: str) -> int:
-        """Write to the original, and each line that is whole to the log."""
-        written = self._stream.write(text)
-        with self._lock:
-            *lines, rest = (self._rest + text).split("\n")
-            self._rest = _visible(rest)
-            for line in lines:
-                self._write_line(line)
-        return written
-
-    def writelines(self, lines: Any) -> None:
-        """Write some texts."""
-        for line in lines:
-            self.write(line)
-
-    def end(self) -> None:
-        """Write what is left to the log, and no more."""
-        with self._lock:
-            self._write_line(self._rest)
-            self._rest, self._log = "", None
-
-    def _write_line(self, line: str) -> None:
-        if self._log is not None and line.strip():
-            self._log(f"{self._name}: {_visible(line)}")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def _visible(line: str) -> str:
-    """Return what a terminal would show of a line that returns to its beginning."""
-    return line.rstrip("\r").rpartition("\r")[2]
+        root.removeHandler(file)

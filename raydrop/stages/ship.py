@@ -13,8 +13,7 @@ from raydrop.network.saving import (
     network_of,
     save_network,
 )
-from raydrop.store import Store, required
-from raydrop.store.mirror import open_location, shown
+from raydrop.store import Store, open_place, required
 
 FORMATS = ("raydrop", *EXPORTS)
 """A file for :func:`raydrop.network.saving.load_network`, or an exported program."""
@@ -61,7 +60,7 @@ def ship(
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
-    store = Store(open_location(directory) / "store")
+    store = Store(open_place(directory))
     trial, key = _network_key(store, trial_id)
     model, spec = network_of(required(store, "network", key))
     record = store.read("trial", trial)
@@ -98,7 +97,7 @@ def _absent(store: Store, beginning: str, trials: list[str], networks: list[str]
     """Return the sentence for a trial without a network."""
     if not trials and not networks:
         return (
-            f"Expected finished trials in {shown(store.root.parent)}, found none; give the output "
+            f"Expected finished trials in {store.place.called()}, found none; give the output "
             "folder of raydrop run."
         )
     if beginning and any(trial.startswith(beginning) for trial in trials):
@@ -107,7 +106,7 @@ def _absent(store: Store, beginning: str, trials: list[str], networks: list[str]
             "whose network_method is not none (see trials.parquet)."
         )
     return (
-        f"Expected the id of a trial in {shown(store.root.parent)}, found {beginning!r}, with "
+        f"Expected the id of a trial in {store.place.called()}, found {beginning!r}, with "
         "which none begins; take one from the column trial_id of trials.parquet"
         f"{f', such as {networks[0]}' if networks else ''}."
     )

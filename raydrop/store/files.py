@@ -264,6 +264,13 @@ def csv_text(table: pd.DataFrame) -> str:
     return safe.to_csv(**form, quoting=csv.QUOTE_ALL) if "\r" in text else text
 
 
+def parquet_bytes(table: pd.DataFrame) -> bytes:
+    """Return a table as a Parquet file, without its index."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, engine="pyarrow", index=False)
+    return buffer.getvalue()
+
+
 def original_text(cell: str) -> str:
     """Return what a cell of a table that :func:`csv_text` wrote stood for.
 

@@ -40,13 +40,16 @@ _ENDPOINTS = {
 _LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?/?", re.IGNORECASE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)
 _CHUNK = 8 * 2**20
+
+# What Amazon's and Google's client libraries say.
+_AMAZON = re.compile(r"AWS Error (\w+)[^:]*: (.*?)(?: \(Request ID.*|; Details.*)?$")
+_GOOGLE = re.compile(
+    r"Status\((\w+): (?:.*?The underlying error message was: )?(.*?)(?: error_info=.*)?$"
+)
 _REFUSED = re.compile(
     "ACCESS_DENIED|ACCESS_KEY|SIGNATURE|TOKEN|CREDENTIALS|HTTP status 40[13]|PERMISSION_DENIED"
     "|UNAUTHENTICATED|OAuth2",
     re.IGNORECASE,
-)
-_GOOGLE = re.compile(
-    r"Status\((\w+): (?:.*?The underlying error message was: )?(.*?)(?: error_info=.*)?$"
 )
 _UNREACHED = re.compile("NETWORK_CONNECTION|UNAVAILABLE|TIMEOUT|curlCode", re.IGNORECASE)
 _LONGEST_REASON = 160
@@ -72,7 +75,10 @@ class ObjectFacts(NamedTuple):
 
 
 class Remote:
-    """Objects below one prefix; names are relative to it, with ``/`` between their parts."""
+    """Objects below one prefix; names are relative to it, with ``/`` between their parts.
+
+    Whatever the store does not do raises a :class:`~raydrop.errors.StoreError` with its reason.
+    """
 
     def __init__(self, url: str) -> None:
         """Look whether the bucket is there.
@@ -123,11 +129,7 @@ class Remote:
         return f"{parts.scheme}://{parts.netloc}{parts.path}/{name}"
 
     def read_bytes(self, name: str) -> bytes | None:
-        """Return an object's content, or None where it is absent.
-
-        Raises:
-            StoreError: If it cannot be read.
-        """
+        """Return an object's content, or None where it is absent."""
         try:
             with self._told("read"), self.filesystem.open_input_stream(self.path(name)) as file:
                 content: bytes = file.read()
@@ -136,21 +138,12 @@ class Remote:
         return content
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write an object; it appears whole, in place of an earlier one.
-
-        Raises:
-            StoreError: If it cannot be written.
-        """
+        """Write an object; it appears whole, in place of an earlier one."""
         with self._told("write"), self.filesystem.open_output_stream(self.path(name)) as file:
             file.write(content)
 
     def upload(self, path: Path, name: str) -> None:
-        """Write an object from a file, a piece at a time.
-
-        Raises:
-            StoreError: If it cannot be written.
-            OSError: If the file cannot be read.
-        """
+        """Write an object from a file, a piece at a time."""
         with (
             self._told("write"),
             path.open("rb") as source,
@@ -163,8 +156,6 @@ class Remote:
 
         Raises:
             FileNotFoundError: If there is no such object.
-            StoreError: If it cannot be read.
-            OSError: If the file cannot be written.
         """
         with (
             self._told("read"),
@@ -174,20 +165,12 @@ class Remote:
             shutil.copyfileobj(source, file, _CHUNK)
 
     def facts(self, name: str) -> ObjectFacts | None:
-        """Return size and time of an object, or None where it is absent.
-
-        Raises:
-            StoreError: If that cannot be found out.
-        """
+        """Return size and time of an object, or None where it is absent."""
         with self._told("read"):
             return _facts(self.filesystem.get_file_info(self.path(name)))
 
     def listing(self, name: str = "") -> dict[str, ObjectFacts]:
-        """Return every object below a prefix, by its name relative to that prefix.
-
-        Raises:
-            StoreError: If they cannot be listed.
-        """
+        """Return every object below a prefix, by its name relative to that prefix."""
         from pyarrow import fs
 
         place = self.path(name)
@@ -198,11 +181,7 @@ class Remote:
         return {below: facts for below, facts in listed.items() if facts is not None}
 
     def move(self, name: str, to: str) -> bool:
-        """Give an object another name; return whether it was there.
-
-        Raises:
-            StoreError: If it cannot be moved.
-        """
+        """Give an object another name; return whether it was there."""
         if self.facts(name) is None:
             return False
         try:
@@ -213,20 +192,12 @@ class Remote:
         return True
 
     def remove(self, name: str) -> None:
-        """Remove an object, if it is there.
-
-        Raises:
-            StoreError: If it cannot be removed.
-        """
+        """Remove an object, if it is there."""
         with contextlib.suppress(FileNotFoundError), self._told("write"):
             self.filesystem.delete_file(self.path(name))
 
     def remove_tree(self, name: str) -> None:
-        """Remove every object below a prefix.
-
-        Raises:
-            StoreError: If they cannot be removed.
-        """
+        """Remove every object below a prefix."""
         from pyarrow import fs
 
         with contextlib.suppress(FileNotFoundError), self._told("write"):
@@ -245,8 +216,10 @@ class Remote:
             raise
         except (OSError, ArrowException) as error:
             text = " ".join(str(error).split())
-            # Of this machine, or an object that is not there; or a URL that Arrow cannot parse.
-            if getattr(error, "errno", None) is not None or _is_of_arrow(error, text):
+            # Of this machine, or an object that is not there; or a URL that Arrow cannot parse,
+            # which Google's client says in its own way.
+            argument = isinstance(error, ValueError) and _GOOGLE.search(text) is None
+            if getattr(error, "errno", None) is not None or argument:
                 raise
             raise StoreError(
                 f"Expected to {what} {self.url}, found: {_reason(text)}; {_remedy(text)}."
@@ -276,7 +249,7 @@ def read_object(url: str) -> bytes | None:
     return remote(parts._replace(path=prefix).geturl()).read_bytes(name)
 
 
-def is_url(location: str | Path) -> bool:
+def is_url(location: object) -> bool:
     """Return whether a location is a URL rather than a path.
 
     A :class:`~pathlib.Path` joins the two slashes of a URL; it still counts as one.
@@ -359,8 +332,7 @@ def _refuse_clear_text(url: str, scheme: str, query: Mapping[str, str]) -> None:
     """Refuse http, by which keys and tokens could be read on their way, to another machine."""
     if query.get("scheme", "https") not in ("http", "https"):
         raise _bad_url(url, f"the scheme {query['scheme']}")
-    endpoints = [query.get("endpoint_override"), *map(os.environ.get, _ENDPOINTS[scheme])]
-    used = list(filter(None, endpoints)) or [""]
+    used = _endpoints(scheme, query) or [""]
     # Amazon's client takes the first of them, Google's prefers what the environment says.
     for endpoint in used[:1] if scheme == "s3" else used:
         before, _, host = endpoint.rpartition("://")
@@ -371,6 +343,12 @@ def _refuse_clear_text(url: str, scheme: str, query: Mapping[str, str]) -> None:
                 f"{host or 'the store'}, where credentials would travel in clear; leave out "
                 "scheme=http, and have that server use https."
             )
+
+
+def _endpoints(scheme: str, query: Mapping[str, str]) -> list[str]:
+    """Return the servers that are named, that of the URL first."""
+    named = [query.get("endpoint_override"), *map(os.environ.get, _ENDPOINTS[scheme])]
+    return [endpoint for endpoint in named if endpoint]
 
 
 def _split(url: str) -> SplitResult:
@@ -388,20 +366,15 @@ def _impatient(filesystem: Any, query: Mapping[str, str]) -> Any:
     """Return a file system for a first look, which soon gives up where nothing answers.
 
     Amazon's client by itself tries ten times; that is right for a study that has begun.
-
-    Args:
-        filesystem: What the URL stands for.
-        query: Options of the URL.
     """
     from pyarrow import fs
 
     if not (isinstance(filesystem, fs.S3FileSystem) and query.keys() <= _PLAIN):
         return filesystem
-    endpoints = (query.get("endpoint_override"), *map(os.environ.get, _ENDPOINTS["s3"]))
     return fs.S3FileSystem(
         region=filesystem.region,
         scheme=query.get("scheme", "https"),
-        endpoint_override=next(filter(None, endpoints), None),
+        endpoint_override=next(iter(_endpoints("s3", query)), None),
         connect_timeout=5.0,
         request_timeout=10.0,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
@@ -409,33 +382,17 @@ def _impatient(filesystem: Any, query: Mapping[str, str]) -> Any:
 
 
 def _facts(info: Any) -> ObjectFacts | None:
-    from pyarrow import fs
-
-    if info.type != fs.FileType.File:
-        return None
-    return ObjectFacts(int(info.size), (info.mtime_ns or 0) / 1e9)
-
-
-def _is_of_arrow(error: Exception, text: str) -> bool:
-    """Return whether an error is about an argument, which Google's client says in its own way."""
-    return isinstance(error, ValueError) and _GOOGLE.search(text) is None
+    return ObjectFacts(int(info.size), (info.mtime_ns or 0) / 1e9) if info.is_file else None
 
 
 def _reason(text: str) -> str:
-    """Return what matters of a message of Amazon's or Google's client library."""
-    found = re.search(r"AWS Error (\w+)[^:]*: (.*?)(?: \(Request ID.*|; Details.*)?$", text)
+    """Return what matters of a message of a client library."""
+    found = _AMAZON.search(text) or _GOOGLE.search(text)
+    said = (text if found is None else found[2]).rstrip(". ")
+    brief = said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]}…"
     if found is None:
-        found = _GOOGLE.search(text)
-    if found is None:
-        return _shortened(text)
-    said = found[2].rstrip(". ")
-    empty = not said or said == "No response body"
-    return found[1] if empty else f"{found[1]} ({_shortened(said)})"
-
-
-def _shortened(text: str) -> str:
-    brief = text.rstrip(". ")
-    return brief if len(brief) <= _LONGEST_REASON else f"{brief[:_LONGEST_REASON]}…"
+        return brief
+    return found[1] if said in ("", "No response body") else f"{found[1]} ({brief})"
 
 
 def _remedy(text: str) -> str:
@@ -443,6 +400,4 @@ def _remedy(text: str) -> str:
         return "make the bucket, or correct its name"
     if _REFUSED.search(text):
         return ALLOW
-    if _UNREACHED.search(text):
-        return CONNECT
-    return "try again, or choose another location"
+    return CONNECT if _UNREACHED.search(text) else "try again, or choose another location"

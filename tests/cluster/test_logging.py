@@ -32,6 +32,7 @@ from raydrop.frontier import frontier_table, load_records
 from raydrop.frontier.growing import GrowingFront, Watcher
 from raydrop.frontier.statistics.pareto import pareto_front
 from raydrop.frontier.terminal import Console
+from raydrop.store import Place
 from raydrop.study import Study, Training
 
 STUDY = FakeStudy(seeds=(0,))
@@ -133,7 +134,7 @@ def test_a_resumed_sweep_goes_on_counting(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(logging.LOGGERS, "tensorboard", lambda *_: recorder)
     STUDY.write(tmp_path, skip=TRIALS[-1:])
     console = Console(file=io.StringIO())
-    with front_logging("tensorboard", STUDY.study(), tmp_path, _runs(), console) as callbacks:
+    with front_logging("tensorboard", STUDY.study(), Place(tmp_path), _runs(), console) as callbacks:
         (callback,) = callbacks
         assert list(recorder.fronts) == [len(TRIALS) - 1]
         callback.on_trial_complete(0, [], _ended(STUDY.trial_id(TRIALS[-1]), 0.9, 0.8))
@@ -161,7 +162,7 @@ def test_the_log_is_closed_when_the_sweep_is_interrupted(
     folder, console = STUDY.write(tmp_path), Console(quiet=True)
     with (
         pytest.raises(KeyboardInterrupt),
-        front_logging("tensorboard", STUDY.study(), folder, {}, console),
+        front_logging("tensorboard", STUDY.study(), Place(folder), {}, console),
     ):
         raise KeyboardInterrupt
     assert recorder.closed == 1
@@ -194,7 +195,7 @@ def test_a_logger_that_cannot_be_opened_is_one_sentence(
         pytest.raises(
             ConfigError, match=r"^Expected tensorboard to open a log, found: Permission.*"
         ),
-        front_logging("tensorboard", STUDY.study(), tmp_path, {}, Console(quiet=True)),
+        front_logging("tensorboard", STUDY.study(), Place(tmp_path), {}, Console(quiet=True)),
     ):
         pass
 
@@ -232,7 +233,7 @@ def _log_two(logger: logging.Logger) -> None:
 
 
 def test_tensorboard_files_hold_the_study_and_each_trial(tmp_path: Path) -> None:
-    _log_two(TensorBoardLogger(STUDY.study(), tmp_path))
+    _log_two(TensorBoardLogger(STUDY.study(), Place(tmp_path)))
     assert list(_scalars(tmp_path / "tensorboard")) == [
         ("trial/average_accuracy", 1, 0.625),
         ("trial/worst_class_accuracy", 1, 0.125),
@@ -290,7 +291,7 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     fake = FakeMlflow()
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     for _ in range(2):
-        _log_two(MlflowLogger(STUDY.study(), tmp_path))
+        _log_two(MlflowLogger(STUDY.study(), Place(tmp_path)))
     assert fake.experiments == ["raydrop"]
     parent, *children = fake.runs[:3]
     assert parent["name"] == "fake"
@@ -320,7 +321,7 @@ def test_wandb_has_a_row_of_history_for_each_trial(
     fake = types.ModuleType("wandb")
     fake.init = lambda **options: begun.update(options) or run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    logger = WandbLogger(STUDY.study(), tmp_path / "out")
+    logger = WandbLogger(STUDY.study(), Place(tmp_path / "out"))
     _log_two(logger)
     assert begun["project"] == "raydrop"
     assert begun["name"] == "fake"

@@ -17,11 +17,11 @@ from raydrop.cluster import pool, progress, scoring, sweep
 from raydrop.cluster.losses import Losses
 from raydrop.cluster.progress import LONGEST_SENTENCE, quoted, stage_progress
 from raydrop.cluster.resources import Layout
-from raydrop.cluster.visibility import Place
+from raydrop.cluster.visibility import Place as SharedStore
 from raydrop.errors import ConfigError, StoreError, visible
 from raydrop.frontier.terminal import Console
 from raydrop.plan import QueryRun, TrialRun
-from raydrop.store import Store
+from raydrop.store import Place, Store
 from raydrop.study import Study, TrialConfig
 
 STUDY = Study(name="s", dataset="digits", model="small_cnn", param_space={})
@@ -173,7 +173,7 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return found
 
 
-def _task(run: TrialRun, place: Place) -> None:
+def _task(run: TrialRun, place: SharedStore) -> None:
     context = sweep.TrialContext(STUDY, place, "data", LAYOUT, {run.key: run})
     sweep._trial_task({"trial_id": run.key}, context)
 
@@ -181,11 +181,11 @@ def _task(run: TrialRun, place: Place) -> None:
 def test_a_trial_that_cannot_open_the_store_says_that_nothing_can_be_written(
     reported: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unseen(place: Place) -> Store:
+    def unseen(place: SharedStore) -> Store:
         raise StoreError("Expected the driver's folder, found none; share it.")
 
-    monkeypatch.setattr(Place, "open", unseen)
-    _task(_run(), Place(tmp_path / "store"))
+    monkeypatch.setattr(SharedStore, "open", unseen)
+    _task(_run(), SharedStore(tmp_path / "store"))
     (result,) = reported
     assert result == {
         "failed": "Expected the driver's folder, found none; share it.",
@@ -209,7 +209,7 @@ def test_a_trial_that_fails_leaves_its_reason_and_its_log(
 
     monkeypatch.setattr(sweep, "run_trial", broken)
     run = _run()
-    _task(run, Place(tmp_path / "store"))
+    _task(run, SharedStore(tmp_path / "store"))
     (failure,) = Store(tmp_path / "store").entries("failure")
     assert reported == [{"failed": failure.info["message"]}]
     assert str(error) in failure.info["message"]
@@ -224,7 +224,7 @@ def test_a_trial_that_ends_well_says_so_in_its_log(
 ) -> None:
     monkeypatch.setattr(sweep, "run_trial", lambda *_: GOOD)
     run = _run()
-    _task(run, Place(tmp_path / "store"))
+    _task(run, SharedStore(tmp_path / "store"))
     assert reported == [GOOD]
     log = (tmp_path / "logs" / "trials" / f"{run.key}.log").read_text()
     assert " s: average 0.9134, worst 0.6200\n" in log
@@ -258,7 +258,7 @@ def test_tunes_files_are_kept_if_any_process_died_for_good(
     monkeypatch.setattr(sweep, "_tune", lambda name, *_: errors[name])
     work = tmp_path / "tune"
     work.mkdir()
-    sweep.run_trials(SimpleNamespace(store=None), (dense, pruned), {}, work)  # type: ignore[arg-type]
+    sweep.run_trials(SimpleNamespace(store=None), (dense, pruned), {}, Place(tmp_path))  # type: ignore[arg-type]
     assert work.exists() == kept
 
 

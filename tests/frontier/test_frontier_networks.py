@@ -36,7 +36,6 @@ from raydrop.frontier.figures.plots import (
     keep_fraction_figure,
     to_svg,
 )
-from raydrop.frontier.files import parquet_bytes
 from raydrop.frontier.growing import Watcher
 from raydrop.frontier.live import live_view
 from raydrop.frontier.names import has_networks, point_name, series_name, target_place
@@ -71,7 +70,7 @@ from raydrop.frontier.statistics.densities import correlation_points
 from raydrop.frontier.statistics.fronts import attained_fronts, hypervolumes
 from raydrop.frontier.table import by_merit, mean_recalls
 from raydrop.store import Store
-from raydrop.store.files import csv_text
+from raydrop.store.files import csv_text, parquet_bytes
 
 SVG = b'<svg viewBox="0 0 1 1"></svg>'
 TARGETS = ["none", *NETWORKS.network_targets]

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,7 +24,8 @@ from raydrop.plan import Plan, make_plan, trial_configs
 from raydrop.stages import logs, run_query, run_trial
 from raydrop.stages.logs import describe_trial, failure_sentence, work_log
 from raydrop.stages.networks import run_network_trial
-from raydrop.store import Entry, Store, required
+from raydrop.store import Entry, Place, Store, required
+from raydrop.store.remote import Remote
 from raydrop.study import NetworkPruning, Study, Training, TrialConfig
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
@@ -33,7 +34,7 @@ KEY = "3f2a9c1b"
 
 @contextlib.contextmanager
 def _log(folder: Path, key: str = KEY) -> Iterator[logs.WorkLog]:
-    with work_log(folder, "trials", key, "small_cnn, seed 0", "cpu") as log:
+    with work_log(Place(folder), "trials", key, "small_cnn, seed 0", "cpu") as log:
         yield log
 
 
@@ -50,10 +51,8 @@ def _lines(folder: Path, key: str = KEY) -> list[str]:
 def _state() -> tuple[Any, ...]:
     """What a log changes in a process while it is open."""
     root, ours = logging.getLogger(), logging.getLogger("raydrop")
-    return (
-        [*root.handlers], root.level, [*ours.handlers], ours.level,
-        sys.stdout, sys.stderr, warnings.showwarning,
-    )  # fmt: skip
+    handlers = [*root.handlers], [*ours.handlers]
+    return *handlers, root.level, ours.level, sys.stdout, sys.stderr, warnings.showwarning
 
 
 # What is in a log.
@@ -73,7 +72,7 @@ def test_a_log_begins_with_what_is_done_and_where(tmp_path: Path) -> None:
     assert re.fullmatch(rf"raydrop \S+, torch {re.escape(torch.__version__)}", head["versions"])
 
 
-def test_records_warnings_and_prints_are_in_order(
+def test_records_and_warnings_are_in_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours, other = logging.getLogger("raydrop.stages"), logging.getLogger("elsewhere.part")
@@ -81,29 +80,19 @@ def test_records_warnings_and_prints_are_in_order(
         warnings.simplefilter("always")
         ours.debug("not this")
         ours.info("epoch %d of %d", 1, 2)
-        print("to the output")
         other.info("nor this")
         other.warning("of another")
         warnings.warn("take care", UserWarning, stacklevel=1)
-        print("to the errors", file=sys.stderr)
         logging.getLogger("raydropping").info("not ours")
-        print("without an end", end="")
+        print("where it is printed")
         log.found = "average 0.9100, worst 0.6200"
     found = _lines(tmp_path)
-    assert found[:3] == [
-        "INFO raydrop.stages: epoch 1 of 2",
-        "stdout: to the output",
-        "WARNING elsewhere.part: of another",
-    ]
-    assert re.match(r"WARNING py\.warnings: .*test_logs\.py:\d+: UserWarning: take care", found[3])
-    assert found[-3:-1] == ["stderr: to the errors", "stdout: without an end"]
+    assert found[:2] == ["INFO raydrop.stages: epoch 1 of 2", "WARNING elsewhere.part: of another"]
+    assert re.match(r"WARNING py\.warnings: .*test_logs\.py:\d+: UserWarning: take care", found[2])
     assert re.fullmatch(r"finished in \d+\.\d s: average 0\.9100, worst 0\.6200", found[-1])
-    assert len(found) == 8  # the warning has two lines
+    assert len(found) == 5  # the warning has two lines
     assert re.findall(rf"^{TIME} ", _text(tmp_path), re.M)
-    # What is printed appears where it would have without a log.
-    said = capsys.readouterr()
-    assert said.out == "to the output\nwithout an end"
-    assert said.err == "to the errors\n"
+    assert capsys.readouterr() == ("where it is printed\n", "")
 
 
 def test_each_line_is_there_at_once(tmp_path: Path) -> None:
@@ -111,18 +100,6 @@ def test_each_line_is_there_at_once(tmp_path: Path) -> None:
     with _log(tmp_path):
         logging.getLogger("raydrop").info("first")
         assert _lines(tmp_path) == ["INFO raydrop: first"]
-        print("half", end="")
-        assert _lines(tmp_path)[1:] == []
-        print(" and half")
-        assert _lines(tmp_path)[1:] == ["stdout: half and half"]
-
-
-def test_of_a_progress_bar_the_last_state_is_kept(tmp_path: Path) -> None:
-    with _log(tmp_path):
-        for share in range(100):
-            print(f"\r{share} %", end="")
-        print("\r100 %\r\nend")
-    assert _lines(tmp_path)[:2] == ["stdout: 100 %", "stdout: end"]
 
 
 def test_an_error_that_is_not_the_users_comes_with_its_traceback(tmp_path: Path) -> None:
@@ -157,25 +134,11 @@ def test_every_attempt_has_its_header_in_one_file(tmp_path: Path) -> None:
 
 
 def test_works_one_after_the_other_do_not_mix(tmp_path: Path) -> None:
-    kept = []
     for key in ("aa", "bb"):
         with _log(tmp_path, key):
-            kept.append(sys.stdout)
-            print("print", key)
             logging.getLogger("raydrop").info("record %s", key)
-            for stream in kept:  # as a handler might, that a library made the first time
-                stream.write(f"kept {key}\n")
-    assert _lines(tmp_path, "aa")[:-1] == [
-        "stdout: print aa",
-        "INFO raydrop: record aa",
-        "stdout: kept aa",
-    ]
-    # The first stream wrote to its original alone, and the second to its own log.
-    assert _lines(tmp_path, "bb")[:-1] == [
-        "stdout: print bb",
-        "INFO raydrop: record bb",
-        "stdout: kept bb",
-    ]
+    for key in ("aa", "bb"):
+        assert _lines(tmp_path, key)[:-1] == [f"INFO raydrop: record {key}"]
 
 
 # What a log leaves behind: nothing.
@@ -273,20 +236,25 @@ class Bucket:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    bucket = Bucket()
-    monkeypatch.setattr(logs, "remote_of", lambda folder: bucket)
-    return bucket
+def bucket() -> Bucket:
+    return Bucket()
+
+
+@contextlib.contextmanager
+def _kept(folder: Path, bucket: Bucket) -> Iterator[None]:
+    """Write a log of a study whose results go to an object store."""
+    with work_log(Place(folder, cast("Remote", bucket)), "trials", KEY, "", "cpu"):
+        yield
 
 
 NAME = f"logs/trials/{KEY}.log"
 
 
 def test_a_log_is_uploaded_when_the_work_ends(tmp_path: Path, bucket: Bucket) -> None:
-    with _log(tmp_path):
+    with _kept(tmp_path, bucket):
         assert bucket.objects == {}
     assert bucket.objects[NAME].decode() == _text(tmp_path)
-    with pytest.raises(ValueError, match="no luck"), _log(tmp_path):
+    with pytest.raises(ValueError, match="no luck"), _kept(tmp_path, bucket):
         raise ValueError("no luck")
     assert b"Traceback" in bucket.objects[NAME]
     assert bucket.objects[NAME].decode() == _text(tmp_path)
@@ -296,8 +264,8 @@ def test_attempts_of_several_machines_are_in_one_log(tmp_path: Path, bucket: Buc
     numbers = itertools.count()
 
     def attempt(machine: str) -> None:
-        with _log(tmp_path / machine):
-            print("attempt on", machine, next(numbers))
+        with _kept(tmp_path / machine, bucket):
+            logging.getLogger("raydrop").info("attempt on %s %d", machine, next(numbers))
 
     def attempts() -> list[str]:
         return re.findall(r"attempt on (\w+)", bucket.objects[NAME].decode())
@@ -321,20 +289,11 @@ def test_attempts_of_several_machines_are_in_one_log(tmp_path: Path, bucket: Buc
 
 def test_an_upload_that_fails_is_ignored(tmp_path: Path, bucket: Bucket) -> None:
     bucket.refuses = True
-    with _log(tmp_path):
-        print("here")
-    assert _lines(tmp_path)[0] == "stdout: here"
-    with pytest.raises(ValueError, match="no luck"), _log(tmp_path):
+    with _kept(tmp_path, bucket):
+        logging.getLogger("raydrop").info("here")
+    assert _lines(tmp_path)[0] == "INFO raydrop: here"
+    with pytest.raises(ValueError, match="no luck"), _kept(tmp_path, bucket):
         raise ValueError("no luck")
-
-
-def test_what_claims_to_be_a_mirror_and_is_none_gets_no_log_and_costs_nothing(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / ".raydrop-url").write_text("s3://elsewhere/prefix")
-    with _log(tmp_path):
-        done = True
-    assert done
 
 
 # Words.
@@ -400,7 +359,7 @@ def _results(data: PreparedData, plan: Plan, out: Path, *, logged: bool) -> dict
     np.random.seed(5)  # noqa: NPY002 - what others may have seeded
 
     def log(kind: logs.Kind, key: str) -> contextlib.AbstractContextManager[object]:
-        return work_log(out, kind, key, "", "cpu") if logged else contextlib.nullcontext()
+        return work_log(Place(out), kind, key, "", "cpu") if logged else contextlib.nullcontext()
 
     for query in plan.queries:
         with log("query_runs", query.key):
@@ -480,7 +439,7 @@ def test_the_gpu_is_named_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Abacus 9000")
-    with work_log(tmp_path, "query_runs", KEY, "", "cuda"):
+    with work_log(Place(tmp_path), "query_runs", KEY, "", "cuda"):
         pass
     text = (tmp_path / "logs" / "query_runs" / f"{KEY}.log").read_text()
     assert "cuda (Abacus 9000), 1 threads\n" in text
@@ -490,6 +449,6 @@ def test_the_gpu_is_named_where_there_is_one(
         raise RuntimeError("no driver")
 
     monkeypatch.setattr(torch.cuda, "get_device_name", no_gpu)
-    with work_log(tmp_path, "query_runs", "aa", "", "cuda"):
+    with work_log(Place(tmp_path), "query_runs", "aa", "", "cuda"):
         pass
     assert "cuda, 1 threads\n" in (tmp_path / "logs" / "query_runs" / "aa.log").read_text()

@@ -25,17 +25,15 @@ from numpy.typing import NDArray
 from raydrop.cli import load_sweep
 from raydrop.cluster.driver import check_folder
 from raydrop.data import load_dataset
-from raydrop.data.loaders.roots import copy_source
 from raydrop.errors import ConfigError, RaydropError, StoreError
 from raydrop.frontier import _details, load_records, write_frontier
-from raydrop.frontier.files import replace_file
 from raydrop.frontier.growing import Watcher
 from raydrop.models import build_model
 from raydrop.network.saving import NetworkSpec, load_network, save_network
 from raydrop.stages.logs import work_log
-from raydrop.store import META, Store
+from raydrop.store import META, Place, Store
 from raydrop.store.files import parse_json
-from raydrop.store.mirror import remote_of
+from raydrop.store.places import copy_source
 from raydrop.store.tables import (
     ScoreFacts,
     Units,
@@ -83,7 +81,7 @@ def test_a_run_writes_into_no_folder_that_is_a_link(name: str, tmp_path: Path) -
     (tmp_path / "results" / name).symlink_to(tmp_path / "outside")
     study = Study("s", "digits", "small_cnn", {"method": "random"})
     with pytest.raises(ConfigError, match=f"^Expected a folder at .*{name}, found a link; "):
-        check_folder(tmp_path / "results", study, load_dataset("digits"))
+        check_folder(Place(tmp_path / "results"), study, load_dataset("digits"))
 
 
 @pytest.mark.parametrize("linked", ["logs", "logs/trials", "logs/trials/3f2a.log"])
@@ -94,7 +92,7 @@ def test_no_log_is_written_through_a_link(linked: str, tmp_path: Path) -> None:
     (outside / "trials" / "3f2a.log").write_text("kept")
     (results / linked).parent.mkdir(parents=True)
     (results / linked).symlink_to(outside / "3f2a.log" if "." in linked else outside)
-    with work_log(results, "trials", "3f2a", "a trial", "cpu"):
+    with work_log(Place(results), "trials", "3f2a", "a trial", "cpu"):
         pass
     assert (outside / "3f2a.log").read_text() == "kept"
     assert (outside / "trials" / "3f2a.log").read_text() == "kept"
@@ -122,7 +120,10 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
             ScoreFacts("el2n", True, "digits", "small_cnn", 0, {}),
         ),
     ),
-    "a table of a report": ("frontier.csv", lambda path: replace_file(path, b"a,b")),
+    "a table of a report": (
+        "frontier.csv",
+        lambda path: Place(path.parent).write(path.name, b"a,b"),
+    ),
     "network": ("network.zip", _network),
     "figure": (
         "theory.svg",
@@ -279,9 +280,7 @@ def test_results_that_are_no_files_or_far_too_large_are_not_waited_for(
 
 @pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
 def test_marks_of_copies_that_are_no_files_are_not_waited_for(kind: str, tmp_path: Path) -> None:
-    for name in (".raydrop-url", ".raydrop-copy"):
-        ODD[kind](tmp_path / name)
-    assert remote_of(tmp_path) is None
+    ODD[kind](tmp_path / ".raydrop-copy")
     assert copy_source(tmp_path) == ""
 
 
@@ -308,7 +307,7 @@ def test_a_description_that_is_no_sound_json_is_one_sentence(kind: str, tmp_path
         load_records,
         lambda folder: Watcher(folder).look(),
         load_sweep,
-        lambda folder: check_folder(folder, study, load_dataset("digits")),
+        lambda folder: check_folder(Place(folder), study, load_dataset("digits")),
     ):
         with pytest.raises(RaydropError, match=found) as caught:
             read(results)

@@ -38,7 +38,6 @@ from raydrop.cli import load_sweep
 from raydrop.cluster.driver import Options, Outcome, run_study, write_study_file
 from raydrop.cluster.space import expand
 from raydrop.data import FileImages, load_dataset
-from raydrop.data.loaders import roots
 from raydrop.data.loaders.downloads import download
 from raydrop.errors import ConfigError, DataError, StoreError, StudyMismatchError
 from raydrop.frontier import write_frontier
@@ -46,16 +45,7 @@ from raydrop.frontier.growing import Watcher
 from raydrop.frontier.overlay import write_overlay
 from raydrop.frontier.terminal import Console
 from raydrop.plan import make_plan, trial_configs
-from raydrop.store import META, Entry, Store, mirror, remote
-from raydrop.store.mirror import (
-    both_places,
-    open_location,
-    publish,
-    publish_folder,
-    refresh,
-    remote_of,
-    shown,
-)
+from raydrop.store import META, Entry, Place, Store, entries, open_place, places, remote
 from raydrop.store.remote import Remote, canonical_url, is_url
 from raydrop.study import Study, config_hash
 
@@ -94,7 +84,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv(mirror.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(places.CACHE, str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -118,7 +108,7 @@ class Nodes:
         return Store(self._url)
 
     def become(self, node: str) -> None:
-        self._monkeypatch.setenv(mirror.CACHE, str(self._folder / node))
+        self._monkeypatch.setenv(places.CACHE, str(self._folder / node))
 
 
 @pytest.fixture
@@ -158,7 +148,7 @@ def test_a_path_joins_the_slashes_of_a_url_and_is_one_nevertheless() -> None:
 @pytest.mark.parametrize("path", ["results/a", "/tmp/a:b", "C:/results", "./s3:/bucket", ""])
 def test_a_path_is_no_url(path: str) -> None:
     assert not is_url(path)
-    assert open_location(path) == Path(path)
+    assert open_place(path) == Place(Path(path))
 
 
 @pytest.mark.parametrize(
@@ -187,16 +177,16 @@ def test_a_url_that_is_none_gives_one_sentence(url: str, found: str) -> None:
 
 
 def test_logs_of_a_mirror_are_uploaded_and_others_stay(url: str, tmp_path: Path) -> None:
-    for out in (open_location(url), tmp_path):
-        (out / "tensorboard" / "trials").mkdir(parents=True)
-        (out / "tensorboard" / "trials" / "events").write_bytes(b"1")
-        publish_folder(out / "tensorboard")
+    for place in (open_place(url), Place(tmp_path)):
+        (place.folder / "tensorboard" / "trials").mkdir(parents=True)
+        (place.folder / "tensorboard" / "trials" / "events").write_bytes(b"1")
+        place.upload("tensorboard")
     assert list(Remote(url).listing()) == ["tensorboard/trials/events"]
 
 
 def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError, match=r"s3://\.\.\.@bucket/a without credentials") as caught:
-        open_location("s3://key:secret@bucket/a")
+        open_place("s3://key:secret@bucket/a")
     assert "secret" not in str(caught.value)
 
 
@@ -458,44 +448,45 @@ def test_the_endpoint_may_come_from_the_environment(
 
 
 def test_a_location_has_a_mirror_that_knows_it(url: str, tmp_path: Path) -> None:
-    folder = open_location(url)
-    assert folder.is_relative_to(tmp_path / "cache")
-    assert open_location(f"{url.partition('?')[0]}/?{url.partition('?')[2]}") == folder
-    found = remote_of(folder)
-    assert found is not None
-    assert found.url == url
-    assert shown(folder) == url
-    assert shown(folder / "report.html") == f"{url.partition('?')[0]}/report.html"
-    assert shown(folder / "store" / "trial" / "ab") == f"{url.partition('?')[0]}/store/trial/ab"
-    assert both_places(folder / "a") == f"{url.partition('?')[0]}/a (here {folder / 'a'})"
-    assert shown(tmp_path / "report.html") == str(tmp_path / "report.html")
-    assert both_places(tmp_path / "report.html") == str(tmp_path / "report.html")
-    assert Store(folder / "store").location == url == Store(url).location
-    assert Store(url).root == folder / "store"
+    place, (before, _, after) = open_place(url), url.partition("?")
+    assert place.folder.is_relative_to(tmp_path / "cache")
+    assert open_place(f"{before}/?{after}") == place == open_place(place)
+    assert place.remote is not None
+    assert place.remote.url == url == place.called()
+    assert place.called("report.html") == f"{before}/report.html"
+    assert place.called(place.folder / "store" / "ab") == f"{before}/store/ab"
+    assert place.called("a", here=True) == f"{before}/a (here {place.folder / 'a'})"
+    assert Place(tmp_path).called("a") == Place(tmp_path).called("a", here=True)
+    assert Place(tmp_path).called("a") == str(tmp_path / "a")
+    assert Store(place).location == url == Store(url).location
+    assert Store(url).root == place.folder / "store"
 
 
-def test_a_folder_that_only_says_that_it_is_a_mirror_sends_nothing_anywhere(
+def test_a_folder_that_says_that_it_is_an_object_stores_sends_nothing_anywhere(
     url: str, tmp_path: Path
 ) -> None:
-    shutil.copytree(open_location(url), tmp_path / "given")
-    with pytest.raises(StoreError, match=r"found .*given; give the URL itself, or remove .*url to"):
-        Store(tmp_path / "given" / "store")
+    """As copies of object stores once did, by a file in them."""
+    shutil.copytree(open_place(url).folder, tmp_path / "given")
+    (tmp_path / "given" / ".raydrop-url").write_text(url)
+    Store(tmp_path / "given" / "store").write("scores", CONFIG, INFO)
+    open_place(tmp_path / "given").write("study.json", b"{}")
+    assert Remote(url).listing() == {}
 
 
 def test_study_json_is_what_the_object_store_has(url: str) -> None:
-    folder = open_location(url)
-    (folder / "study.json").write_text("left behind")
-    refresh(folder)
-    assert not (folder / "study.json").exists()
-    publish(folder / "study.json", b"first")
-    assert not (folder / "study.json").exists()
-    refresh(folder)
-    before = (folder / "study.json").stat()
-    assert (folder / "study.json").read_bytes() == b"first"
-    refresh(folder)
-    assert (folder / "study.json").stat().st_ino == before.st_ino  # not fetched again
-    publish(folder / "study.json", b"second one")
-    assert (open_location(url) / "study.json").read_bytes() == b"second one"
+    place = open_place(url)
+    path = place.folder / "study.json"
+    path.write_text("left behind")
+    place.refresh()
+    assert not path.exists()
+    Remote(url).write_bytes("study.json", b"first")
+    place.refresh()
+    before = path.stat()
+    assert path.read_bytes() == b"first"
+    place.refresh()
+    assert path.stat().st_ino == before.st_ino  # not fetched again
+    Remote(url).write_bytes("study.json", b"second one")
+    assert (open_place(url).folder / "study.json").read_bytes() == b"second one"
 
 
 # Google's.
@@ -647,13 +638,11 @@ def truncate_meta(url: str) -> None:
 
 def lead_astray(url: str) -> None:
     """Name a file outside the entry, with hashes that are right."""
-    import raydrop.store as module
-
     name = f"store/scores/{config_hash(CONFIG)}/{META}"
     body = json.loads(Remote(url).read_bytes(name) or b"")
     body.pop("sha256")
     body["files"]["../../../astray"] = "0"
-    sealed = body | {"sha256": module._seal(body)}
+    sealed = body | {"sha256": entries._seal(body)}
     Remote(url).write_bytes(name, json.dumps(sealed).encode())
 
 
@@ -774,7 +763,7 @@ def test_writers_of_the_same_mirror_at_once_all_get_the_one_entry(url: str) -> N
 
 def test_a_glance_asks_once_for_each_kind(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     store = nodes.store("first")
-    monkeypatch.setattr("raydrop.store._SETTLED_SECONDS", -60.0)
+    monkeypatch.setattr("raydrop.store.entries._SETTLED_SECONDS", -60.0)
     keys = [store.write("trial", {"i": i}, {"i": i}).key for i in range(5)]
     for key in keys:
         store.read("trial", key)  # and now the mirror knows when they were written
@@ -811,8 +800,6 @@ def test_names_lead_nowhere(url: str) -> None:
 
 def test_a_planted_pickle_is_not_opened(url: str) -> None:
     """An object array, with the right hash, is refused where it is read."""
-    import raydrop.store as module
-
     store = Store(url)
     entry = store.write("scores", CONFIG, INFO, {"scores": np.zeros(1)})
     planted = np.array([Bomb()], dtype=object)
@@ -821,8 +808,8 @@ def test_a_planted_pickle_is_not_opened(url: str) -> None:
         np.save(file, planted, allow_pickle=True)
     body = json.loads((entry.path / META).read_text())
     body.pop("sha256")
-    body["files"][path.name] = module._digest(path)
-    (entry.path / META).write_text(json.dumps(body | {"sha256": module._seal(body)}))
+    body["files"][path.name] = entries._digest(path)
+    (entry.path / META).write_text(json.dumps(body | {"sha256": entries._seal(body)}))
     Remote(url).upload(path, f"store/scores/{entry.key}/{path.name}")
     Remote(url).upload(entry.path / META, f"store/scores/{entry.key}/{META}")
     found = store.find("scores", CONFIG)
@@ -847,8 +834,7 @@ def test_a_frontier_from_the_object_store_is_that_of_a_folder(
     study.write(tmp_path / "local")
     write_frontier(tmp_path / "local")
     nodes.become("first")
-    folder = study.write(open_location(url))
-    Remote(url).upload(folder / "study.json", "study.json")
+    study.write(url)
     nodes.become("second")
     result = write_frontier(url)
     there = Remote(url)
@@ -869,16 +855,15 @@ def test_a_sweep_in_the_object_store_can_be_watched(nodes: Nodes, url: str) -> N
     watcher = Watcher(url)
     assert watcher.look().waiting == "no study.json there yet"
     nodes.become("working")
-    folder = study.write(open_location(url), skip=trials[1:])
-    publish(folder / "study.json", (folder / "study.json").read_bytes())
-    study.write_failure(folder, trials[1], "loss became NaN")
+    study.write(url, skip=trials[1:])
+    study.write_failure(url, trials[1], "loss became NaN")
     nodes.become("watching")
     snapshot = watcher.look()
     assert (snapshot.asked, snapshot.finished, snapshot.failed) == (len(trials), 1, 1)
     assert snapshot.newest > 1.7e9
     nodes.become("working")
     for trial in trials[1:]:
-        study.write_trial(Store(folder / "store"), trial, study.predictions(trial))
+        study.write_trial(Store(url), trial, study.predictions(trial))
     nodes.become("watching")
     snapshot = watcher.look()
     assert snapshot.is_over
@@ -900,7 +885,7 @@ def test_a_plan_writes_nothing_and_another_studys_prefix_is_refused(
     assert Remote(url).listing() == {}
     dataset = load_dataset(study.dataset)
     plan = make_plan(study, trial_configs(study, expand(study)), dataset)
-    write_study_file(open_location(url), study, expand(study), plan, dataset)
+    write_study_file(open_place(url), study, expand(study), plan, dataset)
     assert sorted(Remote(url).listing()) == ["study.json"]
     other = dataclasses.replace(study, budget="equal_steps")
     with pytest.raises(StudyMismatchError, match=f"^Expected {re.escape(url)} to belong to this"):
@@ -914,8 +899,7 @@ def test_studies_of_two_prefixes_are_laid_over_each_other(url: str) -> None:
     study, (before, _, after) = FakeStudy(keeps=(0.5,), quotas=("none",)), url.partition("?")
     urls = [f"{before}/{name}?{after}" for name in ("first", "second", "both")]
     for each in urls[:2]:
-        folder = study.write(open_location(each))
-        publish(folder / "study.json", (folder / "study.json").read_bytes())
+        study.write(each)
     result = write_overlay(urls[:2], urls[2])
     assert list(result.studies) == ["fake (first)", "fake (second)"]
     expected = result.paths["overlay.csv"].read_bytes()
@@ -953,7 +937,7 @@ def tiny(tmp_path: Path) -> bytes:
     study = load_sweep(tmp_path / "sweep.py")
     dataset, points = load_dataset(study.dataset), expand(study)
     plan = make_plan(study, trial_configs(study, points), dataset)
-    write_study_file(tmp_path / "ran", study, points, plan, dataset)
+    write_study_file(Place(tmp_path / "ran"), study, points, plan, dataset)
     return (tmp_path / "ran" / "study.json").read_bytes()
 
 
@@ -1049,9 +1033,8 @@ def test_sentences_about_a_study_name_the_url_that_was_given(
     there.write_bytes("study.json", b"{}")
     place = object_at(url, "study.json").partition("?")[0]
     assert f" in {place}, found: no " in told()
-    folder = study.write(open_location(url), skip=study.trials())
-    content = (folder / "study.json").read_bytes()
-    there.write_bytes("study.json", content)
+    study.write(url, skip=study.trials())
+    content = there.read_bytes("study.json") or b""
     assert f"Expected at least one finished trial in {url}, found none of " in told()
     old = json.dumps(json.loads(content) | {"schema": 1, "created": "before"}).encode()
     there.write_bytes("study.json", old)
@@ -1065,8 +1048,7 @@ def test_sentences_of_other_commands_name_it_too(
     there, study = Remote(url), FakeStudy(keeps=(0.5,), quotas=("none",))
     line = said(monkeypatch, capsys, "ship", url, "ab", "--out", tmp_path / "a.raydrop")
     assert line.startswith(f"Expected finished trials in {url}, found none")
-    folder = study.write(open_location(url))
-    there.write_bytes("study.json", (folder / "study.json").read_bytes())
+    study.write(url)
     for words in (
         ["frontier", url, "--by", "group"],
         ["frontier", url, "--by", "group", "--watch"],
@@ -1087,8 +1069,7 @@ def test_studies_that_cannot_stand_beside_each_other_are_named_by_their_urls(
     urls = [object_at(url, name) for name in ("first", "second")]
     for each, fingerprint in zip(urls, ("1" * 64, "2" * 64), strict=True):
         monkeypatch.setattr("fake_study.FINGERPRINT", fingerprint)
-        folder = study.write(open_location(each))
-        publish(folder / "study.json", (folder / "study.json").read_bytes())
+        study.write(each)
     with pytest.raises(StudyMismatchError) as caught:
         write_overlay(urls, object_at(url, "both"))
     for each in urls:
@@ -1131,7 +1112,7 @@ def test_a_full_disk_beneath_a_mirror_is_told_as_that(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("raydrop.store.os.fsync", full)
+    monkeypatch.setattr("raydrop.store.entries.os.fsync", full)
     with pytest.raises(StoreError) as caught:
         store.write("scores", CONFIG, INFO, arrays())
     place = object_at(url, "store").partition("?")[0]
@@ -1217,7 +1198,7 @@ def test_a_study_that_is_killed_is_resumed_from_the_object_store(
 
     nodes.become("second")  # which has nothing but what the object store has
     study, printed = load_sweep(tmp_path / "sweep.py"), io.StringIO()
-    with two_machines({mirror.CACHE: str(tmp_path / "third")}) as address:
+    with two_machines({places.CACHE: str(tmp_path / "third")}) as address:
         options = Options(out=Path(url), address=address)
         outcome = run_study(study, options, Console(file=printed, width=200))
     assert outcome == Outcome(PLANNED, 0)
@@ -1271,7 +1252,7 @@ def test_data_in_an_object_store_are_those_of_the_folder(
     assert images.root.startswith(str(tmp_path / "cache" / "data"))
     assert images.open(2).tobytes() == here.train.images.open(2).tobytes()
     # Another process of this machine copies nothing.
-    roots.copied.cache_clear()
+    places.copied.cache_clear()
     monkeypatch.setattr(Remote, "download", pytest.fail)
     assert load_dataset("imagefolder:birds", birds).fingerprint == here.fingerprint
 
@@ -1281,7 +1262,7 @@ def test_another_machine_copies_the_data_itself(nodes: Nodes, birds: str, tmp_pa
     images = pickle.dumps(load_dataset("imagefolder:birds", birds).train.images)
     shutil.rmtree(tmp_path / "driver")
     nodes.become("worker")
-    roots.copied.cache_clear()
+    places.copied.cache_clear()
     assert pickle.loads(images).open(0).size == (6, 5)
     assert any((tmp_path / "worker").rglob("0.png"))
 
@@ -1297,7 +1278,7 @@ def test_a_copy_that_was_interrupted_is_completed(
         done.append(name)
         download(there, name, path)
 
-    monkeypatch.setattr(roots, "_THREADS", 1)
+    monkeypatch.setattr(places, "_THREADS", 1)
     monkeypatch.setattr(Remote, "download", interrupted)
     with pytest.raises(DataError, match="the connection broke"):
         load_dataset("imagefolder:birds", birds)

@@ -16,9 +16,9 @@ from raydrop.data.groups import crossed
 from raydrop.data.loaders.downloads import DEFAULT_ROOT, download
 from raydrop.data.loaders.folder import dataset_of_files, resolve_folder
 from raydrop.data.loaders.metadata import MOST_TABLE_BYTES, list_rows, three_parts
-from raydrop.data.loaders.roots import download_root
 from raydrop.errors import ConfigError, DataError, unknown_name, visible
 from raydrop.store.files import open_regular
+from raydrop.store.places import data_folder
 
 IMAGES = "img_align_celeba"
 """Folder of the aligned and cropped images; Kaggle's has another of that name in it."""
@@ -84,7 +84,7 @@ def load_celeba(
 
 def _downloaded(data_root: str | None) -> Path:
     """Return torchvision's folder of CelebA, downloading it where something is absent."""
-    root = download_root(data_root or DEFAULT_ROOT, "celeba").absolute()
+    root = data_folder("celeba", data_root or DEFAULT_ROOT).parent.absolute()
     folder = root / "celeba"
     if not all((folder / name).exists() for name in (IMAGES, ATTRIBUTES, PARTITION)):
         download("celeba", "CelebA", root, split="all")

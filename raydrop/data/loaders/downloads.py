@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
-from raydrop.data.loaders.roots import download_root, one_at_a_time
 from raydrop.data.variants.sampling import halves
 from raydrop.errors import DataError
+from raydrop.store.places import data_folder, one_at_a_time
 
 DEFAULT_ROOT = "~/.cache/raydrop"
 """Where downloads go unless a data root is given."""
@@ -60,7 +60,7 @@ def load_download(name: str, data_root: str | None) -> ImageDataset:
         DataError: If the files are neither there nor can be downloaded.
     """
     source = DOWNLOADS[name]
-    root = download_root(data_root or DEFAULT_ROOT, source.folder)
+    root = data_folder(source.folder, data_root or DEFAULT_ROOT).parent
     official_train, official_test = (
         download(name, source.torchvision_name, root, train=train) for train in (True, False)
     )

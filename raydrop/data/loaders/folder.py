@@ -33,11 +33,11 @@ from raydrop.data.images import (
     survey,
     unreadable_image,
 )
-from raydrop.data.loaders.roots import copy_source, data_folder
 from raydrop.data.variants import number_text
 from raydrop.data.variants.sampling import halves
 from raydrop.errors import DataError, unknown_name, visible
 from raydrop.store.files import read_regular
+from raydrop.store.places import copy_source, data_folder
 from raydrop.study import By
 
 SPLITS = {

@@ -59,7 +59,7 @@ def sample_grids(records: Records, sources: Sources) -> list[SampleGrid]:
         records: Gives the store and the names of classes and groups.
         sources: Say which scores the trials read.
     """
-    store = Store(records.directory / "store")
+    store = Store(records.place)
     found = [
         entry for entry in store.entries("images") if entry.config.get("scores") in sources.scores
     ]

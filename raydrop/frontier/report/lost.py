@@ -68,7 +68,7 @@ def lost_images(records: Records) -> LostImages | None:
     finished = set(networks["trial_id"])
     entries = [
         entry
-        for entry in Store(records.directory / "store").entries("images")
+        for entry in Store(records.place).entries("images")
         if entry.config.get("what") == "lost" and set(entry.config["trials"]) <= finished
     ]
     if not entries:

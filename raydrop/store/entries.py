@@ -1,0 +1,662 @@
+"""The store: results by content hash, visible only when whole, checked whenever they are read.
+
+An entry is a folder ``KIND/KEY`` that holds ``meta.json`` and NumPy files. Its key is the hash of
+the configuration that produced it, so the same configuration always finds the same entry. It is
+written beside its place and renamed into it, so a reader sees all of it or nothing. ``meta.json``
+lists the SHA-256 of every file; an entry that does not match is moved to ``damaged/`` and counts
+as absent, so that it is computed again. Nothing is ever unpickled.
+
+Whoever made the folder may have put links into it. None is followed: a store or a kind that is a
+link is refused, an entry or a file of one that is a link counts as damaged.
+
+Of an object store the folder is this machine's copy (see :mod:`raydrop.store.places`). Then an
+entry is what the object store has: it is uploaded before it appears here, its ``meta.json`` last,
+and what is here besides is not believed. Its arrays carry their hashes in their names, so two
+machines that write the same key at once never mix: whichever ``meta.json`` stands, its arrays do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydrop.errors import StoreError, visible_within
+from raydrop.store.files import (
+    OddFileError,
+    link_below,
+    open_regular,
+    parse_json,
+    read_npy_header,
+    read_regular,
+    said_of_link,
+)
+from raydrop.store.places import Place, is_fresh, open_place
+from raydrop.store.remote import ObjectFacts, Remote, is_url
+from raydrop.study import canonical_json, config_hash, sorted_json
+
+logger = logging.getLogger("raydrop")
+
+META = "meta.json"
+
+_DAMAGE = (FileNotFoundError, ValueError, KeyError, TypeError)
+"""What reading an entry raises that is not all there, or not as it was written."""
+
+_NAME = re.compile(r"[0-9a-z_-]+")
+"""A kind or a key; no other text leads anywhere in the store."""
+_HASH_DIGITS = 16
+_ATTEMPTS = 2
+_TRANSFERS = 8
+_SETTLED_SECONDS = 5.0
+"""Object stores tell times to the second, so one that is younger may be replaced unnoticed."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished, verified result."""
+
+    kind: str
+    """What it is, such as ``"query"``, ``"scores"`` or ``"trial"``."""
+    key: str
+    """Hash of :attr:`config`."""
+    config: dict[str, Any]
+    """What produced it."""
+    info: dict[str, Any]
+    """What was found out: plain JSON values, with texts that may be shown as they are."""
+    path: Path
+    """Its folder."""
+    names: tuple[str, ...]
+    """Names of its arrays."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """File of each array that lies in another than ``NAME.npy``."""
+    called: str = ""
+    """What to call it, for people: its folder, or its URL."""
+
+    def array(
+        self,
+        name: str,
+        *,
+        mmap: bool = False,
+        kinds: str = "",
+        shape: tuple[int | None, ...] | None = None,
+    ) -> NDArray[Any]:
+        """Return an array.
+
+        Args:
+            name: What it is called.
+            mmap: Whether it is memory-mapped, and read-only, rather than read.
+            kinds: NumPy's letters of the kinds of numbers that it may have; any where empty.
+            shape: What it has to have, with None where any length is right.
+
+        Raises:
+            StoreError: If there is no such array, it cannot be read, or it is of another kind or
+                shape.
+        """
+        path = self.path / self.files.get(name, f"{name}.npy")
+        try:
+            with open_regular(path, links=False) as file:
+                found = _read_array(file, mmap=mmap)
+            if (kinds and found.dtype.kind not in kinds) or not _is_like(found.shape, shape):
+                wanted = "any" if shape is None else "x".join(str(n or "n") for n in shape)
+                raise ValueError(
+                    f"{found.dtype} numbers of shape {found.shape} where {wanted} numbers of kind "
+                    f"{kinds} are right"
+                )
+            return found
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"Expected an array at {path}, found {getattr(error, 'strerror', None) or error}; "
+                "remove that folder to have it computed again."
+            ) from error
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return every array by name."""
+        return {name: self.array(name) for name in self.names}
+
+
+class Store:
+    """Content-addressed results under one folder, or under one prefix of an object store.
+
+    Every method raises a :class:`~raydrop.errors.StoreError` where the store cannot be read or
+    written, or leads through a link.
+    """
+
+    def __init__(self, where: str | Path | Place, *, glance: bool = False) -> None:
+        """Open a store; nothing is made before something is written.
+
+        Args:
+            where: The folder of entries; or an output location, a place or a URL such as
+                ``s3://bucket/prefix``, whose entries are below ``store/``.
+            glance: Whether an object store is asked once for each kind of entry rather than once
+                for each entry; what others write or remove afterwards may be overlooked.
+
+        Raises:
+            ConfigError: If it is a URL of no object store.
+            StoreError: If an object store cannot be reached.
+        """
+        if isinstance(where, Place) or is_url(where):
+            self.place = open_place(where)
+            folder = self.place.folder / "store"
+        else:
+            folder = Path(where)
+            self.place = Place(folder.parent)
+        # Absolute, because workers may have another working directory.
+        self.root = folder.absolute()
+        """The folder of entries on this machine."""
+        self.damaged: list[str] = []
+        """``KIND/KEY`` of every entry that this object found truncated or altered."""
+        self._folders: dict[str, Path] = {}
+        self._seen: dict[str, dict[str, ObjectFacts]] | None = {} if glance else None
+
+    @property
+    def location(self) -> str | Path:
+        """What opens the same store on another machine."""
+        return self.root if self._remote is None else self._remote.url
+
+    @property
+    def _remote(self) -> Remote | None:
+        return self.place.remote
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of a kind, or another one in the store; it need not be there.
+
+        Raises:
+            StoreError: If it is a link, or the store itself is: it would lead elsewhere.
+        """
+        if name not in self._folders:
+            link = link_below(self.root.parent, self.root.name, name)
+            if link is not None:
+                raise StoreError(said_of_link(link))
+            self._folders[name] = self.root / name
+        return self._folders[name]
+
+    def write(
+        self,
+        kind: str,
+        config: Mapping[str, Any],
+        info: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Entry:
+        """Write an entry so that it appears whole or not at all.
+
+        Args:
+            kind: What it is.
+            config: What produced it; its hash is the key.
+            info: Findings as plain JSON values.
+            arrays: NumPy arrays by name; object arrays are refused, since they need pickle.
+
+        Returns:
+            The entry as it stands in the store now; a sound one that was finished meanwhile stays,
+            with its own findings, and a damaged one is replaced.
+
+        Raises:
+            StoreError: If the folder cannot be written, or ``kind`` is not made of lower-case
+                letters, digits, ``_`` and ``-``; or if it is a link.
+        """
+        if not _are_names(kind):
+            raise StoreError(f"Expected lower-case letters in a kind of entry, found {kind!r}.")
+        key = config_hash(config)
+        place, work = self.folder(kind) / key, self.folder(".incomplete") / uuid.uuid4().hex
+        try:
+            body = self._fill(work, kind, config, info, arrays or {})
+            standing = None if self._remote is None else self.read(kind, key)
+            if standing is None:
+                self._upload(work, kind, key, body)
+                standing = self._publish(work, kind, key)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise self.place.unwritable(error, self.root) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            self._forget(kind)
+        return standing or self._entry(key, place, body)
+
+    def read(self, kind: str, key: str) -> Entry | None:
+        """Return the entry, or None where it is absent or was found damaged (and moved aside).
+
+        Raises:
+            StoreError: If it may be sound but cannot be read, or cannot be moved aside; or if the
+                kind is a link.
+        """
+        if not _are_names(kind, key):  # as a study.json of others may have it
+            return None
+        place = self.folder(kind) / key
+        try:
+            if self._remote is not None:
+                return self._read_remote(self._remote, kind, key, place)
+            return self._verified(kind, key, place) if _is_folder(place) else None
+        except (*_DAMAGE, OddFileError) as problem:
+            self._set_aside(kind, key, place, problem)
+            return None
+        except StoreError:
+            raise
+        except OSError as error:
+            raise _unread(place, error) from error
+
+    def find(self, kind: str, config: Mapping[str, Any]) -> Entry | None:
+        """Return the entry that ``config`` identifies, or None."""
+        return self.read(kind, config_hash(config))
+
+    def entries(self, kind: str) -> Iterator[Entry]:
+        """Yield every sound entry of a kind, in the order of their keys."""
+        yield from filter(None, (self.read(kind, key) for key in self.keys(kind)))
+
+    def keys(self, kind: str) -> list[str]:
+        """Return the keys of a kind in order; some entries may turn out to be damaged."""
+        if self._remote is not None:
+            return sorted(self._listed(self._remote, kind))
+        folder = self.folder(kind)
+        try:
+            with os.scandir(folder) as found:
+                folders = [each.name for each in found if each.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise _unread(folder, error) from error
+        return sorted(filter(_are_names, folders))
+
+    def peek(self, kind: str, key: str, *, arrays: bool = False) -> Entry | None:
+        """Return what an entry says of itself, or None if that cannot be read.
+
+        Nothing is verified or set aside, and arrays, which may be large, are left alone.
+
+        Args:
+            kind: What it is.
+            key: Which one.
+            arrays: Whether arrays will be read; of an object store, they are brought here then.
+        """
+        if not _are_names(kind, key):
+            return None
+        place, there = self.folder(kind) / key, self._remote
+        try:
+            if there is None or self._has(there, kind, key):
+                return self._entry(key, place, _described(place)) if _is_folder(place) else None
+            if arrays:
+                return self._bring(there, kind, key, place)
+            content = there.read_bytes(f"{_prefix(kind, key)}/{META}")
+            return None if content is None else self._entry(key, place, parse_json(content))
+        except StoreError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def changed(self, kind: str, key: str) -> float:
+        """Return when an entry was written, in seconds since 1970, or 0 where there is none."""
+        if not _are_names(kind, key):
+            return 0.0
+        if self._remote is not None:
+            facts = self._facts(self._remote, kind, key)
+            return 0.0 if facts is None else facts.changed
+        place = self.folder(kind) / key
+        try:
+            return (place / META).lstat().st_mtime if _is_folder(place) else 0.0
+        except (OSError, ValueError):
+            return 0.0
+
+    def remove(self, kind: str, key: str) -> None:
+        """Remove an entry if it is there."""
+        if not _are_names(kind, key):
+            return
+        place = self.folder(kind) / key
+        if self._remote is not None:
+            self._remote.remove(f"{_prefix(kind, key)}/{META}")  # first, so that no part is read
+            self._remote.remove_tree(_prefix(kind, key))
+        with contextlib.suppress(OSError):
+            if place.is_symlink():
+                place.unlink()
+        shutil.rmtree(place, ignore_errors=True)
+        self._forget(kind)
+
+    def _fill(
+        self,
+        work: Path,
+        kind: str,
+        config: Mapping[str, Any],
+        info: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[Any]],
+    ) -> dict[str, Any]:
+        """Write the files of an entry, and return what its ``meta.json`` says."""
+        work.mkdir(parents=True)
+        digests, named = {}, {}
+        for name, array in arrays.items():
+            path = work / f"{name}.npy"
+            with _synced(path) as file:
+                hashing = _Hashing(file)
+                np.save(hashing, array, allow_pickle=False)
+            if self._remote is not None:
+                named[name] = f"{name}.{hashing.digest()[:_HASH_DIGITS]}.npy"
+                path = path.rename(work / named[name])
+            digests[path.name] = hashing.digest()
+        described = {"kind": kind, "config": dict(config), "info": dict(info), "files": digests}
+        # Through JSON once, so that the entry written and the entry read are the same values.
+        body: dict[str, Any] = json.loads(
+            canonical_json(described | ({"arrays": named} if named else {}))
+        )
+        sealed = body | {"sha256": _seal(body)}
+        with _synced(work / META) as file:
+            file.write(json.dumps(sealed, indent=1, sort_keys=True).encode())
+        return body
+
+    def _publish(self, work: Path, kind: str, key: str) -> Entry | None:
+        """Rename a finished folder into its place, or return the sound entry that is there."""
+        place = self.folder(kind) / key
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            work.replace(place)
+        except OSError:
+            standing = self.read(kind, key)
+            if standing is not None:
+                return standing
+            work.replace(place)  # what was in the way was damaged and is now aside
+        return None
+
+    def _entry(self, key: str, place: Path, body: Mapping[str, Any]) -> Entry:
+        _check_files(body)
+        files = body.get("arrays", {})
+        names = tuple(files) if files else tuple(Path(name).stem for name in body["files"])
+        info = visible_within(body["info"])  # to be shown, in tables and figures, as in a terminal
+        called = self.place.called(self.root / body["kind"] / key)
+        return Entry(body["kind"], key, body["config"], info, place, names, files, called)
+
+    def _verified(self, kind: str, key: str, place: Path) -> Entry:
+        """Return an entry whose files are as they were written, or raise one of ``_DAMAGE``."""
+        body = _body(kind, key, place)
+        for name, digest in body["files"].items():
+            if _digest(place / name) != digest:
+                raise ValueError(f"{name} does not match its hash")
+        return self._entry(key, place, body)
+
+    def _set_aside(self, kind: str, key: str, place: Path, problem: Exception) -> None:
+        name = f"{kind}-{key}-{uuid.uuid4().hex[:8]}"
+        aside: str | Path = self.folder("damaged") / name
+        try:
+            if self._remote is not None:
+                aside = _move_aside(self._remote, kind, key, name)
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                self.folder("damaged").mkdir(parents=True, exist_ok=True)
+                place.replace(aside)
+        except FileNotFoundError:  # another reader was faster
+            return
+        except StoreError:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"Expected a sound entry at {place}, found that {problem}, and it cannot be moved "
+                f"aside ({error.strerror}); allow writing there or remove that folder."
+            ) from error
+        self._forget(kind)
+        self.damaged.append(f"{kind}/{key}")
+        logger.warning(
+            "Expected a sound entry %s/%s, found that %s; it is moved to %s, "
+            "and the next run computes it again.",
+            *(kind, key[:12], problem, aside),
+        )
+
+    # What an object store has, and the copy of it here.
+
+    def _upload(self, work: Path, kind: str, key: str, body: Mapping[str, Any]) -> None:
+        if self._remote is None:
+            return
+        there, prefix = self._remote, _prefix(kind, key)
+        _at_once(lambda name: there.upload(work / name, f"{prefix}/{name}"), body["files"])
+        there.write_bytes(f"{prefix}/{META}", (work / META).read_bytes())
+        _remember(work / META, None)
+
+    def _read_remote(self, there: Remote, kind: str, key: str, place: Path) -> Entry | None:
+        """Return an entry that the object store has, from the copy where that has the same."""
+        if self._facts(there, kind, key) is None:
+            shutil.rmtree(place, ignore_errors=True)
+            return None
+        if self._has(there, kind, key):
+            with contextlib.suppress(*_DAMAGE):
+                return self._verified(kind, key, place)
+        meta = f"{_prefix(kind, key)}/{META}"
+        for _ in range(_ATTEMPTS):
+            before = there.read_bytes(meta)
+            try:
+                return self._bring(there, kind, key, place)
+            except _DAMAGE:
+                # Unless it was replaced or removed in the meantime, it is damaged.
+                if there.read_bytes(meta) == before:
+                    raise
+        return None
+
+    def _bring(self, there: Remote, kind: str, key: str, place: Path) -> Entry:
+        """Put an entry of the object store in place of what is here, or raise of ``_DAMAGE``."""
+        work, prefix = self.folder(".incomplete") / uuid.uuid4().hex, _prefix(kind, key)
+        work.mkdir(parents=True)
+        try:
+            facts = there.facts(f"{prefix}/{META}")
+            there.download(f"{prefix}/{META}", work / META)
+            names = _body(kind, key, work)["files"]
+            _at_once(lambda name: there.download(f"{prefix}/{name}", work / name), names)
+            entry = self._verified(kind, key, work)
+            _remember(work / META, facts)
+            _exchange(work, place)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return replace(entry, path=place)
+
+    def _has(self, there: Remote, kind: str, key: str) -> bool:
+        """Return whether the entry here is what the object store has."""
+        facts, path = self._facts(there, kind, key), self.root / kind / key / META
+        if facts is None or not path.is_file():
+            return False
+        if is_fresh(path, facts):
+            return True
+        if path.read_bytes() != there.read_bytes(f"{_prefix(kind, key)}/{META}"):
+            return False
+        _remember(path, facts)
+        return True
+
+    def _facts(self, there: Remote, kind: str, key: str) -> ObjectFacts | None:
+        if self._seen is None:
+            return there.facts(f"{_prefix(kind, key)}/{META}")
+        return self._listed(there, kind).get(key)
+
+    def _listed(self, there: Remote, kind: str) -> dict[str, ObjectFacts]:
+        """Return the entries of a kind in the object store: those with a ``meta.json``."""
+        if self._seen is not None and kind in self._seen:
+            return self._seen[kind]
+        listed = there.listing(f"store/{kind}").items()
+        split = ((*name.partition("/")[::2], facts) for name, facts in listed)
+        found = {key: facts for key, file, facts in split if file == META and _are_names(key)}
+        if self._seen is not None:
+            self._seen[kind] = found
+        return found
+
+    def _forget(self, kind: str) -> None:
+        if self._seen is not None:
+            self._seen.pop(kind, None)
+
+
+def required(store: Store, kind: str, key: str) -> Entry:
+    """Return an entry that an earlier stage must have left.
+
+    Raises:
+        StoreError: If it is not there.
+    """
+    entry = store.read(kind, key)
+    if entry is None:
+        raise StoreError(
+            f"Expected {kind} {key[:12]} in {store.location}, found none; "
+            "run the same command again, which computes what is missing."
+        )
+    return entry
+
+
+def _unread(place: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"Expected to read {place}, found: {error.strerror or error}; "
+        "allow reading there, or remove that folder to have it computed again."
+    )
+
+
+def _are_names(*texts: str) -> bool:
+    return all(map(_NAME.fullmatch, texts))
+
+
+def _is_folder(place: Path) -> bool:
+    """Return whether an entry is there, or raise a ValueError where it is a link."""
+    try:
+        mode = place.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if stat.S_ISLNK(mode):
+        raise ValueError("it is a link")
+    return stat.S_ISDIR(mode)
+
+
+# What meta.json says.
+
+
+def _described(place: Path) -> dict[str, Any]:
+    return parse_json(read_regular(place / META, links=False))
+
+
+def _body(kind: str, key: str, place: Path) -> dict[str, Any]:
+    """Return what ``meta.json`` says, verified, or raise one of ``_DAMAGE``."""
+    body = _described(place)
+    expected = body.pop("sha256", None)
+    if _seal(body) != expected:
+        raise ValueError(f"{META} does not match its hash")
+    if body["kind"] != kind or config_hash(body["config"]) != key:
+        raise ValueError(f"{META} describes another entry")
+    _check_files(body)
+    return body
+
+
+def _check_files(body: Mapping[str, Any]) -> None:
+    """Refuse names of files that lead out of their entry, and other forms, with a ValueError."""
+    for name in ("config", "info", "files"):
+        if not isinstance(body[name], dict):
+            raise ValueError(f"{META} has no {name}")
+    for name in (*body["files"], *body.get("arrays", {}).values()):
+        if name in {"", ".", "..", META} or "/" in name or os.sep in name:
+            raise ValueError(f"{META} names a file elsewhere, {name!r}")
+
+
+def _seal(body: Mapping[str, Any]) -> str:
+    """Return the hash of an entry's description, which was read from JSON."""
+    return hashlib.sha256(sorted_json(body).encode()).hexdigest()
+
+
+# Files of arrays.
+
+
+class _Hashing:
+    """A file that is hashed as it is written, so that no array is in memory twice."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+@contextlib.contextmanager
+def _synced(path: Path) -> Iterator[IO[bytes]]:
+    """Give a new file that is on the disk itself in the end."""
+    with path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _digest(path: Path) -> str:
+    with open_regular(path, links=False) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_array(file: IO[bytes], *, mmap: bool) -> NDArray[Any]:
+    """Return the array in a file, or raise a ValueError where there is none of just that size."""
+    header = read_npy_header(file)
+    size = os.fstat(file.fileno()).st_size - file.tell()
+    if header.nbytes != size or not header.dtype.itemsize:
+        raise ValueError(
+            f"{size} bytes for {header.dtype} numbers of shape {header.shape}, which take "
+            f"{header.nbytes}"
+        )
+    order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+    if mmap and size:
+        return np.memmap(file, header.dtype, "r", file.tell(), header.shape, order)
+    return np.fromfile(file, header.dtype).reshape(header.shape, order=order)
+
+
+def _is_like(found: tuple[int, ...], shape: tuple[int | None, ...] | None) -> bool:
+    return shape is None or (
+        len(found) == len(shape)
+        and all(there in (None, side) for side, there in zip(found, shape, strict=True))
+    )
+
+
+# Object stores.
+
+
+def _prefix(kind: str, key: str) -> str:
+    """Return where an entry's objects are, relative to the output location."""
+    return f"store/{kind}/{key}"
+
+
+def _at_once(transfer: Callable[[str], None], names: Iterable[str]) -> None:
+    """Transfer some files, several at a time, since each is mostly waiting."""
+    with ThreadPoolExecutor(_TRANSFERS) as pool:
+        for _ in pool.map(transfer, names):
+            pass
+
+
+def _remember(path: Path, facts: ObjectFacts | None) -> None:
+    """Give a file of the copy the time of its object, or none where that proves nothing."""
+    settled = facts is not None and time.time() - facts.changed > _SETTLED_SECONDS
+    changed = facts.changed if facts is not None and settled else 0.0
+    os.utime(path, (changed, changed))
+
+
+def _exchange(work: Path, place: Path) -> None:
+    """Put a verified folder into its place in the copy, where others may be reading."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    old = work.with_name(f"{work.name}-old")
+    with contextlib.suppress(FileNotFoundError):
+        place.rename(old)
+    try:
+        work.replace(place)
+    except OSError:  # another process of this machine was faster
+        if not place.is_dir():
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _move_aside(there: Remote, kind: str, key: str, name: str) -> str:
+    """Move an entry of the object store aside, ``meta.json`` first, and return where to.
+
+    Raises:
+        FileNotFoundError: If it is no longer there.
+    """
+    source, target = _prefix(kind, key), f"store/damaged/{name}"
+    if not there.move(f"{source}/{META}", f"{target}/{META}"):
+        raise FileNotFoundError(source)
+    for file in there.listing(source):
+        there.move(f"{source}/{file}", f"{target}/{file}")
+    return there.url_of(target)

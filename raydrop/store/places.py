@@ -1,0 +1,300 @@
+"""Where results and data lie: a folder of this machine, or a prefix of an object store.
+
+Of an object store, each machine keeps a copy in the user's cache. Whoever reads or writes works in
+that copy; what counts is what the object store has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from raydrop.errors import DataError, StoreError
+from raydrop.store.files import read_regular, written_whole
+from raydrop.store.remote import Remote, canonical_url, is_url, joined_url, remote
+
+CACHE = "RAYDROP_CACHE"
+"""Environment variable that names another folder for copies than ``~/.cache/raydrop``."""
+
+STUDY = "study.json"
+"""What a location is recognised by; brought here whenever one is opened."""
+
+_COMPLETE = ".raydrop-copy"
+_MOST_URL = 2**16
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Place:
+    """A location of results."""
+
+    folder: Path
+    """Where to work on this machine: the location itself, or the copy of an object store's."""
+    remote: Remote | None = None
+    """The object store, where results go to one."""
+
+    def called(self, below: str | Path = "", *, here: bool = False) -> str:
+        """Return what to call the place, or what is in it: by its path or its URL.
+
+        Args:
+            below: A name relative to the place, or the path on this machine.
+            here: Whether to add where the copy of an object store's is.
+        """
+        path = self.folder / below
+        if self.remote is None:
+            return str(path)
+        name = path.relative_to(self.folder).as_posix()
+        url = self.remote.url if name == "." else self.remote.url_of(name)
+        return f"{url} (here {path})" if here else url
+
+    @property
+    def short_name(self) -> str:
+        """The last part of the folder's name, or of the URL.
+
+        Example:
+            >>> Place(Path("results/digits")).short_name
+            'digits'
+        """
+        if self.remote is None:
+            return self.folder.resolve().name
+        return Path(self.remote.url.partition("?")[0]).name
+
+    def make(self) -> None:
+        """Make the folder, with its parents, where it is not there yet.
+
+        Raises:
+            StoreError: If it cannot be made, or a file is in its place.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"Expected a folder for results at {self.folder}, found: "
+                f"{error.strerror or error}; choose another with --out."
+            ) from error
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write a file whole or not at all, and to an object store first; return its path here.
+
+        Raises:
+            StoreError: If it cannot be written; what was there before stays.
+        """
+        path = self.folder / name
+        try:
+            with written_whole(path) as file:
+                file.write(content)
+                if self.remote is not None:
+                    self.remote.write_bytes(name, content)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"Expected to write {self.called(name, here=True)}, found: "
+                f"{error.strerror or error}; free space there or allow writing."
+            ) from error
+        return path
+
+    def upload(self, name: str) -> None:
+        """Upload what lies in a folder here, such as logs, where results go to an object store.
+
+        Raises:
+            StoreError: If it cannot be uploaded.
+        """
+        if self.remote is None:
+            return
+        for path in sorted((self.folder / name).rglob("*")):
+            if path.is_file():
+                self.remote.upload(path, path.relative_to(self.folder).as_posix())
+
+    def refresh(self) -> None:
+        """Bring ``study.json`` up to date with the object store, where there is one.
+
+        Raises:
+            StoreError: If it cannot be read.
+        """
+        if self.remote is None:
+            return
+        facts, path = self.remote.facts(STUDY), self.folder / STUDY
+        if facts is None:
+            path.unlink(missing_ok=True)
+        elif not is_fresh(path, facts):
+            content = self.remote.read_bytes(STUDY)
+            if content is not None:
+                with written_whole(path) as file:
+                    file.write(content)
+                os.utime(path, (facts.changed, facts.changed))
+
+    def unwritable(self, error: OSError, below: str | Path = "") -> StoreError:
+        """Build the error for a place, or a folder in it, that cannot be written."""
+        folder, reason = self.folder / below, error.strerror or error
+        if self.remote is not None:
+            return StoreError(
+                f"Expected to keep a copy of {self.called(below)} in {folder}, found: {reason}; "
+                f"free space there, allow writing, or set {CACHE} to another folder."
+            )
+        return StoreError(
+            f"Expected to write results to {folder}, found: {reason}; "
+            "free space there, allow writing, or choose another folder with --out."
+        )
+
+
+def open_place(location: str | Path | Place) -> Place:
+    """Return a location as a place to work in; of an object store with its ``study.json``.
+
+    Args:
+        location: A folder, which need not be there, or ``s3://bucket/prefix`` and the like.
+
+    Raises:
+        ConfigError: If it is a URL of another kind.
+        StoreError: If the object store cannot be read, or its copy not be written.
+    """
+    if isinstance(location, Place):
+        return location
+    if not is_url(location):
+        return Place(Path(location))
+    there = remote(canonical_url(location))
+    place = Place(cache_folder() / "mirrors" / _digest(there.url), there)
+    try:
+        place.folder.mkdir(parents=True, exist_ok=True)
+        place.refresh()
+    except StoreError:
+        raise
+    except OSError as error:
+        raise place.unwritable(error) from error
+    return place
+
+
+def is_fresh(path: Path, facts: tuple[int, float]) -> bool:
+    """Return whether a file has the size and time that an object has."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return (found.st_size, int(found.st_mtime)) == (facts[0], int(facts[1]))
+
+
+def cache_folder() -> Path:
+    """Return this machine's folder for copies of what is elsewhere."""
+    return Path(os.environ.get(CACHE) or "~/.cache/raydrop").expanduser().absolute()
+
+
+def _digest(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()[:24]
+
+
+# Data sets, which each machine copies from an object store once.
+
+
+def data_folder(path: str, data_root: str | None) -> Path:
+    """Return the folder that a data set's path means on this machine; it may not be there.
+
+    Args:
+        path: A folder, or the URL of one. A relative one starts from ``data_root``, if given.
+        data_root: A folder, ``s3://bucket/prefix`` and the like, or None for the current folder.
+
+    Raises:
+        ConfigError: If it is a URL of no object store.
+        DataError: If there is nothing below a URL, or it cannot be read or copied.
+    """
+    if is_url(path):
+        return Path(copied(canonical_url(path)))
+    folder = Path(path).expanduser()
+    if data_root is None or folder.is_absolute():
+        return folder
+    if is_url(data_root):
+        return Path(copied(joined_url(canonical_url(data_root), folder.as_posix())))
+    return Path(data_root).expanduser() / folder
+
+
+def copy_source(folder: str | Path) -> str:
+    """Return the URL that a folder is this machine's copy of, or an empty text."""
+    try:
+        url = read_regular(Path(folder) / _COMPLETE, _MOST_URL).decode(errors="replace")
+    except OSError:
+        return ""
+    return url if _copy_of(url) == Path(folder) else ""
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine from downloading into the same folder meanwhile.
+
+    A folder that cannot be written is left to whoever reads it: nothing is downloaded there.
+    """
+    lock = FileLock(folder / ".raydrop-lock")
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@functools.cache
+def copied(url: str) -> str:
+    """Return this machine's copy of everything below a URL, made where it is not there yet.
+
+    A copy that is complete is not compared again; remove it to have it made anew.
+
+    Raises:
+        DataError: If there is nothing, or it cannot be read or copied.
+    """
+    folder = _copy_of(url)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(folder.parent):
+            if not (folder / _COMPLETE).exists():
+                _copy(remote(url), folder)
+                with written_whole(folder / _COMPLETE) as file:
+                    file.write(url.encode())
+    except StoreError as error:
+        raise DataError(str(error)) from error
+    except OSError as error:
+        raise DataError(
+            f"Expected to copy {url} to {folder}, found: {error.strerror or error}; "
+            f"free space there, or set {CACHE} to another folder."
+        ) from error
+    return str(folder)
+
+
+def _copy_of(url: str) -> Path:
+    """Return the folder of a copy; named as it is there, since torchvision looks for names."""
+    return cache_folder() / "data" / _digest(url) / url.partition("?")[0].rpartition("/")[2]
+
+
+def _copy(there: Remote, folder: Path) -> None:
+    found = there.listing()
+    if not found:
+        raise DataError(f"Expected data at {there.url}, found nothing; correct the location.")
+    for name in found:
+        if not all(part.strip(".") for part in name.split("/")):  # it would lead elsewhere
+            raise DataError(
+                f"Expected names of files below {there.url}, found {name!r}; "
+                "remove what is called so."
+            )
+    for each in {(folder / name).parent for name in found}:
+        each.mkdir(parents=True, exist_ok=True)
+
+    def fetch(name: str) -> None:
+        path = folder / name
+        if path.is_file() and path.stat().st_size == found[name].size:
+            return  # of a copy that was interrupted
+        work = path.with_name(f".{uuid.uuid4().hex}")
+        there.download(name, work)
+        work.replace(path)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(fetch, found):
+            pass
