@@ -28,7 +28,9 @@ from raydrop.frontier import write_frontier
 from raydrop.frontier.export import export_table
 from raydrop.plan import make_plan, trial_configs
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
-from raydrop.stages import run_query, run_score, run_trial
+from raydrop.stages.queries import run_query
+from raydrop.stages.scoring import run_score
+from raydrop.stages.trials import run_trial
 from raydrop.store import Store, required
 from raydrop.study import Study, Training
 

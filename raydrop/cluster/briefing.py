@@ -33,7 +33,9 @@ from raydrop.data.check import Finding, glance
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, RaydropError, in_one_line, visible
 from raydrop.frontier.terminal import Console
-from raydrop.plan import Plan, QueryRun, Work, sample_passes, unshared_query_runs, works
+from raydrop.plan import Plan
+from raydrop.plan.runs import QueryRun
+from raydrop.plan.workload import Work, sample_passes, unshared_query_runs, workload
 from raydrop.store import Store
 from raydrop.study import Study
 
@@ -66,7 +68,7 @@ class Briefing:
     @cached_property
     def _works(self) -> tuple[Work, ...]:
         """What is to be done takes; nothing of it is done while a briefing lasts."""
-        return works(self.study, self.missing, self.dataset, self.store)
+        return workload(self.study, self.missing, self.dataset, self.store)
 
     def say(self, name: str, text: str) -> None:
         """Print a line."""

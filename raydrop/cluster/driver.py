@@ -31,15 +31,10 @@ from raydrop.data.batches import prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, ScoringError, StudyMismatchError
 from raydrop.frontier.terminal import Console
-from raydrop.plan import (
-    Plan,
-    check_networks,
-    make_plan,
-    query_run,
-    score_run,
-    trial_configs,
-)
-from raydrop.stages import RECALLS, save_data_card, save_images
+from raydrop.plan import Plan, check_networks, make_plan, trial_configs
+from raydrop.plan.runs import query_run, score_run
+from raydrop.stages.facts import RECALLS, save_data_card
+from raydrop.stages.pictures import save_images
 from raydrop.stages.logs import version_of
 from raydrop.stages.pictures import save_lost_images
 from raydrop.store import Entry, Place, Store, open_place, required

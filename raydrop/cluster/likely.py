@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
-from raydrop.plan import StageName, Work
+from raydrop.plan.workload import StageName, Work
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 

@@ -21,7 +21,7 @@ from raydrop.frontier.growing import GrowingFront, Watcher, best_worst
 from raydrop.frontier.statistics.fronts import hypervolume
 from raydrop.frontier.table import worst_accuracy
 from raydrop.frontier.terminal import Console
-from raydrop.plan import TrialRun
+from raydrop.plan.runs import TrialRun
 from raydrop.store import Place
 from raydrop.study import By, Study
 

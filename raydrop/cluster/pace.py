@@ -18,9 +18,10 @@ import torch
 
 from raydrop.data.batches import PreparedData, make_batches
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split
-from raydrop.plan import Plan, StageName, Work, query_work, trial_work
+from raydrop.plan import Plan
+from raydrop.plan.workload import StageName, Work, query_work, trial_work
 from raydrop.scores.sharding import SCORING_BATCH, GradientWorker, Shard, make_shards
-from raydrop.stages import new_model
+from raydrop.stages.queries import new_model
 from raydrop.store import Entry, Store
 from raydrop.study import ScoringPrecision, Study, Training
 from raydrop.training.budget import Length

@@ -24,10 +24,12 @@ from raydrop.cluster.worker import prepare_process
 from raydrop.data.dataset import Split
 from raydrop.errors import RaydropError, in_one_line
 from raydrop.frontier.terminal import Console
-from raydrop.plan import QueryRun, ScoreRun, query_samples, visited_samples
+from raydrop.plan.runs import QueryRun, ScoreRun
+from raydrop.plan.workload import query_samples, visited_samples
 from raydrop.scores import CheckpointMethod, score_method
 from raydrop.scores.sharding import ShardedGradients
-from raydrop.stages import run_query, run_score
+from raydrop.stages.queries import run_query
+from raydrop.stages.scoring import run_score
 from raydrop.stages.logs import Kind, failure_sentence, work_log
 from raydrop.store import Store
 from raydrop.study import Study

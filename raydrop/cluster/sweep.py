@@ -24,8 +24,8 @@ from raydrop.cluster.scoring import WORKER_DEATHS, Context, attempt, failure_tex
 from raydrop.cluster.visibility import Place as SharedStore
 from raydrop.cluster.worker import prepare_process
 from raydrop.errors import ConfigError, RaydropError, StoreError
-from raydrop.plan import TrialRun
-from raydrop.stages import run_trial
+from raydrop.plan.runs import TrialRun
+from raydrop.stages.trials import run_trial
 from raydrop.stages.logs import describe_trial, work_log
 from raydrop.stages.networks import run_network_trial
 from raydrop.store import Place, Store

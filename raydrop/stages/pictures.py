@@ -1,4 +1,4 @@
-"""Pictures of the test images that pruned networks lose most often, for people to look at."""
+"""Small pictures for people to look at: samples that methods keep or prune first, images lost."""
 
 from __future__ import annotations
 
@@ -12,14 +12,96 @@ from numpy.typing import NDArray
 from raydrop.data.dataset import ImageDataset
 from raydrop.data.thumbnails import CHANNELS, thumbnails
 from raydrop.metrics.harm import losses, modal_label
-from raydrop.plan import TrialRun
-from raydrop.store import Store
-from raydrop.study import SCHEMA, Study, TrialConfig
+from raydrop.plan.runs import ScoreRun, TrialRun, query_run
+from raydrop.selection import best_first
+from raydrop.stages.facts import RECALLS, Predictions
+from raydrop.stages.trials import tie_seed
+from raydrop.store import Entry, Store
+from raydrop.study import SCHEMA, By, Study, TrialConfig
 
-PICTURED = 60
+PICTURED = 6
+"""Samples of a class that are pictured on each side: kept first, and pruned first."""
+PICTURED_UNITS = 10
+"""Classes, or groups, of which samples are pictured."""
+PICTURED_LOST = 60
 """Test images that are pictured at most."""
 
-Predictions = NDArray[np.integer[Any]]
+Positions = NDArray[np.int64]
+
+
+def save_images(
+    dataset: ImageDataset, store: Store, study: Study, scores: Iterable[ScoreRun]
+) -> None:
+    """Leave small pictures of what methods would keep first and prune first.
+
+    An entry of kind ``images`` for each method and query model with the study's first seed: of up
+    to :data:`PICTURED_UNITS` classes (or groups), those with the lowest recalls of the query run on
+    validation, or else the smallest, the first and the last :data:`PICTURED` samples in the order
+    in which selection takes them within the class. Its arrays are ``pixels`` (m, C, h, w) of at
+    most 64 pixels a side, ``ids``, ``units``, ``scores`` and ``kept``, whether a picture is one of
+    the first, (m,) each; the lowest recall comes first, and in it the most extreme sample of each
+    side. What is there already is left alone. Passed over are data that are no pictures, methods
+    that read no query run, and scores of other seeds or that are not there.
+
+    Raises:
+        DataError: If an image cannot be read; the message names the file.
+        StoreError: If the folder cannot be written.
+    """
+    if dataset.image_shape[0] not in CHANNELS:
+        return
+    units: dict[str, Positions] = {}
+    for run in {run.key: run for run in scores}.values():
+        if run.seed != study.seeds[0] or not run.queries:
+            continue
+        config = {
+            "kind": "images",
+            "schema": SCHEMA,
+            "scores": run.key,
+            "by": study.by,
+            "units": PICTURED_UNITS,
+            "per_side": PICTURED,
+        }
+        entry = store.read("scores", run.key)
+        if entry is None or store.find("images", config) is not None:
+            continue
+        if run.model not in units:
+            units[run.model] = _pictured_units(study, run, dataset, store)
+        info, arrays = _extremes(entry, dataset, study.by, units[run.model])
+        store.write("images", config, info, arrays)
+
+
+def _pictured_units(study: Study, run: ScoreRun, dataset: ImageDataset, store: Store) -> Positions:
+    """Return the classes or groups to picture: the lowest recall first, or else the smallest."""
+    sizes = dataset.sizes(study.by)
+    query = store.read("query", query_run(study, dataset.fingerprint, run.model, run.seed).key)
+    recalls = None if query is None else query.info.get(RECALLS[study.by])
+    order = np.lexsort((sizes, np.zeros(len(sizes)) if recalls is None else recalls))
+    return order[sizes[order] > 0][:PICTURED_UNITS]
+
+
+def _extremes(
+    entry: Entry, dataset: ImageDataset, by: By, units: Positions
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return facts and arrays of the samples of some units that come first and last."""
+    train, scores, members = dataset.train, entry.array("scores"), dataset.members(by)
+    ties, higher = tie_seed(entry.info["seed"]), entry.info["higher_is_kept"]
+    order = best_first(scores, higher_is_kept=higher, tie_seed=ties)
+    positions, kept = list[Positions](), list[bool]()
+    for unit in units:
+        ranked = order[members[order] == unit]
+        first = ranked[: min(PICTURED, (len(ranked) + 1) // 2)]
+        last = ranked[::-1][: min(PICTURED, len(ranked) // 2)]
+        positions += [first, last]
+        kept += [True] * len(first) + [False] * len(last)
+    chosen = np.concatenate(positions)
+    info = {name: entry.info[name] for name in ("method", "seed", "query_model", "higher_is_kept")}
+    return {**info, "by": by}, {
+        "pixels": thumbnails(train.images, chosen, dataset.image_shape),
+        "ids": train.ids[chosen],
+        "units": members[chosen],
+        "scores": scores[chosen],
+        "kept": np.array(kept),
+    }
 
 
 @dataclasses.dataclass(eq=False)
@@ -27,9 +109,8 @@ class _Population:
     """Dense networks that differ only in their seed, and the pruned ones that came of them."""
 
     dense: dict[str, Predictions] = dataclasses.field(default_factory=dict)
-    """(n_test,) predicted classes by trial id."""
+    """Predicted classes, (n_test,), by trial id; also below."""
     pruned: dict[str, Predictions] = dataclasses.field(default_factory=dict)
-    """The same."""
 
     def losses(self, labels: Predictions, num_classes: int) -> NDArray[np.bool_]:
         """Return which pruned networks lose which images, (R, n_test)."""
@@ -48,18 +129,14 @@ def save_lost_images(
     Images are ordered by the share of all network trials that lose them, then by their ids.
 
     One entry of kind ``images`` whose configuration says ``"what": "lost"`` and names the trials;
-    its arrays, (m,) for up to :data:`PICTURED` images that are lost at all, are ``pixels`` (m, C,
-    h, w) of at most 64 pixels a side, ``ids``, ``units`` (their classes, or groups where the study
-    is about these), ``labels``, ``dense`` (modal label of all dense networks), ``taken_for`` (the
-    label that most trials which lose it give it, the lowest of equally many) and ``share``. What is
-    there already is left alone. There is none where the data are no pictures or nothing is lost.
+    its arrays, (m,) for up to :data:`PICTURED_LOST` images that are lost at all, are ``pixels``
+    (m, C, h, w) of at most 64 pixels a side, ``ids``, ``units`` (their classes, or groups where the
+    study is about these), ``labels``, ``dense`` (modal label of all dense networks), ``taken_for``
+    (the label that most trials which lose it give it, the lowest of equally many) and ``share``.
+    What is there already is left alone. There is none where the data are no pictures or nothing is
+    lost.
 
-    Args:
-        dataset: Gives test images; only those of the pictured ones are read.
-        store: Where the records of trials are and the pictures go.
-        study: Says whether classes or groups are meant.
-        trials: Those that prune networks count as far as they and their dense trial are finished;
-            others are passed over.
+    Trials count as far as they and their dense trial are finished.
 
     Raises:
         DataError: If an image cannot be read; the message names the file.
@@ -76,7 +153,7 @@ def save_lost_images(
         "data": dataset.fingerprint,
         "by": study.by,
         "trials": finished,
-        "count": PICTURED,
+        "count": PICTURED_LOST,
     }
     if not finished or store.find("images", config) is not None:
         return
@@ -111,18 +188,11 @@ def _populations(store: Store, trials: Iterable[TrialRun]) -> list[_Population]:
 def _most_lost(
     populations: list[_Population], labels: Predictions, ids: Predictions, num_classes: int
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
-    """Return the positions of the images that are lost most often, (m,), and what becomes of them.
-
-    Args:
-        populations: Not empty.
-        labels: (n_test,) true classes.
-        ids: (n_test,).
-        num_classes: K.
-    """
+    """Return the positions of the images lost most often, (m,), and what becomes of them."""
     lost = np.concatenate([each.losses(labels, num_classes) for each in populations])
     often = lost.sum(axis=0)
     order = np.lexsort((ids, -often))
-    chosen = order[often[order] > 0][:PICTURED]
+    chosen = order[often[order] > 0][:PICTURED_LOST]
     if not len(chosen):
         return chosen, {}
     dense, after = (

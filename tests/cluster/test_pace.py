@@ -29,16 +29,9 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import make_batches
 from raydrop.data.dataset import FileImages, ImageDataset, Split
 from raydrop.errors import RaydropError
-from raydrop.plan import (
-    Plan,
-    Work,
-    make_plan,
-    sample_passes,
-    trial_configs,
-    trial_work,
-    works,
-)
-from raydrop.stages import new_model
+from raydrop.plan import Plan, make_plan, trial_configs
+from raydrop.plan.workload import Work, sample_passes, trial_work, workload
+from raydrop.stages.queries import new_model
 from raydrop.store import Store
 from raydrop.study import NetworkPruning, Study, Training
 
@@ -400,7 +393,7 @@ def test_works_add_up_to_the_estimate_and_nothing_is_counted_twice(dataset: Imag
     ]
     pruned = {"network_method": "magnitude", "network_target": 0.5}
     plan = _plan(study, dataset, *points, pruned)
-    found = works(study, plan, dataset)
+    found = workload(study, plan, dataset)
     assert len([w for w in found if w.stage == "query runs"]) == len(plan.queries) == 2
     trials = [w for w in found if w.stage in ("trials", "networks")]
     assert len(trials) == len(plan.trials)
@@ -410,7 +403,7 @@ def test_works_add_up_to_the_estimate_and_nothing_is_counted_twice(dataset: Imag
     # Per seed and checkpoint: products with the mean and norms; the last layer at one epoch.
     assert sum(w.passes for w in scores) == seeds * (2 * 2 * n + 2 * n + n // 3)
     assert {w.parts for w in scores} == {-(-n // 64)}
-    assert sum(w.passes for w in found) == sum(sample_passes(works(study, plan, dataset)).values())
+    assert sum(w.passes for w in found) == sum(sample_passes(workload(study, plan, dataset)).values())
 
 
 def test_evaluations_are_forward_passes(dataset: ImageDataset) -> None:
@@ -435,7 +428,7 @@ def test_evaluations_are_forward_passes(dataset: ImageDataset) -> None:
         ("cdb_w", False): 2 * 3 * held_out,
         ("pw(0.5, 1)", False): n,  # once for all images, which never change
     }
-    (query, *_) = works(study, _plan(study, dataset), dataset)
+    (query, *_) = workload(study, _plan(study, dataset), dataset)
     assert query.forward == held_out
 
 

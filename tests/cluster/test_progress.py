@@ -20,7 +20,7 @@ from raydrop.cluster.resources import Layout
 from raydrop.cluster.visibility import Place as SharedStore
 from raydrop.errors import ConfigError, StoreError, visible
 from raydrop.frontier.terminal import Console
-from raydrop.plan import QueryRun, TrialRun
+from raydrop.plan.runs import QueryRun, TrialRun
 from raydrop.store import Place, Store
 from raydrop.study import Study, TrialConfig
 

@@ -11,16 +11,16 @@ import PIL.Image
 import pytest
 from numpy.typing import NDArray
 
-from raydrop import stages
 from raydrop.cluster.driver import _picture_samples
 from raydrop.data import load_dataset
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.data.thumbnails import thumbnails
 from raydrop.errors import DataError
 from raydrop.frontier.terminal import Console
-from raydrop.plan import Plan, ScoreRun, make_plan, score_run, trial_configs
+from raydrop.plan import Plan, make_plan, trial_configs
+from raydrop.plan.runs import ScoreRun, score_run
 from raydrop.selection import select
-from raydrop.stages import save_images
+from raydrop.stages.pictures import save_images
 from raydrop.store import Entry, Store
 from raydrop.study import Study, derive_seed
 
@@ -165,7 +165,7 @@ def test_what_is_there_is_neither_read_nor_written_again(
     def refuse(*_: object) -> None:
         raise AssertionError("pictures made twice")
 
-    monkeypatch.setattr(stages, "thumbnails", refuse)
+    monkeypatch.setattr("raydrop.stages.pictures.thumbnails", refuse)
     save_images(dataset, store, STUDY, runs)
     assert [path.stat().st_mtime_ns for path in (tmp_path / "images").rglob("*")] == before
     # A further method is missing, and only that.

@@ -13,19 +13,9 @@ from raydrop.data import load_dataset
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split
 from raydrop.errors import ConfigError, NetworkError
 from raydrop.models import Head
-from raydrop.plan import (
-    Plan,
-    check_networks,
-    gradient_units,
-    make_plan,
-    replace_dataset,
-    sample_passes,
-    trial_configs,
-    unit_config,
-    unshared_query_runs,
-    visited_samples,
-    works,
-)
+from raydrop.plan import Plan, check_networks, make_plan, replace_dataset, trial_configs
+from raydrop.plan.runs import gradient_units, unit_config
+from raydrop.plan.workload import sample_passes, unshared_query_runs, visited_samples, workload
 from raydrop.scores import METHODS
 from raydrop.store import Store
 from raydrop.study import NetworkPruning, Study, Training, TrialConfig
@@ -351,7 +341,7 @@ def test_estimated_work_by_hand(
     )  # fmt: skip
     plan = _plan(study, dataset, [{"method": m, "keep_fraction": 0.5} for m in methods])
     n = len(dataset.train)
-    work = sample_passes(works(study, plan, dataset))
+    work = sample_passes(workload(study, plan, dataset))
     assert work["queries"] == pytest.approx(queries * n, abs=2)
     assert work["scores"] == pytest.approx(scores * n, abs=2)
     assert work["trials"] == len(methods) * 6 * -(-round(n / 2) // 32) * 32

@@ -21,7 +21,9 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import PreparedData, prepare
 from raydrop.errors import ConfigError, StoreError
 from raydrop.plan import Plan, make_plan, trial_configs
-from raydrop.stages import logs, run_query, run_trial
+from raydrop.stages import logs
+from raydrop.stages.queries import run_query
+from raydrop.stages.trials import run_trial
 from raydrop.stages.logs import describe_trial, failure_sentence, work_log
 from raydrop.stages.networks import run_network_trial
 from raydrop.store import Entry, Place, Store, required
@@ -421,7 +423,7 @@ def _check_epochs(plan: Plan, out: Path) -> None:
 
 
 def test_batches_that_were_cut_are_told(tmp_path: Path) -> None:
-    from raydrop.stages import epoch_log
+    from raydrop.stages.queries import epoch_log
     from raydrop.training.loop import EpochEnd
 
     with _log(tmp_path):

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from raydrop.data import load_dataset
 from raydrop.data.dataset import ArrayImages, ImageDataset
-from raydrop.plan import TrialRun
+from raydrop.plan.runs import TrialRun
 from raydrop.stages import pictures as lost
-from raydrop.stages.pictures import PICTURED, save_lost_images
+from raydrop.stages.pictures import PICTURED_LOST, save_lost_images
 from raydrop.store import Entry, Store
 from raydrop.study import Study, TrialConfig
 
@@ -175,7 +175,7 @@ def test_at_most_sixty_are_pictured_and_only_those_are_read(
     monkeypatch.setattr(lost, "thumbnails", spied)
     save_lost_images(dataset, store, STUDY, [network_run(dense)])
     save_lost_images(dataset, store, STUDY, [network_run(dense)])  # there already
-    first = sorted(dataset.test.ids.tolist())[:PICTURED]
+    first = sorted(dataset.test.ids.tolist())[:PICTURED_LOST]
     assert only_entry(store).array("ids").tolist() == first
     assert dataset.test.ids[read].tolist() == first
 

@@ -15,8 +15,9 @@ from raydrop.errors import StoreError
 from raydrop.metrics import auc_by_class
 from raydrop.models import build_model
 from raydrop.network.saving import network_of
-from raydrop.plan import Plan, TrialRun, make_plan, trial_configs
-from raydrop.stages import run_trial
+from raydrop.plan import Plan, make_plan, trial_configs
+from raydrop.plan.runs import TrialRun
+from raydrop.stages.trials import run_trial
 from raydrop.stages.networks import network_config, run_network_trial
 from raydrop.store import Entry, Store, required
 from raydrop.study import NetworkPruning, Study, Training, config_hash
@@ -217,7 +218,7 @@ def test_a_pruned_data_set_is_what_the_network_is_retrained_on(
 ) -> None:
     point: dict[str, Any] = {"method": "random", "keep_fraction": 0.3, **MAGNITUDE}
     plan = plan_of(data, **point)
-    from raydrop.stages import run_score
+    from raydrop.stages.scoring import run_score
 
     for score in plan.missing(store).scores:
         run_score(STUDY, score, data.dataset.train, store, None)

@@ -16,16 +16,13 @@ from raydrop.data.batches import PreparedData, make_batches, prepare
 from raydrop.data.dataset import ImageDataset, Split
 from raydrop.errors import ConfigError
 from raydrop.models import build_model
-from raydrop.plan import Plan, TrialRun, make_plan, trial_configs
+from raydrop.plan import Plan, make_plan, trial_configs
+from raydrop.plan.runs import TrialRun
 from raydrop.selection import drop_quotas, smooth_recalls
-from raydrop.stages import (
-    kept_positions,
-    run_query,
-    run_score,
-    run_trial,
-    save_data_card,
-    unit_recalls,
-)
+from raydrop.stages.facts import save_data_card, unit_recalls
+from raydrop.stages.queries import run_query
+from raydrop.stages.scoring import run_score
+from raydrop.stages.trials import kept_positions, run_trial
 from raydrop.store import Entry, Store, required
 from raydrop.study import Study, Training
 from raydrop.study.catalogue import Named

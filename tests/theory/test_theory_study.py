@@ -16,8 +16,11 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import PreparedData, prepare
 from raydrop.data.dataset import ArrayImages
 from raydrop.data.loaders.gaussians import Gaussians
-from raydrop.plan import TrialRun, make_plan, trial_configs
-from raydrop.stages import run_query, run_score, run_trial
+from raydrop.plan import make_plan, trial_configs
+from raydrop.plan.runs import TrialRun
+from raydrop.stages.queries import run_query
+from raydrop.stages.scoring import run_score
+from raydrop.stages.trials import run_trial
 from raydrop.store import Store, required
 from raydrop.study import Study, Training
 from raydrop.theory import TwoGaussians

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raydrop import stages
 from raydrop.data import load_dataset
 from raydrop.data.batches import PreparedData, make_batches, prepare
 from raydrop.errors import NoMemoryError, RaydropError, ScoringError
@@ -21,6 +20,10 @@ from raydrop.models import build_model
 from raydrop.network import measure
 from raydrop.network.measure import forward_seconds
 from raydrop.plan import make_plan, trial_configs
+from raydrop.stages import queries, trials
+from raydrop.stages.queries import new_model, run_query
+from raydrop.stages.scoring import run_score
+from raydrop.stages.trials import run_trial
 from raydrop.store import Store, required
 from raydrop.study import Study, Training
 from raydrop.training import halving
@@ -302,7 +305,6 @@ def test_a_trial_survives_a_lack_of_memory_and_says_so(
     data, found = prepare(load_dataset(study.dataset)), []
     plan = make_plan(study, trial_configs(study, [study.param_space]), data.dataset)
     (run,) = [each for each in plan.trials if each.trial.method == "el2n"]
-    new_model = stages.new_model
 
     def tight_model(*arguments: Any) -> nn.Module:
         model = new_model(*arguments)
@@ -316,12 +318,13 @@ def test_a_trial_survives_a_lack_of_memory_and_says_so(
     for name in ("whole", "tight"):
         store = Store(tmp_path / name)
         for query in plan.queries:
-            stages.run_query(study, query, data, store, "cpu")
+            run_query(study, query, data, store, "cpu")
         assert run.score is not None
-        stages.run_score(study, run.score, data.dataset.train, store, None)
-        stages.run_trial(study, run, data, store, "cpu")
+        run_score(study, run.score, data.dataset.train, store, None)
+        run_trial(study, run, data, store, "cpu")
         found.append(required(store, "trial", run.key))
-        monkeypatch.setattr(stages, "new_model", tight_model)
+        for module in (queries, trials):
+            monkeypatch.setattr(module, "new_model", tight_model)
     whole, tight = found
     assert [each.info["batch_parts"] for each in found] == [1, 4]
     np.testing.assert_array_equal(tight.array("kept_ids"), whole.array("kept_ids"))

@@ -1,0 +1,147 @@
+"""Stage 2: one score per sample, from what query runs left."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydrop.data.dataset import Split
+from raydrop.errors import ScoringError
+from raydrop.plan.runs import QueryRun, ScoreRun, unit_config
+from raydrop.scores import (
+    EmbeddingMethod,
+    GradientMethod,
+    RandomMethod,
+    SamplingMethod,
+    ScoreMethod,
+    TraceMethod,
+    score_method,
+)
+from raydrop.scores.base import PartialScores, combined
+from raydrop.scores.sharding import Partial, ShardedGradients
+from raydrop.scores.source import GradientSource, QueryResult, Unit
+from raydrop.stages.queries import load_query
+from raydrop.store import Store
+from raydrop.study import ScoringPrecision, Study, config_hash, derive_seed
+
+
+class StoredUnits:
+    """Gradient quantities of one query run, kept in the store as they are finished."""
+
+    def __init__(self, store: Store, query: QueryRun, precision: ScoringPrecision) -> None:
+        self._store, self._query, self._precision = store, query, precision
+
+    def read(self, unit: Unit) -> NDArray[np.float32] | None:
+        """Return the values of a finished unit, or None."""
+        entry = self._store.find("gradients", self._config(unit))
+        return None if entry is None else entry.array("values")
+
+    def write(self, unit: Unit, values: NDArray[np.float32]) -> None:
+        """Keep a finished unit, and remove what was kept of it before."""
+        self._store.write("gradients", self._config(unit), {}, {"values": values})
+        self._store.remove("partial", config_hash(self._config(unit, "partial")))
+
+    def read_partial(self, unit: Unit) -> Partial | None:
+        """Return what an earlier run left of a unit, or None."""
+        entry = self._store.find("partial", self._config(unit, "partial"))
+        return None if entry is None else Partial(entry.array("values"), entry.array("written"))
+
+    def write_partial(self, unit: Unit, partial: Partial) -> None:
+        """Keep what there is of a unit, in place of what was kept of it before."""
+        config = self._config(unit, "partial")
+        self._store.remove("partial", config_hash(config))
+        arrays = {"values": partial.values, "written": partial.written}
+        self._store.write("partial", config, {}, arrays)
+
+    def _config(self, unit: Unit, kind: str = "gradients") -> dict[str, Any]:
+        return {**unit_config(self._query, unit, self._precision), "kind": kind}
+
+
+def run_score(
+    study: Study,
+    run: ScoreRun,
+    train: Split,
+    store: Store,
+    gradients: ShardedGradients | None,
+    device: str = "cpu",
+) -> None:
+    """Compute one method's scores and leave them.
+
+    Args:
+        study: Gives the precision of gradients.
+        run: Which scores.
+        train: The training samples; their images are not read.
+        store: Where the query runs are and the scores go.
+        gradients: Of the run's query model; needed by methods that read its checkpoints.
+        device: ``cpu`` or ``cuda``, on which this process works where a method has use for it.
+
+    Raises:
+        ScoringError: If a score is no number; the message names the first samples by their ids.
+    """
+    start = time.perf_counter()
+    method = score_method(run.method)
+    scores: NDArray[np.floating]
+    if isinstance(method, RandomMethod):
+        rng = np.random.default_rng(derive_seed(run.seed, "scores/random"))
+        scores = method.draw(len(train), rng)
+    else:
+        parts = list[PartialScores]()
+        for query in run.queries:
+            result = load_query(query, store)
+            units = StoredUnits(store, query, study.score_precision)
+            source = None
+            if gradients is not None:
+                source = GradientSource(result, train.labels, gradients, units)
+            seed = derive_seed(query.seed, f"scores/{method.name}")
+            values = _scored(method, result, source, seed, device)
+            parts.append(PartialScores(result.positions, values))
+        scores = combined(parts, len(train))
+    _check_scores(method, scores, train.ids)
+    info = {
+        "method": run.method,
+        "seed": run.seed,
+        "query_model": run.model if run.queries else None,
+        "query_runs": len(run.queries),
+        "higher_is_kept": method.higher_is_kept,
+        "seconds": time.perf_counter() - start,
+    }
+    store.write("scores", run.config, info, {"scores": np.asarray(scores)})
+
+
+def _scored(
+    method: ScoreMethod,
+    result: QueryResult,
+    source: GradientSource | None,
+    seed: int,
+    device: str,
+) -> NDArray[np.floating]:
+    """Return the scores that one query run gives of the samples that it covers."""
+    if isinstance(method, TraceMethod):
+        assert result.trace is not None
+        assert result.score_epoch is not None
+        return method.from_trace(result.trace, result.score_epoch)
+    if isinstance(method, SamplingMethod):
+        assert result.trace is not None
+        return method.draw_from_trace(result.trace, seed)
+    assert source is not None
+    if isinstance(method, EmbeddingMethod):
+        embeddings = source.embeddings()
+        return method.from_embeddings(embeddings, source.labels, seed=seed, device=device)
+    assert isinstance(method, GradientMethod)
+    return method.from_gradients(source)
+
+
+def _check_scores(
+    method: ScoreMethod, scores: NDArray[np.floating], ids: NDArray[np.int64]
+) -> None:
+    sound = np.isfinite(scores) | (np.isposinf(scores) & method.may_be_infinite)
+    bad = np.flatnonzero(~sound)
+    if len(bad):
+        raise ScoringError(
+            f"Expected a number for every sample, found {scores[bad[0]]} from {method.name!r} for "
+            f"{len(bad)} of {len(scores)} samples, first those with the ids "
+            f"{ids[bad[:5]].tolist()}; the query run probably diverged, so lower learning_rate."
+        )

@@ -1,0 +1,519 @@
+"""What is to be studied: frozen, validated specifications.
+
+A :class:`Study` says which data, model, search space and seeds; a :class:`TrialConfig` is one cell
+of it. Both are plain values: the same ones give the same hash, and therefore the same results, on
+any machine. Nothing here imports Ray or torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from raydrop.errors import ConfigError, unknown_name, visible
+from raydrop.study.catalogue import Brought
+from raydrop.study.checks import (
+    between,
+    conform,
+    each_of,
+    flag,
+    instance_of,
+    number,
+    one_of,
+    optional,
+    plain,
+    text,
+    whole,
+)
+from raydrop.study.identity import SCHEMA, canonical_json
+
+By = Literal["class", "group"]
+"""What quotas, loss weights and worst cases are about: classes, or the groups that data carry."""
+Budget = Literal["equal_epochs", "equal_steps", "drop_paper"]
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["constant", "cosine", "step"]
+Precision = Literal["auto", "fp32", "bf16"]
+ScoringPrecision = Literal["fp32", "bf16"]
+
+TRIAL_AXES = (
+    "method",
+    "quotas",
+    "keep_fraction",
+    "prune_fraction",
+    "loss",
+    "model",
+    "query_model",
+    "network_method",
+    "network_target",
+)
+"""Keys that a ``param_space`` may hold."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How every network of a study is trained."""
+
+    epochs: int = 30
+    """Passes over the full training set; the budget rule says how many for a pruned one."""
+    batch_size: int = 32
+    """Samples per step."""
+    optimizer: Optimizer = "sgd"
+    """``sgd`` (with momentum) or ``adamw``."""
+    learning_rate: float = 0.1
+    """At the start, or after the warm-up."""
+    momentum: float = 0.9
+    """For ``sgd``."""
+    nesterov: bool = False
+    """For ``sgd``."""
+    weight_decay: float = 5e-4
+    """On all parameters."""
+    schedule: Schedule = "cosine"
+    """How the learning rate falls: ``constant``, ``cosine`` to zero, or ``step``."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """For ``step``: fractions of the run at which the rate is multiplied by :attr:`decay`."""
+    decay: float = 0.2
+    """For ``step``."""
+    warmup: float = 0.0
+    """Fraction of the run in which the rate rises linearly from zero."""
+    gradient_clip: float | None = None
+    """Largest norm of the whole gradient, or None."""
+    precision: Precision = "auto"
+    """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU and fp32 elsewhere."""
+    augment: bool = True
+    """Whether images are augmented. Query runs follow it only in ``Study.query_training``; those
+    that train as the study's trials do are never augmented (DRoP, arXiv 2404.05579)."""
+
+    def __post_init__(self) -> None:
+        share, size = between(0.0, 1.0), between(0.0, math.inf)
+        conform(
+            self,
+            optimizer=one_of(Optimizer),
+            schedule=one_of(Schedule),
+            precision=one_of(Precision),
+            epochs=whole(1),
+            batch_size=whole(1),
+            learning_rate=size,
+            momentum=share,
+            weight_decay=size,
+            decay=share,
+            warmup=share,
+            milestones=each_of(share),
+            gradient_clip=optional(size),
+            nesterov=flag,
+            augment=flag,
+        )
+
+
+@dataclass(frozen=True)
+class NetworkPruning:
+    """How trained networks are pruned: the same for all methods, targets and losses of a study.
+
+    A network trial starts from the weights of its *dense* trial, which has the same data, model and
+    seed and was trained with :attr:`dense_loss`. Each round prunes towards the target by the
+    trial's method and then retrains, both under the trial's loss.
+    """
+
+    rounds: int = 1
+    """Rounds of pruning and retraining: 1 is one-shot; more reach the target in steps that each
+    leave the same share of what was there before."""
+    restore: bool = True
+    """Whether what remains gets back the weights that it had before a method that trains them on
+    its way (``taylor_activation``) looked for what to remove."""
+    retraining: Training | None = None
+    """How each round retrains; None is as the study trains, at a tenth of its learning rate."""
+    dense_loss: str = "cross_entropy"
+    """Loss that dense networks are trained with."""
+
+    def __post_init__(self) -> None:
+        conform(
+            self,
+            rounds=whole(1),
+            restore=flag,
+            dense_loss=text,
+            retraining=optional(instance_of(Training, "epochs=30")),
+        )
+
+
+@dataclass(frozen=True, order=True)
+class TrialConfig:
+    """One cell of a sweep, resolved: what is kept, how it is trained, and with which seed.
+
+    A run that keeps everything is the same run whatever the method is called, so it is always
+    ``method="none", quotas="none", keep_fraction=1.0``, and its query model is its own model.
+    Likewise a network of which nothing goes is dense: ``network_method="none"`` and
+    ``network_target="none"``.
+    """
+
+    method: str
+    """Score that ranks samples, or ``none``."""
+    quotas: str
+    """Rule that shares the budget among classes or groups, or ``none``."""
+    keep_fraction: float
+    """Share of the training set that remains, in (0, 1]."""
+    loss: str
+    """Loss of the final training, with its parameters, such as ``focal(2)``."""
+    model: str
+    """Architecture of the final training, the target."""
+    query_model: str
+    """Architecture of the query run that scores and recalls come from; the target's own, where
+    neither is read (:func:`raydrop.plan.trial_configs` sees to that)."""
+    seed: int
+    """Seed of the query run, the pruning draw and the training."""
+    network_method: str = "none"
+    """How the trained network is pruned, with its parameters, or ``none``."""
+    network_target: str = "none"
+    """How much of the network goes, such as ``flops(0.75)``, or ``none``."""
+
+    def __post_init__(self) -> None:
+        conform(self, keep_fraction=_keep_fraction, seed=whole(0))
+        if self.method == "none" and self.keep_fraction < 1.0:
+            raise ConfigError(
+                "Expected keep_fraction 1.0 with method 'none', which keeps everything, found "
+                f"{self.keep_fraction}; name a method such as 'random'."
+            )
+        same: dict[str, str] = {}
+        if self.keep_fraction == 1.0:
+            same |= {"method": "none", "quotas": "none", "query_model": self.model}
+        if "none" in (self.network_method, self.network_target):
+            same |= {"network_method": "none", "network_target": "none"}
+        self.__dict__.update(same)
+
+    @classmethod
+    def from_space(
+        cls, point: Mapping[str, Any], seed: int, model: str, query_model: str | None = None
+    ) -> TrialConfig:
+        """Build the trial that one point of a search space describes.
+
+        Args:
+            point: Any of :data:`TRIAL_AXES`, at most one of the two fractions; what is absent is
+                ``none``, ``cross_entropy``, 1.0, or the next two arguments.
+            seed: One of the study's seeds.
+            model: Architecture where the point names none.
+            query_model: Query model where the point names none; None is the trial's own model.
+
+        Raises:
+            ConfigError: On an unknown key or a value of the wrong kind.
+        """
+        point, model, query_model = plain((dict(point), model, query_model))
+        for key in point:
+            if key not in TRIAL_AXES:
+                raise unknown_name("key of param_space", key, TRIAL_AXES)
+        if {"keep_fraction", "prune_fraction"} <= point.keys():
+            raise ConfigError(
+                "Expected keep_fraction or prune_fraction in param_space, found both; remove one."
+            )
+        if "prune_fraction" in point:
+            keep = _kept_after(point["prune_fraction"])
+        else:
+            keep = number("keep_fraction", point.get("keep_fraction", 1.0))
+        model = text("model", point.get("model", model))
+        source = text("query_model", point.get("query_model", query_model or model))
+        pruner = str(point.get("network_method", "none"))
+        if pruner != "none" and "network_target" not in point:
+            raise ConfigError(
+                f"Expected a network_target beside network_method {pruner!r}, found none; add for "
+                'example "network_target": 0.5.'
+            )
+        return cls(
+            method=str(point.get("method", "none")),
+            quotas=str(point.get("quotas", "none")),
+            keep_fraction=keep,
+            loss=str(point.get("loss", "cross_entropy")),
+            model=model,
+            query_model=source,
+            seed=seed,
+            network_method=pruner,
+            network_target=str(point.get("network_target", "none")),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return dataclasses.asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that enter a trial's hash: those of networks where one is pruned.
+
+        So trials that were finished before networks could be pruned are still found.
+        """
+        fields = self.as_dict()
+        if self.network_method == "none":
+            del fields["network_method"], fields["network_target"]
+        return fields
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that determines a sweep's results, except the data themselves.
+
+    Example:
+        >>> study = Study(
+        ...     name="tiny", dataset="digits", model="small_cnn",
+        ...     param_space={"method": "random", "keep_fraction": {"grid_search": [0.2, 0.5]}},
+        ... )
+        >>> study.seeds
+        (0, 1, 2)
+    """
+
+    name: str
+    """What the study is called; the default output folder is ``results/NAME``."""
+    dataset: str
+    """Data set and variants, such as ``digits+long_tail(10)``."""
+    model: str
+    """Architecture, such as ``small_cnn``, where ``param_space`` names none."""
+    param_space: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    """A plain Tune search space over ``method``, ``quotas``, ``keep_fraction`` (or
+    ``prune_fraction``), ``loss``, ``model``, ``query_model``, ``network_method`` and
+    ``network_target``; or several, whose points are joined."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One repetition of everything per seed."""
+    budget: Budget = "equal_epochs"
+    """How long a pruned set is trained: the same number of epochs, the same number of steps, or
+    int((0.5 + 0.5 d) E / d) epochs at density d as in DRoP."""
+    by: By = "class"
+    """Whose quotas, minimum, weights in losses and validation recalls these are: those of the
+    classes, or of the groups that the data carry. Query runs and scores depend on neither."""
+    training: Training = field(default_factory=Training)
+    """How networks are trained."""
+    query_model: str | None = None
+    """Architecture that scores and validation recalls come from, where ``param_space`` names none;
+    None is each trial's own."""
+    query_training: Training | None = None
+    """How query runs are trained, surrogates and further initialisations included. None is like
+    :attr:`training`, but without augmentation; given, its own ``augment`` is obeyed."""
+    minimum_per_class: int = 0
+    """Samples that a quota rule leaves every class (or group, as :attr:`by` says) at least; without
+    quotas there is no minimum."""
+    recall_smoothing: float = 0.0
+    """Validation samples of each outcome added to every class or group before quotas read its
+    recall: r = (correct + a) / (n + 2 a). With 1 (add-one), a class whose few validation samples
+    all happen to be right still keeps something."""
+    checkpoints: int = 10
+    """Checkpoints of a query run at which ``moso`` and others of its kind look, each drawn at
+    random from its own stretch of the run (:func:`raydrop.training.checkpoints.sampled_epochs`)."""
+    score_epoch_fraction: float = 0.1
+    """Point of the query run at which ``el2n`` and ``grand`` look, as a fraction of its epochs."""
+    initialisations: int = 1
+    """Query runs of different initial weights and order over which ``el2n`` and ``grand``
+    average; all but the first stop after the epoch at which these look."""
+    partitions: int = 1
+    """I, the parts that ``moso`` cuts the training set into, to score each of them by a surrogate
+    trained on that part alone; with 1, the query run itself is the surrogate."""
+    score_precision: ScoringPrecision = "fp32"
+    """Precision of the passes that per-sample gradients take; sums are always in fp32 or better."""
+    network: NetworkPruning | None = None
+    """How networks are pruned, where ``param_space`` asks for it; None is
+    ``NetworkPruning()``."""
+    include_unpruned: bool = True
+    """Whether to train on all the data too, for reference, once per model, loss and seed."""
+    num_samples: int = 1
+    """Draws from distributions in ``param_space``, as in ``TuneConfig``."""
+
+    def __post_init__(self) -> None:
+        training, count = instance_of(Training, "epochs=30"), whole(1)
+        conform(
+            self,
+            name=_folder_name,
+            dataset=text,
+            model=text,
+            query_model=optional(text),
+            param_space=_search_spaces,
+            seeds=_distinct,
+            budget=one_of(Budget),
+            by=one_of(By),
+            score_precision=one_of(ScoringPrecision),
+            training=training,
+            query_training=optional(training),
+            network=optional(instance_of(NetworkPruning, "rounds=2")),
+            minimum_per_class=whole(0),
+            checkpoints=count,
+            initialisations=count,
+            partitions=count,
+            num_samples=count,
+            recall_smoothing=between(0.0, math.inf),
+            score_epoch_fraction=between(0.0, 1.0),
+            include_unpruned=flag,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A study takes what scripts have added along, to every process that works on it.
+        return {**self.__dict__, "": Brought.here()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: value for name, value in state.items() if name})
+
+    def spaces(self) -> tuple[Mapping[str, Any], ...]:
+        """Return the search spaces as a tuple, also where there is just one."""
+        if isinstance(self.param_space, Mapping):
+            return (self.param_space,)
+        return tuple(self.param_space)
+
+    def training_of_queries(self) -> Training:
+        """Return how query runs are trained: as asked for, or like trials without augmentation."""
+        return self.query_training or dataclasses.replace(self.training, augment=False)
+
+    def pruning_of_networks(self) -> NetworkPruning:
+        """Return how networks are pruned, with all that is left open in :attr:`network` decided."""
+        found = self.network or NetworkPruning()
+        if found.retraining is not None:
+            return found
+        rate = self.training.learning_rate / 10
+        gentler = dataclasses.replace(self.training, learning_rate=rate)
+        return dataclasses.replace(found, retraining=gentler)
+
+    def base(self, data_fingerprint: str) -> dict[str, Any]:
+        """Return what all results of this study share: their common part of every identity.
+
+        The name, the seeds, the models, the search space and how networks are pruned are absent,
+        since a study may grow by them and keep what it has. The values are plain JSON, so they
+        equal what is read back from a file.
+        """
+        base = {name: getattr(self, name) for name in _SHARED}
+        base |= {"schema": SCHEMA, "data": data_fingerprint}
+        base["training"] = dataclasses.asdict(self.training)
+        base["query_training"] = dataclasses.asdict(self.training_of_queries())
+        return json.loads(canonical_json(base))  # type: ignore[no-any-return]
+
+    def to_dict(self, points: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the study as JSON values, its search space spelled out.
+
+        Args:
+            points: The points that the search space stands for, without seeds.
+        """
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("training", "query_training", "network"):
+            if fields[name] is not None:
+                fields[name] = dataclasses.asdict(fields[name])
+        fields["param_space"] = [dict(point) for point in points]
+        return json.loads(json.dumps(fields))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Study:
+        """Rebuild a study from :meth:`to_dict`.
+
+        Its search space is spelled out, so there is nothing to resolve or to draw: its points are
+        taken as they are, once.
+
+        Raises:
+            ConfigError: If a field is unknown or absent, or a point holds more than plain values.
+        """
+        fields = dict(values)
+        _check_known("field of a study", fields, cls)
+        _check_points(fields.get("param_space"))
+        fields["num_samples"] = 1
+        for name in ("training", "query_training"):
+            fields |= _rebuilt(fields, name, Training)
+        if fields.get("network") is not None:
+            network = dict(fields["network"])
+            fields["network"] = network | _rebuilt(network, "retraining", Training)
+            fields |= _rebuilt(fields, "network", NetworkPruning)
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ConfigError(
+                f"Expected the fields of a study, found a problem ({error}); "
+                "use a study.json that this version of raydrop wrote."
+            ) from error
+
+
+_SHARED = (
+    "budget",
+    "by",
+    "minimum_per_class",
+    "recall_smoothing",
+    "checkpoints",
+    "score_epoch_fraction",
+    "initialisations",
+    "partitions",
+    "score_precision",
+)
+"""Fields that all results of a study depend on as they are."""
+
+
+def _folder_name(name: str, value: Any) -> str:
+    if {"/", "\\", "\0"} & set(text(name, value)) or value in (".", ".."):
+        raise ConfigError(
+            f"Expected a study name that can be a folder's, found {value!r}; rename it."
+        )
+    return str(value)
+
+
+def _search_spaces(_name: str, value: Any) -> Any:
+    if isinstance(value, str) or not isinstance(value, Mapping | Sequence):
+        raise ConfigError(
+            f"Expected param_space to be a dict or a list of dicts, found {type(value).__name__}; "
+            'write for example {"method": tune.grid_search(["random", "el2n"])}.'
+        )
+    if not isinstance(value, Mapping) and not all(isinstance(each, Mapping) for each in value):
+        raise ConfigError(
+            "Expected a dict or a list of dicts for param_space, found a list of something "
+            "else; write each search space as a dict."
+        )
+    return value
+
+
+def _distinct(name: str, value: Any) -> tuple[int, ...]:
+    seeds: tuple[int, ...] = each_of(whole(0))(name, value)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"Expected distinct seeds, found {seeds}; list each one once.")
+    return seeds
+
+
+def _keep_fraction(name: str, value: Any) -> float:
+    # Rounded, so that 1 - 0.7 and 0.1 + 0.2 are the same trial as 0.3.
+    fraction = round(number(name, value), 12)
+    if not 0.0 < fraction <= 1.0:
+        raise ConfigError(
+            f"Expected keep_fraction in (0, 1], found {value}; "
+            "it is the share of the training set that remains."
+        )
+    return fraction
+
+
+def _kept_after(prune_fraction: Any) -> float:
+    fraction = number("prune_fraction", prune_fraction)
+    if not 0.0 <= fraction < 1.0:
+        raise ConfigError(
+            f"Expected prune_fraction in [0, 1), found {prune_fraction}; "
+            "it is the share of the training set that goes."
+        )
+    return 1.0 - fraction
+
+
+def _rebuilt(fields: Mapping[str, Any], name: str, owner: type[Any]) -> dict[str, Any]:
+    """Return the dataclass that a field's JSON values describe, where there are any."""
+    if fields.get(name) is None:
+        return {}
+    _check_known(f"field of {name}", fields[name], owner)
+    return {name: owner(**fields[name])}
+
+
+def _check_known(kind: str, values: Any, owner: type[Any]) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"Expected a dict for the {kind}, found {values!r}; "
+            "use a study.json that this version of raydrop wrote."
+        )
+    known = [each.name for each in dataclasses.fields(owner)]
+    for name in values:
+        if name not in known:
+            raise unknown_name(kind, name, known)
+
+
+def _check_points(space: Any) -> None:
+    """Refuse a stored search space that is more than points: what others wrote is not resolved."""
+    points = [space] if isinstance(space, dict) else space
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ConfigError(
+            "Expected a list of points for the param_space of a stored study, found "
+            f"{type(space).__name__}; use a study.json that raydrop wrote."
+        )
+    for key, value in ((key, value) for point in points for key, value in point.items()):
+        if not isinstance(value, str | int | float | None):
+            raise ConfigError(
+                f"Expected a text, a number or nothing for {visible(key)} in the param_space of a "
+                f"stored study, found a {type(value).__name__}; write a search space as a script."
+            )
