@@ -11,7 +11,7 @@ of the dense network.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,24 +20,15 @@ import numpy as np
 from raydrop.data.dataset import ImageDataset
 from raydrop.plan import Plan
 from raydrop.plan.runs import QueryRun, ScoreRun, TrialRun, gradient_units, unit_config
+from raydrop.scores.quantities import QUANTITIES
 from raydrop.scores.sharding import make_shards
-from raydrop.scores.source import LAST_LAYER, Quantity, Unit
+from raydrop.scores.source import Unit
 from raydrop.selection import budget_for
 from raydrop.store import Store
 from raydrop.study import Study
 from raydrop.training.budget import training_length
 from raydrop.training.checkpoints import score_epoch
 from raydrop.training.losses import LossContext, loss_rule
-
-VISITS: Mapping[Quantity, int] = {
-    "norm": 1,
-    "last_layer_norm": 1,
-    "dot_with_mean": 2,
-    "dot_with_class_mean": 1,
-    "embedding": 1,
-}
-"""How often each sample is put through the network for a quantity: once for its own value, and once
-more where all of them share in a mean gradient. Those of one class alone are not counted."""
 
 StageName = Literal["query runs", "scores", "trials", "networks"]
 """What is run one after the other; ``networks`` are the trials that prune one."""
@@ -76,7 +67,7 @@ def workload(
     queries = {query.key: query for run in plan.scores for query in run.queries}
     for (key, unit), count in _visits(study, plan.scores, n, store).items():
         model, shards = queries[key].model, len(make_shards(np.arange(queries[key].samples(n))))
-        passes = count // 3 if unit.quantity in LAST_LAYER else count
+        passes = count // 3 if QUANTITIES[unit.quantity].reads_last_layer else count
         found.append(Work("scores", model, passes, parts=shards))
     # Those that prune a network come after all that train one.
     trials = sorted(plan.trials, key=lambda run: run.dense is not None)
@@ -162,5 +153,5 @@ def _visits(
         for query, unit in gradient_units(study, run):
             config = unit_config(query, unit, study.score_precision)
             if store is None or store.find("gradients", config) is None:
-                found[query.key, unit] = VISITS[unit.quantity] * query.samples(n)
+                found[query.key, unit] = QUANTITIES[unit.quantity].visits * query.samples(n)
     return found

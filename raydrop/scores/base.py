@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from raydrop.errors import ConfigError, ScoringError
 from raydrop.models import Head
-from raydrop.scores.source import LAST_LAYER, GradientSource, Quantity
+from raydrop.scores.quantities import QUANTITIES, QuantityName
+from raydrop.scores.source import GradientSource
 from raydrop.training.trace import Trace
 
 Reads = Literal["nothing", "run", "initialisations", "partitions"]
@@ -96,13 +97,13 @@ class CheckpointMethod(ScoreMethod):
 
     looks_at: ClassVar[LooksAt]
     """Checkpoints that it reads."""
-    quantities: ClassVar[tuple[Quantity, ...]]
+    quantities: ClassVar[tuple[QuantityName, ...]]
     """What it reads at each of them; the cost of a score, and what it needs of a model, follow from
     these."""
 
     def check_model(self, model: str, head: Head) -> None:
         """Refuse a model without a last linear layer where the method reads that."""
-        if head.is_linear or not set(self.quantities) & set(LAST_LAYER):
+        if head.is_linear or not any(QUANTITIES[q].reads_last_layer for q in self.quantities):
             return
         raise ConfigError(
             f"Expected a query model whose logits come from a linear layer, which {self.name} "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,27 +20,16 @@ from torch import Tensor
 from raydrop.data.batches import PreparedData, make_batches
 from raydrop.errors import ScoringError, in_one_line
 from raydrop.models import build_model
-from raydrop.scores.embeddings import embeddings_of
-from raydrop.scores.gradients import (
-    gradient_sum,
-    last_layer_only,
-    norm_and_dot,
-    parameters_of,
-    per_sample_dot,
-    per_sample_norm,
-)
+from raydrop.scores.gradients import gradient_sum, parameters_of
 from raydrop.scores.gradients.memory import batch_size_for
 from raydrop.scores.gradients.tree import PairwiseSum
+from raydrop.scores.quantities import PER_SAMPLE, Task
 from raydrop.study import ScoringPrecision
 from raydrop.training.checkpoints import load_state
 from raydrop.training.halving import Halving
 
 T = TypeVar("T")
-
-Task = Literal["gradient_sum", "norm", "last_layer_norm", "dot", "norm_and_dot", "embedding"]
-"""sum_i g_i; || g_i ||; the same over the last layer's parameters alone; <v, g_i>; both || g_i ||
-and <v, g_i>; the input of the last linear layer. g_i is the gradient of sample i's own loss over
-all trainable parameters."""
+Vector = NDArray[np.float32]
 
 SCORING_BATCH = 128
 """Most samples per pass; larger batches gain nothing, and a fixed limit keeps bits the same."""
@@ -73,18 +62,14 @@ def make_shards(positions: NDArray[np.int64]) -> tuple[Shard, ...]:
     """
     positions = np.asarray(positions, dtype=np.int64)
     if not len(positions) or (np.diff(positions) <= 0).any():
+        found = np.array2string(positions, threshold=6, edgeitems=3)
         raise ScoringError(
-            f"Expected ascending positions of samples, found {_shortened(positions)}; "
-            "sort them with np.unique, and leave none out."
+            f"Expected ascending positions of samples, found {found}; sort them with np.unique, "
+            "and leave none out."
         )
     size = min(max(-(-len(positions) // 64), 64), 8192)
     starts = range(0, len(positions), size)
     return tuple(Shard(i, positions[start : start + size]) for i, start in enumerate(starts))
-
-
-def rows_of(task: Task) -> int | None:
-    """Return R, the values that a per-sample task gives of each sample; None if the model says."""
-    return {"norm_and_dot": 2, "embedding": None}.get(task, 1)
 
 
 def ignore(_: object) -> None:
@@ -99,7 +84,7 @@ def default_memory(device: torch.device) -> int:
 
 
 class GradientWorker:
-    """Computes one shard at a time; an ordinary class, made an actor only where a pool is built."""
+    """Computes one shard at a time; an ordinary class, made an actor only where a crew is built."""
 
     def __init__(
         self,
@@ -121,7 +106,7 @@ class GradientWorker:
         Raises:
             ScoringError: If a parameter is complex.
         """
-        self._device = torch.device(device)
+        self._device, self._precision = torch.device(device), precision
         dataset = data.dataset
         self._batches = make_batches(data, dataset.train, self._device)
         shape = dataset.image_shape
@@ -135,13 +120,8 @@ class GradientWorker:
                 f"{complex_ones[0]!r} in {model}; keep real and imaginary parts in parameters of "
                 "their own."
             )
-        self._precision = precision
-        most = batch_size_for(
-            self._model,
-            dataset.image_shape,
-            default_memory(self._device) if memory_bytes is None else memory_bytes,
-            limit=SCORING_BATCH,
-        )
+        memory = default_memory(self._device) if memory_bytes is None else memory_bytes
+        most = batch_size_for(self._model, shape, memory, limit=SCORING_BATCH)
         self._halving = Halving(most, ScoringError)
 
     @property
@@ -151,25 +131,19 @@ class GradientWorker:
         return self._halving.most
 
     def run(
-        self,
-        task: Task,
-        shard: Shard,
-        state: NDArray[np.float32],
-        direction: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32]:
+        self, task: Task, shard: Shard, state: Vector, direction: Vector | None = None
+    ) -> Vector:
         """Compute one shard.
 
         Args:
             task: What is wanted.
             shard: Of which samples, M of them.
             state: A checkpoint, as :func:`raydrop.training.checkpoints.flat_state` gives it.
-            direction: For ``dot`` and ``norm_and_dot``: the direction v, all trainable parameters
-                in their order, (P,).
+            direction: For ``dot``: v, all trainable parameters in their order, (P,).
 
         Returns:
-            The sum of gradients (P,) for ``gradient_sum``; norms and dot products (2, M) for
-            ``norm_and_dot``; embeddings (D, M) for ``embedding``; otherwise one value per sample,
-            (1, M).
+            The sum of gradients (P,) for ``gradient_sum``; otherwise the values of each sample,
+            (R, M).
 
         Raises:
             ScoringError: If the model, the labels or the direction do not fit; see
@@ -178,20 +152,25 @@ class GradientWorker:
         load_state(self._model, state)
         if task == "gradient_sum":
             return self._gradient_sum(shard)
-        compute = self._per_sample(task, direction)
+        quantity, named = PER_SAMPLE[task], None
+        if quantity.mean_over != "none":
+            named = _named(direction, parameters_of(self._model))
+
+        def compute(images: Tensor, labels: Tensor) -> Tensor:
+            return quantity.compute(self._model, images, labels, named, self._precision)
+
         values = torch.cat(list(self._in_batches(shard, compute)), dim=1)
         return values.float().cpu().numpy()
 
-    def add(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    def add(self, a: Vector, b: Vector) -> Vector:
         """Return a + b, (P,) each: one node of the tree that sums the shards.
 
         What overflows is found in the sum, by :meth:`ShardedGradients.mean_gradient`.
         """
         with np.errstate(over="ignore", invalid="ignore"):
-            total: NDArray[np.float32] = a + b
-        return total
+            return a + b
 
-    def _gradient_sum(self, shard: Shard) -> NDArray[np.float32]:
+    def _gradient_sum(self, shard: Shard) -> Vector:
         """Return the sum of gradients, (P,), accumulated in float64 in one vector."""
         parameters = parameters_of(self._model)
         sizes = [value.numel() for value in parameters.values()]
@@ -206,38 +185,6 @@ class GradientWorker:
                 piece += sums[name].reshape(-1)
         return total.float().cpu().numpy()
 
-    def _per_sample(
-        self, task: Task, direction: NDArray[np.float32] | None
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return what computes the values (R, B) of a batch."""
-        model, precision = self._model, self._precision
-
-        def norms(images: Tensor, labels: Tensor) -> Tensor:
-            return per_sample_norm(model, images, labels, precision=precision)[None]
-
-        def last_layer_norms(images: Tensor, labels: Tensor) -> Tensor:
-            with last_layer_only(model):
-                return norms(images, labels)
-
-        def embedded(images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG001 - like the others
-            return embeddings_of(model, images, precision=precision).T
-
-        if task == "embedding":
-            return embedded
-        if task == "norm":
-            return norms
-        if task == "last_layer_norm":
-            return last_layer_norms
-        vector = _named(direction, parameters_of(model))
-
-        def dots(images: Tensor, labels: Tensor) -> Tensor:
-            return per_sample_dot(model, images, labels, vector, precision=precision)[None]
-
-        def both(images: Tensor, labels: Tensor) -> Tensor:
-            return torch.stack(norm_and_dot(model, images, labels, vector, precision=precision))
-
-        return dots if task == "dot" else both
-
     def _in_batches(self, shard: Shard, compute: Callable[[Tensor, Tensor], T]) -> Iterator[T]:
         """Yield what is computed of a shard, batch by batch, in the order of its samples."""
         # A copy, because Ray's shared memory is read-only.
@@ -247,15 +194,27 @@ class GradientWorker:
             yield from self._halving(compute, images, labels)
 
 
+def _named(vector: Vector | None, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Cut a flat vector (P,) into tensors of the parameters' names and shapes."""
+    sizes = [value.numel() for value in parameters.values()]
+    if vector is None or vector.shape != (sum(sizes),):
+        found = "none" if vector is None else f"shape {vector.shape}"
+        raise ScoringError(
+            f"Expected a direction of {sum(sizes)} numbers, one per trainable parameter, found "
+            f"{found}; use the mean gradient of the same model."
+        )
+    pieces = torch.from_numpy(np.array(vector)).split(sizes)
+    return {
+        name: piece.view(value.shape).to(value.device)
+        for (name, value), piece in zip(parameters.items(), pieces, strict=True)
+    }
+
+
 class FailedShardsError(ScoringError):
     """What an executor raises once everything else is done; it names shards by position."""
 
     def __init__(self, failures: Sequence[tuple[Shard, str]]) -> None:
-        """Keep what failed.
-
-        Args:
-            failures: Shards, each with the reason in a few words; the first one is named.
-        """
+        """Keep shards, each with the reason in a few words; the first one is named."""
         super().__init__(failures)
         self.failures = tuple(failures)
 
@@ -272,23 +231,21 @@ class FailedShardsError(ScoringError):
 class Executor(Protocol):
     """Runs shards somewhere."""
 
-    def share(self, array: NDArray[np.float32]) -> Any:
+    def share(self, array: Vector) -> Any:
         """Return a handle that every later call may name instead of the array."""
-        ...
 
     def map(
         self, task: Task, shards: Iterable[Shard], state: Any, direction: Any = None
-    ) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
+    ) -> Iterator[tuple[Shard, Vector]]:
         """Run a per-sample task on every shard; yield the results as they are done, in any order.
 
         Raises:
             FailedShardsError: If shards failed, once all the others are done.
         """
-        ...
 
     def reduce(
         self, shards: Sequence[Shard], state: Any, on_shard: Callable[[Shard], object] = ignore
-    ) -> NDArray[np.float32]:
+    ) -> Vector:
         """Return the sum of all samples' gradients, (P,), along the tree of :mod:`.tree`.
 
         Args:
@@ -299,15 +256,14 @@ class Executor(Protocol):
         Raises:
             FailedShardsError: As soon as a shard failed, because no sum could be kept.
         """
-        ...
 
 
 def summed(
-    run: Callable[[Shard], NDArray[np.float32]],
-    add: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]],
+    run: Callable[[Shard], Vector],
+    add: Callable[[Vector, Vector], Vector],
     shards: Sequence[Shard],
     on_shard: Callable[[Shard], object] = ignore,
-) -> NDArray[np.float32]:
+) -> Vector:
     """Return what is run of some shards, one after the other, summed along their tree.
 
     Of shards that are the addends of a node of a larger tree it is that node's part, to the bit.
@@ -318,7 +274,7 @@ def summed(
         shards: At least one; their order is that of the sum.
         on_shard: Is told each shard when it is done.
     """
-    tree = PairwiseSum[NDArray[np.float32]](len(shards))
+    tree = PairwiseSum[Vector](len(shards))
     for place, shard in enumerate(shards):
         node = tree.put(place, run(shard))
         while node is not None:
@@ -329,18 +285,18 @@ def summed(
 
 
 class LocalExecutor:
-    """Runs shards one after the other in this process."""
+    """Runs shards one after the other in this process; see :class:`Executor`."""
 
     def __init__(self, worker: GradientWorker) -> None:
         self._worker = worker
 
-    def share(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    def share(self, array: Vector) -> Vector:
         """Return the array itself."""
         return array
 
     def map(
         self, task: Task, shards: Iterable[Shard], state: Any, direction: Any = None
-    ) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
+    ) -> Iterator[tuple[Shard, Vector]]:
         """See :class:`Executor`."""
         errors: list[FailedShardsError] = []
         for shard in shards:
@@ -356,15 +312,15 @@ class LocalExecutor:
 
     def reduce(
         self, shards: Sequence[Shard], state: Any, on_shard: Callable[[Shard], object] = ignore
-    ) -> NDArray[np.float32]:
+    ) -> Vector:
         """See :class:`Executor`."""
 
-        def run(shard: Shard) -> NDArray[np.float32]:
+        def run(shard: Shard) -> Vector:
             return self._run("gradient_sum", shard, state, None)
 
         return summed(run, self._worker.add, shards, on_shard)
 
-    def _run(self, task: Task, shard: Shard, state: Any, direction: Any) -> NDArray[np.float32]:
+    def _run(self, task: Task, shard: Shard, state: Any, direction: Any) -> Vector:
         try:
             return self._worker.run(task, shard, state, direction)
         except Exception as error:
@@ -375,7 +331,7 @@ class LocalExecutor:
 class Partial:
     """Values of samples as far as they are there; kept up to date while shards are run."""
 
-    values: NDArray[np.float32]
+    values: Vector
     """Values, (R, M), for M positions; zero where not written. (0, M) until the first ones are
     written, where the model says how many a sample has."""
     written: NDArray[np.bool_]
@@ -385,6 +341,25 @@ class Partial:
     def empty(cls, rows: int | None, samples: int) -> Partial:
         """Return one for ``samples`` samples with ``rows`` values each, none of them written."""
         return cls(np.zeros((rows or 0, samples), np.float32), np.zeros(samples, np.bool_))
+
+    def check_fits(self, rows: int | None, samples: int) -> None:
+        """Refuse another shape, so that nothing is mixed up."""
+        rows = len(self.values) if rows is None else rows
+        if self.values.shape != (rows, samples) or self.written.shape != (samples,):
+            raise ScoringError(
+                f"Expected a partial result of shape ({rows}, {samples}), found "
+                f"{self.values.shape} with flags {self.written.shape}; it belongs to another task "
+                "or other samples, so leave it out."
+            )
+
+    def write(self, place: slice, values: Vector) -> NDArray[np.bool_]:
+        """Write the finite values (R, m) of a shard; return which samples' are."""
+        if not len(self.values):
+            self.values = np.zeros((len(values), len(self.written)), np.float32)
+        finite = np.asarray(np.isfinite(values).all(axis=0))
+        self.values[:, place][:, finite] = values[:, finite]
+        self.written[place] |= finite
+        return finite
 
 
 class ShardedGradients:
@@ -403,18 +378,9 @@ class ShardedGradients:
             ids: Sample ids of the training set, (N,), by which messages name samples.
             on_samples: Is told how many samples are newly done, whenever some are.
         """
-        self._executor = executor
-        self._ids = ids
-        self._on_samples = on_samples
+        self._executor, self._ids, self._on_samples = executor, ids, on_samples
 
-    @property
-    def n(self) -> int:
-        """Samples of the training set."""
-        return len(self._ids)
-
-    def mean_gradient(
-        self, state: NDArray[np.float32], positions: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
+    def mean_gradient(self, state: Vector, positions: NDArray[np.int64]) -> Vector:
         """Return G = (1/M) sum_i g_i over M samples at a checkpoint, (P,).
 
         g_i is the gradient of sample i's own loss over all trainable parameters. Each shard is
@@ -428,9 +394,13 @@ class ShardedGradients:
         Raises:
             ScoringError: If a shard failed, or a gradient is not finite; names it by sample ids.
         """
-        shards = make_shards(positions)
+        shared = self._executor.share(state)
+
+        def told(shard: Shard) -> None:
+            self._on_samples(len(shard.positions))
+
         try:
-            total = self._executor.reduce(shards, self._executor.share(state), self._on_shard)
+            total = self._executor.reduce(make_shards(positions), shared, told)
         except FailedShardsError as error:
             raise self._by_ids("gradient_sum", error) from error
         if not np.isfinite(total).all():
@@ -445,40 +415,43 @@ class ShardedGradients:
     def per_sample(
         self,
         task: Task,
-        state: NDArray[np.float32],
+        state: Vector,
         positions: NDArray[np.int64],
-        direction: NDArray[np.float32] | None = None,
+        direction: Vector | None = None,
         partial: Partial | None = None,
-    ) -> NDArray[np.float32]:
-        """Return values of M samples at a checkpoint.
+    ) -> Vector:
+        """Return values of M samples at a checkpoint, (R, M).
 
         Args:
             task: Any but ``gradient_sum``.
             state: A checkpoint, as :func:`raydrop.training.checkpoints.flat_state` gives it.
             positions: Ascending positions of the samples in the training set, (M,).
-            direction: For ``dot`` and ``norm_and_dot``: v, (P,).
+            direction: For ``dot``: v, (P,).
             partial: What is there already. Shards without a gap are not run again, and what is
                 computed is written into it, so that after an exception it is worth keeping.
-
-        Returns:
-            The values (R, M): norms and dot products for ``norm_and_dot``, D rows for
-            ``embedding``, otherwise one row.
 
         Raises:
             ScoringError: If a shard failed, or a value is not finite; names it by sample ids, once
                 all the others are written.
         """
-        shards = make_shards(positions)
-        partial = _fitting(partial, rows_of(task), len(positions))
-        places = _places(shards)
+        shards, rows = make_shards(positions), PER_SAMPLE[task].rows
+        partial = Partial.empty(rows, len(positions)) if partial is None else partial
+        partial.check_fits(rows, len(positions))
+        first = np.searchsorted(positions, [shard.positions[0] for shard in shards]).tolist()
+        ends = [*first[1:], len(positions)]
+        places = {shard.index: slice(*at) for shard, *at in zip(shards, first, ends, strict=True)}
         todo = [shard for shard in shards if not partial.written[places[shard.index]].all()]
         shared = self._executor.share(state)
         vector = None if direction is None else self._executor.share(direction)
         bad: set[int] = set()
         try:
             for shard, values in self._executor.map(task, todo, shared, vector):
-                finite = self._write(partial, places[shard.index], values)
+                place = places[shard.index]
+                before = partial.written[place].sum()
+                finite = partial.write(place, values)
                 bad.update(self._ids[shard.positions[~finite]].tolist())
+                if newly := int(partial.written[place].sum() - before):
+                    self._on_samples(newly)
         except FailedShardsError as error:
             raise self._by_ids(task, error) from error
         _check_finite(task, sorted(bad))
@@ -489,23 +462,6 @@ class ShardedGradients:
                 "missing."
             )
         return partial.values
-
-    def _on_shard(self, shard: Shard) -> None:
-        self._on_samples(len(shard.positions))
-
-    def _write(
-        self, partial: Partial, place: slice, values: NDArray[np.float32]
-    ) -> NDArray[np.bool_]:
-        """Write the finite values (R, M) of a shard; return which samples' are."""
-        if not len(partial.values):
-            partial.values = np.zeros((len(values), len(partial.written)), np.float32)
-        finite = np.asarray(np.isfinite(values).all(axis=0))
-        newly = int((finite & ~partial.written[place]).sum())
-        partial.values[:, place][:, finite] = values[:, finite]
-        partial.written[place] |= finite
-        if newly:
-            self._on_samples(newly)
-        return finite
 
     def _by_ids(self, task: Task, error: FailedShardsError) -> ScoringError:
         """Return the error that names the first shard by the ids of its samples."""
@@ -518,29 +474,6 @@ class ShardedGradients:
         )
 
 
-def _places(shards: Sequence[Shard]) -> Mapping[int, slice]:
-    """Return where each shard's samples lie among all positions, by its index."""
-    places, start = {}, 0
-    for shard in shards:
-        places[shard.index] = slice(start, start + len(shard.positions))
-        start += len(shard.positions)
-    return places
-
-
-def _fitting(partial: Partial | None, rows: int | None, samples: int) -> Partial:
-    """Return a partial result of the right shape: the given one, or an empty one."""
-    if partial is None:
-        return Partial.empty(rows, samples)
-    rows = len(partial.values) if rows is None else rows
-    if partial.values.shape != (rows, samples) or partial.written.shape != (samples,):
-        raise ScoringError(
-            f"Expected a partial result of shape ({rows}, {samples}), found "
-            f"{partial.values.shape} with flags {partial.written.shape}; it belongs to another "
-            "task or other samples, so leave it out."
-        )
-    return partial
-
-
 def _check_finite(task: Task, bad: list[int]) -> None:
     """Raise if there are ids of samples whose values are not finite."""
     if bad:
@@ -549,25 +482,3 @@ def _check_finite(task: Task, bad: list[int]) -> None:
             f"ids {', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''}; the query run "
             "probably diverged, so lower learning_rate."
         )
-
-
-def _named(
-    vector: NDArray[np.float32] | None, parameters: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Cut a flat vector (P,) into tensors of the parameters' names and shapes."""
-    sizes = [value.numel() for value in parameters.values()]
-    if vector is None or vector.shape != (sum(sizes),):
-        found = "none" if vector is None else f"shape {vector.shape}"
-        raise ScoringError(
-            f"Expected a direction of {sum(sizes)} numbers, one per trainable parameter, found "
-            f"{found}; use the mean gradient of the same model."
-        )
-    pieces = torch.from_numpy(np.array(vector)).split(sizes)
-    return {
-        name: piece.view(value.shape).to(value.device)
-        for (name, value), piece in zip(parameters.items(), pieces, strict=True)
-    }
-
-
-def _shortened(positions: NDArray[np.int64]) -> str:
-    return np.array2string(positions, threshold=6, edgeitems=3)

@@ -8,23 +8,15 @@ the work loses at most what was under way.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.errors import ScoringError
-from raydrop.scores.sharding import Partial, ShardedGradients, Task, rows_of
+from raydrop.scores.quantities import QUANTITIES, QuantityName
+from raydrop.scores.sharding import Partial, ShardedGradients
 from raydrop.training.trace import Trace
-
-Quantity = Literal["norm", "last_layer_norm", "dot_with_mean", "dot_with_class_mean", "embedding"]
-"""|| g_i ||; the same over the last layer's parameters alone; <G, g_i> with G the mean gradient of
-the samples that the query run covers; <G_c, g_i> with G_c that of one class among them; the input
-of the last linear layer."""
-
-LAST_LAYER: tuple[Quantity, ...] = ("last_layer_norm", "embedding")
-"""Quantities that are read off the last linear layer alone: they take no backward pass, and a model
-whose logits come from such a layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +63,9 @@ class Unit:
 
     epoch: int
     """Epoch of the checkpoint, from 1."""
-    quantity: Quantity
-    """What is computed."""
+    quantity: QuantityName
     klass: int | None = None
-    """Class whose mean gradient is meant, for ``dot_with_class_mean``."""
+    """Class whose mean gradient is meant, where it is that of one class."""
 
 
 class UnitCache(Protocol):
@@ -85,19 +76,15 @@ class UnitCache(Protocol):
 
     def read(self, unit: Unit) -> NDArray[np.float32] | None:
         """Return the values of a finished unit, or None."""
-        ...
 
     def write(self, unit: Unit, values: NDArray[np.float32]) -> None:
         """Keep the values of a finished unit, and forget what was there of it unfinished."""
-        ...
 
     def read_partial(self, unit: Unit) -> Partial | None:
         """Return what an earlier run left of a unit, or None."""
-        ...
 
     def write_partial(self, unit: Unit, partial: Partial) -> None:
         """Keep what there is of a unit."""
-        ...
 
 
 class GradientSource:
@@ -128,83 +115,62 @@ class GradientSource:
         self.labels: NDArray[np.int64] = labels[run.positions]
         self._gradients, self._cache = gradients, cache
 
-    @property
-    def validation_recalls(self) -> NDArray[np.float64] | None:
-        """Recall of each class on validation, (K,), of the trained query model, or None."""
-        return self.run.validation_recalls
+    def values(
+        self, quantity: QuantityName, epoch: int, klass: int | None = None
+    ) -> NDArray[np.float64]:
+        """Return a quantity of one number per sample after an epoch, (M,).
 
-    def norms(self, epoch: int) -> NDArray[np.float64]:
-        """Return || g_i || over all trainable parameters after an epoch, (M,)."""
-        return self._values(Unit(epoch, "norm"), "norm")
-
-    def last_layer_norms(self, epoch: int) -> NDArray[np.float64]:
-        """Return || g_i || over the parameters of the last layer alone after an epoch, (M,)."""
-        return self._values(Unit(epoch, "last_layer_norm"), "last_layer_norm")
-
-    def dots_with_mean(self, epoch: int) -> NDArray[np.float64]:
-        """Return <G, g_i> after an epoch, (M,); G is the mean of all M gradients g_i."""
-        return self._values(Unit(epoch, "dot_with_mean"), "dot", self.positions)
-
-    def norms_and_dots_with_mean(
-        self, epoch: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return :meth:`norms` and :meth:`dots_with_mean` after an epoch, each (M,)."""
-        return self.norms(epoch), self.dots_with_mean(epoch)
-
-    def dots_with_class_mean(self, epoch: int, klass: int) -> NDArray[np.float64]:
-        """Return <G_c, g_i> after an epoch, (M,); G_c is the mean gradient of class ``klass``.
+        Args:
+            quantity: Any of :data:`raydrop.scores.quantities.QUANTITIES` but embeddings.
+            epoch: From 1.
+            klass: Class whose mean gradient is meant, where it is that of one class.
 
         Raises:
             ScoringError: If the class has no sample.
         """
-        members = self.positions[self.labels == klass]
-        if not len(members):
-            raise ScoringError(
-                f"Expected training samples of class {klass} for its mean gradient, found none; "
-                "choose a class that the training set has."
-            )
-        return self._values(Unit(epoch, "dot_with_class_mean", klass), "dot", members)
+        values = self._read(Unit(epoch, quantity, klass))
+        return values.astype(np.float64)
 
     def embeddings(self) -> NDArray[np.float32]:
         """Return what the last linear layer of the trained query model gets to see, (M, D)."""
-        unit = Unit(self.run.last_epoch, "embedding")
-        rows = self._cache.read(unit)
-        if rows is None:
-            rows = self._computed(unit, "embedding", None)
-            self._cache.write(unit, rows)
-        return np.ascontiguousarray(rows.T)
+        return np.ascontiguousarray(self._read(Unit(self.run.last_epoch, "embedding")).T)
 
-    def _values(
-        self, unit: Unit, task: Task, mean_over: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float64]:
-        """Return a unit of one number per sample from the cache, or compute and keep it.
-
-        Args:
-            unit: What is wanted.
-            task: How it is computed.
-            mean_over: Positions whose mean gradient is the direction, where the task takes one.
-        """
+    def _read(self, unit: Unit) -> NDArray[np.float32]:
+        """Return the values of a unit, (R, M) or (M,), from the cache, or compute and keep them."""
         values = self._cache.read(unit)
         if values is None:
-            values = np.ascontiguousarray(self._computed(unit, task, mean_over)[0])
+            values = self._computed(unit)
+            if QUANTITIES[unit.quantity].rows == 1:
+                values = np.ascontiguousarray(values[0])
             self._cache.write(unit, values)
-        return values.astype(np.float64)
+        return values
 
-    def _computed(
-        self, unit: Unit, task: Task, mean_over: NDArray[np.int64] | None
-    ) -> NDArray[np.float32]:
+    def _computed(self, unit: Unit) -> NDArray[np.float32]:
         """Return a unit's values, (R, M)."""
+        quantity, samples = QUANTITIES[unit.quantity], self._mean_over(unit)
         partial = self._cache.read_partial(unit)
         if partial is None:
-            partial = Partial.empty(rows_of(task), len(self.positions))
-        state = self.run.state_after(unit.epoch)
+            partial = Partial.empty(quantity.rows, len(self.positions))
+        state, mean = self.run.state_after(unit.epoch), None
         try:
-            mean = None
-            if mean_over is not None:
-                mean = self._gradients.mean_gradient(state, mean_over)
-            return self._gradients.per_sample(task, state, self.positions, mean, partial)
+            if samples is not None:
+                mean = self._gradients.mean_gradient(state, samples)
+            return self._gradients.per_sample(quantity.task, state, self.positions, mean, partial)
         except BaseException:
             # Also where the user interrupts: hours of work may be in it.
             if partial.written.any():
                 self._cache.write_partial(unit, partial)
             raise
+
+    def _mean_over(self, unit: Unit) -> NDArray[np.int64] | None:
+        """Return the positions whose mean gradient is a unit's direction, or None."""
+        mean_over = QUANTITIES[unit.quantity].mean_over
+        if mean_over != "class":
+            return self.positions if mean_over == "all" else None
+        members: NDArray[np.int64] = self.positions[self.labels == unit.klass]
+        if not len(members):
+            raise ScoringError(
+                f"Expected training samples of class {unit.klass} for its mean gradient, found "
+                "none; choose a class that the training set has."
+            )
+        return members

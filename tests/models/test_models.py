@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from raydrop import models
 from raydrop.errors import ConfigError, NetworkError, ScoringError
 from raydrop.models import MODELS, Head, ImageShape, build_model, head_of
-from raydrop.network.adapter import coupling_of
 from raydrop.network.measure import network_size
 from raydrop.network.saving import NetworkSpec, skeleton
-from raydrop.scores.embeddings import embeddings_of
+from raydrop.network.tracing import coupling_of
 from raydrop.scores.gradients import coverage, last_layer_only, last_linear, per_sample_norm
 from raydrop.scores.gradients.memory import bytes_per_sample
+from raydrop.scores.quantities import embeddings_of
 
 SMALL_MODELS = ("small_cnn", "resnet18", "resnet56", "vgg16")
 EVERY = torchvision.models.list_models(module=torchvision.models)
@@ -88,7 +88,7 @@ def test_vgg_parameters_by_the_formula(name: str, depths: tuple[int, ...]) -> No
 
 def test_small_cnn_is_as_small_as_its_description_says() -> None:
     assert count(build_model("small_cnn", 10, (1, 8, 8))) == 7_514
-    assert "7,514" in MODELS["small_cnn"]
+    assert "7,514" in MODELS["small_cnn"].summary
 
 
 @pytest.mark.parametrize(("side", "stride", "kernel"), [(64, 1, 3), (65, 2, 7)])
@@ -218,7 +218,10 @@ def test_images_that_do_not_fit(name: str, shape: tuple[int, int, int], found: s
 
 
 def test_every_model_has_one_line() -> None:
-    assert all(text and "\n" not in text and len(text) < 90 for text in MODELS.values())
+    for each in MODELS.values():
+        assert each.summary
+        assert "\n" not in each.summary
+        assert len(each.summary) < 90
 
 
 Fetched = list[str]

@@ -29,13 +29,13 @@ from raydrop.plan import make_plan, trial_configs
 from raydrop.plan.runs import gradient_units, score_run
 from raydrop.plan.workload import sample_passes, visited_samples, workload
 from raydrop.scores import METHODS, EmbeddingMethod, score_method
-from raydrop.scores.embeddings import embeddings_of
 from raydrop.scores.gradients import last_linear
 from raydrop.scores.methods import k_center, ssp
 from raydrop.scores.methods.ccs import Ccs, ccs_order, strata_of
 from raydrop.scores.methods.k_center import KCenter, greedy_order
 from raydrop.scores.methods.moderate import Moderate
 from raydrop.scores.methods.ssp import Ssp, distances_to_nearest, normalised, prototypes
+from raydrop.scores.quantities import embeddings_of
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
 from raydrop.stages.queries import load_query, run_query
 from raydrop.stages.scoring import run_score

@@ -279,7 +279,7 @@ def test_the_class_that_is_worst_off() -> None:
     assert worst_class(np.array([0.5, 0.9, 0.2, 0.0]), labels) == 2
     source, _ = _source(np.random.default_rng(0))
     with pytest.raises(ScoringError, match="training samples of class 3 for its mean gradient"):
-        source.dots_with_class_mean(7, 3)
+        source.values("dot_with_class_mean", 7, 3)
 
 
 def test_a_source_computes_each_quantity_once_whoever_asks_first(
@@ -291,10 +291,8 @@ def test_a_source_computes_each_quantity_once_whoever_asks_first(
     MosoLoo().from_gradients(source)
     TracinSelf().from_gradients(source)
     assert engine.tasks[4:] == ["norm"] * 2
-    source.norms_and_dots_with_mean(7)
-    source.dots_with_class_mean(7, 0)
-    source.dots_with_class_mean(7, 1)
-    source.dots_with_class_mean(7, 0)
+    for klass in (0, 1, 0):
+        source.values("dot_with_class_mean", 7, klass)
     assert engine.tasks[6:] == ["gradient_sum", "dot"] * 2
 
 

@@ -27,12 +27,12 @@ class ClassAlignment(GradientMethod):
 
     def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
         """Return the alignments (M,)."""
-        assert source.validation_recalls is not None
-        worst = worst_class(source.validation_recalls, source.labels)
+        assert source.run.validation_recalls is not None
+        worst = worst_class(source.run.validation_recalls, source.labels)
         total = np.zeros(len(source.positions))
         for epoch in source.run.sampled:
             rate = source.run.rate_after(epoch)
-            total += rate * source.dots_with_class_mean(epoch, worst)
+            total += rate * source.values("dot_with_class_mean", epoch, worst)
         return total
 
 

@@ -27,4 +27,4 @@ class Grand(GradientMethod):
     def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
         """Return the gradient norms (M,) after the run's early epoch."""
         assert source.run.score_epoch is not None
-        return source.norms(source.run.score_epoch)
+        return source.values("norm", source.run.score_epoch)

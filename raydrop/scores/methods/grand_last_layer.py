@@ -28,4 +28,4 @@ class GrandLastLayer(GradientMethod):
     def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
         """Return the gradient norms (M,) after the run's early epoch."""
         assert source.run.score_epoch is not None
-        return source.last_layer_norms(source.run.score_epoch)
+        return source.values("last_layer_norm", source.run.score_epoch)

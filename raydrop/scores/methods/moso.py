@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class Moso(GradientMethod):
 
     def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
         """Return the scores (M,)."""
-        return moso_scores(source, source.dots_with_mean)
+        return moso_scores(source, partial(source.values, "dot_with_mean"))
 
 
 class MosoLoo(GradientMethod):
@@ -101,7 +102,7 @@ class MosoLoo(GradientMethod):
             )
 
         def product(epoch: int) -> NDArray[np.float64]:
-            norms, dots = source.norms_and_dots_with_mean(epoch)
-            return leave_one_out(dots, norms, n)
+            norms = source.values("norm", epoch)
+            return leave_one_out(source.values("dot_with_mean", epoch), norms, n)
 
         return moso_scores(source, product)

@@ -30,5 +30,5 @@ class TracinSelf(GradientMethod):
         run = source.run
         total = np.zeros(len(source.positions))
         for epoch in run.sampled:
-            total += run.rate_after(epoch) * source.norms(epoch) ** 2
+            total += run.rate_after(epoch) * source.values("norm", epoch) ** 2
         return total

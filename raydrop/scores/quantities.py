@@ -1,0 +1,148 @@
+"""What scores read of a sample at a checkpoint, each quantity declared once.
+
+Shards compute what is declared here, sources keep it, and the plan counts what it takes. g_i is
+the gradient of sample i's own loss over all trainable parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from raydrop.errors import ScoringError
+from raydrop.models import check_eager
+from raydrop.scores.gradients import (
+    check_eval,
+    last_layer_only,
+    last_linear,
+    per_sample_dot,
+    per_sample_norm,
+)
+from raydrop.study import ScoringPrecision
+
+QuantityName = Literal[
+    "norm", "last_layer_norm", "dot_with_mean", "dot_with_class_mean", "embedding"
+]
+Task = Literal["gradient_sum", "norm", "last_layer_norm", "dot", "embedding"]
+"""What is computed of a shard: sum_i g_i, (P,), or the values of each sample."""
+Compute = Callable[
+    [nn.Module, Tensor, Tensor, "Mapping[str, Tensor] | None", ScoringPrecision], Tensor
+]
+"""From a model, images, labels, a direction and a precision to values (R, B)."""
+
+
+@torch.no_grad()
+def embeddings_of(
+    model: nn.Module, inputs: Tensor, *, precision: ScoringPrecision = "fp32"
+) -> Tensor:
+    """Return the inputs of a model's last linear layer, the penultimate embeddings.
+
+    With z_i the embedding of sample i, W the layer's weight and b its bias, the logits are
+    W z_i + b.
+
+    Args:
+        model: In eval mode; its last linear layer, in the order of its modules, is its head.
+        inputs: Images (B, ...).
+        precision: ``fp32`` computes in the model's own precision, ``bf16`` under autocast.
+
+    Returns:
+        Embeddings (B, D), in float32 or wider.
+
+    Raises:
+        ScoringError: If the model is in train mode, or the logits are not what its last linear
+            layer makes of one vector per sample.
+    """
+    check_eval(model)
+    head = last_linear(model)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def note(_: nn.Module, arguments: tuple[Any, ...], outputs: Tensor) -> None:
+        seen.append((arguments[0], outputs))
+
+    handle = head.register_forward_hook(note) if head else None
+    try:
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(inputs)
+    finally:
+        if handle is not None:
+            handle.remove()
+    if head is None:
+        check_eager(model, ScoringError)
+    if len(seen) != 1 or seen[0][0].ndim != 2 or seen[0][1].shape != logits.shape:
+        raise ScoringError(
+            "Expected a model whose logits come from its last linear layer, found "
+            f"{type(model).__name__}, where they do not; use a score that reads no embeddings."
+        )
+    embeddings = seen[0][0]
+    return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+
+
+def _norms(
+    model: nn.Module, images: Tensor, labels: Tensor, _: Any, precision: ScoringPrecision
+) -> Tensor:
+    return per_sample_norm(model, images, labels, precision=precision)[None]
+
+
+def _last_layer_norms(
+    model: nn.Module, images: Tensor, labels: Tensor, _: Any, precision: ScoringPrecision
+) -> Tensor:
+    with last_layer_only(model):
+        return _norms(model, images, labels, _, precision)
+
+
+def _dots(
+    model: nn.Module, images: Tensor, labels: Tensor, direction: Any, precision: ScoringPrecision
+) -> Tensor:
+    return per_sample_dot(model, images, labels, direction, precision=precision)[None]
+
+
+def _embeddings(
+    model: nn.Module, images: Tensor, _: Tensor, __: Any, precision: ScoringPrecision
+) -> Tensor:
+    return embeddings_of(model, images, precision=precision).T
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Values of a sample at a checkpoint, and the facts that others go by."""
+
+    task: Task
+    """What shards call it."""
+    compute: Compute
+    mean_over: Literal["none", "all", "class"] = "none"
+    """Samples whose mean gradient is the direction: none where it takes none, all that the query
+    run covers, or those of one class among them."""
+    reads_last_layer: bool = False
+    """Whether it is read off the last linear layer alone, by a forward pass."""
+    rows: int | None = 1
+    """R, the values of a sample; None where the model says how many."""
+
+    @property
+    def visits(self) -> int:
+        """How often each sample is put through the network.
+
+        Once for its own value, and once more where all of them share in a mean gradient; those of
+        one class alone are not counted.
+        """
+        return 2 if self.mean_over == "all" else 1
+
+
+QUANTITIES: Mapping[QuantityName, Quantity] = {
+    # || g_i ||
+    "norm": Quantity("norm", _norms),
+    # the same over the last layer's parameters alone
+    "last_layer_norm": Quantity("last_layer_norm", _last_layer_norms, reads_last_layer=True),
+    # <G, g_i>, with G the mean gradient of the samples that the query run covers
+    "dot_with_mean": Quantity("dot", _dots, "all"),
+    # <G_c, g_i>, with G_c that of one class among them
+    "dot_with_class_mean": Quantity("dot", _dots, "class"),
+    # the input of the last linear layer
+    "embedding": Quantity("embedding", _embeddings, reads_last_layer=True, rows=None),
+}
+
+PER_SAMPLE: Mapping[Task, Quantity] = {each.task: each for each in QUANTITIES.values()}
+"""Quantities by what shards call them, where only the direction makes a difference."""
