@@ -192,6 +192,8 @@ class Catalogue(Mapping[str, Some]):
         self._entries = {entry.name: entry for entry in entries}
         self._own = frozenset(self._entries)
         Catalogue.kinds[kind] = self
+        for entry in _WAITING.pop(kind, ()):
+            self.add(entry)
 
     def __getitem__(self, name: str) -> Some:
         return self._entries[name]
@@ -269,7 +271,15 @@ class Brought:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         for kind, entry in self.entries:
-            Catalogue.kinds[kind].add(entry)
+            known = Catalogue.kinds.get(kind)
+            if known is None:
+                _WAITING.setdefault(kind, []).append(entry)
+            elif entry.name not in known or known[entry.name].source != entry.source:
+                known.add(entry)
+
+
+_WAITING: dict[str, list[Entry[Any]]] = {}
+"""What was brought for catalogues that are not loaded yet, by kind."""
 
 
 def sources(*named: Named[Any]) -> dict[str, Any]:
