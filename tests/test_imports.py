@@ -22,7 +22,7 @@ ROOMS = {
     "study": set(),
     "store": {"study", "selection"},
     "data": {"study", "store"},
-    "models": {"data"},
+    "models": {"study", "data"},
     "training": {"study", "metrics", "store", "data", "models"},
     "scores": {"study", "metrics", "store", "data", "models", "training"},
     "network": {"study", "metrics", "store", "data", "models", "training"},

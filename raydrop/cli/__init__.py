@@ -459,8 +459,8 @@ def methods() -> None:
         console.print(table)
     for title, described in (("data sets", DATASETS), ("models", MODELS)):
         table = Table("name", "what it is", title=title, title_justify="left")
-        for name, text in described.items():
-            table.add_row(name, text)
+        for name, known in described.items():
+            table.add_row(name, known.summary)
         console.print(table)
 
 
@@ -685,7 +685,7 @@ def _show(directory: str | Path, by: str | None = None, *, pdf: bool = False) ->
 
 def _watch(directory: str, by: str | None, interval: float | None) -> None:
     """Follow a running sweep until it ends."""
-    from raydrop.frontier.live import INTERVAL, watch
+    from raydrop.frontier.watch import INTERVAL, watch
 
     try:
         watch(directory, console, by, INTERVAL if interval is None else interval)

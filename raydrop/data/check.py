@@ -21,7 +21,8 @@ import numpy as np
 from raydrop.data import DATASETS, load_dataset
 from raydrop.data.dataset import SMALL_SIDE, ArrayImages, FileImages, ImageDataset
 from raydrop.data.images import UnreadableImageError, open_image
-from raydrop.data.loaders.folder import IMAGE_SUFFIXES, LARGE_SHAPE, split_number
+from raydrop.data.loaders.files import LARGE_SHAPE, split_number
+from raydrop.data.loaders.folder import IMAGE_SUFFIXES
 from raydrop.data.spec import DatasetSpec, parse_spec
 from raydrop.data.thumbnails import CHANNELS
 from raydrop.errors import DataError, visible
@@ -45,6 +46,7 @@ _SAME = {
 _THUMBNAIL = re.compile(r"@eadir|__macosx|\.?_?thumb(nail)?s?|thumb[_-].*|synophoto_thumb.*", re.I)
 """Folders in which file managers keep small copies of images, and files that are such copies."""
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
+_RESIZED = "they are resized, whatever their proportions"
 _HASH = re.compile(r"[0-9a-f]{16,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
 
 Progress = Callable[[Sequence[int]], Iterable[int]]
@@ -156,34 +158,24 @@ def check_data(
         dataset = load_dataset(str(spec), data_root)
     except UnreadableImageError as error:
         raise _all_unreadable(spec, data_root, error, progress) from error
-    samples = _Samples.of(dataset)
-    seen = [
-        each
-        for split in dataset.splits().values()
-        for each in (
-            _seen_in_memory(split.images)
-            if isinstance(split.images, ArrayImages)
-            else (_seen(split.images, at, quick=quick) for at in progress(range(len(split))))
-        )
-    ]
+    samples = list(_samples(dataset, dataset, quick, progress))
     return DataCheck(
         spec=dataset.name,
         image_shape=dataset.image_shape,
         in_memory=dataset.fits_decoded(),
         horizontal_flip=dataset.horizontal_flip,
-        files=_files(seen),
+        files=_files([each for each in samples if each.format]),
         classes=_sizes(dataset, "class"),
         groups=_sizes(dataset, "group") if dataset.group_names else {},
         compared=_compared(dataset, quick),
         remarks=dataset.remarks,
         findings=(
-            *_unreadable(samples, seen),
+            *_unreadable(samples),
             *_odd_classes(dataset),
-            *_odd_tree(dataset, samples),
-            *_odd_sizes(dataset, samples, seen),
-            *_same_images(dataset, samples, seen),
-            *_few_in_validation(dataset, "class"),
-            *(_few_in_validation(dataset, "group") if dataset.group_names else ()),
+            *(_odd_tree(samples) if isinstance(dataset.train.images, FileImages) else ()),
+            *_odd_sizes(dataset, samples),
+            *_same_images(dataset, samples),
+            *(each for by in dataset.units() for each in _few_in_validation(dataset, by)),
         ),
     )
 
@@ -196,10 +188,9 @@ def glance(dataset: ImageDataset, decoded: ImageDataset, by: By | None = None) -
         decoded: The same, perhaps with images in memory; only then are they compared.
         by: Whether classes or groups are looked at too, or neither.
     """
-    parts = (split.images for split in decoded.splits().values())
-    seen = [s for part in parts if isinstance(part, ArrayImages) for s in _seen_in_memory(part)]
+    in_memory = isinstance(decoded.train.images, ArrayImages)
     return [
-        *(_same_images(dataset, _Samples.of(dataset), seen) if seen else ()),
+        *(_same_images(dataset, list(_samples(dataset, decoded))) if in_memory else ()),
         *(_few_in_validation(dataset, by) if by is not None else ()),
     ]
 
@@ -218,32 +209,15 @@ def understood(text: str, data_root: str | None) -> DatasetSpec:
     return parse_spec(text)
 
 
-class _Samples(NamedTuple):
-    """All samples of a data set: those of train, then of validation, then of test."""
+class _Sample(NamedTuple):
+    """A sample, and what was seen of its image."""
 
-    splits: list[str]
-    names: list[str]
-    """Files, or split and id."""
-    classes: list[str]
-    noisy: list[bool]
+    split: str
+    name: str
+    """Its file, or split and id."""
+    of_class: str
+    noisy: bool
     """Whether the label is false on purpose."""
-
-    @classmethod
-    def of(cls, dataset: ImageDataset) -> _Samples:
-        every = cls([], [], [], [])
-        for name, split in dataset.splits().items():
-            files = split.images.paths if isinstance(split.images, FileImages) else None
-            every.splits.extend([name] * len(split))
-            every.names.extend(files or [f"{name} sample {number}" for number in split.ids])
-            every.classes.extend(dataset.class_names[label] for label in split.labels)
-            noisy = dataset.noisy if name == "train" else None
-            every.noisy.extend([False] * len(split) if noisy is None else noisy.tolist())
-        return every
-
-
-class _Seen(NamedTuple):
-    """What was seen of an image."""
-
     pixels: bytes
     """Hash of what is compared, pixels or the file; empty where the image is unreadable."""
     content: bytes = b""
@@ -254,7 +228,29 @@ class _Seen(NamedTuple):
     """Width and height in the file."""
 
 
-def _seen(images: FileImages, at: int, *, quick: bool) -> _Seen:
+def _samples(
+    dataset: ImageDataset, decoded: ImageDataset, quick: bool = False, progress: Progress = iter
+) -> Iterator[_Sample]:
+    """Look at all samples: those of train, then of validation, then of test."""
+    for name, split in dataset.splits().items():
+        files, images = split.images, decoded.splits()[name].images
+        every, ids = range(len(split)), split.ids
+        for at in every if isinstance(images, ArrayImages) else progress(every):
+            yield _Sample(
+                name,
+                files.paths[at] if isinstance(files, FileImages) else f"{name} sample {ids[at]}",
+                dataset.class_names[split.labels[at]],
+                name == "train" and dataset.noisy is not None and bool(dataset.noisy[at]),
+                *_seen(images, at, quick),
+            )
+
+
+def _seen(
+    images: ArrayImages | FileImages, at: int, quick: bool
+) -> tuple[bytes] | tuple[bytes, bytes, str, str, tuple[int, int]]:
+    """Return what is compared, the hash of the file, its format, mode and size."""
+    if isinstance(images, ArrayImages):
+        return (_digest(np.ascontiguousarray(images.pixels[at]).data),)
     # Threads are of no use: Pillow holds the interpreter lock.
     try:
         with open_image(images.file(at)) as image:
@@ -262,31 +258,24 @@ def _seen(images: FileImages, at: int, *, quick: bool) -> _Seen:
         with open_regular(images.file(at)) as file:
             content = hashlib.file_digest(file, "sha256").digest()
         if quick:
-            return _Seen(content, content, *facts)
+            return content, content, *facts
         picture = images.open(at)
     except (UnreadableImageError, OSError):
-        return _Seen(b"")
-    return _Seen(_digest(repr(picture.size).encode() + picture.tobytes()), content, *facts)
-
-
-def _seen_in_memory(images: ArrayImages) -> Iterator[_Seen]:
-    rows = np.ascontiguousarray(images.pixels).reshape(len(images), -1)
-    return (_Seen(_digest(row.data)) for row in rows)
+        return (b"",)
+    return _digest(repr(picture.size).encode() + picture.tobytes()), content, *facts
 
 
 def _digest(pixels: bytes | memoryview) -> bytes:
     return hashlib.blake2b(pixels, digest_size=16).digest()
 
 
-def _files(seen: Iterable[_Seen]) -> Files | None:
-    read = [each for each in seen if each.format]
+def _files(read: Sequence[_Sample]) -> Files | None:
     if not read:
         return None
-    formats, modes = Counter(each.format for each in read), Counter(each.mode for each in read)
     widths, heights = zip(*(each.size for each in read), strict=True)
     return Files(
-        dict(formats.most_common()),
-        dict(modes.most_common()),
+        dict(Counter(each.format for each in read).most_common()),
+        dict(Counter(each.mode for each in read).most_common()),
         (min(widths), max(widths)),
         (min(heights), max(heights)),
     )
@@ -320,10 +309,10 @@ def _found(
         yield Finding(kind, len(every), of, noun, every, advice, fatal)
 
 
-def _unreadable(samples: _Samples, seen: Sequence[_Seen]) -> Iterator[Finding]:
-    names = (name for name, each in zip(samples.names, seen, strict=True) if not each.pixels)
+def _unreadable(samples: Sequence[_Sample]) -> Iterator[Finding]:
+    names = (each.name for each in samples if not each.pixels)
     advice = "a study would stop there, so replace or remove them"
-    yield from _found("unreadable", names, len(seen), "images", advice, fatal=True)
+    yield from _found("unreadable", names, len(samples), "images", advice, fatal=True)
 
 
 def _all_unreadable(
@@ -340,8 +329,9 @@ def _all_unreadable(
         if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
     )
     images = FileImages(tuple(paths), str(folder))
-    seen = ((at, _seen(images, at, quick=False)) for at in progress(range(len(paths))))
-    broken = [paths[at] for at, each in seen if not each.pixels]
+    broken = [
+        paths[at] for at in progress(range(len(paths))) if not _seen(images, at, quick=False)[0]
+    ]
     if len(broken) < 2:
         return error
     return DataError(
@@ -352,109 +342,97 @@ def _all_unreadable(
 
 def _odd_classes(dataset: ImageDataset) -> Iterator[Finding]:
     """Find what the names of classes tell of a wrong folder or column."""
-    names = dataset.class_names
+    names, count = dataset.class_names, len(dataset.class_names)
     splits = (name for name in names if split_number(name) is not None)
     advice = "is the tree a level too deep, or the column another one?"
-    yield from _found("called as a split is", splits, len(names), "classes", advice)
+    yield from _found("called as a split is", splits, count, "classes", advice)
     hashes = (name for name in names if _HASH.fullmatch(name))
     advice = "are labels names of files, or of people?"
-    yield from _found("called as a hash is", hashes, len(names), "classes", advice)
-    if len(names) > 2 and len(dataset.train) < 2 * len(names):
+    yield from _found("called as a hash is", hashes, count, "classes", advice)
+    if count > 2 and len(dataset.train) < 2 * count:
         kind = "with hardly more training images than classes"
         advice = "are labels names of files, or numbers that measure something?"
-        yield from _found(kind, names, len(names), "classes", advice)
+        yield from _found(kind, names, count, "classes", advice)
 
 
-def _odd_tree(dataset: ImageDataset, samples: _Samples) -> Iterator[Finding]:
+def _odd_tree(samples: Sequence[_Sample]) -> Iterator[Finding]:
     """Find what the names of files tell."""
-    if not isinstance(dataset.train.images, FileImages):
-        return
     thumbnails, direct, below = list[str](), set[str](), dict[str, set[str]]()
-    for name, of_class in zip(samples.names, samples.classes, strict=True):
-        *folders, file = name.split("/")
-        places = [folder for folder in folders if folder != of_class]
+    for each in samples:
+        *folders, file = each.name.split("/")
+        places = [folder for folder in folders if folder != each.of_class]
         if any(map(_THUMBNAIL.fullmatch, (*places, Path(file).stem))):
-            thumbnails.append(name)
-        if folders[1:2] == [of_class] and len(folders) > 2:
-            below.setdefault(of_class, set()).add(folders[2])
+            thumbnails.append(each.name)
+        if folders[1:2] == [each.of_class] and len(folders) > 2:
+            below.setdefault(each.of_class, set()).add(folders[2])
         else:
-            direct.add(of_class)
+            direct.add(each.of_class)
     kind = "maybe thumbnails of a file manager"
     advice = "they would be trained and tested on, so remove them"
-    yield from _found(kind, thumbnails, len(samples.names), "images", advice)
+    yield from _found(kind, thumbnails, len(samples), "images", advice)
     # Tiny ImageNet and others have one such folder in each class.
     deep = (k for k, within in below.items() if k not in direct and len(within) > 1)
     kind = "with images in further folders alone"
     advice = "those folders are no classes; move them up if they should be"
-    yield from _found(kind, deep, dataset.num_classes, "classes", advice)
+    yield from _found(kind, deep, len(direct | {*below}), "classes", advice)
 
 
-def _odd_sizes(
-    dataset: ImageDataset, samples: _Samples, seen: Sequence[_Seen]
-) -> Iterator[Finding]:
+def _odd_sizes(dataset: ImageDataset, samples: Sequence[_Sample]) -> Iterator[Finding]:
     """Find what models see otherwise than files have it."""
-    channels, *seen_size = dataset.image_shape
-    text = f"{seen_size[1]}x{seen_size[0]}"
-    sizes = Counter(each.size for each in seen if each.format)
-    named = list(zip(samples.names, seen, strict=True))
-    if dataset.image_shape != LARGE_SHAPE:
-        odd = (name for name, s in named if s.format and s.size != (seen_size[1], seen_size[0]))
-        advice = "they are resized, whatever their proportions"
-        yield from _found(f"of another size than {text}", odd, len(seen), "images", advice)
-    elif sizes and max(map(max, sizes)) <= SMALL_SIDE:
-        usual = max(sizes, key=lambda size: sizes[size])
-        odd = (name for name, s in named if s.format and s.size != usual)
+    channels, height, width = dataset.image_shape
+    text = f"{width}x{height}"
+    sizes = Counter(each.size for each in samples if each.format)
+    usual, kind, advice = (width, height), f"of another size than {text}", _RESIZED
+    if dataset.image_shape == LARGE_SHAPE and sizes:
+        usual, kind = sizes.most_common(1)[0][0], "small, but of another size than most"
         advice = f"so all are enlarged to {text} and take long; give them one size"
-        yield from _found("small, but of another size than most", odd, len(seen), "images", advice)
+    if dataset.image_shape != LARGE_SHAPE or max(map(max, sizes), default=99) <= SMALL_SIDE:
+        odd = (each.name for each in samples if each.format and each.size != usual)
+        yield from _found(kind, odd, len(samples), "images", advice)
     if channels == 1:
-        odd = (name for name, s in named if s.mode and s.mode not in _GREY)
+        odd = (each.name for each in samples if each.mode and each.mode not in _GREY)
         advice = "models see their grey alone"
-        yield from _found("not stored as grey", odd, len(seen), "images", advice)
+        yield from _found("not stored as grey", odd, len(samples), "images", advice)
 
 
-def _same_images(
-    dataset: ImageDataset, samples: _Samples, seen: Sequence[_Seen]
-) -> Iterator[Finding]:
+def _same_images(dataset: ImageDataset, samples: Sequence[_Sample]) -> Iterator[Finding]:
     """Find images that are there more than once."""
     if dataset.image_shape[0] not in CHANNELS:
         return
-    counts = Counter(each.pixels for each in seen)
-    found = dict[bytes, list[int]]()
-    for at, each in enumerate(seen):
-        if each.pixels and counts[each.pixels] > 1:
-            found.setdefault(each.pixels, []).append(at)
+    groups = dict[bytes, list[_Sample]]()
+    for each in samples:
+        if each.pixels:
+            groups.setdefault(each.pixels, []).append(each)
+    copies = [same for same in groups.values() if len(same) > 1]
     for (first, second), advice in _SAME.items():
-        pairs = [pair for same in found.values() for pair in _pairs(samples, same, first, second)]
-        exact = sum(seen[a].content == seen[b].content != b"" for a, b in pairs)
-        kind = f"in {first} and {second}" if first != second else f"more than once in {first}"
+        pairs = [pair for same in copies for pair in _pairs(same, first, second)]
+        exact = sum(a.content == b.content != b"" for a, b in pairs)
         yield from _found(
-            kind,
-            (f"{samples.names[a]} = {samples.names[b]}" for a, b in pairs),
-            samples.splits.count(second),
+            f"in {first} and {second}" if first != second else f"more than once in {first}",
+            (f"{a.name} = {b.name}" for a, b in pairs),
+            sum(each.split == second for each in samples),
             f"{second} images",
             f"{exact:,} byte for byte; {advice}" if exact else advice,
         )
-    labelled = ([at for at in same if not samples.noisy[at]] for same in found.values())
+    labelled = ([each for each in same if not each.noisy] for same in copies)
     yield from _found(
         "the same under different labels",
         (
-            " = ".join(f"{samples.names[at]} ({samples.classes[at]})" for at in same)
+            " = ".join(f"{each.name} ({each.of_class})" for each in same)
             for same in labelled
-            if len({samples.classes[at] for at in same}) > 1
+            if len({each.of_class for each in same}) > 1
         ),
-        len(counts.keys() - {b""}),
+        len(groups),
         "distinct images",
         "no network can be right about all of them, so correct or remove them",
     )
 
 
-def _pairs(
-    samples: _Samples, same: Sequence[int], first: str, second: str
-) -> Iterator[tuple[int, int]]:
+def _pairs(same: Sequence[_Sample], first: str, second: str) -> Iterator[tuple[_Sample, _Sample]]:
     """Pair same images of two splits, or of one: a pair for each that could go from the second."""
-    here = [at for at in same if samples.splits[at] == first]
-    there = [at for at in same if samples.splits[at] == second]
-    return ((here[0], at) for at in there[first == second :] if here)
+    here = [each for each in same if each.split == first]
+    there = [each for each in same if each.split == second]
+    return ((here[0], each) for each in there[first == second :] if here)
 
 
 def _few_in_validation(dataset: ImageDataset, by: By) -> Iterator[Finding]:

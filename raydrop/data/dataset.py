@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import PIL.Image
@@ -26,24 +26,13 @@ from raydrop.study import By, canonical_json
 
 SMALL_SIDE = 64
 """Images whose longer side has at most this many pixels are kept decoded in memory."""
-
 DECODED_BYTES = 2 * 1024**3
 """All images of a data set that are kept so take at most this."""
 
 Indices = NDArray[np.integer[Any]]
 """Positions in a split, (m,)."""
-
-
-class ImageSource(Protocol):
-    """Images of a split, in memory or in files."""
-
-    def __len__(self) -> int:
-        """Return how many images there are."""
-        ...
-
-    def take(self, positions: Indices) -> Self:
-        """Return the images at some positions, in that order."""
-        ...
+Shape = tuple[int, int, int]
+"""Channels, height and width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +56,10 @@ class ArrayImages:
         """Return a copy of the images at ``positions``, in that order."""
         return ArrayImages(self.pixels[positions])
 
+    def decode(self, height: int, width: int) -> ArrayImages:  # noqa: ARG002
+        """Return these images: they are decoded."""
+        return self
+
 
 @dataclass(frozen=True)
 class FileImages:
@@ -75,7 +68,6 @@ class FileImages:
     paths: tuple[str, ...]
     """File names with ``/`` between folders, relative to :attr:`root` unless they are absolute."""
     root: str
-    """Folder that the paths start from."""
     mode: Literal["RGB", "L"] = "RGB"
     """What images are converted to on opening: colour or grey."""
     url: str = ""
@@ -88,9 +80,10 @@ class FileImages:
 
     def take(self, positions: Indices) -> FileImages:
         """Return the images at ``positions``, in that order."""
-        chosen = tuple(self.paths[position] for position in positions.tolist())
-        turned = self.orientations and bytes(self.orientations[p] for p in positions.tolist())
-        return dataclasses.replace(self, paths=chosen, orientations=turned)
+        chosen = positions.tolist()
+        turned = self.orientations and bytes(self.orientations[at] for at in chosen)
+        paths = tuple(self.paths[at] for at in chosen)
+        return dataclasses.replace(self, paths=paths, orientations=turned)
 
     def file(self, position: int) -> str:
         """Return where on this machine one image is."""
@@ -113,11 +106,14 @@ class FileImages:
         and two threads took twice as long as one.
 
         Raises:
-            DataError: If a file is absent or no readable image; the message names it.
+            DataError: As :meth:`open`.
         """
         pixels = np.empty((len(self), len(self.mode), height, width), np.uint8)
         for position in range(len(self)):
-            pixels[position] = _pixels(self.open(position), height, width)
+            image = self.open(position)
+            if image.size != (width, height):
+                image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+            pixels[position] = np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1)
         return ArrayImages(pixels)
 
 
@@ -130,7 +126,6 @@ class Split:
     labels: NDArray[np.int64]
     """Classes 0...K-1, (n,)."""
     images: ArrayImages | FileImages
-    """Images, n of them."""
     groups: NDArray[np.int64] | None = None
     """Groups 0...G-1, (n,), such as label times background; None where the data have none."""
 
@@ -156,11 +151,16 @@ class Split:
         return Split(self.ids[positions], self.labels[positions], images, groups)
 
 
-class DerivedFacts(TypedDict, total=False):
-    """What a variant may change about a data set besides its splits."""
+class Facts(TypedDict, total=False):
+    """What is known of a data set besides its splits: fields of :class:`ImageDataset`."""
 
-    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    image_shape: Shape
+    horizontal_flip: bool
+    crop_padding: int
     group_names: tuple[str, ...]
+    unseen_groups: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +182,7 @@ class ImageDataset:
     """What quotas, weights and choices of a checkpoint may look at."""
     test: Split
     """What is reported, and nothing else."""
-    image_shape: tuple[int, int, int]
+    image_shape: Shape
     """Channels, height and width as the model sees them."""
     horizontal_flip: bool
     """Whether an image and its mirror image have the same label."""
@@ -201,34 +201,51 @@ class ImageDataset:
     part of the fingerprint."""
 
     def __post_init__(self) -> None:
-        for name, split in self.splits().items():
-            _check_range("labels", name, split.labels, self.num_classes)
-            _check_shape(name, split.images, self.image_shape)
-        for name in ("validation", "test"):
-            _check_none_missing("class", name, self.class_sizes(name), self.class_names)
-        self._check_groups()
-        _check_ids_unique(np.concatenate([split.ids for split in self.splits().values()]))
+        for name in self.splits():
+            self._check_split(name)
+        ids, counts = np.unique(
+            np.concatenate([split.ids for split in self.splits().values()]), return_counts=True
+        )
+        if (counts > 1).any():
+            raise DataError(
+                "Expected every sample id once in all three splits together, found "
+                f"{ids[counts > 1][0]} twice or more; give each sample its own."
+            )
         if self.noisy is not None and len(self.noisy) != len(self.train):
             raise DataError(
                 f"Expected a noise flag for each of the {len(self.train)} training samples, found "
                 f"{len(self.noisy)}; give one per sample."
             )
 
-    def _check_groups(self) -> None:
-        for name, split in self.splits().items():
-            if (split.groups is None) != (not self.group_names):
+    def _check_split(self, name: str) -> None:
+        split = self.splits()[name]
+        _check_range("labels", name, split.labels, self.num_classes)
+        images = split.images
+        if isinstance(images, ArrayImages) and images.pixels.shape[1:] != self.image_shape:
+            raise DataError(
+                f"Expected images of shape {self.image_shape} in {name}, found "
+                f"{images.pixels.shape[1:]}; make them equal."
+            )
+        if name != "train":
+            self._check_none_missing("class", name)
+        if (split.groups is None) != (not self.group_names):
+            raise DataError(
+                f"Expected groups in every split or in none, found {len(self.group_names)} "
+                f"names of groups and {'no' if split.groups is None else 'some'} groups in "
+                f"{name}; give every sample one."
+            )
+        if split.groups is not None:
+            _check_range("groups", name, split.groups, len(self.group_names))
+            self._check_none_missing("group", name)
+
+    def _check_none_missing(self, by: By, split: str) -> None:
+        unseen = self.unseen_groups if (by, split) == ("group", "train") else ()
+        for name, size in zip(self.names(by), self.sizes(by, split), strict=True):
+            if size == 0 and name not in unseen:
                 raise DataError(
-                    f"Expected groups in every split or in none, found {len(self.group_names)} "
-                    f"names of groups and {'no' if split.groups is None else 'some'} groups in "
-                    f"{name}; give every sample one."
+                    f"Expected every {by} in {split}, found a {by} missing from {split}: "
+                    f"{name!r}; add images of it there."
                 )
-            if split.groups is not None:
-                _check_range("groups", name, split.groups, len(self.group_names))
-                unseen = self.unseen_groups if name == "train" else ()
-                wanted = [g for g, group in enumerate(self.group_names) if group not in unseen]
-                sizes = self.sizes("group", name)[wanted]
-                names = tuple(self.group_names[group] for group in wanted)
-                _check_none_missing("group", name, sizes, names)
 
     @classmethod
     def from_content(
@@ -236,48 +253,35 @@ class ImageDataset:
         content: str,
         *,
         name: str,
-        class_names: tuple[str, ...],
         splits: tuple[Split, Split, Split],
-        image_shape: tuple[int, int, int],
-        horizontal_flip: bool,
-        crop_padding: int,
-        group_names: tuple[str, ...] = (),
-        unseen_groups: tuple[str, ...] = (),
-        remarks: tuple[str, ...] = (),
         hashed_names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+        **facts: Unpack[Facts],
     ) -> ImageDataset:
-        """Build a data set and its fingerprint.
+        """Build a data set and its fingerprint, into which neither name nor remarks enter.
 
         Args:
             content: Hash of what the ids stand for: pixels, or a listing of files.
-            name: Canonical specification; it does not enter the fingerprint.
-            class_names: Names of the classes.
+            name: Canonical specification.
             splits: Train, validation and test.
-            image_shape: Channels, height and width.
-            horizontal_flip: Whether mirroring keeps the label.
-            crop_padding: Padding of random crops, in pixels.
-            group_names: Names of the groups; empty where the splits have none.
-            unseen_groups: Those of them that training has no sample of.
-            remarks: What was noticed while the data were read; not part of the fingerprint.
             hashed_names: What classes and groups are called in the fingerprint, if not so.
+            **facts: Fields of the data set; those on groups and the remarks may be left out.
 
         Raises:
             DataError: If the parts do not fit together.
         """
-        classes, groups = map(list, hashed_names or (class_names, group_names))
-        facts: list[Any] = [content, classes, list(image_shape)]
-        facts += [horizontal_flip, crop_padding, *([groups] if groups else [])]
+        names = facts["class_names"], facts.get("group_names", ())
+        classes, groups = map(list, hashed_names or names)
+        hashed: list[Any] = [content, classes, list(facts["image_shape"])]
+        hashed += [facts["horizontal_flip"], facts["crop_padding"], *([groups] if groups else [])]
+        fingerprint = _combine(canonical_json(hashed), _splits_digest(splits))
+        train, validation, test = splits
         return cls(
-            name,
-            class_names,
-            *splits,
-            image_shape,
-            horizontal_flip,
-            crop_padding,
-            fingerprint=_combine(canonical_json(facts), _splits_digest(splits)),
-            group_names=group_names,
-            unseen_groups=unseen_groups,
-            remarks=remarks,
+            name=name,
+            train=train,
+            validation=validation,
+            test=test,
+            fingerprint=fingerprint,
+            **facts,
         )
 
     @property
@@ -289,9 +293,9 @@ class ImageDataset:
         """Return the three splits by name: ``train``, ``validation``, ``test``."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
-    def class_sizes(self, split: str = "train") -> NDArray[np.int64]:
-        """Return the number of samples of each class in a split, (K,); see :meth:`sizes`."""
-        return self.sizes("class", split)
+    def units(self) -> tuple[By, ...]:
+        """Return what samples can be counted by: ``class``, and ``group`` where there are any."""
+        return ("class", "group") if self.group_names else ("class",)
 
     def names(self, by: By) -> tuple[str, ...]:
         """Return the names of the classes or of the groups.
@@ -299,7 +303,7 @@ class ImageDataset:
         Raises:
             ConfigError: If groups are asked for and the data have none.
         """
-        if by == "group" and not self.group_names:
+        if by not in self.units():
             raise ConfigError(
                 f"Expected groups in {self.name}, found none; use by='class', or data with groups."
             )
@@ -327,6 +331,10 @@ class ImageDataset:
         count = len(self.names(by))
         return np.bincount(self.members(by, split), minlength=count).astype(np.int64)
 
+    def class_sizes(self, split: str = "train") -> NDArray[np.int64]:
+        """Return the number of samples of each class in a split, (K,); see :meth:`sizes`."""
+        return self.sizes("class", split)
+
     def derive(
         self,
         name: str,
@@ -336,7 +344,7 @@ class ImageDataset:
         test: Split | None = None,
         noisy: NDArray[np.bool_] | None = None,
         content: str = "",
-        **facts: Unpack[DerivedFacts],
+        **facts: Unpack[Facts],
     ) -> ImageDataset:
         """Return a variant of this data set with other splits and a matching fingerprint.
 
@@ -344,18 +352,19 @@ class ImageDataset:
             name: Canonical specification of the variant.
             train: Its training samples.
             validation: Its validation samples; those of this data set by default.
-            test: Its test samples; those of this data set by default.
+            test: Its test samples, likewise.
             noisy: Which of its training labels are false, (n_train,).
             content: Hash of what its ids stand for, where its images are others than before.
-            **facts: Its image shape and the names of its groups, where they are others.
+            **facts: Fields that are others and enter the fingerprint.
 
         Returns:
             The variant. One that changes nothing keeps the fingerprint.
         """
         validation = self.validation if validation is None else validation
         test = self.test if test is None else test
+        splits = (train, validation, test)
         before = _splits_digest((self.train, self.validation, self.test))
-        after = _splits_digest((train, validation, test))
+        after = _splits_digest(splits)
         changed = canonical_json([content, facts]) + after if content or facts else after
         fingerprint = self.fingerprint if before == changed else _combine(self.fingerprint, changed)
         return dataclasses.replace(
@@ -370,11 +379,7 @@ class ImageDataset:
         )
 
     def fits_decoded(self, limit_bytes: int = DECODED_BYTES) -> bool:
-        """Return whether :meth:`decoded` gives images in memory; none is decoded here.
-
-        Args:
-            limit_bytes: See there.
-        """
+        """Return whether :meth:`decoded` gives images in memory; none is decoded here."""
         if self._is_decoded():
             return True
         size = sum(map(len, self.splits().values())) * math.prod(self.image_shape)
@@ -396,15 +401,25 @@ class ImageDataset:
         if self._is_decoded() or not self.fits_decoded(limit_bytes):
             return self
         _, height, width = self.image_shape
-        return dataclasses.replace(
-            self,
-            train=_decoded(self.train, height, width),
-            validation=_decoded(self.validation, height, width),
-            test=_decoded(self.test, height, width),
+        train, validation, test = (
+            dataclasses.replace(split, images=split.images.decode(height, width))
+            for split in self.splits().values()
         )
+        return dataclasses.replace(self, train=train, validation=validation, test=test)
 
     def _is_decoded(self) -> bool:
         return all(isinstance(split.images, ArrayImages) for split in self.splits().values())
+
+
+def crossed(
+    labels: NDArray[np.int64], attributes: NDArray[np.int64], num_attributes: int
+) -> NDArray[np.int64]:
+    """Return the group of each sample, label times attribute, (n,).
+
+    Group k · A + a holds the samples of class k whose attribute is a of A, as in Sagawa et al. 2020
+    (arXiv 1911.08731).
+    """
+    return labels * num_attributes + attributes
 
 
 def pixel_digest(*arrays: NDArray[np.uint8]) -> str:
@@ -414,19 +429,6 @@ def pixel_digest(*arrays: NDArray[np.uint8]) -> str:
         digest.update(canonical_json(list(array.shape)).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _pixels(image: PIL.Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-    """Return an image as (C, H, W), or (1, H, W) where it is grey."""
-    if image.size != (width, height):
-        image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1)
-
-
-def _decoded(split: Split, height: int, width: int) -> Split:
-    if isinstance(split.images, ArrayImages):
-        return split
-    return dataclasses.replace(split, images=split.images.decode(height, width))
 
 
 def _combine(first: str, second: str) -> str:
@@ -450,34 +452,4 @@ def _check_range(kind: str, split: str, values: NDArray[np.int64], count: int) -
         raise DataError(
             f"Expected {kind} from 0 to {count - 1} in {split}, found {wrong[0]}; "
             "correct it or name it."
-        )
-
-
-def _check_shape(
-    name: str, images: ArrayImages | FileImages, image_shape: tuple[int, int, int]
-) -> None:
-    if isinstance(images, ArrayImages) and images.pixels.shape[1:] != image_shape:
-        raise DataError(
-            f"Expected images of shape {image_shape} in {name}, found {images.pixels.shape[1:]}; "
-            "make them equal."
-        )
-
-
-def _check_none_missing(
-    kind: str, split: str, sizes: NDArray[np.int64], names: tuple[str, ...]
-) -> None:
-    for name, size in zip(names, sizes, strict=True):
-        if size == 0:
-            raise DataError(
-                f"Expected every {kind} in {split}, found a {kind} missing from {split}: "
-                f"{name!r}; add images of it there."
-            )
-
-
-def _check_ids_unique(ids: NDArray[np.int64]) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    if np.any(counts > 1):
-        raise DataError(
-            "Expected every sample id once in all three splits together, found "
-            f"{values[counts > 1][0]} twice or more; give each sample its own."
         )

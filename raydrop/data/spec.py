@@ -3,35 +3,123 @@
 A specification is a data set, for some followed by ``:PATH``, for some by ``?key=value&key=value``,
 and then variants in the order in which they apply. It is read from its right end, so that a path
 may hold ``+`` and parentheses; only a path that itself ends like a variant needs a ``/`` after it,
-and one that holds ``?`` before options could follow needs a ``?`` after it. What follows a ``?`` of
-an ``imagefolder`` belongs to the path, often a URL, unless it is one of its options.
+and one that holds ``?`` before options could follow needs a ``?`` after it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
-from raydrop.data.loaders.fitzpatrick import Options as FitzpatrickOptions
+from raydrop.data.arguments import called
+from raydrop.data.dataset import ImageDataset
+from raydrop.data.loaders.celeba import load_celeba
+from raydrop.data.loaders.digits import load_digits
+from raydrop.data.loaders.downloads import load_download
+from raydrop.data.loaders.fitzpatrick import load_fitzpatrick
+from raydrop.data.loaders.folder import load_folder, load_imagenet, load_tiny_imagenet
 from raydrop.data.loaders.gaussians import Gaussians
-from raydrop.data.loaders.metadata import Options as MetadataOptions
+from raydrop.data.loaders.metadata import load_metadata, load_waterbirds
 from raydrop.data.variants import VARIANTS, Variant
 from raydrop.errors import ConfigError, unknown_name
+from raydrop.study.catalogue import Catalogue, Entry
 
-OPTIONS: dict[str, dict[str, str]] = {
-    "imagefolder": {"flip": "off"},
-    "metadata": dataclasses.asdict(MetadataOptions()),
-    "celeba": {"target": "Blond_Hair", "group": "Male"},
-    "fitzpatrick17k": dataclasses.asdict(FitzpatrickOptions()),
-}
-"""Data sets that take options: name to each option's key and default."""
 
-_Value = TypeVar("_Value")
-_GAUSSIANS = re.compile(r"(?P<name>gaussians)\s*(?:\((?P<arguments>[^()]*)\))?")
+@dataclass(frozen=True)
+class DataSource(Entry[ImageDataset]):
+    """Where data sets come from; it builds one from a path, the data root and its canonical name.
+
+    Its options are the keyword-only arguments of what builds it, texts all of them.
+    """
+
+    may_lack_path: bool = False
+    """Whether it does without the path that it takes."""
+    query_in_path: bool = False
+    """Whether what follows a ``?`` belongs to the path, often a URL, unless it is an option."""
+    drawn: type[Gaussians] | None = None
+    """What it is built from instead, where it is drawn: ``gaussians(...)``."""
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Key and default of each option."""
+        arguments = inspect.signature(self.build).parameters.values()
+        return {each.name: each.default for each in arguments if each.kind is each.KEYWORD_ONLY}
+
+
+_HALVED = "validation is half of the test set"
+DATASETS = Catalogue(
+    "data set",
+    (
+        DataSource(
+            "digits",
+            load_digits,
+            "1,797 handwritten digits of 8x8 pixels, shipped with scikit-learn: no download",
+        ),
+        DataSource(
+            "gaussians",
+            Gaussians.load,
+            "samples of two Gaussian classes: gaussians(sigma0=0.5, sigma1=1, n=20000)",
+            drawn=Gaussians,
+        ),
+        DataSource("mnist", load_download, f"70,000 handwritten digits of 28x28 pixels; {_HALVED}"),
+        DataSource(
+            "fashion_mnist", load_download, f"70,000 grey images of clothes, 28x28; {_HALVED}"
+        ),
+        DataSource("cifar10", load_download, f"60,000 colour photos of 10 kinds, 32x32; {_HALVED}"),
+        DataSource(
+            "cifar100", load_download, f"60,000 colour photos of 100 kinds, 32x32; {_HALVED}"
+        ),
+        DataSource(
+            "imagefolder",
+            load_folder,
+            "your own: imagefolder:PATH with train/CLASS/*, test/CLASS/* and maybe val/",
+            text="PATH",
+            query_in_path=True,
+        ),
+        DataSource(
+            "tiny_imagenet",
+            load_tiny_imagenet,
+            "tiny_imagenet:PATH, its folder tiny-imagenet-200; its val is halved",
+            text="PATH",
+        ),
+        DataSource(
+            "imagenet",
+            load_imagenet,
+            "imagenet:PATH with train/WNID/* and val/WNID/*; its val is halved",
+            text="PATH",
+        ),
+        DataSource(
+            "metadata",
+            load_metadata,
+            "your own with groups: metadata:PATH with metadata.csv; ?label=y&group=place",
+            text="PATH",
+        ),
+        DataSource(
+            "waterbirds",
+            load_waterbirds,
+            "waterbirds:PATH with metadata.csv; groups are bird times background",
+            text="PATH",
+        ),
+        DataSource(
+            "fitzpatrick17k",
+            load_fitzpatrick,
+            "fitzpatrick17k:PATH with fitzpatrick17k.csv, images/MD5HASH.jpg; ?train=1-2",
+            text="PATH",
+        ),
+        DataSource(
+            "celeba",
+            load_celeba,
+            "202,599 faces; celeba?target=Blond_Hair&group=Male, or celeba:PATH",
+            text="PATH",
+            may_lack_path=True,
+        ),
+    ),
+    example="imagefolder:photos",
+)
+"""Every data set by name."""
+
+_CALL = re.compile(r"(?P<name>\w+)\s*(?:\((?P<arguments>[^()]*)\))?")
 _LAST_VARIANT = re.compile(r"(?P<rest>.*)\+\s*(?P<name>[A-Za-z_]\w*)\s*\((?P<arguments>[^()]*)\)")
 
 
@@ -40,13 +128,13 @@ class DatasetSpec:
     """A specification taken apart; its text is the canonical form."""
 
     name: str
-    """Registered name of the data set."""
+    """Of the data set, which :func:`load` looks up."""
     path: str | None
     """What follows the colon, where there is one."""
     variants: tuple[Variant, ...]
     """What is done to the data set, in this order."""
     options: tuple[tuple[str, str], ...] = ()
-    """Keys and values that differ from :data:`OPTIONS`, in the order of that table."""
+    """Keys and values that differ from the defaults, in the order of these."""
     drawn: Gaussians | None = None
     """What to draw, where the data set is drawn rather than read: ``gaussians(...)``."""
 
@@ -60,12 +148,30 @@ class DatasetSpec:
         needs_mark = options or _split_options(self.name, path) != (path, "")
         return f"{self.name}{path}{'?' if needs_mark else ''}{options}"
 
-    def option_values(self) -> dict[str, str]:
-        """Return the value of every option that the data set takes, defaults included."""
-        return {**OPTIONS.get(self.name, {}), **dict(self.options)}
-
     def __str__(self) -> str:
         return "+".join([self.base, *map(str, self.variants)])
+
+    def load(self, data_root: str | None) -> ImageDataset:
+        """Return the data set, variants included; see :func:`raydrop.data.load_dataset`."""
+        if self.name not in DATASETS:
+            raise unknown_name("data set", self.name, DATASETS)
+        source = DATASETS[self.name]
+        if not source.text and self.path is not None:
+            raise ConfigError(
+                f"Expected {self.name} without a path, found {self.base!r}; remove the colon and "
+                "path."
+            )
+        if source.text and not self.path and not (source.may_lack_path and self.path is None):
+            raise ConfigError(
+                f"Expected a folder after {self.name}, found none; write {self.name}:PATH."
+            )
+        if self.drawn is not None:
+            dataset = source.build(self.drawn)
+        else:
+            dataset = source.build(self.path, data_root, self.base, **dict(self.options))
+        for variant in self.variants:
+            dataset = variant.apply(dataset)
+        return dataset
 
 
 def parse_spec(text: str) -> DatasetSpec:
@@ -83,16 +189,20 @@ def parse_spec(text: str) -> DatasetSpec:
     """
     base, variants = text.strip(), list[Variant]()
     while match := _LAST_VARIANT.fullmatch(base):
-        variants.insert(0, _variant(match["name"], match["arguments"]))
+        if match["name"] not in VARIANTS:
+            raise unknown_name("variant", match["name"], VARIANTS)
+        variants.insert(0, called(VARIANTS[match["name"]], match["arguments"]))
         base = match["rest"].strip()
-    if call := _GAUSSIANS.fullmatch(base):
-        drawn = _called(Gaussians, call["name"], call["arguments"] or "", Gaussians.example)
-        return DatasetSpec(call["name"], None, tuple(variants), drawn=drawn)
+    call = _CALL.fullmatch(base)
+    source = DATASETS.get(call["name"]) if call else None
+    if call and source and source.drawn:
+        drawn = called(source.drawn, call["arguments"] or "")
+        return DatasetSpec(source.name, None, tuple(variants), drawn=drawn)
     name, path, options = _take_apart(base)
     if "+" in name:
         raise ConfigError(
             f"Expected variants as +name(arguments), found {name[name.index('+') :]!r}; "
-            f"write for example +{VARIANTS['long_tail'].example}."
+            f"write for example {VARIANTS['long_tail'].example}."
         )
     return DatasetSpec(name, path, tuple(variants), options)
 
@@ -103,8 +213,9 @@ def _take_apart(base: str) -> tuple[str, str | None, tuple[tuple[str, str], ...]
     name = base[:end].strip()
     rest, options = _split_options(name, base[end:])
     if rest.startswith("?"):
+        known = sorted(name for name, source in DATASETS.items() if source.options)
         raise ConfigError(
-            f"Expected ?key=value only after {' or '.join(sorted(OPTIONS))}, found {base!r}; "
+            f"Expected ?key=value only after {' or '.join(known)}, found {base!r}; "
             "remove what follows the question mark or correct the name."
         )
     return name, rest[1:].strip() if rest else None, _options(name, options)
@@ -112,63 +223,25 @@ def _take_apart(base: str) -> tuple[str, str | None, tuple[tuple[str, str], ...]
 
 def _split_options(name: str, rest: str) -> tuple[str, str]:
     """Return what follows a data set's name without its options, and these."""
+    source = DATASETS.get(name)
     path, mark, options = rest.rpartition("?")
-    keys = {part.partition("=")[0].strip() for part in options.split("&")} - {""}
-    if not mark or name not in OPTIONS or (name == "imagefolder" and not keys <= {*OPTIONS[name]}):
+    if not mark or source is None or not source.options:
         return rest, ""
-    return path, options
+    keys = {part.partition("=")[0].strip() for part in options.split("&")} - {""}
+    return (rest, "") if source.query_in_path and keys - {*source.options} else (path, options)
 
 
 def _options(name: str, text: str) -> tuple[tuple[str, str], ...]:
+    known = DATASETS[name].options if name in DATASETS else {}
     given = dict[str, str]()
     for part in filter(None, map(str.strip, text.split("&"))):
         key, _, value = (word.strip() for word in part.partition("="))
-        if key not in OPTIONS[name]:
-            raise unknown_name(f"option of {name}", key, OPTIONS[name])
+        if key not in known:
+            raise unknown_name(f"option of {name}", key, known)
         if not value or key in given:
             raise ConfigError(
                 f"Expected each option of {name} once as key=value, found {text!r}; "
-                f"write for example ?{key}={OPTIONS[name][key]}."
+                f"write for example ?{key}={known[key]}."
             )
         given[key] = value
-    return tuple(
-        (key, given[key])
-        for key, default in OPTIONS.get(name, {}).items()
-        if given.get(key, default) != default
-    )
-
-
-def _variant(name: str, text: str) -> Variant:
-    if name not in VARIANTS:
-        raise unknown_name("variant", name, VARIANTS)
-    kind: Callable[..., Variant] = VARIANTS[name]
-    return _called(kind, name, text, f"+{VARIANTS[name].example}")
-
-
-def _called(kind: Callable[..., _Value], name: str, text: str, example: str) -> _Value:
-    """Return a value of some kind from the numbers between its parentheses."""
-    arguments, named = list[float](), dict[str, float]()
-    for part in filter(None, map(str.strip, text.split(","))):
-        key, equals, value = part.rpartition("=")
-        if equals:
-            named[key.strip()] = _parse_number(name, value, example)
-        else:
-            arguments.append(_parse_number(name, value, example))
-    try:
-        inspect.signature(kind).bind(*arguments, **named)
-    except TypeError as error:
-        raise ConfigError(
-            f"Expected {name} with arguments such as {example}, found {name}({text}) "
-            f"({error}); correct them."
-        ) from error
-    return kind(*arguments, **named)
-
-
-def _parse_number(name: str, text: str, example: str) -> float:
-    try:
-        number = float(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"Expected numbers in {name}(...), found {text.strip()!r}; write for example {example}."
-        ) from error
-    return int(number) if number.is_integer() else number
+    return tuple((key, given[key]) for key in known if given.get(key, known[key]) != known[key])

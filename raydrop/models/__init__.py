@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import pickle
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,42 +22,62 @@ from torch.overrides import TorchFunctionMode
 
 from raydrop.data.dataset import SMALL_SIDE
 from raydrop.errors import ConfigError, RaydropError, in_one_line, unknown_name
-
-MODELS = {
-    "linear": "all pixels into one linear layer: logistic regression, for images of any shape",
-    "small_cnn": "three 3x3 convolutions with BatchNorm, 7,514 parameters; for digits and MNIST",
-    "vgg16": "13 3x3 convolutions with BatchNorm and one linear layer (torchvision's if > 64 px)",
-    "vgg19": "16 3x3 convolutions with BatchNorm and one linear layer (torchvision's if > 64 px)",
-    "resnet18": "torchvision's; up to 64 px with a 3x3 stem of stride 1 and without max-pool",
-    "resnet50": "torchvision's; up to 64 px with a 3x3 stem of stride 1 and without max-pool",
-    "resnet56": "thin CIFAR ResNet of He et al. 2016, three stages of nine blocks, 16 to 64 wide",
-}
-"""Names that raydrop itself explains; every classification model of torchvision works too, and with
-:data:`PRETRAINED` behind its name it starts from torchvision's ImageNet weights."""
+from raydrop.models import small
+from raydrop.models.small import ImageShape as ImageShape
+from raydrop.models.small import ThinBlock as ThinBlock
+from raydrop.study.catalogue import Catalogue, Entry
 
 PRETRAINED = ":imagenet"
 """Ending of names of torchvision's models that start from :data:`PRETRAINED_WEIGHTS`."""
 PRETRAINED_WEIGHTS = ("IMAGENET1K_V1", "DEFAULT")
 """torchvision's names of the weights: the first one that it has for the model."""
 
-ImageShape = tuple[int, int, int]
-"""Channels, height and width."""
-
 _SIDES = (8, 16, 32, 64, 96, 128, 160, 192, 224, 299, 384, 518)
 """Sides of images that are tried to say what would fit a model."""
-_POOL = "pool"
-_VGG_STAGES = {
-    "vgg16": (2, 2, 3, 3, 3),
-    "vgg19": (2, 2, 4, 4, 4),
-}
-_VGG_WIDTHS = (64, 128, 256, 512, 512)
-_RESNET56_BLOCKS = 9
-_RESNET56_WIDTHS = (16, 32, 64)
 # Auxiliary heads would turn the output into a tuple; init_weights only silences a warning.
-_TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "googlenet": {"aux_logits": False, "init_weights": True},
-    "inception_v3": {"aux_logits": False, "init_weights": True},
-}
+_AUXILIARY = {"aux_logits": False, "init_weights": True}
+_TORCHVISION_ARGUMENTS = {"googlenet": _AUXILIARY, "inception_v3": _AUXILIARY}
+
+
+@dataclass(frozen=True)
+class Network(Entry[nn.Module]):
+    """An architecture of our own, built from K and the images' shape."""
+
+    any_size: bool = False
+    """Whether it is for images of any size, or else torchvision's stands in for large ones."""
+
+
+_THREE_BY_THREE = "3x3 convolutions with BatchNorm and one linear layer (torchvision's if > 64 px)"
+_SMALL_STEM = "torchvision's; up to 64 px with a 3x3 stem of stride 1 and without max-pool"
+MODELS = Catalogue(
+    "model",
+    (
+        Network(
+            "linear",
+            small.linear,
+            "all pixels into one linear layer: logistic regression, for images of any shape",
+            any_size=True,
+        ),
+        Network(
+            "small_cnn",
+            small.small_cnn,
+            "three 3x3 convolutions with BatchNorm, 7,514 parameters; for digits and MNIST",
+            any_size=True,
+        ),
+        Network("vgg16", small.vgg16, f"13 {_THREE_BY_THREE}"),
+        Network("vgg19", small.vgg19, f"16 {_THREE_BY_THREE}"),
+        Network("resnet18", small.resnet18, _SMALL_STEM),
+        Network("resnet50", small.resnet50, _SMALL_STEM),
+        Network(
+            "resnet56",
+            small.ThinResNet,
+            "thin CIFAR ResNet of He et al. 2016, three stages of nine blocks, 16 to 64 wide",
+            any_size=True,
+        ),
+    ),
+)
+"""Models that raydrop itself explains; every classification model of torchvision works too, and
+with :data:`PRETRAINED` behind its name it starts from torchvision's ImageNet weights."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ class Head:
 def build_model(
     name: str, num_classes: int, image_shape: ImageShape, *, trained: bool = True
 ) -> nn.Module:
-    """Return a freshly initialised model in training mode.
+    """Return a freshly initialised model in training mode: images (B, C, H, W) to logits (B, K).
 
     Args:
         name: One of :data:`MODELS`, or torchvision's name of a classification model, which with
@@ -86,9 +103,6 @@ def build_model(
         image_shape: Channels (1 or 3), height and width of an image.
         trained: Where the name asks for trained weights, whether it gets them; otherwise it is the
             same architecture with random ones, to be filled from elsewhere.
-
-    Returns:
-        A module from images (B, C, H, W) to logits (B, K).
 
     Raises:
         ConfigError: If the name is unknown, the model cannot take such images, or its trained
@@ -102,12 +116,8 @@ def build_model(
 def untried_model(name: str, num_classes: int, image_shape: ImageShape, *, data: bool) -> nn.Module:
     """Return a model to be filled from elsewhere; whether it takes such images is not tried.
 
-    Args:
-        name: As for :func:`build_model`; nothing is downloaded.
-        num_classes: K, the number of outputs.
-        image_shape: Channels, height and width of an image.
-        data: Whether it has any weights; otherwise it is on torch's meta device, where it takes no
-            memory.
+    Nothing is downloaded, and without ``data`` the weights are on torch's meta device, where they
+    take no memory.
 
     Raises:
         ConfigError: If the name is unknown.
@@ -123,11 +133,7 @@ def untried_model(name: str, num_classes: int, image_shape: ImageShape, *, data:
 def head_of(name: str, num_classes: int, image_shape: ImageShape, batch: int = 2) -> Head:
     """Return where a model's logits come from, after trying it in training and in eval mode.
 
-    Args:
-        name: As for :func:`build_model`; nothing is downloaded.
-        num_classes: K, the number of outputs.
-        image_shape: Channels, height and width of an image.
-        batch: Images of the smallest batch that it is to be trained with.
+    Nothing is downloaded. The smallest batch that it is to be trained with has ``batch`` images.
 
     Raises:
         ConfigError: If the name is unknown, or the model cannot turn such images into K logits; the
@@ -144,12 +150,8 @@ def head_of(name: str, num_classes: int, image_shape: ImageShape, batch: int = 2
 def check_eager(model: nn.Module, error: type[RaydropError]) -> None:
     """Refuse a model that holds TorchScript, whose layers can be neither seen nor watched.
 
-    Args:
-        model: Any model.
-        error: What is raised.
-
     Raises:
-        RaydropError: If there is such a part; of the class that is given.
+        RaydropError: If there is such a part; of the class ``error``.
     """
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -159,133 +161,12 @@ def check_eager(model: nn.Module, error: type[RaydropError]) -> None:
             )
 
 
-def linear(num_classes: int, image_shape: ImageShape) -> nn.Module:
-    """Return one linear layer from all C·H·W pixels: multinomial logistic regression."""
-    head = nn.Linear(math.prod(image_shape), num_classes)
-    parts: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten()), ("head", head)]
-    return nn.Sequential(OrderedDict(parts))
-
-
-def small_cnn(num_classes: int, channels: int) -> nn.Module:
-    """Return three 3x3 blocks of width 16, 16 and 32, a max-pool after the first, a linear head."""
-    return _plain_network([channels, 16, _POOL, 16, 32], num_classes)
-
-
-def vgg(name: str, num_classes: int, channels: int) -> nn.Module:
-    """Return the small-image VGG that DRoP trains (Vysogorets et al. 2024, arXiv 2404.05579).
-
-    Five stages of 3x3 convolutions without bias, BatchNorm and ReLU (Simonyan and Zisserman 2014,
-    arXiv 1409.1556), a 2x2 max-pool between stages, a global average pool and one linear layer.
-    """
-    layers: list[int | str] = [channels]
-    for stage, (width, depth) in enumerate(zip(_VGG_WIDTHS, _VGG_STAGES[name], strict=True)):
-        layers += [_POOL] * (stage > 0) + [width] * depth
-    return _plain_network(layers, num_classes)
-
-
-def small_image_resnet(name: str, num_classes: int, channels: int) -> nn.Module:
-    """Return torchvision's ResNet with a 3x3 stem of stride 1 and no max-pool, for small images.
-
-    Zhang et al. 2019 (arXiv 1904.00962) and most CIFAR work use ResNet-18 and ResNet-50 (He et
-    al. 2015, arXiv 1512.03385) like this.
-    """
-    model: nn.Module = _torchvision_model(name, num_classes)
-    model.conv1 = _conv(channels, 64)
-    model.maxpool = nn.Identity()
-    return model
-
-
-class ThinResNet(nn.Module):
-    """ResNet for CIFAR, 6 n + 2 layers deep (He et al. 2015, arXiv 1512.03385, section 4.2)."""
-
-    def __init__(self, num_classes: int, channels: int, blocks: int = _RESNET56_BLOCKS) -> None:
-        super().__init__()
-        width = _RESNET56_WIDTHS[0]
-        self.stem = _block(channels, width)
-        stages: list[nn.Module] = []
-        for stage, wider in enumerate(_RESNET56_WIDTHS):
-            stages.append(ThinBlock(width, wider, stride=2 if stage else 1))
-            stages.extend(ThinBlock(wider, wider) for _ in range(blocks - 1))
-            width = wider
-        self.blocks = nn.Sequential(*stages)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(width, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, (B, K)."""
-        features = self.pool(self.blocks(self.stem(images)))
-        logits: Tensor = self.head(features.flatten(1))
-        return logits
-
-
-class ThinBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut without parameters ("option A" of He et al.)."""
-
-    def __init__(self, width: int, wider: int, stride: int = 1) -> None:
-        super().__init__()
-        self.first = _block(width, wider, stride)
-        self.second = nn.Sequential(_conv(wider, wider), nn.BatchNorm2d(wider))
-        self.activation = nn.ReLU()
-        self.stride, before = stride, (wider - width) // 2
-        self.padding = (before, wider - width - before)
-        """Channels of zeros that the shortcut gets before and behind its own."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the block's output; where it is wider, the shortcut is subsampled and padded."""
-        shortcut = inputs[:, :, :: self.stride, :: self.stride]
-        if any(self.padding):
-            shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, *self.padding))
-        outputs: Tensor = self.activation(self.second(self.first(inputs)) + shortcut)
-        return outputs
-
-
-_OWN_BUILDERS: dict[str, Callable[[int, ImageShape], nn.Module]] = {
-    "linear": linear,
-    "small_cnn": lambda classes, shape: small_cnn(classes, shape[0]),
-    "vgg16": lambda classes, shape: vgg("vgg16", classes, shape[0]),
-    "vgg19": lambda classes, shape: vgg("vgg19", classes, shape[0]),
-    "resnet18": lambda classes, shape: small_image_resnet("resnet18", classes, shape[0]),
-    "resnet50": lambda classes, shape: small_image_resnet("resnet50", classes, shape[0]),
-    "resnet56": lambda classes, shape: ThinResNet(classes, shape[0]),
-}
-_ANY_SIZE = ("linear", "small_cnn", "resnet56")
-
-
-def _plain_network(layers: list[int | str], num_classes: int) -> nn.Module:
-    """Return convolutional blocks and pools in a row, then a global average pool and a head."""
-    width, features = int(layers[0]), list[nn.Module]()
-    for layer in layers[1:]:
-        if layer == _POOL:
-            features.append(nn.MaxPool2d(2))
-        else:
-            features.append(_block(width, int(layer)))
-            width = int(layer)
-    parts: list[tuple[str, nn.Module]] = [
-        ("features", nn.Sequential(*features)),
-        ("pool", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-        ("head", nn.Linear(width, num_classes)),
-    ]
-    return nn.Sequential(OrderedDict(parts))
-
-
-def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(_conv(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU())
-
-
-def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """Return a 3x3 convolution without bias, initialised as He et al. 2015 (arXiv 1502.01852)."""
-    layer = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    return layer
-
-
 def _architecture(
     name: str, num_classes: int, image_shape: ImageShape, head: Head | None
 ) -> nn.Module:
     """Return a model that has not been tried; with a head, trained weights where the name asks."""
     if _is_own(name, image_shape):
-        model = _OWN_BUILDERS[name](num_classes, image_shape)
+        model = MODELS[name].build(num_classes, image_shape)
     else:
         model = _torchvision_model(name, num_classes, head)
         _take_channels(model, image_shape[0])
@@ -296,7 +177,7 @@ def _architecture(
 
 
 def _is_own(name: str, image_shape: ImageShape) -> bool:
-    return name in _OWN_BUILDERS and (max(image_shape[1:]) <= SMALL_SIDE or name in _ANY_SIZE)
+    return name in MODELS and (max(image_shape[1:]) <= SMALL_SIDE or MODELS[name].any_size)
 
 
 def _torchvision_model(name: str, num_classes: int, head: Head | None = None) -> Any:
@@ -309,18 +190,15 @@ def _torchvision_model(name: str, num_classes: int, head: Head | None = None) ->
     base = name.removesuffix(PRETRAINED)
     if base not in known:
         raise unknown_name("model", name, {*MODELS, *known})
-    arguments = dict(_TORCHVISION_ARGUMENTS.get(base, {}))
-    if name == base:
-        return torchvision.models.get_model(
-            base, weights=None, num_classes=num_classes, **arguments
-        )
+    arguments = dict[str, Any](_TORCHVISION_ARGUMENTS.get(base, {}))
     there = torchvision.models.get_model_weights(base).__members__
     weights = next(there[each] for each in PRETRAINED_WEIGHTS if each in there)
-    if head is None:  # what torchvision sets where it loads weights
-        if "aux_logits" in arguments:
-            arguments["transform_input"] = True
-        if base.startswith("vit_"):
-            arguments["image_size"] = weights.meta["min_size"][0]
+    if name == base or head is None:
+        if name != base:  # what torchvision sets where it loads weights
+            if "aux_logits" in arguments:
+                arguments["transform_input"] = True
+            if base.startswith("vit_"):
+                arguments["image_size"] = weights.meta["min_size"][0]
         return torchvision.models.get_model(
             base, weights=None, num_classes=num_classes, **arguments
         )
@@ -343,11 +221,11 @@ def _replace_head(model: nn.Module, name: str, num_classes: int) -> None:
     """Put a freshly initialised layer with K outputs in place of the one that gives the logits."""
     last: Any = model.get_submodule(name)
     biased = last.bias is not None
-    fresh: nn.Module
-    if isinstance(last, nn.Linear):
-        fresh = nn.Linear(last.in_features, num_classes, biased)
-    else:
-        fresh = nn.Conv2d(last.in_channels, num_classes, last.kernel_size, bias=biased)
+    fresh: nn.Module = (
+        nn.Linear(last.in_features, num_classes, biased)
+        if isinstance(last, nn.Linear)
+        else nn.Conv2d(last.in_channels, num_classes, last.kernel_size, bias=biased)
+    )
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, fresh)
 

@@ -188,7 +188,7 @@ def test_copies_say_how_many_have_the_same_bytes_too(root: Path) -> None:
 
 
 def test_what_a_few_headers_did_not_tell(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raydrop.data.loaders.folder._SPREAD_HEADERS", 1)
+    monkeypatch.setattr("raydrop.data.loaders.files._SPREAD_HEADERS", 1)
     for path in root.rglob("*.png"):
         PIL.Image.open(path).convert("L").save(path)
     noise(root / "train/cat/1.png", 1000)
@@ -233,7 +233,7 @@ def test_quick_decodes_nothing_and_compares_bytes(
     (root / "test/dog/1.png").write_text("no image")
     monkeypatch.setattr(PIL.Image.Image, "load", None)
     monkeypatch.setattr("raydrop.data.dataset.FileImages.open", None)
-    monkeypatch.setattr("raydrop.data.loaders.folder._SPREAD_HEADERS", 1)
+    monkeypatch.setattr("raydrop.data.loaders.files._SPREAD_HEADERS", 1)
     found = check_data(str(root), quick=True)
     assert found.compared == "bytes"
     names = {each.kind: each.names for each in found.findings}

@@ -6,12 +6,7 @@ import numpy as np
 from sklearn.datasets import load_digits as sklearn_digits
 
 from raydrop.data import ArrayImages, load_dataset
-from raydrop.data.loaders.digits import (
-    TEST_PER_CLASS,
-    TRAIN_PER_CLASS,
-    VALIDATION_PER_CLASS,
-    to_uint8,
-)
+from raydrop.data.loaders.digits import PER_CLASS, to_uint8
 
 
 def test_pixels_can_be_scaled_back_exactly() -> None:
@@ -32,10 +27,9 @@ def test_ids_are_positions_in_scikit_learns_order() -> None:
 
 def test_every_split_is_balanced() -> None:
     dataset = load_dataset("digits")
-    assert dataset.class_sizes("train").tolist() == [TRAIN_PER_CLASS] * 10
-    assert dataset.class_sizes("validation").tolist() == [VALIDATION_PER_CLASS] * 10
-    assert dataset.class_sizes("test").tolist() == [TEST_PER_CLASS] * 10
-    assert TRAIN_PER_CLASS + VALIDATION_PER_CLASS + TEST_PER_CLASS <= 174
+    assert sum(PER_CLASS) <= 174
+    for name, count in zip(dataset.splits(), PER_CLASS, strict=True):
+        assert dataset.class_sizes(name).tolist() == [count] * 10
 
 
 def test_splits_are_random_within_a_class() -> None:

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from raydrop.data import ArrayImages, FileImages, ImageDataset, load_dataset
-from raydrop.data.loaders.folder import LARGE_SHAPE
+from raydrop.data.loaders.files import LARGE_SHAPE
 from raydrop.errors import ConfigError, DataError
 
 

@@ -15,7 +15,7 @@ import pytest
 import torchvision
 
 from raydrop.data import FileImages, ImageDataset, Split, load_dataset
-from raydrop.data.groups import crossed, without_empty
+from raydrop.data.dataset import crossed
 from raydrop.data.loaders.celeba import ATTRIBUTES, IMAGES, PARTITION
 from raydrop.errors import ConfigError, DataError
 
@@ -71,12 +71,6 @@ def fails(root: Path, message: str, name: str = "metadata", options: str = "") -
 def test_crossing_numbers_every_pair_once() -> None:
     labels, attributes = np.divmod(np.arange(12), 4)
     assert crossed(labels, attributes, 4).tolist() == list(range(12))
-
-
-def test_empty_groups_close_up_in_order() -> None:
-    groups, names = without_empty(np.array([5, 0, 5, 2]), list("abcdef"))
-    assert groups.tolist() == [2, 0, 2, 1]
-    assert names == ("a", "c", "f")
 
 
 # Waterbirds.

@@ -72,7 +72,7 @@ def test_choice_in_a_class_does_not_depend_on_the_other_classes() -> None:
 
 def test_halves_are_stratified_disjoint_and_complete() -> None:
     labels = np.array([0] * 4 + [1] * 5 + [2] * 2)
-    validation, test = halves(labels, ("a", "b", "c"), 0, "halves")
+    validation, test = halves(np.arange(11), labels, ("a", "b", "c"), "class")
     assert np.bincount(labels[validation]).tolist() == [2, 2, 1]
     assert np.bincount(labels[test]).tolist() == [2, 3, 1]
     assert sorted([*validation, *test]) == list(range(11))
@@ -81,4 +81,4 @@ def test_halves_are_stratified_disjoint_and_complete() -> None:
 def test_halves_need_two_of_every_class() -> None:
     labels = np.array([0, 0, 1])
     with pytest.raises(DataError, match=r"at least two test images .* found 1 of class 'b'"):
-        halves(labels, ("a", "b"), 0, "halves")
+        halves(np.arange(3), labels, ("a", "b"), "class")

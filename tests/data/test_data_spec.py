@@ -97,13 +97,13 @@ BAD = [
     ("digits+subset(5, tset=2)", r"unexpected keyword argument 'tset'\); correct them"),
     ("digits+subset(5, n=2)", "multiple values for argument 'n'"),
     ("digits+long_tail(0.5)", "factor of at least 1 in long_tail, found 0.5;"),
-    ("digits+long_tail(nan)", "factor of at least 1 in long_tail, found nan;"),
-    ("digits+long_tail(inf)", "factor of at least 1 in long_tail, found inf;"),
+    ("digits+long_tail(nan)", "finite number for factor in long_tail, found nan;"),
+    ("digits+long_tail(inf)", "finite number for factor in long_tail, found inf;"),
     ("digits+label_noise(1.5)", "rate from 0 to 1 in label_noise, found 1.5;"),
     ("digits+label_noise(-0.1)", "rate from 0 to 1 in label_noise, found -0.1;"),
-    ("digits+label_noise(0.1, seed=0.5)", "whole number of at least 0 for seed, found 0.5;"),
-    ("digits+subset(0)", "whole number of at least 1 for n, found 0;"),
-    ("digits+subset(inf)", "whole number of at least 1 for n, found inf;"),
+    ("digits+label_noise(0.1, seed=0.5)", "of at least 0 for seed in label_noise, found 0.5;"),
+    ("digits+subset(0)", "whole number of at least 1 for n in subset, found 0;"),
+    ("digits+subset(inf)", "finite number for n in subset, found inf;"),
     (
         "digits+thinned()",
         r"share of at least one class in thinned, found none; write \+thinned\(cat",
@@ -113,10 +113,10 @@ BAD = [
     ("digits+thinned(cat=1.1)", "share from 0 to 1 for cat in thinned, found 1.1; write"),
     ("digits+thinned(cat=much)", r"numbers in thinned\(\.\.\.\), found 'much'; write for example"),
     ("digits+shortcut(rest=0.1)", "share of at least one class in shortcut, found none; write"),
-    ("digits+shortcut(dog=nan)", "share from 0 to 1 for dog in shortcut, found nan; write"),
+    ("digits+shortcut(dog=nan)", "finite number for dog in shortcut, found nan; write"),
     ("digits+shortcut(dog=1, rest=-1)", "share from 0 to 1 for rest in shortcut, found -1; write"),
-    ("digits+shortcut(dog=1, size=0)", "whole number of at least 1 for size, found 0;"),
-    ("digits+shortcut(dog=1, seed=0.5)", "whole number of at least 0 for seed, found 0.5;"),
+    ("digits+shortcut(dog=1, size=0)", "whole number of at least 1 for size in shortcut, found 0;"),
+    ("digits+shortcut(dog=1, seed=0.5)", "of at least 0 for seed in shortcut, found 0.5;"),
     (
         "digits?label=y",
         r"\?key=value only after celeba or fitz.* or metadata, found 'digits\?label=y'; rem",
@@ -126,7 +126,7 @@ BAD = [
     ("metadata:a?label", r"each option of metadata once as key=value, found 'label'; .* \?label=y"),
     ("metadata:a?label=", r"each option of metadata once as key=value, found 'label='; write"),
     ("metadata:a?label=b&label=c", "each option of metadata once .* found 'label=b&label=c'; "),
-    ("digits+subset(2, test=0)", "whole number of at least 1 for test, found 0;"),
+    ("digits+subset(2, test=0)", "whole number of at least 1 for test in subset, found 0;"),
 ]
 
 
@@ -163,9 +163,9 @@ def test_names_of_data_sets(text: str, message: str) -> None:
 
 
 def test_variants_demand_numbers_in_python_too() -> None:
-    with pytest.raises(ConfigError, match="a number for factor, found '10'"):
+    with pytest.raises(ConfigError, match="a finite number for factor in long_tail, found '10'"):
         LongTail("10")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="a number for n, found True"):
+    with pytest.raises(ConfigError, match="a finite number for n in subset, found True"):
         Subset(True)
 
 
@@ -174,7 +174,8 @@ def test_every_data_set_has_one_line() -> None:
         "digits", "gaussians", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder",
         "tiny_imagenet", "imagenet", "metadata", "waterbirds", "celeba", "fitzpatrick17k",
     }  # fmt: skip
-    assert all(text and "\n" not in text and len(text) < 90 for text in DATASETS.values())
+    summaries = [each.summary for each in DATASETS.values()]
+    assert all(text and "\n" not in text and len(text) < 90 for text in summaries)
 
 
 def test_a_loaded_data_set_carries_the_canonical_name() -> None:

@@ -11,13 +11,13 @@ from reference import bordered_pixel_by_pixel, other_attributes
 
 from raydrop.data import ArrayImages, ImageDataset, Split, load_dataset, parse_spec
 from raydrop.data.variants import Spurious
-from raydrop.data.variants.sampling import shuffled_members
-from raydrop.data.variants.spurious import (
+from raydrop.data.variants.painted import (
     COLOURS,
     aligned_attributes,
     paint_borders,
     uniform_attributes,
 )
+from raydrop.data.variants.sampling import shuffled_members
 from raydrop.errors import ConfigError, DataError
 
 
@@ -255,12 +255,18 @@ def test_images_that_are_neither_grey_nor_rgb_are_refused() -> None:
     [
         ("spurious(1.1)", "correlation from 0 to 1 in spurious, found 1.1; write"),
         ("spurious(-0.1)", "correlation from 0 to 1 in spurious, found -0.1; write"),
-        ("spurious(nan)", "correlation from 0 to 1 in spurious, found nan; write"),
+        ("spurious(nan)", "finite number for correlation in spurious, found nan;"),
         ("spurious(0.9, strength=2)", "strength from 0 to 1 in spurious, found 2; write"),
-        ("spurious(0.9, attributes=1)", "whole number of at least 2 for attributes, found 1;"),
+        (
+            "spurious(0.9, attributes=1)",
+            "whole number of at least 2 for attributes in spurious, found 1;",
+        ),
         ("spurious(0.9, attributes=7)", "2 to 6 attributes in spurious, found 7; each is one of"),
-        ("spurious(0.9, attributes=2.5)", "whole number of at least 2 for attributes, found 2.5;"),
-        ("spurious(0.9, seed=-1)", "whole number of at least 0 for seed, found -1;"),
+        (
+            "spurious(0.9, attributes=2.5)",
+            "whole number of at least 2 for attributes in spurious, found",
+        ),
+        ("spurious(0.9, seed=-1)", "whole number of at least 0 for seed in spurious, found -1;"),
         ("spurious()", r"arguments such as \+spurious\(0.9, strength=0.5\), found spurious\(\)"),
         ("spurius(0.9)", "Unknown variant 'spurius': did you mean spurious"),
     ],

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 from numpy.typing import NDArray
 
-from raydrop.cluster.driver import _picture_samples
+from raydrop.cluster.driver import leave_pictures_of_samples
 from raydrop.data import load_dataset
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.data.thumbnails import thumbnails
@@ -243,9 +243,9 @@ def test_a_broken_image_is_named_and_the_study_goes_on(tmp_path: Path) -> None:
     plan = make_plan(STUDY, trial_configs(STUDY, STUDY.spaces()), folder)
     said = io.StringIO()
     missing = Plan((), (), plan.trials)
-    _picture_samples(STUDY, missing, folder, store, Console(file=said, width=400))
+    leave_pictures_of_samples(STUDY, missing, folder, store, Console(file=said, width=400))
     assert "pictures    left out of the report: Expected a readable image" in said.getvalue()
     photographs_again = PIL.Image.new("RGB", (90, 130))
     photographs_again.save(broken)
-    _picture_samples(STUDY, missing, folder, store, Console(file=io.StringIO()))
+    leave_pictures_of_samples(STUDY, missing, folder, store, Console(file=io.StringIO()))
     assert only_entry(store).config["scores"] == run.key

@@ -1,7 +1,4 @@
-"""CelebA: photos of faces with 40 attributes, one of which is the target and another the group.
-
-Faces are 178x218 pixels, so models see 3x224x224; see :mod:`raydrop.data.loaders.folder` for how.
-"""
+"""CelebA: photos of faces with 40 attributes, one of which is the target and another the group."""
 
 from __future__ import annotations
 
@@ -11,13 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ImageDataset
-from raydrop.data.groups import crossed
+from raydrop.data.dataset import ImageDataset, crossed
 from raydrop.data.loaders.downloads import DEFAULT_ROOT, download
-from raydrop.data.loaders.folder import dataset_of_files, resolve_folder
-from raydrop.data.loaders.metadata import MOST_TABLE_BYTES, list_rows, three_parts
+from raydrop.data.loaders.files import dataset_of_files, resolve_folder
+from raydrop.data.loaders.tables import Table, reading
 from raydrop.errors import ConfigError, DataError, unknown_name, visible
-from raydrop.store.files import open_regular
 from raydrop.store.places import data_folder
 
 IMAGES = "img_align_celeba"
@@ -30,7 +25,12 @@ PARTITION = "list_eval_partition.txt"
 
 
 def load_celeba(
-    path: str | None, data_root: str | None, *, target: str, group: str, name: str
+    path: str | None,
+    data_root: str | None,
+    name: str,
+    *,
+    target: str = "Blond_Hair",
+    group: str = "Male",
 ) -> ImageDataset:
     """Return CelebA (Liu et al. 2015, arXiv 1411.7766) with groups target times attribute, G = 4.
 
@@ -45,72 +45,64 @@ def load_celeba(
             absent, and checks its MD5 sums.
         data_root: Where downloads go and a relative path starts; ``~/.cache/raydrop`` and the
             current folder by default.
+        name: Canonical specification.
         target: Attribute that is the label.
         group: Attribute that makes the groups with the label.
-        name: Canonical specification.
 
     Raises:
         ConfigError: If an attribute is unknown or both are the same.
         DataError: If files are absent and cannot be downloaded, or do not fit together.
     """
     folder = _downloaded(data_root) if path is None else resolve_folder(path, data_root)
-    from_kaggle = not (folder / ATTRIBUTES).exists() and _as_csv(folder / ATTRIBUTES).exists()
-    header = 1 if from_kaggle else 2
-    table = _read(folder, ATTRIBUTES, header, from_kaggle)
+    kaggle = not (folder / ATTRIBUTES).exists() and _as_csv(folder / ATTRIBUTES).exists()
+    header = 1 if kaggle else 2
+    table = _read(folder, ATTRIBUTES, header, kaggle)
     labels, attributes = _signs(table, target), _signs(table, group)
     if target == group:
         raise ConfigError(
             f"Expected two attributes for target and group of celeba, found {target} for both; "
             "choose another group."
         )
-    class_names, values = ((f"not {text}", text) for text in (target, group))
-    group_names = tuple(f"{label}, {value}" for label in class_names for value in values)
-    groups = crossed(labels, attributes, 2)
-    rows = range(header + 1, header + 1 + len(table))
     inner = f"{IMAGES}/{IMAGES}" if (folder / IMAGES / IMAGES).is_dir() else IMAGES
-    images = [f"{inner}/{image}" for image in table.index]
-    splits = _splits(folder, table.index, from_kaggle)
+    rows = pd.RangeIndex(header + 1, header + 1 + len(table))
+    images = pd.DataFrame({"image": [f"{inner}/{image}" for image in table.index]}, rows)
+    splits = _splits(folder, table.index, kaggle)
+    class_names, values = ((f"not {text}", text) for text in (target, group))
     return dataset_of_files(
         folder,
-        list_rows(folder, images, labels.tolist(), rows, ATTRIBUTES),
-        three_parts(splits, groups, group_names, "group"),
+        Table(Path(ATTRIBUTES), images).files(folder),
+        labels,
+        splits,
         name=name,
-        class_names=class_names,
-        groups=groups,
-        group_names=group_names,
+        groups=crossed(labels, attributes, 2),
         turned=False,
+        class_names=class_names,
+        group_names=tuple(f"{label}, {value}" for label in class_names for value in values),
     )
 
 
 def _downloaded(data_root: str | None) -> Path:
     """Return torchvision's folder of CelebA, downloading it where something is absent."""
-    root = data_folder("celeba", data_root or DEFAULT_ROOT).parent.absolute()
-    folder = root / "celeba"
+    folder = data_folder("celeba", data_root or DEFAULT_ROOT).absolute()
     if not all((folder / name).exists() for name in (IMAGES, ATTRIBUTES, PARTITION)):
-        download("celeba", "CelebA", root, split="all")
+        download("celeba", "CelebA", folder.parent, split="all")
     return folder
 
 
-def _read(folder: Path, name: str, header: int, from_kaggle: bool) -> pd.DataFrame:
+def _read(folder: Path, name: str, header: int, kaggle: bool) -> pd.DataFrame:
     """Return a table of numbers with the image names as its index, after some lines of header."""
-    path = _as_csv(folder / name) if from_kaggle else folder / name
-    try:
-        with open_regular(path, MOST_TABLE_BYTES) as file:
-            table = pd.read_csv(
-                file,
-                sep="," if from_kaggle else r"\s+",
-                skiprows=max(header - 1, 0),
-                header=0 if header else None,
-                index_col=0,
-                dtype=str,
-            )
+    path = _as_csv(folder / name) if kaggle else folder / name
+    remedy = "give the folder that holds it, or let torchvision download it anew"
+    with reading(path, "CelebA's table", remedy) as file:
+        table = pd.read_csv(
+            file,
+            sep="," if kaggle else r"\s+",
+            skiprows=max(header - 1, 0),
+            header=0 if header else None,
+            index_col=0,
+            dtype=str,
+        )
         return table.astype(np.int64).rename(index=str)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise DataError(
-            f"Expected CelebA's table in {visible(path)}, found: {visible(reason)}; "
-            "give the folder that holds it, or let torchvision download it anew."
-        ) from error
 
 
 def _as_csv(path: Path) -> Path:
@@ -122,16 +114,17 @@ def _signs(table: pd.DataFrame, attribute: str) -> NDArray[np.int64]:
     if attribute not in table:
         raise unknown_name("attribute of celeba", attribute, map(str, table.columns))
     values = table[attribute].to_numpy()
-    if not np.isin(values, (-1, 1)).all():
+    wrong = values[~np.isin(values, (-1, 1))]
+    if len(wrong):
         raise DataError(
-            f"Expected -1 or 1 for {attribute} in {ATTRIBUTES}, found "
-            f"{values[~np.isin(values, (-1, 1))][0]}; copy the official file."
+            f"Expected -1 or 1 for {attribute} in {ATTRIBUTES}, found {wrong[0]}; copy the "
+            "official file."
         )
     return (values > 0).astype(np.int64)
 
 
-def _splits(folder: Path, images: pd.Index[str], from_kaggle: bool) -> NDArray[np.int64]:
-    table = _read(folder, PARTITION, int(from_kaggle), from_kaggle)
+def _splits(folder: Path, images: pd.Index[str], kaggle: bool) -> NDArray[np.int64]:
+    table = _read(folder, PARTITION, int(kaggle), kaggle)
     if table.shape[1] != 1 or not table.index.is_unique:
         raise DataError(
             f"Expected one split per image in CelebA's partition in {visible(folder)}, found "

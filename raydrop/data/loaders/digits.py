@@ -6,19 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
-from raydrop.data.variants.sampling import shuffled_members
+from raydrop.data.variants.sampling import SPLIT_SEED, shuffled_members
 
-TRAIN_PER_CLASS = 80
-"""Training images of each digit."""
-VALIDATION_PER_CLASS = 24
-"""Validation images of each digit."""
-TEST_PER_CLASS = 70
-"""Test images of each digit; all three together are the smallest class, 174 images."""
-SPLIT_SEED = 0
-"""Seed of the split."""
+PER_CLASS = (80, 24, 70)
+"""Images of each digit in train, validation and test; together the smallest class, 174 images."""
 
 
-def load_digits() -> ImageDataset:
+def load_digits(path: str | None, data_root: str | None, name: str) -> ImageDataset:  # noqa: ARG001
     """Return scikit-learn's digits (Alpaydin and Kaynak 1998, UCI repository), split in three.
 
     An id is the index in scikit-learn's order. Every class is equally large in every split, and
@@ -30,16 +24,12 @@ def load_digits() -> ImageDataset:
     pixels = to_uint8(bunch.images)[:, None]
     labels = np.asarray(bunch.target, np.int64)
     members = shuffled_members(labels, 10, SPLIT_SEED, "digits")
-    first, second = TRAIN_PER_CLASS, TRAIN_PER_CLASS + VALIDATION_PER_CLASS
-    bounds = ((0, first), (first, second), (second, second + TEST_PER_CLASS))
     everything = Split(np.arange(len(labels)), labels, ArrayImages(pixels))
-    train, validation, test = (
-        everything.take(np.sort(np.concatenate([m[start:stop] for m in members])))
-        for start, stop in bounds
-    )
+    parts = zip(*(np.split(each, np.cumsum(PER_CLASS))[:3] for each in members), strict=True)
+    train, validation, test = (everything.take(np.sort(np.concatenate(part))) for part in parts)
     return ImageDataset.from_content(
         pixel_digest(pixels),
-        name="digits",
+        name=name,
         class_names=tuple("0123456789"),
         splits=(train, validation, test),
         image_shape=(1, 8, 8),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -17,34 +16,23 @@ from raydrop.store.places import data_folder, one_at_a_time
 
 DEFAULT_ROOT = "~/.cache/raydrop"
 """Where downloads go unless a data root is given."""
-SPLIT_SEED = 0
-"""Seed that halves the test set."""
 
 
-@dataclass(frozen=True)
-class Download:
-    """What is known about a data set of torchvision before it is opened."""
-
-    torchvision_name: str
-    """Class in ``torchvision.datasets``."""
-    folder: str
-    """Which that class makes below its root."""
-    horizontal_flip: bool
-    """Whether mirroring keeps the label."""
-    crop_padding: int
-    """Padding of random crops, in pixels."""
-
-
-DOWNLOADS = {
-    "mnist": Download("MNIST", "MNIST", horizontal_flip=False, crop_padding=2),
-    "fashion_mnist": Download("FashionMNIST", "FashionMNIST", horizontal_flip=True, crop_padding=2),
-    "cifar10": Download("CIFAR10", "cifar-10-batches-py", horizontal_flip=True, crop_padding=4),
-    "cifar100": Download("CIFAR100", "cifar-100-python", horizontal_flip=True, crop_padding=4),
+_DOWNLOADS = {
+    "mnist": ("MNIST", "MNIST", False, 2),
+    "fashion_mnist": ("FashionMNIST", "FashionMNIST", True, 2),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py", True, 4),
+    "cifar100": ("CIFAR100", "cifar-100-python", True, 4),
 }
-"""Data sets by the name that specifications use."""
+"""Class in ``torchvision.datasets``, folder that it makes below its root, whether mirroring keeps
+the label, and padding of random crops, in pixels."""
 
 
-def load_download(name: str, data_root: str | None) -> ImageDataset:
+def load_download(
+    path: str | None,  # noqa: ARG001
+    data_root: str | None,
+    name: str,
+) -> ImageDataset:
     """Return a data set of torchvision; its test set is halved into validation and test.
 
     An id is the index in the official training set or, for the test set, the same plus the number
@@ -52,45 +40,40 @@ def load_download(name: str, data_root: str | None) -> ImageDataset:
     are those of the official ones.
 
     Args:
-        name: Key of :data:`DOWNLOADS`.
+        path: None.
         data_root: Folder for the files; :data:`DEFAULT_ROOT` by default. Of a URL, this machine
             copies the data set's folder first.
+        name: What specifications call it.
 
     Raises:
         DataError: If the files are neither there nor can be downloaded.
     """
-    source = DOWNLOADS[name]
-    root = data_folder(source.folder, data_root or DEFAULT_ROOT).parent
-    official_train, official_test = (
-        download(name, source.torchvision_name, root, train=train) for train in (True, False)
-    )
-    pixels, test_pixels = _pixels(official_train.data), _pixels(official_test.data)
-    labels, test_labels = _labels(official_train.targets), _labels(official_test.targets)
-    class_names = tuple(str(class_name) for class_name in official_train.classes)
-    test_ids = len(labels) + np.arange(len(test_labels))
-    official = Split(test_ids, test_labels, ArrayImages(test_pixels))
-    validation, test = halves(test_labels, class_names, SPLIT_SEED, "halves")
+    official, folder, horizontal_flip, crop_padding = _DOWNLOADS[name]
+    root = data_folder(folder, data_root or DEFAULT_ROOT).parent
+    parts = [download(name, official, root, train=train) for train in (True, False)]
+    pixels, test_pixels = (_pixels(part.data) for part in parts)
+    labels, test_labels = (np.asarray(part.targets, np.int64) for part in parts)
+    class_names = tuple(map(str, parts[0].classes))
+    held_out = np.arange(len(test_labels))
+    tested = Split(len(labels) + held_out, test_labels, ArrayImages(test_pixels))
+    validation, test = map(tested.take, halves(held_out, test_labels, class_names, "class"))
     return ImageDataset.from_content(
         pixel_digest(pixels, test_pixels),
         name=name,
         class_names=class_names,
-        splits=(
-            Split(np.arange(len(labels)), labels, ArrayImages(pixels)),
-            official.take(validation),
-            official.take(test),
-        ),
+        splits=(Split(np.arange(len(labels)), labels, ArrayImages(pixels)), validation, test),
         image_shape=(pixels.shape[1], pixels.shape[2], pixels.shape[3]),
-        horizontal_flip=source.horizontal_flip,
-        crop_padding=source.crop_padding,
+        horizontal_flip=horizontal_flip,
+        crop_padding=crop_padding,
     )
 
 
-def download(name: str, torchvision_name: str, root: Path, **arguments: object) -> Any:
+def download(name: str, official: str, root: Path, **arguments: object) -> Any:
     """Return torchvision's data set object, downloading its files where they are absent.
 
     Args:
         name: What specifications call it.
-        torchvision_name: Class in ``torchvision.datasets``.
+        official: Class in ``torchvision.datasets``.
         root: Folder for the files; made where it is absent.
         **arguments: What else the class takes.
 
@@ -102,9 +85,7 @@ def download(name: str, torchvision_name: str, root: Path, **arguments: object) 
     try:
         root.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(root):
-            return getattr(torchvision.datasets, torchvision_name)(
-                str(root), download=True, **arguments
-            )
+            return getattr(torchvision.datasets, official)(str(root), download=True, **arguments)
     except (RuntimeError, OSError, EOFError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
@@ -118,7 +99,3 @@ def _pixels(data: Any) -> NDArray[np.uint8]:
     array = np.asarray(data, dtype=np.uint8)
     channels_last = array[..., None] if array.ndim == 3 else array
     return np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2))
-
-
-def _labels(targets: Any) -> NDArray[np.int64]:
-    return np.asarray(targets, dtype=np.int64)

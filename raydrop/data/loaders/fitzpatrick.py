@@ -1,56 +1,37 @@
-"""Fitzpatrick17k: photos of skin conditions, trained on some skin types and tested on all.
-
-Images are photos of many sizes, so models see 3x224x224; see :mod:`raydrop.data.loaders.folder` for
-how.
-"""
+"""Fitzpatrick17k: photos of skin conditions, trained on some skin types and tested on all."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ImageDataset, Indices
-from raydrop.data.groups import crossed
-from raydrop.data.loaders.folder import dataset_of_files, resolve_folder
-from raydrop.data.loaders.metadata import Table, numbered, read_columns, table_path
-from raydrop.data.variants.sampling import shuffled_members
-from raydrop.errors import DataError, unknown_name
+from raydrop.data.dataset import ImageDataset, crossed
+from raydrop.data.loaders.files import dataset_of_files, one_of, resolve_folder
+from raydrop.data.loaders.tables import Table, numbered, read_table
+from raydrop.data.variants.sampling import SPLIT_SEED, shuffled_members
+from raydrop.errors import DataError
 
 SKIN_TYPES = ("1-2", "3-4", "5-6")
 """Groups of Fitzpatrick's six skin types, from light to dark."""
 EVERY = "all"
 """Where all types are trained on."""
-SPLIT_SEED = 0
-"""Seed of the split."""
 
-_CODES = {str(kind): (kind - 1) // 2 for kind in range(1, 7)}
 _UNKNOWN = "-1"
 
 
-@dataclass(frozen=True)
-class Options:
-    """Where the table and the images are, and what is made of them."""
-
-    file: str = "fitzpatrick17k.csv"
-    """The table, relative to the data set's folder."""
-    folder: str = "images"
-    """Folder of the images, relative to the data set's folder."""
-    image: str = "md5hash"
-    """Column of the images' names without ``.jpg``."""
-    label: str = "three_partition_label"
-    """Column of labels: ``three_partition_label``, ``nine_partition_label`` or ``label``."""
-    skin: str = "fitzpatrick_scale"
-    """Column of skin types, 1 to 6, or -1 where it is unknown."""
-    train: str = SKIN_TYPES[0]
-    """Skin types that are trained on: one of :data:`SKIN_TYPES`, or :data:`EVERY`."""
-    missing: str = "refuse"
-    """``skip`` leaves out the rows whose image could not be downloaded."""
-
-
-def load_fitzpatrick(path: str, data_root: str | None, options: Options, name: str) -> ImageDataset:
+def load_fitzpatrick(
+    path: str | None,
+    data_root: str | None,
+    name: str,
+    *,
+    file: str = "fitzpatrick17k.csv",
+    folder: str = "images",
+    image: str = "md5hash",
+    label: str = "three_partition_label",
+    skin: str = "fitzpatrick_scale",
+    train: str = SKIN_TYPES[0],
+    missing: str = "refuse",
+) -> ImageDataset:
     """Return Fitzpatrick17k (Groh et al. 2021, arXiv 2104.09957) with skin types as groups, G = 3.
 
     Of each class and of the skin types that are trained on, a tenth is validation, a tenth is test
@@ -60,68 +41,74 @@ def load_fitzpatrick(path: str, data_root: str | None, options: Options, name: s
     position among the rows that remain, from 0.
 
     Args:
-        path: Folder with the authors' ``fitzpatrick17k.csv`` and the images as
-            ``images/MD5HASH.jpg``, which have to be downloaded from the addresses in that table.
+        path: Folder with the authors' table and the images, which have to be downloaded from the
+            addresses in that table.
         data_root: Where a relative path starts; the current folder by default.
-        options: Where the table and images are, which labels, and what is trained on.
         name: Canonical specification.
+        file: The table, relative to ``path``.
+        folder: Folder of the images, ``MD5HASH.jpg``, relative to ``path``.
+        image: Column of the images' names without ``.jpg``.
+        label: Column of labels: ``three_partition_label``, ``nine_partition_label`` or ``label``.
+        skin: Column of skin types, 1 to 6, or -1 where it is unknown.
+        train: Skin types that are trained on: one of :data:`SKIN_TYPES`, or :data:`EVERY`.
+        missing: ``skip`` leaves out the rows whose image could not be downloaded.
 
     Raises:
         ConfigError: If there are no such skin types to train on.
         DataError: If the table, a column or an image is absent, a skin type is none of -1 and 1 to
             6, or a class has too few images of a skin type.
     """
-    if options.train not in (*SKIN_TYPES, EVERY):
-        raise unknown_name("choice of skin types", options.train, (*SKIN_TYPES, EVERY))
+    one_of("choice of skin types", train, (*SKIN_TYPES, EVERY))
     root = resolve_folder(path, data_root)
-    table, remarks = _read(root, options).with_images(root, options.missing, outside=False)
+    wanted = {"image": image, "label": label, "skin": skin}
+    table = _known(read_table(root, file, wanted, "fitzpatrick17k"), folder)
+    table, remarks = table.with_images(root, missing, outside=False)
     labels, class_names = table.codes("label")
-    types = table.known_codes("skin", _CODES)
-    missing = ~np.isin(np.arange(len(SKIN_TYPES)), types)
-    if missing.any():
+    types = table.known_codes("skin", {str(kind): (kind - 1) // 2 for kind in range(1, 7)})
+    missing_types = ~np.isin(np.arange(len(SKIN_TYPES)), types)
+    if missing_types.any():
         raise DataError(
-            f"Expected skin types {SKIN_TYPES[int(missing.argmax())]} in {table.path}, found none; "
-            "add them."
+            f"Expected skin types {SKIN_TYPES[int(missing_types.argmax())]} in {table.path}, found "
+            "none; add them."
         )
-    seen = [options.train in (kind, EVERY) for kind in SKIN_TYPES]
+    seen = [train in (kind, EVERY) for kind in SKIN_TYPES]
     names = tuple(f"skin types {kind}" for kind in SKIN_TYPES)
     return dataset_of_files(
         root,
-        table.files(root, labels),
-        _parts(labels, class_names, types, seen),
+        table.files(root),
+        labels,
+        _splits(labels, class_names, types, seen),
         name=name,
-        class_names=class_names,
         groups=types,
+        hashed_names=(numbered(class_names), names),
+        class_names=class_names,
         group_names=names,
         unseen_groups=tuple(each for each, known in zip(names, seen, strict=True) if not known),
-        hashed_names=(numbered(class_names), names),
         remarks=remarks,
     )
 
 
-def _read(root: Path, options: Options) -> Table:
-    """Return image, label and skin type of every row whose skin type is known."""
-    path = table_path(root, options.file)
-    wanted = {key: getattr(options, key) for key in ("image", "label", "skin")}
-    values = read_columns(path, wanted, "fitzpatrick17k")
+def _known(table: Table, folder: str) -> Table:
+    """Return the rows whose skin type is known, with images as paths."""
+    values = table.values
     # Some programs write whole numbers as 3.0.
     values["skin"] = values["skin"].str.removesuffix(".0")
     values = values[values["skin"] != _UNKNOWN]
     if values.empty:
-        raise DataError(f"Expected rows of known skin type in {path}, found none; add them.")
-    return Table(path, values.assign(image=options.folder + "/" + values["image"] + ".jpg"))
+        raise DataError(f"Expected rows of known skin type in {table.path}, found none; add them.")
+    return Table(table.path, values.assign(image=folder + "/" + values["image"] + ".jpg"))
 
 
-def _parts(
+def _splits(
     labels: NDArray[np.int64],
     class_names: tuple[str, ...],
     types: NDArray[np.int64],
     seen: list[bool],
-) -> list[Indices]:
-    """Return ascending positions of train, validation and test."""
+) -> NDArray[np.int64]:
+    """Return 0 for each image of train, 1 for one of validation and 2 for one of test, (n,)."""
     kinds = len(SKIN_TYPES)
+    splits = np.zeros(len(labels), np.int64)
     cells = crossed(labels, types, kinds)
-    parts: list[list[Indices]] = [[], [], []]
     members = shuffled_members(cells, len(class_names) * kinds, SPLIT_SEED, "fitzpatrick17k")
     for cell, positions in enumerate(members):
         label, kind = divmod(cell, kinds)
@@ -133,8 +120,6 @@ def _parts(
                 f"{SKIN_TYPES[kind]}, found {len(positions)}; add images, or choose labels with "
                 "fewer classes."
             )
-        ends = [tenth, 2 * tenth if seen[kind] else len(positions)]
-        validation, test, train = np.split(positions, ends)
-        for part, chosen in zip(parts, (train, validation, test), strict=True):
-            part.append(chosen)
-    return [np.sort(np.concatenate(part)) for part in parts]
+        splits[positions[:tenth]] = 1
+        splits[positions[tenth : 2 * tenth if seen[kind] else None]] = 2
+    return splits

@@ -16,7 +16,6 @@ the range is narrow and P small so that it is worth little beside x and its squa
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -24,10 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from raydrop.data.arguments import Called
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
-from raydrop.data.variants import number_text
 from raydrop.data.variants.sampling import raw_draws
-from raydrop.errors import ConfigError
 
 SIDE = 4
 """Pixels along a side of an image; P is its square."""
@@ -37,9 +35,10 @@ wider range would leave fewer grey levels to what matters."""
 
 
 @dataclass(frozen=True)
-class Gaussians:
+class Gaussians(Called):
     """What to draw: the mixture, and how many samples."""
 
+    kind: ClassVar[str] = "gaussians"
     example: ClassVar[str] = "gaussians(sigma0=0.5, sigma1=1, prior0=0.5, n=20000)"
 
     mean0: float = -1
@@ -61,28 +60,20 @@ class Gaussians:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            self._check_number(each.name)
+            self.check_number(each.name, getattr(self, each.name))
         if not self.mean0 < self.mean1:
-            raise self._error("mean0 below mean1", f"{self.mean0:g} and {self.mean1:g}")
+            self.refuse("mean0 below mean1", f"{self.mean0:g} and {self.mean1:g}")
         for name in ("sigma0", "sigma1"):
             if getattr(self, name) <= 0:
-                raise self._error(f"{name} above 0", f"{getattr(self, name):g}")
+                self.refuse(f"{name} above 0", f"{getattr(self, name):g}")
         if not 0 < self.prior0 < 1:
-            raise self._error("prior0 between 0 and 1", f"{self.prior0:g}")
+            self.refuse("prior0 between 0 and 1", f"{self.prior0:g}")
         for name in ("n", "test", "seed"):
-            self._check_whole(name)
+            self.make_whole(name, least=0)
         for name in ("n", "test"):
-            if min(self.class_sizes(getattr(self, name))) < 1:
-                sizes = " and ".join(map(str, self.class_sizes(getattr(self, name))))
-                raise self._error(f"samples of both classes among {name}", sizes)
-
-    def __str__(self) -> str:
-        told = [
-            f"{each.name}={number_text(getattr(self, each.name))}"
-            for each in fields(self)
-            if getattr(self, each.name) != each.default
-        ]
-        return f"gaussians({', '.join(told)})" if told else "gaussians"
+            sizes = self.class_sizes(getattr(self, name))
+            if min(sizes) < 1:
+                self.refuse(f"samples of both classes among {name}", " and ".join(map(str, sizes)))
 
     @property
     def middle(self) -> float:
@@ -133,7 +124,7 @@ class Gaussians:
         """
         drawn = []
         for k, size in enumerate(self.class_sizes(count)):
-            raw = raw_draws(size, int(self.seed), f"gaussians/{split}/{k}")
+            raw = raw_draws(size, self.seed, f"gaussians/{split}/{k}")
             # The upper 53 bits, which float64 holds exactly; the half keeps 0 and 1 out.
             uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
             mean, sigma = ((self.mean0, self.sigma0), (self.mean1, self.sigma1))[k]
@@ -158,20 +149,3 @@ class Gaussians:
         level = pixels[:, 0].mean(axis=(1, 2)) + 0.5 / SIDE**2
         x: NDArray[np.float64] = np.minimum(low + (high - low) * level / 255, high)
         return x
-
-    def _check_number(self, name: str) -> None:
-        value = getattr(self, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
-            raise self._error(f"a finite number for {name}", repr(value))
-
-    def _check_whole(self, name: str) -> None:
-        value = getattr(self, name)
-        if value != int(value) or value < 0:
-            raise self._error(f"a whole number of at least 0 for {name}", f"{value:g}")
-        object.__setattr__(self, name, int(value))
-
-    def _error(self, expected: str, found: str) -> ConfigError:
-        return ConfigError(
-            f"Expected {expected} in gaussians, found {found}; write for example {self.example}."
-        )

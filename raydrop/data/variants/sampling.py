@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from raydrop.errors import DataError
 from raydrop.study import By, derive_seed
 
+SPLIT_SEED = 0
+"""Seed of splits, and of variants that take none: all studies of a data set share its samples."""
+
 
 def raw_draws(count: int, seed: int, purpose: str) -> NDArray[np.uint64]:
     """Return ``count`` independent uniform 64-bit numbers, (count,), for one seed and purpose.
@@ -30,12 +33,7 @@ def shuffled(count: int, seed: int, purpose: str) -> NDArray[np.int64]:
 
 
 def class_members(labels: NDArray[np.int64], num_classes: int) -> list[NDArray[np.int64]]:
-    """Return the positions of each class in ascending order: K arrays.
-
-    Args:
-        labels: Classes 0...K-1, (n,).
-        num_classes: K.
-    """
+    """Return the positions of each class 0...K-1 of labels (n,), in ascending order: K arrays."""
     order = np.argsort(labels, kind="stable")
     ends = np.cumsum(np.bincount(labels, minlength=num_classes))
     return np.split(order, ends[:-1])
@@ -56,50 +54,39 @@ def shuffled_members(
 def choose_per_class(
     labels: NDArray[np.int64], counts: NDArray[np.int64], seed: int, purpose: str
 ) -> NDArray[np.int64]:
-    """Return the positions of a random choice of ``counts[k]`` samples of each class k.
+    """Return the ascending positions of a random choice of ``counts[k]`` samples of each class k.
 
-    Args:
-        labels: Classes 0...K-1, (n,).
-        counts: How many of each class, (K,); of a smaller class, all.
-        seed: Choices with the same seed and purpose are nested.
-        purpose: What the choice is for.
-
-    Returns:
-        Ascending positions, (at most sum of counts,).
+    Of a class that is smaller, all are chosen. Choices of the same seed and purpose are nested.
     """
     members = shuffled_members(labels, len(counts), seed, purpose)
     return np.sort(np.concatenate([m[:count] for m, count in zip(members, counts, strict=True)]))
 
 
 def halves(
-    labels: NDArray[np.int64],
-    class_names: tuple[str, ...],
-    seed: int,
-    purpose: str,
-    kind: By = "class",
+    held_out: NDArray[np.int64], units: NDArray[np.int64], names: tuple[str, ...], kind: By
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return positions of two random halves of a test set: validation and what stays test.
+    """Return the positions of two random halves of a test set: validation and what stays test.
 
-    Each class is halved by itself; of an odd number, the test half gets one more. DRoP validates
-    on half of the test set in the same way (Vysogorets et al. 2024, arXiv 2404.05579).
+    Each class or group is halved by itself; of an odd number, the test half gets one more. DRoP
+    validates on half of the test set in the same way (Vysogorets et al. 2024, arXiv 2404.05579).
 
     Args:
-        labels: Classes 0...K-1 of the test samples, or their groups, (n,).
-        class_names: Names of the classes or groups.
-        seed: Of the choice.
-        purpose: What the choice is for.
-        kind: What ``labels`` are.
+        held_out: Positions of the test samples, (m,).
+        units: Class or group of every sample, (n,).
+        names: Names of the classes or groups.
+        kind: What the units are.
 
     Raises:
-        DataError: If a class has fewer than two samples.
+        DataError: If one has fewer than two test samples.
     """
-    sizes = np.bincount(labels, minlength=len(class_names))
-    for name, size in zip(class_names, sizes, strict=True):
+    units = units[held_out]
+    sizes = np.bincount(units, minlength=len(names))
+    for name, size in zip(names, sizes, strict=True):
         if size < 2:
             raise DataError(
                 f"Expected at least two test images of every {kind}, one of which becomes "
                 f"validation, found {size} of {kind} {name!r}; add test images or separate "
                 "validation images."
             )
-    validation = choose_per_class(labels, sizes // 2, seed, purpose)
-    return validation, np.setdiff1d(np.arange(len(labels)), validation)
+    chosen = choose_per_class(units, sizes // 2, SPLIT_SEED, "halves")
+    return held_out[chosen], held_out[np.setdiff1d(np.arange(len(units)), chosen)]
