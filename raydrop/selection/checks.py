@@ -1,8 +1,7 @@
 """Checks that quotas and selection share; each one returns the value in the form they compute with.
 
-Values may be lists, arrays, series or tensors: whatever NumPy makes an array of.
-
-Shapes: ``K`` classes (or groups), ``n`` samples.
+Values may be lists, arrays, series or tensors: whatever NumPy makes an array of. What does not fit
+raises a ConfigError.
 """
 
 from __future__ import annotations
@@ -24,11 +23,7 @@ _EXACT = 2.0**53
 
 
 def as_array(name: str, values: ArrayLike) -> NDArray[Any]:
-    """Return values as an array; what are numbers in Python are numbers in it.
-
-    Raises:
-        ConfigError: If they make none.
-    """
+    """Return values as an array; what are numbers in Python are numbers in it."""
     try:
         array = np.asarray(values)
         if array.dtype.kind in "US" and not isinstance(values, np.ndarray):
@@ -58,11 +53,7 @@ def whole_numbers(array: NDArray[Any]) -> IntArray | None:
 
 
 def numbers(name: str, values: ArrayLike) -> FloatArray:
-    """Return values as floats.
-
-    Raises:
-        ConfigError: If they are none.
-    """
+    """Return values as floats."""
     array = as_array(name, values)
     if array.dtype.kind not in "biuf":
         raise ConfigError(
@@ -75,17 +66,7 @@ def numbers(name: str, values: ArrayLike) -> FloatArray:
 def checked_counts(
     name: str, counts: ArrayLike, class_names: Sequence[Any] | None = None
 ) -> IntArray:
-    """Return counts of samples by class as an integer array, shape (K,).
-
-    Args:
-        name: What they are called.
-        counts: The counts.
-        class_names: Of the classes in their order, if they have some.
-
-    Raises:
-        ConfigError: If they are not a list of whole numbers of at least 0, or in another order than
-            the classes.
-    """
+    """Return counts of samples, whole numbers of at least 0, in the order of the classes, (K,)."""
     array = as_array(name, counts)
     values = whole_numbers(array) if array.ndim == 1 else None
     if values is None or (values < 0).any():
@@ -99,11 +80,7 @@ def checked_counts(
 
 
 def checked_recalls(recalls: ArrayLike | None, num_classes: int) -> FloatArray:
-    """Return recalls as floats, shape (K,).
-
-    Raises:
-        ConfigError: If there is not one number in [0, 1] per class.
-    """
+    """Return one number in [0, 1] per class, (K,)."""
     values = numbers("recalls", [] if recalls is None else recalls)
     if values.shape != (num_classes,):
         raise ConfigError(
@@ -123,11 +100,7 @@ def checked_recalls(recalls: ArrayLike | None, num_classes: int) -> FloatArray:
 
 
 def checked_budget(budget: int, num_samples: int) -> int:
-    """Return the budget as an int.
-
-    Raises:
-        ConfigError: If it is not a whole number from 0 to ``num_samples``.
-    """
+    """Return a whole number from 0 to ``num_samples`` as an int."""
     whole = _whole(budget)
     if whole is None or not 0 <= whole <= num_samples:
         raise ConfigError(
@@ -138,12 +111,7 @@ def checked_budget(budget: int, num_samples: int) -> int:
 
 
 def checked_floors(minimum: int, sizes: IntArray, budget: int) -> IntArray:
-    """Return what every class keeps at least: min(minimum, N_k), shape (K,).
-
-    Raises:
-        ConfigError: If the minimum is not a whole number of at least 0, or if the budget does not
-            suffice for it.
-    """
+    """Return what every class keeps at least: min(minimum, N_k), (K,); the budget suffices."""
     whole = _whole(minimum)
     if whole is None or whole < 0:
         raise ConfigError(
@@ -177,9 +145,8 @@ def _check_order(name: str, values: Any, class_names: Sequence[Any] | None) -> N
     if index is None or callable(index):
         return
     found = np.asarray(index).tolist()
-    expected = class_names
-    if expected is None and all(isinstance(each, int) for each in found):
-        expected = range(len(found))
+    numbered = class_names is None and all(isinstance(each, int) for each in found)
+    expected = range(len(found)) if numbered else class_names
     if expected is not None and found != list(expected):
         raise ConfigError(
             f"Expected {name} in the order of the classes, found an index of {_shown(found)}; "

@@ -18,11 +18,16 @@ from_method:S  c_k                c_k, the samples of class k among the best by 
 
 Σ x_k is piecewise linear in λ and bends where a class leaves its floor (λ = m_k/a_k) or becomes
 full (λ = N_k/a_k), so the right piece is looked up among the sorted bends and λ solved there in
-closed form: no tolerance, no iteration limit. Largest remainders then make integers of the sizes.
-Groups (label and attribute, say) work the same with groups for classes; N_k is then the group's
-size and r_k the share of its validation samples that are classified correctly.
+closed form: no tolerance, no iteration limit. Largest remainders then make integers of the sizes:
+they are rounded down, and the samples still missing go, one each, to the classes with the largest
+fractions. Equal fractions (within :data:`ROUNDING`) are settled in favour of the larger class, then
+of the lower recall (or the higher c_k), and only then of the lower index, so the order of classes
+matters for identical classes alone. Groups (label and attribute, say) work the same with groups for
+classes; r_k is then the share of a group's validation samples that are classified correctly.
 
-Shapes: ``K`` classes.
+Everywhere, ``class_sizes`` are the N_k, (K,), ``budget`` is how many samples to keep in all, from 0
+to Σ N_k, and every class keeps at least ``minimum``, or all of its samples where it is smaller.
+Quotas, (K,), are at most N_k each and sum to the budget. What does not fit raises a ConfigError.
 """
 
 from __future__ import annotations
@@ -30,7 +35,6 @@ from __future__ import annotations
 import bisect
 import dataclasses
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -52,36 +56,20 @@ sizes in the millions (about 1e-9) and far below any difference that could matte
 
 
 def drop_quotas(
-    class_sizes: ArrayLike, recalls: ArrayLike, budget: int, minimum: int = 0
+    class_sizes: ArrayLike, recalls: ArrayLike | None, budget: int, minimum: int = 0
 ) -> IntArray:
-    """Return how many samples each class keeps under DRoP.
+    """Return how many samples each class keeps under DRoP, in proportion to its errors.
 
-    The fractional sizes are N_k·min(1, λ(1 - r_k)) with λ such that they sum to the budget: a class
-    is kept at a density proportional to its error rate, classes that would exceed their size are
-    kept whole, and their excess goes to the others in the same proportion. Classes that were
-    recalled perfectly receive nothing until all others are whole; what is left then goes to them in
-    proportion to N_k (the paper leaves this case open).
-
-    With a minimum, sizes are max(m_k, N_k·min(1, λ(1 - r_k))), m_k = min(minimum, N_k), again with
-    λ such that they sum to the budget: a class whose share lies below its floor gets its floor, and
+    The fractional sizes are N_k·min(1, λ(1 - r_k)) with λ such that they sum to the budget, where
+    r_k is the recall of the query model on validation data, (K,), in [0, 1]: a class is kept at a
+    density proportional to its error rate, classes that would exceed their size are kept whole, and
+    their excess goes to the others in the same proportion. Classes that were recalled perfectly
+    receive nothing until all others are whole; what is left then goes to them in proportion to N_k
+    (the paper leaves this case open). A class whose share lies below its floor gets its floor, and
     the others share what remains; floors are not added on top.
-
-    Integers come from largest remainders: sizes are rounded down, and the samples still missing go,
-    one each, to the classes with the largest fractions. Equal fractions (within :data:`ROUNDING`)
-    are settled in favour of the larger class, then of the lower recall, and only then of the lower
-    index, so the order of classes matters for identical classes alone.
 
     Source: Vysogorets, Ahuja, Kempe, "DRoP: Distributionally Robust Data Pruning", ICLR 2025,
     arXiv 2404.05579.
-
-    Args:
-        class_sizes: Samples N_k of each class, shape (K,), whole numbers.
-        recalls: Recall r_k of the query model on validation data, shape (K,), in [0, 1].
-        budget: Samples to keep in all, from 0 to Σ N_k.
-        minimum: Samples that each class keeps at least (all of a smaller class).
-
-    Returns:
-        Samples to keep of each class, shape (K,), at most N_k each, summing to ``budget``.
 
     Raises:
         ConfigError: If a recall is NaN or outside [0, 1], the budget does not fit the data, or the
@@ -102,19 +90,7 @@ def drop_densities(
     """Return the share of each class that DRoP keeps, before rounding to whole samples.
 
     This is min(1, λ(1 - r_k)) as described at :func:`drop_quotas` (arXiv 2404.05579), so
-    ``class_sizes * densities`` sums to ``budget``.
-
-    Args:
-        class_sizes: Samples N_k of each class, shape (K,), whole numbers.
-        recalls: Recall r_k of the query model on validation data, shape (K,), in [0, 1].
-        budget: Samples to keep in all, from 0 to Σ N_k.
-        minimum: Samples that each class keeps at least (all of a smaller class).
-
-    Returns:
-        Densities in [0, 1], shape (K,); NaN for a class without samples.
-
-    Raises:
-        ConfigError: As :func:`drop_quotas`.
+    ``class_sizes * densities`` sums to ``budget``; NaN for a class without samples.
 
     Example:
         >>> drop_densities([100, 100, 100], [0.9, 0.8, 0.5], budget=90).round(4).tolist()
@@ -131,20 +107,6 @@ def drop_densities(
 def proportional_quotas(class_sizes: ArrayLike, budget: int, minimum: int = 0) -> IntArray:
     """Return quotas with which every class keeps the same share of its samples.
 
-    Sizes are max(m_k, λ N_k) with m_k = min(minimum, N_k) and λ such that they sum to the budget;
-    whole numbers as in :func:`drop_quotas`.
-
-    Args:
-        class_sizes: Samples N_k of each class, shape (K,), whole numbers.
-        budget: Samples to keep in all, from 0 to Σ N_k.
-        minimum: Samples that each class keeps at least (all of a smaller class).
-
-    Returns:
-        Samples to keep of each class, shape (K,), at most N_k each, summing to ``budget``.
-
-    Raises:
-        ConfigError: If the budget does not fit the data or the minimum does not fit the budget.
-
     Example:
         >>> proportional_quotas([800, 150, 50], budget=100).tolist()
         [80, 15, 5]
@@ -156,19 +118,7 @@ def proportional_quotas(class_sizes: ArrayLike, budget: int, minimum: int = 0) -
 def balanced_quotas(class_sizes: ArrayLike, budget: int, minimum: int = 0) -> IntArray:
     """Return quotas with which every class keeps equally many samples, as far as it has them.
 
-    Sizes are min(N_k, λ) with λ such that they sum to the budget: a class smaller than its share is
-    kept whole and the others share its excess equally. Whole numbers as in :func:`drop_quotas`.
-
-    Args:
-        class_sizes: Samples N_k of each class, shape (K,), whole numbers.
-        budget: Samples to keep in all, from 0 to Σ N_k.
-        minimum: Samples that each class keeps at least (all of a smaller class).
-
-    Returns:
-        Samples to keep of each class, shape (K,), at most N_k each, summing to ``budget``.
-
-    Raises:
-        ConfigError: If the budget does not fit the data or the minimum does not fit the budget.
+    A class smaller than its share is kept whole and the others share its excess equally.
 
     Example:
         >>> balanced_quotas([800, 150, 20], budget=100).tolist()
@@ -179,35 +129,19 @@ def balanced_quotas(class_sizes: ArrayLike, budget: int, minimum: int = 0) -> In
 
 
 def quotas_from_counts(
-    class_sizes: ArrayLike, counts: ArrayLike, budget: int, minimum: int = 0
+    class_sizes: ArrayLike, counts: ArrayLike | None, budget: int, minimum: int = 0
 ) -> IntArray:
     """Return quotas in the proportions in which a method kept the classes by itself.
 
     With c_k the samples of class k among the ``budget`` best by a score S over all classes, the
     quotas are c_k: the class ratios that S produced, which Vysogorets, Ahuja and Kempe (2025, arXiv
     2404.05579) call StrategyQ. With random choice inside each class they tell whether a method owes
-    its results to how much it keeps of each class or to which samples.
+    its results to how much it keeps of each class or to which samples. With S as the choice inside
+    classes too, and no minimum, the samples are the same as without quotas.
 
-    A class without any sample among the best gets none, unless there is a minimum: sizes are then
-    clip(λ c_k, m_k, N_k) with m_k = min(minimum, N_k) and λ such that they sum to the budget, so
-    floors are paid for by the other classes in proportion to their c_k, and classes with c_k = 0
-    stay at their floors. With S as the choice inside classes too, and no minimum, the samples are
-    the same as without quotas. Counts for another budget are scaled to this one; where all of them
-    are whole or zero, the rest goes to the others in proportion to N_k. Whole numbers as in
-    :func:`drop_quotas`.
-
-    Args:
-        class_sizes: Samples N_k of each class, shape (K,), whole numbers.
-        counts: c_k, shape (K,), whole numbers, at most N_k each.
-        budget: Samples to keep in all, from 0 to Σ N_k.
-        minimum: Samples that each class keeps at least (all of a smaller class).
-
-    Returns:
-        Samples to keep of each class, shape (K,), at most N_k each, summing to ``budget``.
-
-    Raises:
-        ConfigError: If the counts do not fit the classes, the budget does not fit the data or the
-            minimum does not fit the budget.
+    Floors are paid for by the other classes in proportion to their c_k, and classes with c_k = 0
+    stay at theirs. Counts for another budget are scaled to this one; where all of them are whole or
+    zero, the rest goes to the others in proportion to N_k.
 
     Example:
         >>> quotas_from_counts([100, 100, 100], [60, 40, 0], budget=100).tolist()
@@ -215,6 +149,11 @@ def quotas_from_counts(
         >>> quotas_from_counts([100, 100, 100], [60, 40, 0], budget=100, minimum=10).tolist()
         [54, 36, 10]
     """
+    if counts is None:
+        raise ConfigError(
+            "Expected counts of the samples that a method keeps of each class, found none; "
+            "count them among its best samples."
+        )
     sizes = checked_counts("class_sizes", class_sizes)
     chosen = checked_counts("counts", counts)
     if chosen.shape != sizes.shape or (chosen > sizes).any():
@@ -226,45 +165,13 @@ def quotas_from_counts(
     return _quotas(sizes, rates, budget, minimum, urgency=rates)
 
 
-class Allocate(Protocol):
-    """Shares a budget among classes or groups."""
-
-    def __call__(
-        self,
-        class_sizes: ArrayLike,
-        recalls: ArrayLike | None,
-        budget: int,
-        minimum: int,
-        counts: ArrayLike | None = None,
-        /,
-    ) -> IntArray | None:
-        """Return quotas (K,), or None where samples of all classes are ranked together.
-
-        Args:
-            class_sizes: Samples of each class, (K,).
-            recalls: Recall of each class on validation, (K,), for rules that need recalls.
-            budget: Samples to keep in all.
-            minimum: Samples that each class keeps at least.
-            counts: Samples of each class among the best by :attr:`QuotaRule.method`, (K,), for
-                rules that name one.
-        """
-        ...
-
-
 def smooth_recalls(recalls: ArrayLike, totals: ArrayLike, pseudocount: float) -> FloatArray:
-    """Return recalls drawn towards 1/2, as far as so few samples leave them uncertain.
+    """Return recalls drawn towards 1/2, as far as so few samples leave them uncertain, (K,).
 
-    r_k = (c_k + a) / (n_k + 2 a) with c_k right of n_k samples: the posterior mean under a
-    Beta(a, a) prior; a = 1 is add-one (Laplace) smoothing, a = 0 changes nothing. The paper leaves
-    open what happens at a measured recall of 1, which would leave a class without any sample.
-
-    Args:
-        recalls: Measured recalls c_k / n_k, shape (K,).
-        totals: Validation samples n_k, shape (K,); a recall of none is left as it is where a = 0.
-        pseudocount: a, at least 0.
-
-    Returns:
-        Smoothed recalls, shape (K,).
+    r_k = (c_k + a) / (n_k + 2 a) with c_k right of n_k validation samples: the posterior mean under
+    a Beta(a, a) prior; the pseudocount a = 1 is add-one (Laplace) smoothing, a = 0 changes nothing.
+    The paper leaves open what happens at a measured recall of 1, which would leave a class without
+    any sample.
 
     Raises:
         ConfigError: If a recall is outside [0, 1], or a total or a is no number of at least 0.
@@ -286,7 +193,7 @@ def smooth_recalls(recalls: ArrayLike, totals: ArrayLike, pseudocount: float) ->
 
 @dataclass(frozen=True)
 class QuotaRule(Entry["IntArray | None"]):
-    """A way to share the budget among classes, and the facts that a pipeline asks about it."""
+    """A way to share the budget among classes, which it builds as :meth:`allocate` is called."""
 
     needs_recalls: bool = False
     """Whether it needs validation recalls of a query model; without, they may be None."""
@@ -295,10 +202,20 @@ class QuotaRule(Entry["IntArray | None"]):
     method: str | None = None
     """Method among whose best samples classes are counted; None for rules that need no counts."""
 
-    @property
-    def allocate(self) -> Allocate:
-        """What computes the quotas."""
-        return self.build
+    def allocate(
+        self,
+        class_sizes: ArrayLike,
+        recalls: ArrayLike | None,
+        budget: int,
+        minimum: int,
+        counts: ArrayLike | None = None,
+    ) -> IntArray | None:
+        """Return quotas (K,), or None where samples of all classes are ranked together.
+
+        Recalls on validation and counts, of each class among the best by :attr:`method`, both (K,),
+        are for rules that need them.
+        """
+        return self.build(class_sizes, recalls, budget, minimum, counts)
 
 
 def quota_rule(name: str) -> QuotaRule:
@@ -319,94 +236,42 @@ def quota_rule(name: str) -> QuotaRule:
     return rule if named.text is None else dataclasses.replace(rule, method=named.text)
 
 
-def _none(
-    _sizes: ArrayLike,
-    _recalls: ArrayLike | None,
-    _budget: int,
-    _minimum: int,
-    *_counts: object,
-) -> None:
-    """Leave the budget to one ranking; :func:`~raydrop.selection.select` honours the minimum."""
-
-
-def _proportional(
-    sizes: ArrayLike,
-    _recalls: ArrayLike | None,
-    budget: int,
-    minimum: int,
-    *_counts: object,
-) -> IntArray:
-    return proportional_quotas(sizes, budget, minimum)
-
-
-def _balanced(
-    sizes: ArrayLike,
-    _recalls: ArrayLike | None,
-    budget: int,
-    minimum: int,
-    *_counts: object,
-) -> IntArray:
-    return balanced_quotas(sizes, budget, minimum)
-
-
-def _drop(
-    sizes: ArrayLike,
-    recalls: ArrayLike | None,
-    budget: int,
-    minimum: int,
-    *_counts: object,
-) -> IntArray:
-    checked = checked_counts("class_sizes", sizes)
-    return drop_quotas(checked, checked_recalls(recalls, checked.size), budget, minimum)
-
-
-def _from_method(
-    sizes: ArrayLike,
-    _recalls: ArrayLike | None,
-    budget: int,
-    minimum: int,
-    counts: ArrayLike | None = None,
-) -> IntArray:
-    if counts is None:
-        raise ConfigError(
-            "Expected counts of the samples that a method keeps of each class, found none; "
-            "count them among its best samples."
-        )
-    return quotas_from_counts(sizes, counts, budget, minimum)
-
-
 QUOTAS = Catalogue(
     "quotas",
     (
         QuotaRule(
             "none",
-            _none,
+            lambda *_: None,  # select() honours the minimum
             "no quotas: the best samples over all classes",
             "the usual form of score-based pruning",
         ),
         QuotaRule(
             "proportional",
-            _proportional,
+            lambda sizes, _, budget, minimum, *__: proportional_quotas(sizes, budget, minimum),
             "the same share of every class",
             "stratified sampling with proportional allocation (Neyman, 1934)",
         ),
         QuotaRule(
             "balanced",
-            _balanced,
+            lambda sizes, _, budget, minimum, *__: balanced_quotas(sizes, budget, minimum),
             "equally many samples of every class, smaller classes whole",
             "class-balanced subsampling (Idrissi et al., 2022, arXiv 2110.14503)",
             least=1,
         ),
         QuotaRule(
             "drop",
-            _drop,
+            lambda sizes, recalls, budget, minimum, *_: drop_quotas(
+                sizes, recalls, budget, minimum
+            ),
             "a share of every class in proportion to its validation error",
             "DRoP (Vysogorets, Ahuja, Kempe, 2025, arXiv 2404.05579)",
             needs_recalls=True,
         ),
         QuotaRule(
             "from_method",
-            _from_method,
+            lambda sizes, _, budget, minimum, counts=None: quotas_from_counts(
+                sizes, counts, budget, minimum
+            ),
             "as many of every class as a method keeps by itself",
             "StrategyQ of DRoP (Vysogorets, Ahuja, Kempe, 2025, arXiv 2404.05579)",
             text="METHOD",

@@ -1,7 +1,4 @@
-"""From scores and quotas to kept indices.
-
-Shapes: ``n`` samples, ``K`` classes (or groups).
-"""
+"""From scores and quotas to kept indices."""
 
 from __future__ import annotations
 
@@ -28,12 +25,8 @@ from raydrop.selection.checks import (
 def budget_for(n: int, keep_fraction: float) -> int:
     """Return how many of ``n`` samples a keep fraction stands for: rounded half up, at least 1.
 
-    The fraction is taken as it is written: 0.29 of 50 is 14.5 and gives 15, although the binary
-    product lies below.
-
-    Args:
-        n: Number of samples, at least 1.
-        keep_fraction: Share that remains, in (0, 1].
+    The fraction, in (0, 1], is taken as it is written: 0.29 of 50 is 14.5 and gives 15, although
+    the binary product lies below.
 
     Raises:
         ConfigError: If either is out of range.
@@ -64,7 +57,7 @@ def select(
     minimum_per_class: int = 0,
     tie_seed: int = 0,
 ) -> IntArray:
-    """Return the indices of the samples to keep, ascending.
+    """Return the indices of the samples to keep, (budget,), ascending.
 
     Without quotas, the best samples of each class up to ``minimum_per_class`` are kept first, and
     the best of all others fill the budget. With quotas, each class keeps its quota of best samples.
@@ -85,9 +78,6 @@ def select(
         minimum_per_class: Samples that each class keeps at least (all of a smaller class). Quotas
             must honour it already.
         tie_seed: Seed of the order of samples with equal scores.
-
-    Returns:
-        Indices of the kept samples, shape (budget,), ascending.
 
     Raises:
         ConfigError: If a score is NaN, or if scores, labels, budget, quotas and minimum do not fit
@@ -115,11 +105,6 @@ def select(
 
 def best_first(scores: ArrayLike, *, higher_is_kept: bool = True, tie_seed: int = 0) -> IntArray:
     """Return all samples in the order in which :func:`select` takes them, (n,).
-
-    Args:
-        scores: One number per sample, shape (n,).
-        higher_is_kept: Whether a higher score is kept rather than a lower one.
-        tie_seed: Seed of the order of samples with equal scores.
 
     Raises:
         ConfigError: If a score is NaN or no number.
@@ -189,11 +174,7 @@ def _numbered(texts: NDArray[Any]) -> tuple[IntArray, list[Any]]:
 
 
 def _within(classes: IntArray, names: list[Any] | None, quotas: IntArray | None) -> IntArray:
-    """Return classes that can be counted in little memory, each with a quota where there are any.
-
-    Raises:
-        ConfigError: If a class has none, or there are more than texts.
-    """
+    """Return classes that can be counted in little memory, each with a quota if there are any."""
     number = len(names) if names is not None else int(classes.max(initial=-1)) + 1
     if quotas is None:
         return classes if number <= classes.size else np.unique(classes, return_inverse=True)[1]
