@@ -18,8 +18,7 @@ from raydrop.scores.methods.dynamic_uncertainty import DynamicUncertainty
 from raydrop.scores.methods.el2n import El2n
 from raydrop.scores.methods.entropy import Entropy
 from raydrop.scores.methods.forgetting import Forgetting
-from raydrop.scores.methods.grand import Grand
-from raydrop.scores.methods.grand_last_layer import GrandLastLayer
+from raydrop.scores.methods.grand import Grand, GrandLastLayer
 from raydrop.scores.methods.k_center import KCenter
 from raydrop.scores.methods.moderate import Moderate
 from raydrop.scores.methods.moso import Moso, MosoLoo

@@ -7,7 +7,7 @@ never switches on a name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,6 +18,8 @@ from raydrop.models import Head
 from raydrop.scores.quantities import QUANTITIES, QuantityName
 from raydrop.scores.source import GradientSource
 from raydrop.training.trace import Trace
+
+Scores = NDArray[np.floating]
 
 Reads = Literal["nothing", "run", "initialisations", "partitions"]
 """Query runs that a score comes from: none; the one on all the data; that one and further
@@ -45,15 +47,7 @@ class ScoreMethod(ABC):
     """Fewest samples of a query run from which there is a score."""
 
     def check_model(self, model: str, head: Head) -> None:  # noqa: B027 - most take any model
-        """Refuse a query model from which there is no such score.
-
-        Args:
-            model: Its name.
-            head: Where its logits come from.
-
-        Raises:
-            ConfigError: If there is none.
-        """
+        """Raise a ConfigError if a query model, whose logits come from a head, gives no score."""
 
 
 class RandomMethod(ScoreMethod):
@@ -62,7 +56,7 @@ class RandomMethod(ScoreMethod):
     reads = "nothing"
 
     @abstractmethod
-    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.floating]:
+    def draw(self, n: int, rng: np.random.Generator) -> Scores:
         """Return scores (N,)."""
 
 
@@ -70,26 +64,16 @@ class TraceMethod(ScoreMethod):
     """A method that reads the trace of a query run."""
 
     @abstractmethod
-    def from_trace(self, trace: Trace, score_epoch: int) -> NDArray[np.floating]:
-        """Return scores (N,).
-
-        Args:
-            trace: Of the query run.
-            score_epoch: Epoch, from 1, at which early-training scores look.
-        """
+    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:
+        """Return scores (N,); early-training scores look at ``score_epoch``, from 1."""
 
 
 class SamplingMethod(ScoreMethod):
     """A method that draws samples at random, with the trace of a query run as its guide."""
 
     @abstractmethod
-    def draw_from_trace(self, trace: Trace, seed: int) -> NDArray[np.floating]:
-        """Return scores (N,): the higher, the earlier a sample is drawn.
-
-        Args:
-            trace: Of the query run.
-            seed: Same trace and seed, same draw.
-        """
+    def draw_from_trace(self, trace: Trace, seed: int) -> Scores:
+        """Return scores (N,): the higher, the earlier a sample is drawn."""
 
 
 class CheckpointMethod(ScoreMethod):
@@ -142,7 +126,7 @@ class EmbeddingMethod(CheckpointMethod):
         *,
         seed: int = 0,
         device: str = "cpu",
-    ) -> NDArray[np.floating]:
+    ) -> Scores:
         """Return scores (N,).
 
         Args:
@@ -156,33 +140,24 @@ class EmbeddingMethod(CheckpointMethod):
         """
 
 
-@dataclass(frozen=True, eq=False)
-class PartialScores:
-    """Scores that one of several query runs gives."""
-
-    positions: NDArray[np.int64]
-    """Samples that it covers, as positions in the training set, (M,)."""
-    values: NDArray[np.floating]
-    """Their scores, (M,)."""
-
-
-def combined(parts: list[PartialScores], n: int) -> NDArray[np.float64]:
+def combined(parts: Sequence[tuple[NDArray[np.int64], Scores]], n: int) -> NDArray[np.float64]:
     """Return the scores (N,) that several query runs give: each sample's mean over those it is in.
 
     Initialisations cover every sample each, so this averages; surrogates cover a part each, so this
     puts the parts together.
 
     Args:
-        parts: In the order of the query runs, which is the order of summation.
+        parts: Positions of the samples that a run covers and their scores, in the order of the
+            runs, which is the order of summation.
         n: N, training samples.
 
     Raises:
         ScoringError: If a sample is in none of them.
     """
     total, count = np.zeros(n), np.zeros(n, dtype=np.int64)
-    for part in parts:
-        total[part.positions] += part.values
-        count[part.positions] += 1
+    for positions, values in parts:
+        total[positions] += values
+        count[positions] += 1
     if not count.all():
         raise ScoringError(
             f"Expected a score for each of {n} samples, found none for {(count == 0).sum()}; "

@@ -94,14 +94,7 @@ class GradientWorker:
         precision: ScoringPrecision = "fp32",
         memory_bytes: int | None = None,
     ) -> None:
-        """Build the model and choose the batch size.
-
-        Args:
-            data: Prepared data; shards are blocks of its training set.
-            model: Name of the architecture.
-            device: ``cpu`` or ``cuda``.
-            precision: Of the forward and backward passes.
-            memory_bytes: What a pass may take; see :func:`default_memory`.
+        """Build the model by its name, and choose the batch size by what a pass may take.
 
         Raises:
             ScoringError: If a parameter is complex.
@@ -133,17 +126,13 @@ class GradientWorker:
     def run(
         self, task: Task, shard: Shard, state: Vector, direction: Vector | None = None
     ) -> Vector:
-        """Compute one shard.
+        """Return a shard's sum of gradients, (P,), or the values of each of its M samples, (R, M).
 
         Args:
             task: What is wanted.
-            shard: Of which samples, M of them.
+            shard: Of which samples.
             state: A checkpoint, as :func:`raydrop.training.checkpoints.flat_state` gives it.
             direction: For ``dot``: v, all trainable parameters in their order, (P,).
-
-        Returns:
-            The sum of gradients (P,) for ``gradient_sum``; otherwise the values of each sample,
-            (R, M).
 
         Raises:
             ScoringError: If the model, the labels or the direction do not fit; see
@@ -267,12 +256,6 @@ def summed(
     """Return what is run of some shards, one after the other, summed along their tree.
 
     Of shards that are the addends of a node of a larger tree it is that node's part, to the bit.
-
-    Args:
-        run: Gives the addend (P,) of a shard.
-        add: Adds two.
-        shards: At least one; their order is that of the sum.
-        on_shard: Is told each shard when it is done.
     """
     tree = PairwiseSum[Vector](len(shards))
     for place, shard in enumerate(shards):
@@ -376,7 +359,7 @@ class ShardedGradients:
         Args:
             executor: Runs the shards.
             ids: Sample ids of the training set, (N,), by which messages name samples.
-            on_samples: Is told how many samples are newly done, whenever some are.
+            on_samples: Is told how many samples are newly done.
         """
         self._executor, self._ids, self._on_samples = executor, ids, on_samples
 
@@ -454,7 +437,12 @@ class ShardedGradients:
                     self._on_samples(newly)
         except FailedShardsError as error:
             raise self._by_ids(task, error) from error
-        _check_finite(task, sorted(bad))
+        if bad:
+            named = ", ".join(map(str, sorted(bad)[:5])) + ", ..." * (len(bad) > 5)
+            raise ScoringError(
+                f"Expected a finite {task} for every sample, found {len(bad)} that are not, of "
+                f"sample ids {named}; the query run probably diverged, so lower learning_rate."
+            )
         if not partial.written.all():
             raise ScoringError(
                 f"Expected a value for each of {len(positions)} samples, found "
@@ -471,14 +459,4 @@ class ShardedGradients:
             f"Expected every shard to give its {task}, found {len(error.failures)} that did not, "
             f"first shard {shard.index} (sample ids {ids.min()} to {ids.max()}): {reason}; what "
             "was scored is kept, so mend that and run the same command again, which goes on there."
-        )
-
-
-def _check_finite(task: Task, bad: list[int]) -> None:
-    """Raise if there are ids of samples whose values are not finite."""
-    if bad:
-        raise ScoringError(
-            f"Expected a finite {task} for every sample, found {len(bad)} that are not, of sample "
-            f"ids {', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''}; the query run "
-            "probably diverged, so lower learning_rate."
         )

@@ -20,7 +20,7 @@ from raydrop.scores import (
     TraceMethod,
     score_method,
 )
-from raydrop.scores.base import PartialScores, combined
+from raydrop.scores.base import combined
 from raydrop.scores.sharding import Partial, ShardedGradients
 from raydrop.scores.source import GradientSource, QueryResult, Unit
 from raydrop.stages.queries import load_query
@@ -88,7 +88,7 @@ def run_score(
         rng = np.random.default_rng(derive_seed(run.seed, "scores/random"))
         scores = method.draw(len(train), rng)
     else:
-        parts = list[PartialScores]()
+        parts = []
         for query in run.queries:
             result = load_query(query, store)
             units = StoredUnits(store, query, study.score_precision)
@@ -97,7 +97,7 @@ def run_score(
                 source = GradientSource(result, train.labels, gradients, units)
             seed = derive_seed(query.seed, f"scores/{method.name}")
             values = _scored(method, result, source, seed, device)
-            parts.append(PartialScores(result.positions, values))
+            parts.append((result.positions, values))
         scores = combined(parts, len(train))
     _check_scores(method, scores, train.ids)
     info = {

@@ -24,12 +24,11 @@ from raydrop.scores import (
     TraceMethod,
     score_method,
 )
-from raydrop.scores.base import PartialScores, combined
+from raydrop.scores.base import combined
 from raydrop.scores.methods.class_alignment import ClassAlignment, worst_class
 from raydrop.scores.methods.dynamic_uncertainty import DynamicUncertainty
 from raydrop.scores.methods.forgetting import Forgetting
-from raydrop.scores.methods.grand import Grand
-from raydrop.scores.methods.grand_last_layer import GrandLastLayer
+from raydrop.scores.methods.grand import Grand, GrandLastLayer
 from raydrop.scores.methods.moso import Moso, MosoLoo, leave_one_out
 from raydrop.scores.methods.random import Random
 from raydrop.scores.methods.tracin_self import TracinSelf
@@ -298,12 +297,13 @@ def test_a_source_computes_each_quantity_once_whoever_asks_first(
 
 def test_scores_of_several_runs_are_averaged_or_put_together() -> None:
     everything = np.arange(4)
-    runs = [PartialScores(everything, np.array([1.0, 2, 3, np.inf])) for _ in range(2)]
-    runs.append(PartialScores(everything, np.array([4.0, 2, 0, 1])))
+    runs = [(everything, np.array([1.0, 2, 3, np.inf]))] * 2 + [
+        (everything, np.array([4.0, 2, 0, 1]))
+    ]
     assert combined(runs, 4).tolist() == [2, 2, 2, np.inf]
     parts = [
-        PartialScores(np.array([0, 3]), np.array([-1.0, -2])),
-        PartialScores(np.array([1, 2]), np.array([5.0, 6])),
+        (np.array([0, 3]), np.array([-1.0, -2])),
+        (np.array([1, 2]), np.array([5.0, 6])),
     ]
     assert combined(parts, 4).tolist() == [-1, 5, 6, -2]
     with pytest.raises(ScoringError, match="a score for each of 5 samples, found none for 1"):

@@ -8,7 +8,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,17 @@ from raydrop.study import ScoringPrecision
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
 """From logits (B, K) and labels (B,) to one loss per sample, (B,)."""
-
 Tables = (nn.Embedding, nn.EmbeddingBag)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of each sample: logits (B, K), labels (B,), result (B,)."""
     return F.cross_entropy(logits, labels, reduction="none")
+
+
+def refused(wanted: str, found: str, remedy: str) -> ScoringError:
+    """Return an error in one sentence."""
+    return ScoringError(f"Expected {wanted}, found {found}; {remedy}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,28 +74,26 @@ class Batch:
         logits = logits_of(outputs, len(inputs))
         if half and not logits.is_complex():
             logits = logits.float()
-        return self.losses_of(logits, self.labels, checked=checked)
+        if checked and self.loss is cross_entropy and logits.dim() == 2:
+            self.check_labels_fit(logits.shape[1])
+        return self.losses_of(logits, self.labels)
 
-    def losses_of(self, logits: Tensor, labels: Tensor, *, checked: bool = False) -> Tensor:
+    def losses_of(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the losses (B,) of logits, if there is one for each sample."""
-        if self.loss is cross_entropy:
-            if logits.dim() != 2 or logits.is_complex():
-                kind = "complex ones" if logits.is_complex() else "some"
-                raise ScoringError(
-                    f"Expected real logits (B, K) for the cross-entropy, found {kind} of shape "
-                    f"{tuple(logits.shape)}; wrap the model so that it returns one number per "
-                    "class, or give a loss of your own."
-                )
-            if checked:
-                self.check_labels_fit(logits.shape[1])
+        if self.loss is cross_entropy and (logits.dim() != 2 or logits.is_complex()):
+            raise refused(
+                "real logits (B, K) for the cross-entropy",
+                f"{'complex ones' if logits.is_complex() else 'some'} of shape "
+                f"{tuple(logits.shape)}",
+                "wrap the model so that it returns one number per class, or give a loss of your "
+                "own",
+            )
         losses = self.loss(logits, labels)
         if losses.is_complex():
-            raise ScoringError("Expected real losses, found complex ones; take their real part.")
+            raise refused("real losses", "complex ones", "take their real part")
         if losses.shape != labels.shape[:1]:
-            raise ScoringError(
-                f"Expected one loss per sample, {tuple(labels.shape[:1])}, found shape "
-                f"{tuple(losses.shape)}; use reduction='none'."
-            )
+            expected = f"one loss per sample, {tuple(labels.shape[:1])}"
+            raise refused(expected, f"shape {tuple(losses.shape)}", "use reduction='none'")
         return losses
 
     def clamped(self, labels: Tensor, classes: int) -> Tensor:
@@ -104,9 +106,10 @@ class Batch:
             return
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= classes:
-            raise ScoringError(
-                f"Expected labels within 0...{classes - 1}, the model's outputs, found "
-                f"{low}...{high}; build the model for as many classes as the data have."
+            raise refused(
+                f"labels within 0...{classes - 1}, the model's outputs",
+                f"{low}...{high}",
+                "build the model for as many classes as the data have",
             )
 
 
@@ -136,23 +139,23 @@ def prepared(
     with torch.inference_mode(False):
         batch = Batch(model, usable(inputs), usable(labels), loss, precision)
         if not batch.parameters:
-            raise ScoringError(
-                "Expected at least one trainable parameter, found none; "
-                "set requires_grad on what is to be differentiated."
-            )
+            remedy = "set requires_grad on what is to be differentiated"
+            raise refused("at least one trainable parameter", "none", remedy)
         hooked = [name for name, parameter in batch.parameters.items() if parameter._backward_hooks]
         if hooked:  # of which forward passes know nothing
-            raise ScoringError(
-                f"Expected parameters without hooks on their gradients, found some on "
-                f"{', '.join(hooked[:3])}; remove them, or freeze what is not to be differentiated."
+            raise refused(
+                "parameters without hooks on their gradients",
+                f"some on {', '.join(hooked[:3])}",
+                "remove them, or freeze what is not to be differentiated",
             )
         whole = not (labels.is_floating_point() or labels.is_complex())
-        fits = len(labels) == len(inputs) and (loss is not cross_entropy or whole)
-        if not fits or (loss is cross_entropy and labels.dim() != 1):
-            raise ScoringError(
-                f"Expected labels of shape ({len(inputs)},), one whole number per sample, found "
-                f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}; give "
-                "the index of each sample's class, or a loss of your own for other targets."
+        classes = loss is not cross_entropy or (whole and labels.dim() == 1)
+        if not classes or len(labels) != len(inputs):
+            kind = str(labels.dtype).removeprefix("torch.")
+            raise refused(
+                f"labels of shape ({len(inputs)},), one whole number per sample",
+                f"{kind} of shape {tuple(labels.shape)}",
+                "give the index of each sample's class, or a loss of your own for other targets",
             )
         with tables_put_back(model):
             yield batch.of(batch.inputs, batch.labels.long()) if whole else batch
@@ -179,10 +182,10 @@ def fitting_direction(
         if name in direction and direction[name].shape != value.shape
     ]
     if missing or unknown or misshaped:
-        raise ScoringError(
-            "Expected a direction with one tensor per trainable parameter, found "
-            f"missing {missing}, unknown {unknown}, misshaped {misshaped}; build it from "
-            "parameters_of(model)."
+        raise refused(
+            "a direction with one tensor per trainable parameter",
+            f"missing {missing}, unknown {unknown}, misshaped {misshaped}",
+            "build it from parameters_of(model)",
         )
     return {
         name: usable(direction[name]).to(torch.promote_types(p.dtype, torch.float32))
@@ -198,10 +201,10 @@ def check_initialised(model: nn.Module) -> None:
     for name, module in model.named_modules():
         lazy = isinstance(module, nn.modules.lazy.LazyModuleMixin)
         if lazy and cast(Any, module).has_uninitialized_params():
-            raise ScoringError(
-                "Expected a model whose parameters have shapes, found layer "
-                f"{name or 'model'!r} that has not seen an input yet; run the model once on a "
-                "batch."
+            raise refused(
+                "a model whose parameters have shapes",
+                f"layer {name or 'model'!r} that has not seen an input yet",
+                "run the model once on a batch",
             )
 
 
@@ -214,34 +217,31 @@ def check_eval(model: nn.Module) -> None:
     """
     check_initialised(model)
     for name, module in model.named_modules():
+        layer = f"layer {name or 'model'!r}"
         training = getattr(module, "training", False)  # TorchScript that is frozen has no modes
         batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if batch_norm and (training or module.running_mean is None):
-            raise ScoringError(
-                f"Expected fixed BatchNorm statistics, found layer {name or 'model'!r} using "
-                "those of the batch, which makes per-sample gradients undefined; call model.eval()."
+            found = "using those of the batch, which makes per-sample gradients undefined"
+            raise refused("fixed BatchNorm statistics", f"{layer} {found}", "call model.eval()")
+        if isinstance(module, Tables) and module.scale_grad_by_freq:
+            raise refused(
+                "gradients that do not depend on the batch",
+                f"{layer} that scales them by how often a word occurs there",
+                "set scale_grad_by_freq=False",
             )
         dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
         dropout |= isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) and module.dropout > 0
         tracked = isinstance(module, nn.modules.instancenorm._InstanceNorm)
-        if isinstance(module, Tables) and module.scale_grad_by_freq:
-            raise ScoringError(
-                f"Expected gradients that do not depend on the batch, found layer {name!r} that "
-                "scales them by how often a word occurs there; set scale_grad_by_freq=False."
-            )
         compiled = isinstance(module, torch.jit.ScriptModule)  # which may hide any such layer
         if training and (dropout or compiled or (tracked and module.track_running_stats)):
-            raise ScoringError(
-                f"Expected a model in eval mode, found layer {name or 'model'!r} in train mode, "
-                "where it depends on chance or changes itself; call model.eval()."
-            )
+            found = "in train mode, where it depends on chance or changes itself"
+            raise refused("a model in eval mode", f"{layer} {found}", "call model.eval()")
 
 
 def _limited_tables(model: nn.Module) -> list[nn.Embedding | nn.EmbeddingBag]:
     """Return the tables that shorten their rows, in place, when they are read."""
-    return [
-        each for each in model.modules() if isinstance(each, Tables) and each.max_norm is not None
-    ]
+    tables = (each for each in model.modules() if isinstance(each, Tables))
+    return [table for table in tables if table.max_norm is not None]
 
 
 @contextlib.contextmanager
@@ -264,28 +264,26 @@ def unwritten(model: nn.Module) -> Iterator[None]:
     named = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
     inference = [name for name, tensor in named.items() if tensor.is_inference()]
     if inference:
-        raise ScoringError(
-            f"Expected a model made outside of torch.inference_mode, found {inference[0]!r} made "
-            "within, which autograd cannot use; build or move the model outside of it."
+        raise refused(
+            "a model made outside of torch.inference_mode",
+            f"{inference[0]!r} made within, which autograd cannot use",
+            "build or move the model outside of it",
         )
     before = {name: tensor._version for name, tensor in named.items() if id(tensor) not in kept}
     yield
     after = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
     written = [n for n, v in before.items() if n not in after or after[n]._version != v]
     if written:
-        raise ScoringError(
-            f"Expected a model that a forward pass leaves as it is, found that it writes "
-            f"{', '.join(written[:3])}, so that scores would depend on what was scored before; "
-            "call model.eval(), or switch off what it records."
+        raise refused(
+            "a model that a forward pass leaves as it is",
+            f"that it writes {', '.join(written[:3])}, so that scores would depend on what was "
+            "scored before",
+            "call model.eval(), or switch off what it records",
         )
 
 
 def logits_of(outputs: Any, samples: int) -> Tensor:
-    """Return the logits among what a model returns, one row for each sample.
-
-    Raises:
-        ScoringError: If there are none.
-    """
+    """Return the logits among what a model returns, one row for each sample, or refuse it."""
     logits = outputs
     if isinstance(outputs, Mapping):
         logits = outputs.get("logits")
@@ -298,54 +296,11 @@ def logits_of(outputs: Any, samples: int) -> Tensor:
         found += f" of {', '.join(map(repr, outputs))}"
     if isinstance(logits, Tensor):
         found = f"shape {tuple(logits.shape)} for {samples} samples"
-    raise ScoringError(
-        f"Expected a model that returns logits, one row per sample, alone or as 'logits', found "
-        f"{visible(found)}; wrap it in a module that returns them."
+    raise refused(
+        "a model that returns logits, one row per sample, alone or as 'logits'",
+        visible(found),
+        "wrap it in a module that returns them",
     )
-
-
-def check_differentiable(logits: Tensor) -> None:
-    """Refuse logits without history."""
-    if not logits.requires_grad:
-        raise ScoringError(
-            "Expected logits that autograd can follow to trainable parameters, found some that it "
-            "cannot; let the model compute them from its parameters, without no_grad, "
-            "inference_mode, detach or argmax."
-        )
-
-
-def refuse_dependence(*, repeatable: bool) -> NoReturn:
-    """Say that outputs change with another sample, or from call to call."""
-    if repeatable:
-        raise ScoringError(
-            "Expected a model that treats each sample of a batch by itself, found that exchanging "
-            "one sample changes the output of another, so per-sample gradients do not exist; "
-            "remove what mixes samples."
-        )
-    raise ScoringError(
-        "Expected a model that gives the same outputs for the same inputs, found that they change "
-        "from call to call; call model.eval(), and remove what depends on chance."
-    )
-
-
-def check_nothing_kept(nodes: set[Node], outputs: Tensor) -> None:
-    """Refuse outputs that share an operation with another call, but for the leaves of autograd."""
-    shared = nodes & nodes_of(outputs) if nodes else nodes
-    if any(not hasattr(node, "variable") for node in shared):
-        raise ScoringError(
-            "Expected a model that computes everything anew in each call, found that it keeps "
-            "what it computed from parameters in an earlier one, which belongs to no sample; "
-            "switch off or clear its cache."
-        )
-
-
-def check_loss_reads_no_parameters(read: frozenset[str]) -> None:
-    """Refuse a loss that reads some."""
-    if read:
-        raise ScoringError(
-            f"Expected a loss of logits and labels alone, found that it reads {sorted(read)}; "
-            "leave penalties on parameters out, which are the same for every sample."
-        )
 
 
 def leaves(losses: Tensor) -> list[Tensor]:
@@ -355,11 +310,7 @@ def leaves(losses: Tensor) -> list[Tensor]:
 
 
 def nodes_of(losses: Tensor) -> set[Node]:
-    """Return the operations that autograd goes through, those of leaves among them.
-
-    Raises:
-        ScoringError: If it cannot look into a part of the model.
-    """
+    """Return the operations that autograd goes through, if it can look into all of the model."""
     visited: set[Node] = set()
     waiting = [losses.grad_fn]
     while waiting:
@@ -369,15 +320,10 @@ def nodes_of(losses: Tensor) -> set[Node]:
         visited.add(node)
         own = isinstance(node, torch.autograd.function.BackwardCFunction)
         if own and node.name() == "CheckpointFunctionBackward":
-            raise ScoringError(
-                "Expected checkpoints that autograd can look into, found one with "
-                "use_reentrant=True, within which gradients cannot be asked for; pass "
-                "use_reentrant=False, or switch checkpoints off."
+            raise refused(
+                "checkpoints that autograd can look into",
+                "one with use_reentrant=True, within which gradients cannot be asked for",
+                "pass use_reentrant=False, or switch checkpoints off",
             )
         waiting.extend(following for following, _ in node.next_functions)
     return visited
-
-
-def as_real(values: Tensor) -> Tensor:
-    """Return complex values as pairs of real ones, others as they are."""
-    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values

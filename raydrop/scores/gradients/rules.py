@@ -20,6 +20,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -42,18 +43,14 @@ TAP_CHANNELS = 32
 """Channels from which on one tap of a convolution's kernel is worth a matrix product of its own."""
 
 
+@dataclass(eq=False)
 class Use(ABC):
-    """One call of a layer: its inputs, and what it reads of which parameters."""
+    """One call of a layer."""
 
-    def __init__(self, inputs: Tensor, samples: int) -> None:
-        """Take the inputs, rows of the batch dimension first.
-
-        Args:
-            inputs: (B * k, ...).
-            samples: B.
-        """
-        self.inputs = inputs
-        self.samples = samples
+    inputs: Tensor
+    """Rows of the batch dimension first, (B k, ...)."""
+    samples: int
+    """B."""
 
     @property
     def rows(self) -> int:
@@ -61,14 +58,7 @@ class Use(ABC):
         return len(self.inputs) // self.samples
 
     def per_sample(self, role: Role, delta: Tensor, first: int, last: int) -> Tensor:
-        """Return the gradients of samples ``first`` to ``last``, (last - first, *slot).
-
-        Args:
-            role: Weight or bias.
-            delta: Gradient at the output, (B * k, ...).
-            first: First sample.
-            last: Sample after the last.
-        """
+        """Return the gradients of some samples, (last - first, *slot), from those at the output."""
         part = slice(first * self.rows, last * self.rows)
         inputs, gradient = self.inputs[part], _full(delta[part])
         form = self._weight if role == "weight" else self._bias
@@ -77,24 +67,23 @@ class Use(ABC):
 
     def square_and_dot(
         self, role: Role, delta: Tensor, direction: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return both, forming each gradient once; products are zero without a direction."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return both, (B,), forming each gradient once; no products without a direction."""
         squares, dots = [], []
         for first, last in self._chunks(role, delta):
             formed = self.per_sample(role, delta, first, last).flatten(1)
             squares.append(_sum_of_products(formed, formed))
             if direction is not None:
                 dots.append(_products_with(formed, direction))
-        square = torch.cat(squares)
-        return square, torch.cat(dots) if dots else torch.zeros_like(square)
+        return torch.cat(squares), torch.cat(dots) if dots else None
 
     @abstractmethod
     def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
         """Return the weight gradient of every row, (rows, *slot)."""
 
-    @abstractmethod
-    def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:
-        """Return the bias gradient of every row, (rows, *slot)."""
+    def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the bias gradient of every row, (rows, *slot); one per channel where not said."""
+        return delta.flatten(2).sum(2) if delta.dim() > 2 else delta
 
     def _row_numbers(self, delta: Tensor) -> int:
         """Return how many numbers forming one row's weight gradient takes."""
@@ -124,7 +113,7 @@ class LinearUse(Use):
 
     def square_and_dot(
         self, role: Role, delta: Tensor, direction: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """See :class:`Use`."""
         rows, positions, wide = self.inputs.shape
         narrow = delta.shape[2]
@@ -136,68 +125,52 @@ class LinearUse(Use):
         gradient = _full(delta).reshape(self.samples, positions, narrow)
         square = _sum_of_grams(_gram(inputs), _gram(gradient))
         if direction is None:
-            return square, torch.zeros_like(square)
-        moved = F.linear(inputs, direction)
-        return square, _sum_of_products(moved, gradient)
+            return square, None
+        return square, _sum_of_products(F.linear(inputs, direction), gradient)
 
 
+@dataclass(eq=False, kw_only=True)
 class ConvUse(Use):
-    """A convolution in one to three dimensions: inputs (B k, C, ...), gradients (B k, O, ...)."""
+    """A convolution in one to three dimensions: inputs (B k, C, ...), gradients (B k, O, ...).
 
-    def __init__(
-        self,
-        inputs: Tensor,
-        samples: int,
-        *,
-        padding: Sequence[tuple[int, int]],
-        kernel: tuple[int, ...],
-        stride: tuple[int, ...],
-        dilation: tuple[int, ...],
-        groups: int,
-    ) -> None:
-        """Take the inputs before padding, which saves memory, and the geometry.
+    Inputs are those before padding, which saves memory.
+    """
 
-        Args:
-            inputs: (B * k, C, ...).
-            samples: B.
-            padding: Rows of zeros added before and behind each spatial axis.
-            kernel: Sizes of the kernel.
-            stride: Steps of the kernel.
-            dilation: Distances between its taps.
-            groups: Groups of channels.
-        """
-        super().__init__(inputs, samples)
-        self._padding, self._kernel = tuple(padding), kernel
-        self._stride, self._dilation, self._groups = stride, dilation, groups
+    padding: Sequence[tuple[int, int]]
+    """Rows of zeros added before and behind each spatial axis."""
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
 
     def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
         if self._single(delta):
             return self._one_by_one(_full(inputs), delta)
         taps = torch.cat(list(self._by_taps(inputs, delta, _Canvas(), _Canvas())), 3)
-        return taps.reshape(*taps.shape[:3], *self._kernel)
+        return taps.reshape(*taps.shape[:3], *self.kernel)
 
     def _single(self, delta: Tensor) -> bool:
         return delta.device.type == "cpu" and delta[0, 0].numel() >= SINGLE_POSITIONS
 
     def _one_by_one(self, inputs: Tensor, delta: Tensor) -> Tensor:
         """Let torch's own backward pass form one row's gradient at a time: its kernels are fast."""
-        padding = [before for before, _ in self._padding]
-        if any(before != behind for before, behind in self._padding):
+        padding = [before for before, _ in self.padding]
+        if any(before != behind for before, behind in self.padding):
             reach = [self._reach(axis, size) for axis, size in enumerate(delta.shape[2:])]
-            inputs, padding = self._padded(inputs, reach), [0] * len(self._kernel)
-        weight = delta.new_empty(delta.shape[1], inputs.shape[1] // self._groups, *self._kernel)
+            inputs, padding = self._padded(inputs, reach), [0] * len(self.kernel)
+        weight = delta.new_empty(delta.shape[1], inputs.shape[1] // self.groups, *self.kernel)
         formed = [
             torch.ops.aten.convolution_backward(
                 delta[i : i + 1],
                 inputs[i : i + 1],
                 weight,
                 None,
-                self._stride,
+                self.stride,
                 padding,
-                self._dilation,
+                self.dilation,
                 False,
-                [0] * len(self._kernel),
-                self._groups,
+                [0] * len(self.kernel),
+                self.groups,
                 [False, True, False],
             )[1]
             for i in range(len(delta))
@@ -216,21 +189,21 @@ class ConvUse(Use):
         """
         rows, outputs = delta.shape[:2]
         sizes = delta.shape[2:]
-        places = zip(sizes, self._kernel, self._stride, self._dilation, strict=True)
+        places = zip(sizes, self.kernel, self.stride, self.dilation, strict=True)
         wide = [size + (kernel - 1) * gap // step for size, kernel, step, gap in places]
         spread = grid.put(delta, [0] * len(wide), [sizes[0], *wide[1:]])
-        spread = spread.reshape(rows * self._groups, outputs // self._groups, -1)
+        spread = spread.reshape(rows * self.groups, outputs // self.groups, -1)
         # One more line than the grid, so that every piece has its full length.
-        reach = [n * step for n, step in zip([wide[0] + 1, *wide[1:]], self._stride, strict=True)]
-        padded = image.put(inputs, [before for before, _ in self._padding], reach)
-        images = _Images(padded, self._stride, wide, self._groups)
-        taps = list(itertools.product(*(range(size) for size in self._kernel)))
-        channels = inputs.shape[1] // self._groups
+        reach = [n * step for n, step in zip([wide[0] + 1, *wide[1:]], self.stride, strict=True)]
+        padded = image.put(inputs, [before for before, _ in self.padding], reach)
+        images = _Images(padded, self.stride, wide, self.groups)
+        taps = list(itertools.product(*(range(size) for size in self.kernel)))
+        channels = inputs.shape[1] // self.groups
         step = max(1, TAP_CHANNELS // channels)
         for first in range(0, len(taps), step):
             pieces = [
                 images.piece(
-                    [each * gap for each, gap in zip(tap, self._dilation, strict=True)], spread
+                    [each * gap for each, gap in zip(tap, self.dilation, strict=True)], spread
                 )
                 for tap in taps[first : first + step]
             ]
@@ -239,14 +212,11 @@ class ConvUse(Use):
             formed = torch.bmm(spread, seen.transpose(1, 2))
             yield formed.reshape(rows, outputs, channels, -1)
 
-    def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
-        return delta.flatten(2).sum(2)
-
     def square_and_dot(
         self, role: Role, delta: Tensor, direction: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """See :class:`Use`."""
-        single = self._groups == 1 and self.rows == 1
+        single = self.groups == 1 and self.rows == 1
         if role == "weight" and single and self._gram_pays(delta):
             return self._by_gram(_full(delta), direction)
         if role == "bias" or self._single(delta):
@@ -269,27 +239,27 @@ class ConvUse(Use):
 
     def _row_numbers(self, delta: Tensor) -> int:
         channels = self.inputs.shape[1]
-        at_once = min(math.prod(self._kernel), max(1, TAP_CHANNELS * self._groups // channels))
+        at_once = min(math.prod(self.kernel), max(1, TAP_CHANNELS * self.groups // channels))
         copied = at_once if at_once > 1 else 0
-        formed = delta.shape[1] * channels // self._groups * at_once
+        formed = delta.shape[1] * channels // self.groups * at_once
         return self.inputs[0].numel() * (1 + copied) + delta[0].numel() + formed
 
-    def _by_gram(self, delta: Tensor, direction: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _by_gram(self, delta: Tensor, direction: Tensor | None) -> tuple[Tensor, Tensor | None]:
         inputs = _full(self.inputs)
         reach = [self._reach(axis, size) for axis, size in enumerate(delta.shape[2:])]
         padded = self._padded(inputs, reach)
         square = self._gram_square(padded, delta)
         if direction is None:
-            return square, torch.zeros_like(square)
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self._kernel) - 1]
-        moved = convolve(padded, direction, stride=self._stride, dilation=self._dilation)
+            return square, None
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel) - 1]
+        moved = convolve(padded, direction, stride=self.stride, dilation=self.dilation)
         return square, _sum_of_products(moved, delta)
 
     def _gram_pays(self, delta: Tensor) -> bool:
-        taps, channels, outputs = math.prod(self._kernel), self.inputs.shape[1], delta.shape[1]
+        taps, channels, outputs = math.prod(self.kernel), self.inputs.shape[1], delta.shape[1]
         positions = math.prod(delta.shape[2:])
         pixels = math.prod(
-            size if self._kernel[axis] == 1 else self._reach(axis, size)
+            size if self.kernel[axis] == 1 else self._reach(axis, size)
             for axis, size in enumerate(delta.shape[2:])
         )
         formed = positions * taps * channels * (outputs + COPY_COST)
@@ -298,12 +268,12 @@ class ConvUse(Use):
 
     def _reach(self, axis: int, outputs: int) -> int:
         """Return how many input positions along an axis the windows see."""
-        kernel, step, gap = self._kernel[axis], self._stride[axis], self._dilation[axis]
+        kernel, step, gap = self.kernel[axis], self.stride[axis], self.dilation[axis]
         return step * (outputs - 1) + gap * (kernel - 1) + 1
 
     def _padded(self, inputs: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return padded inputs, cut or filled up with zeros to sizes along the spatial axes."""
-        wanted = zip(sizes, self._padding, inputs.shape[2:], strict=True)
+        wanted = zip(sizes, self.padding, inputs.shape[2:], strict=True)
         pairs = [(before, size - before - there) for size, (before, _), there in wanted]
         return F.pad(inputs, [width for pair in reversed(pairs) for width in pair])
 
@@ -317,7 +287,7 @@ class ConvUse(Use):
         # Along an axis where the kernel is one wide, only every stride-th pixel is ever seen.
         seen = [
             slice(None, None, step if size == 1 else 1)
-            for size, step in zip(self._kernel, self._stride, strict=True)
+            for size, step in zip(self.kernel, self.stride, strict=True)
         ]
         padded = padded[(slice(None), slice(None), *seen)]
         reach = padded.shape[2:]
@@ -333,11 +303,11 @@ class ConvUse(Use):
     def _sum_over_taps(self, products: Tensor, gradient: Tensor, sizes: torch.Size) -> Tensor:
         """Sum products (b, pixels..., pixels...) with gradient (b, T, T) over all taps, (b,)."""
         windows: Tensor | None = None
-        for tap in itertools.product(*(range(size) for size in self._kernel)):
+        for tap in itertools.product(*(range(size) for size in self.kernel)):
             seen = []
             for axis, offset in enumerate(tap):
-                start = offset * self._dilation[axis]
-                step = 1 if self._kernel[axis] == 1 else self._stride[axis]
+                start = offset * self.dilation[axis]
+                step = 1 if self.kernel[axis] == 1 else self.stride[axis]
                 seen.append(slice(start, start + step * (sizes[axis] - 1) + 1, step))
             shifted = products[(slice(None), *seen, *seen)]
             windows = shifted.clone() if windows is None else windows.add_(shifted)
@@ -391,58 +361,37 @@ class _Images:
         return self._parts[phase].narrow(2, start, like.shape[2])
 
 
+@dataclass(eq=False, kw_only=True)
 class ScaleUse(Use):
     """y = w * n(x) + b, n a function without parameters, w by channel or by the last axes."""
 
-    def __init__(
-        self,
-        inputs: Tensor,
-        samples: int,
-        *,
-        normalise: Callable[[Tensor], Tensor],
-        shape: tuple[int, ...] | None,
-    ) -> None:
-        """Take the inputs before n.
-
-        Args:
-            inputs: (B * k, ...).
-            samples: B.
-            normalise: n, of rows.
-            shape: Of a parameter, over the last axes, 1 where it is the same along one; None for
-                one per channel (axis 1).
-        """
-        super().__init__(inputs, samples)
-        self._normalise, self._shape = normalise, shape
+    normalise: Callable[[Tensor], Tensor]
+    """n, of rows."""
+    shape: tuple[int, ...] | None
+    """Of a parameter, over the last axes, 1 where it is the same along one; None for one per
+    channel (axis 1)."""
 
     def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
-        return self._reduced(delta * self._normalise(_full(inputs)))
+        return self._reduced(delta * self.normalise(_full(inputs)))
 
     def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
         return self._reduced(delta)
 
     def _reduced(self, values: Tensor) -> Tensor:
-        if self._shape is None:
+        if self.shape is None:
             return values.flatten(2).sum(2) if values.dim() > 2 else values
-        between = values.dim() - len(self._shape)
+        between = values.dim() - len(self.shape)
         values = values.flatten(1, between - 1).sum(1) if between > 1 else values
-        alike = [axis for axis, size in enumerate(self._shape, 1) if size < values.shape[axis]]
+        alike = [axis for axis, size in enumerate(self.shape, 1) if size < values.shape[axis]]
         return values.sum(alike, keepdim=True) if alike else values
 
 
+@dataclass(eq=False, kw_only=True)
 class FixedScaleUse(Use):
-    """y = w (x - m) / s + b by channel, with m and s fixed: BatchNorm in eval mode."""
+    """y = w (x - m) / s + b by channel, with m and s (C,) fixed: BatchNorm in eval mode."""
 
-    def __init__(self, inputs: Tensor, samples: int, *, mean: Tensor, deviation: Tensor) -> None:
-        """Take the inputs.
-
-        Args:
-            inputs: (B * k, C, ...).
-            samples: B.
-            mean: m, (C,).
-            deviation: s, (C,).
-        """
-        super().__init__(inputs, samples)
-        self._mean, self._deviation = mean, deviation
+    mean: Tensor
+    deviation: Tensor
 
     def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
         # torch's own backward pass, each sample's channels taken for channels of one sample: it
@@ -452,8 +401,8 @@ class FixedScaleUse(Use):
             delta.reshape(1, rows * channels, -1),
             _full(inputs).reshape(1, rows * channels, -1),
             None,
-            self._mean.repeat(rows),
-            self._deviation.square().repeat(rows),
+            self.mean.repeat(rows),
+            self.deviation.square().repeat(rows),
             None,
             None,
             False,
@@ -462,49 +411,35 @@ class FixedScaleUse(Use):
         )[1]
         return formed.view(rows, channels)
 
-    def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
-        return delta.flatten(2).sum(2) if delta.dim() > 2 else delta
 
-
+@dataclass(eq=False, kw_only=True)
 class EmbeddingUse(Use):
     """y_t = row x_t of a table: inputs (B k, T) whole numbers, output gradients (B k, T, D)."""
 
-    def __init__(self, inputs: Tensor, samples: int, *, entries: int, padding: int | None) -> None:
-        """Take the ids.
-
-        Args:
-            inputs: (B * k, T).
-            samples: B.
-            entries: Rows of the table.
-            padding: Row that never gets a gradient.
-        """
-        super().__init__(inputs, samples)
-        self._entries, self._padding = entries, padding
+    entries: int
+    """Rows of the table."""
+    padding: int | None
+    """Row that never gets a gradient."""
 
     def _weight(self, inputs: Tensor, delta: Tensor) -> Tensor:
         delta = self._masked(inputs, delta)
-        table = delta.new_zeros(len(inputs), self._entries, delta.shape[2])
+        table = delta.new_zeros(len(inputs), self.entries, delta.shape[2])
         return table.scatter_add_(1, inputs[..., None].expand_as(delta), delta)
 
-    def _bias(self, inputs: Tensor, delta: Tensor) -> Tensor:  # noqa: ARG002
-        raise AssertionError("an embedding has no bias")
-
     def _masked(self, inputs: Tensor, delta: Tensor) -> Tensor:
-        return delta if self._padding is None else delta * (inputs != self._padding)[..., None]
+        return delta if self.padding is None else delta * (inputs != self.padding)[..., None]
 
     def square_and_dot(
         self, role: Role, delta: Tensor, direction: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """See :class:`Use`; the table's size never counts, only the tokens'."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """The table's size never counts, only the tokens'."""
         del role
         gradient = self._masked(self.inputs, _full(delta))
         ids = self.inputs.reshape(self.samples, -1)
         gradient = gradient.reshape(*ids.shape, -1)
         same = ids[:, :, None] == ids[:, None, :]
         square = _sum_of_grams(_gram(gradient), same.double())
-        if direction is None:
-            return square, torch.zeros_like(square)
-        return square, _sum_of_products(direction[ids], gradient)
+        return square, None if direction is None else _sum_of_products(direction[ids], gradient)
 
 
 def _gram(values: Tensor) -> Tensor:

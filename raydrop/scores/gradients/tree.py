@@ -20,9 +20,6 @@ def pairs_of(addends: int) -> tuple[tuple[int, int], ...]:
     Nodes 0...n-1 are the n addends in their order, addition i is node n + i, and the last node is
     the sum. Level by level neighbours are added; an odd one at the end is carried up.
 
-    Args:
-        addends: n, at least 1.
-
     Example:
         >>> pairs_of(5)
         ((0, 1), (2, 3), (5, 6), (7, 4))
@@ -45,17 +42,14 @@ class PairwiseSum(Generic[T]):
     """
 
     def __init__(self, addends: int) -> None:
-        self._addends = addends
-        self._pairs = pairs_of(addends)
+        self._addends, self._pairs = addends, pairs_of(addends)
         self._parents = {child: addends + i for i, pair in enumerate(self._pairs) for child in pair}
         self._parts: dict[int, T] = {}
+        self.root = addends + len(self._pairs) - 1
+        """Node of the whole sum."""
 
     def put(self, node: int, part: T) -> int | None:
-        """Keep the part of a node, and let go of the two that it was added from.
-
-        Returns:
-            The node that can be added from now on, or None.
-        """
+        """Keep a part, but not those it was added from; return what can be added now, or None."""
         for child in self.children(node):
             self._parts.pop(child, None)
         self._parts[node] = part
@@ -87,17 +81,8 @@ class PairwiseSum(Generic[T]):
         del self._parts[node]
 
     @property
-    def root(self) -> int:
-        """Node of the whole sum."""
-        return self._addends + len(self._pairs) - 1
-
-    @property
     def total(self) -> T:
-        """The whole sum.
-
-        Raises:
-            ScoringError: If an addend has not come.
-        """
+        """The whole sum; a ScoringError if an addend has not come."""
         if self.root not in self._parts:
             known = sum(len(self.addends(node)) for node in self._parts)
             raise ScoringError(

@@ -21,6 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from raydrop.errors import ScoringError
 from raydrop.scores.gradients import checks
 from raydrop.scores.gradients.operations import Call, Slot, intercepted
 from raydrop.scores.gradients.rules import Role, Use
@@ -178,11 +179,11 @@ class Tape(_Watching):
 
     def add(self, name: str, formed: Tensor, first: int = 0) -> None:
         """Add a parameter's whole gradients (b, *shape) of the samples from ``first`` on."""
-        flat = checks.as_real(formed).reshape(len(formed), -1).double()
+        flat = _as_real(formed).reshape(len(formed), -1).double()
         rows = slice(first, first + len(flat))
         self.squares[rows] += flat.square().sum(1)
         if self._direction is not None:
-            self.dots[rows] += flat @ checks.as_real(self._direction[name]).flatten().double()
+            self.dots[rows] += flat @ _as_real(self._direction[name]).flatten().double()
 
     def _used(self, y: Tensor, call: Call, read: Read) -> Tensor:
         """Wait for the gradient at the output of a use."""
@@ -214,7 +215,8 @@ class Tape(_Watching):
             direction = None if self._direction is None else slot.read(self._direction[name])
             square, dot = use.square_and_dot(role, delta, direction)
             self.squares += square
-            self.dots += dot
+            if dot is not None:
+                self.dots += dot
         # Autograd holds this hook until all of the graph is done.
         use.inputs = use.inputs.new_empty(0)
 
@@ -264,8 +266,19 @@ def probe(
     pair, *others = _probe_pairs(inputs)
     with checks.unwritten(model):
         first, outputs = run(pair)
-    checks.check_differentiable(outputs)
-    checks.check_loss_reads_no_parameters(reached(loss(outputs.detach()), names))
+    if not outputs.requires_grad:
+        raise checks.refused(
+            "logits that autograd can follow to trainable parameters",
+            "some that it cannot",
+            "let the model compute them from its parameters, without no_grad, inference_mode, "
+            "detach or argmax",
+        )
+    if read := reached(loss(outputs.detach()), names):
+        raise checks.refused(
+            "a loss of logits and labels alone",
+            f"that it reads {sorted(read)}",
+            "leave penalties on parameters out, which are the same for every sample",
+        )
     reasons = dict.fromkeys(reached(loss(outputs), names) & candidates, "")
     nodes, outputs = checks.nodes_of(outputs), outputs.detach()
     found: defaultdict[UseKey, set[int | None]] = defaultdict(set)
@@ -273,8 +286,15 @@ def probe(
     def compare(pair: Tensor) -> None:
         watching, changed = run(pair)
         if not _alike(outputs[0], changed[0]):
-            checks.refuse_dependence(repeatable=_alike(changed, run(pair)[1]))
-        checks.check_nothing_kept(nodes, changed)
+            raise _dependence(repeatable=_alike(changed, run(pair)[1]))
+        again = nodes and nodes & checks.nodes_of(changed)
+        if any(not hasattr(node, "variable") for node in again):  # leaves are there in every call
+            raise checks.refused(
+                "a model that computes everything anew in each call",
+                "that it keeps what it computed from parameters in an earlier one, which belongs "
+                "to no sample",
+                "switch off or clear its cache",
+            )
         nodes.clear()  # so that the activations of two runs are held at most
         for key, use in first.seen.items():
             found[key].add(_sample_axis(use, watching.seen.get(key)))
@@ -297,15 +317,36 @@ def probe(
     return Plan(ruled, general, shared, axes, reasons, outputs.shape[-1])
 
 
+def _dependence(*, repeatable: bool) -> ScoringError:
+    """Say that outputs change with another sample, or from call to call."""
+    if repeatable:
+        return checks.refused(
+            "a model that treats each sample of a batch by itself",
+            "that exchanging one sample changes the output of another, so per-sample gradients do "
+            "not exist",
+            "remove what mixes samples",
+        )
+    return checks.refused(
+        "a model that gives the same outputs for the same inputs",
+        "that they change from call to call",
+        "call model.eval(), and remove what depends on chance",
+    )
+
+
 def reached(losses: Tensor, names: Mapping[int, str]) -> frozenset[str]:
     """Return the names of parameters that autograd reaches from the losses."""
     return frozenset(names[id(leaf)] for leaf in checks.leaves(losses) if id(leaf) in names)
 
 
+def _as_real(values: Tensor) -> Tensor:
+    """Return complex values as pairs of real ones, others as they are."""
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+
+
 def _probe_pairs(inputs: Tensor) -> list[Tensor]:
     """Return two samples, and several times the same two with the second one exchanged."""
     if inputs.is_complex():
-        return [torch.view_as_complex(pair) for pair in _probe_pairs(checks.as_real(inputs))]
+        return [torch.view_as_complex(pair) for pair in _probe_pairs(_as_real(inputs))]
     first, second = inputs[0], inputs[min(1, len(inputs) - 1)]
     if inputs.dtype == torch.bool:
         others = [~second]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from raydrop.scores.base import TraceMethod
+from raydrop.scores.base import Scores, TraceMethod
 from raydrop.training.trace import Trace
 
 
@@ -16,6 +15,6 @@ class Aum(TraceMethod):
     summary = "mean logit margin over training; likely mislabelled pruned first"
     citation = "Pleiss et al. 2020, arXiv 2001.10528"
 
-    def from_trace(self, trace: Trace, score_epoch: int) -> NDArray[np.floating]:  # noqa: ARG002
+    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:  # noqa: ARG002
         """Return the mean margins (N,)."""
         return np.asarray(trace.margin.mean(axis=0, dtype=np.float64))

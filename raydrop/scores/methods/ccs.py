@@ -18,10 +18,7 @@ CUTOFF = 0.1
 
 
 def strata_of(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Return which of ``count`` ranges of equal width each score lies in, (N,), from 0.
-
-    The ranges reach from the smallest score to the largest; equal scores are all in the first.
-    """
+    """Return which of ``count`` equal ranges from the smallest score to the largest each is in."""
     low, high = scores.min(), scores.max()
     if low == high:
         return np.zeros(len(scores), dtype=np.int64)
@@ -32,23 +29,14 @@ def strata_of(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
 def ccs_order(
     scores: NDArray[np.float64], seed: int, *, cutoff: float = CUTOFF, strata: int = STRATA
 ) -> NDArray[np.int64]:
-    """Return all samples in an order whose first m are, for every m, a draw of CCS with budget m.
+    """Return positions (N,) in an order whose first m are, for every m, a draw of CCS of budget m.
 
-    CCS sets aside the floor(N * cutoff) samples of lowest score, cuts the range of the others into
-    strata of equal width, and shares a budget m equally among the strata: from the smallest to the
-    largest, each gives as many random samples as an equal share of what is left, or all it has. The
-    same numbers come about in rounds in which every stratum that has samples left gives one, the
-    largest strata first, so that those get what an equal share leaves over. The rounds do not
-    depend on m. Samples that were set aside come after all others, the least hard first.
-
-    Args:
-        scores: Low for hard samples, (N,).
-        seed: Of the random choice within strata.
-        cutoff: beta, from 0 to below 1.
-        strata: k, ranges of equal width.
-
-    Returns:
-        Positions in the order of drawing, (N,).
+    CCS sets aside the floor(N * cutoff) samples of lowest score, which are the hardest, cuts the
+    range of the others into strata of equal width, and shares a budget m equally among the strata:
+    from the smallest to the largest, each gives as many random samples as an equal share of what is
+    left, or all it has. The same numbers come about in rounds in which every stratum that has
+    samples left gives one, the largest strata first, so that those get what an equal share leaves
+    over. The rounds do not depend on m. What was set aside comes last, the least hard first.
     """
     chance = shuffled(len(scores), seed, "scores/ccs")
     hardest_first = np.lexsort((chance, scores))

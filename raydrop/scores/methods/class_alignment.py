@@ -37,11 +37,6 @@ class ClassAlignment(GradientMethod):
 
 
 def worst_class(recalls: NDArray[np.float64], labels: NDArray[np.int64]) -> int:
-    """Return the class of lowest recall among those with training samples, the first on ties.
-
-    Args:
-        recalls: Recall of each class, (K,).
-        labels: Classes of the training samples, (N,).
-    """
+    """Return the class of lowest recall (K,) among those with samples (N,), the first on ties."""
     present = np.bincount(labels, minlength=len(recalls)) > 0
     return int(np.argmin(np.where(present, recalls, np.inf)))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
-from raydrop.scores.base import TraceMethod
+from raydrop.scores.base import Scores, TraceMethod
 from raydrop.training.trace import Trace
 
 WINDOW = 10
@@ -24,7 +23,7 @@ class DynamicUncertainty(TraceMethod):
     summary = "mean standard deviation of p(true class) over windows of 10 epochs"
     citation = "He et al. 2023, arXiv 2306.05175"
 
-    def from_trace(self, trace: Trace, score_epoch: int) -> NDArray[np.floating]:  # noqa: ARG002
+    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:  # noqa: ARG002
         """Return the uncertainties (N,)."""
         probability = np.asarray(trace.probability, dtype=np.float64)
         window = min(WINDOW, trace.epochs)

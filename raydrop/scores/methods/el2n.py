@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from raydrop.scores.base import TraceMethod
+from raydrop.scores.base import Scores, TraceMethod
 from raydrop.training.trace import Trace
 
 
@@ -21,6 +20,6 @@ class El2n(TraceMethod):
     citation = "Paul et al. 2021, arXiv 2107.07075"
     reads = "initialisations"
 
-    def from_trace(self, trace: Trace, score_epoch: int) -> NDArray[np.floating]:
+    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:
         """Return the error norms (N,) after ``score_epoch``."""
         return np.asarray(trace.error_norm[score_epoch - 1])

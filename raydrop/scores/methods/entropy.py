@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from raydrop.scores.base import TraceMethod
+from raydrop.scores.base import Scores, TraceMethod
 from raydrop.training.trace import Trace
 
 
@@ -16,6 +15,6 @@ class Entropy(TraceMethod):
     summary = "entropy of the trained model's prediction; most uncertain kept"
     citation = "Coleman et al. 2020, arXiv 1906.11829"
 
-    def from_trace(self, trace: Trace, score_epoch: int) -> NDArray[np.floating]:  # noqa: ARG002
+    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:  # noqa: ARG002
         """Return the entropies (N,) in nats after the last epoch."""
         return np.asarray(trace.entropy[-1])

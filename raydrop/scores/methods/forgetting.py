@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.scores.base import TraceMethod
+from raydrop.scores.base import Scores, TraceMethod
 from raydrop.training.trace import Trace
 
 
@@ -21,7 +21,7 @@ class Forgetting(TraceMethod):
     citation = "Toneva et al. 2019, arXiv 1812.05159"
     may_be_infinite = True
 
-    def from_trace(self, trace: Trace, score_epoch: int) -> NDArray[np.floating]:  # noqa: ARG002
+    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:  # noqa: ARG002
         """Return the counts (N,), +inf where never learned."""
         correct = np.asarray(trace.correct)
         lost = correct[:-1] & ~correct[1:]

@@ -13,10 +13,8 @@ from raydrop.scores.base import EmbeddingMethod
 POOL = 1024
 """Samples among which the next centres are looked for before all distances are brought up to date;
 the distances between them take 4 MiB."""
-
 ROWS = 4096
 """Samples whose distances to new centres are computed at once."""
-
 RESOLUTION = 64
 """Squared distances below this many units of rounding, relative to a sample's squared distance from
 the mean, count as zero: in float32, distances below 0.3 % of that one."""
@@ -41,12 +39,12 @@ def greedy_order(points: Tensor, limit: int | None = None) -> list[int]:
         limit: Stop after so many.
 
     Returns:
-        Distinct positions. Points that coincide with a chosen one, up to :data:`RESOLUTION`, are
-        never chosen, so there may be fewer than N or ``limit``.
+        Distinct positions, without points that coincide with a chosen one up to
+        :data:`RESOLUTION`.
     """
     limit = len(points) if limit is None else min(limit, len(points))
     search = _Search(points)
-    order = search.begin()
+    order = search.new
     while len(order) < limit:
         found = search.choose(limit - len(order))
         if not found:
@@ -64,13 +62,8 @@ class _Search:
         self._zero = RESOLUTION * torch.finfo(points.dtype).eps * self._squares
         self._nearest = torch.full_like(self._squares, torch.inf)
         self._positions = torch.arange(len(points), device=points.device)
-        self._new = self._positions[:0]
-        """Centres that not all points have met, as rows."""
-
-    def begin(self) -> list[int]:
-        """Choose the point nearest to the mean."""
         self._new = self._squares.argmin()[None]
-        return self._positions[self._new].tolist()
+        """Centres that not all points have met, as rows; first the point nearest to the mean."""
 
     def choose(self, most: int) -> list[int]:
         """Choose up to ``most`` points in order, at least one; none if all coincide with centres.
@@ -95,6 +88,11 @@ class _Search:
             np.minimum(nearest, pairs[place], out=nearest)
             nearest[place] = -1
         self._new = pool[chosen]
+        return self.new
+
+    @property
+    def new(self) -> list[int]:
+        """The latest centres, as positions."""
         return self._positions[self._new].tolist()
 
     def _pairs(self, pool: Tensor) -> NDArray[np.floating]:
@@ -117,14 +115,10 @@ class _Search:
             torch.minimum(self._nearest[rows], distances, out=self._nearest[rows])
         self._nearest[self._new] = -1
         left = self._nearest >= 0
-        if int(left.sum()) < 0.75 * len(left):  # a copy now and then, not after every pool
-            self._keep(left)
-
-    def _keep(self, left: Tensor) -> None:
-        """Forget centres, whose rows would only cost time."""
-        self._points, self._squares = self._points[left], self._squares[left]
-        self._zero, self._nearest = self._zero[left], self._nearest[left]
-        self._positions = self._positions[left]
+        if int(left.sum()) < 0.75 * len(left):  # rows of centres cost time, a copy does too
+            self._points, self._squares = self._points[left], self._squares[left]
+            self._zero, self._nearest = self._zero[left], self._nearest[left]
+            self._positions = self._positions[left]
 
 
 class KCenter(EmbeddingMethod):
@@ -152,11 +146,7 @@ class KCenter(EmbeddingMethod):
         seed: int = 0,  # noqa: ARG002
         device: str = "cpu",
     ) -> NDArray[np.float64]:
-        """Return the scores (N,).
-
-        Raises:
-            ScoringError: If the embeddings do not fit on the device.
-        """
+        """Return the scores (N,); a ScoringError if the embeddings do not fit on the device."""
         try:
             order = greedy_order(torch.from_numpy(embeddings).to(device))
         except torch.OutOfMemoryError as error:

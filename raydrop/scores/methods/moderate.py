@@ -11,12 +11,7 @@ from raydrop.scores.base import EmbeddingMethod
 def distances_to_class_centers(
     embeddings: NDArray[np.floating], labels: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return d_i = || z_i - mean of the z_j with y_j = y_i ||_2, (N,).
-
-    Args:
-        embeddings: z, (N, D).
-        labels: y, (N,).
-    """
+    """Return d_i = || z_i - mean of the z_j with y_j = y_i ||_2, (N,), of z (N, D) and y (N,)."""
     distances = np.empty(len(labels))
     for label in np.unique(labels):
         members = labels == label

@@ -18,10 +18,8 @@ def moso_scores(
 ) -> NDArray[np.float64]:
     """Return mean_t (T / N) eta_t p_t over the sampled checkpoints t, (M,).
 
-    Args:
-        source: Gives T, the steps of its query run, N = M, the samples that it was trained on, and
-            eta_t, its learning rate at checkpoint t.
-        product: Gives p_t (M,) for an epoch: a product of mean gradient and own gradient.
+    T are the steps of the source's query run, N = M the samples that it was trained on, eta_t its
+    learning rate at checkpoint t, and p_t a product of mean gradient and own gradient (M,).
     """
     run = source.run
     total = np.zeros(len(source.positions))
@@ -35,12 +33,7 @@ def leave_one_out(
 ) -> NDArray[np.float64]:
     """Return <(N G - g_i) / (N - 1), g_i> = (N d_i - ||g_i||^2) / (N - 1).
 
-    (N G - g_i) / (N - 1) is the mean gradient of all samples but i.
-
-    Args:
-        dots: d_i = <G, g_i>, (M,).
-        norms: ||g_i||, (M,).
-        n: N, the samples that G is the mean of, at least 2.
+    (N G - g_i) / (N - 1) is the mean gradient of all samples but i; d_i = <G, g_i>, (M,).
     """
     return (n * dots - norms**2) / (n - 1)
 
@@ -89,11 +82,7 @@ class MosoLoo(GradientMethod):
     quantities = ("norm", "dot_with_mean")
 
     def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
-        """Return the scores (M,).
-
-        Raises:
-            ScoringError: If a part has fewer than two samples.
-        """
+        """Return the scores (M,); a ScoringError if a part has fewer than two samples."""
         n = len(source.positions)
         if n < 2:
             raise ScoringError(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from raydrop.scores.base import RandomMethod
+from raydrop.scores.base import RandomMethod, Scores
 
 
 class Random(RandomMethod):
@@ -14,6 +13,6 @@ class Random(RandomMethod):
     name = "random"
     summary = "uniform draw without replacement"
 
-    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.floating]:
+    def draw(self, n: int, rng: np.random.Generator) -> Scores:
         """Return ``n`` uniform numbers in [0, 1)."""
         return rng.random(n)

@@ -23,13 +23,7 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def prototypes(directions: NDArray[np.float32], clusters: int, seed: int) -> NDArray[np.float32]:
-    """Return the centres (k, D) of mini-batch k-means over unit vectors (N, D), k at most N.
-
-    Args:
-        directions: What is clustered.
-        clusters: How many clusters to look for; N where there are fewer vectors.
-        seed: Of initial centres and batches.
-    """
+    """Return the centres (k, D) of mini-batch k-means over unit vectors (N, D), k at most N."""
     from sklearn.cluster import MiniBatchKMeans  # a second that workers would wait for in vain
 
     means = MiniBatchKMeans(
@@ -44,11 +38,9 @@ def prototypes(directions: NDArray[np.float32], clusters: int, seed: int) -> NDA
 def distances_to_nearest(
     directions: NDArray[np.float32], centers: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Return min_c 1 - cos(z_i, c) over the centres c, (N,).
+    """Return min_c 1 - cos(z_i, c), (N,), of z (N, D) of length 1 or 0 and centres c (k, D).
 
-    Args:
-        directions: z, of length 1 or 0, (N, D).
-        centers: Of any length, (k, D); the cosine with a vector of length 0 is 0.
+    The cosine with a vector of length 0 is 0.
     """
     units = normalised(centers).T
     blocks = range(0, len(directions), ROWS)
