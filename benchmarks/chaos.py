@@ -20,6 +20,7 @@ tells in the file LOG what begins and ends, which is how it starts its own drive
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def drive(log: Path, arguments: Sequence[str]) -> None:
     """
     # Functions that travel to other processes by value: those import nothing from this file.
     from raydrop.cli import main
-    from raydrop.cluster import scoring, sweep
+    from raydrop.cluster import crew, driver, scoring, sweep
 
     def told(kind: str, work: Callable[..., Any], key: Callable[[Any, Any], str]) -> Any:
         def tell(what: str) -> None:
@@ -87,13 +88,20 @@ def drive(log: Path, arguments: Sequence[str]) -> None:
         call.__name__ = work.__name__  # by which Tune calls its trials
         return call
 
+    def first(args: Any, _: Any) -> str:
+        return str(args[0].key)
+
     def second(args: Any, _: Any) -> str:
         return str(args[1].key)
 
     def trial_id(args: Any, kwargs: Any) -> str:
         return str((args[0] if args else kwargs["config"])["trial_id"])
 
-    scoring._query_task = told("query", scoring._query_task, second)
+    class Told(crew.CrewWorker):
+        def query(self, *args: Any) -> Any:
+            return told("query", super().query, first)(*args)
+
+    driver.start_crew = functools.partial(crew.start_crew, worker=Told)  # type: ignore[attr-defined]
     scoring.run_score = told("scores", scoring.run_score, second)  # type: ignore[attr-defined]
     sweep._trial_task = told("trial", sweep._trial_task, trial_id)
     sys.argv = ["raydrop", *arguments]

@@ -41,8 +41,8 @@ import numpy as np
 import ray
 from ray import tune
 
-from raydrop.cluster.pool import PoolWorker, RayExecutor
-from raydrop.cluster.resources import Layout
+from raydrop.cluster.crew import CrewWorker, start_crew
+from raydrop.cluster.layout import Layout
 from raydrop.cluster.session import ray_session
 from raydrop.cluster.sweep import make_tuner
 from raydrop.scores.sharding import Shard
@@ -56,11 +56,14 @@ SPARE_BYTES = 4 * 2**30
 """Memory that stays free, whatever is started."""
 
 
-class Idle(PoolWorker):
-    """A worker of the pool that does nothing."""
+class Idle(CrewWorker):
+    """A worker of the crew that does nothing."""
 
     def __init__(self, *_: Any) -> None:
         """Load nothing."""
+
+    def use(self, network: Any) -> None:
+        """Build nothing."""
 
     def run(self, task: Any, shard: Shard, state: Any, direction: Any = None) -> Any:  # noqa: ARG002
         """Return zeros."""
@@ -112,16 +115,14 @@ def measure_trials(count: int) -> None:
 
 def shard_seconds(workers: int, layout: Layout, count: int) -> float:
     """Return how long shards that do nothing take, in seconds for all, with workers at work."""
-    executor = RayExecutor(ray.put(None), "", layout, worker=Idle)
-    try:
+    with start_crew(ray.put(None), layout, worker=Idle) as crew:
+        executor = crew.executor("")
         state = executor.share(np.zeros(STATE_VALUES, np.float32))
         for _ in executor.map("norm", _shards(50 * workers), state):
             pass
         shards, start = _shards(count), time.perf_counter()
         done = {shard.index for shard, _ in executor.map("norm", shards, state)}
         seconds = time.perf_counter() - start
-    finally:
-        executor.close()
     assert len(done) == count
     return seconds
 

@@ -38,6 +38,7 @@ network of torchvision of at most 150 million parameters, and counts those on th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import functools
 import gc
@@ -617,23 +618,32 @@ class Checkpoint:
 
 
 def compare_executors(pairs: int, *, quick: bool) -> None:
-    """Print what a pool of Ray actors costs and gains, and what MoSo costs, one thread each."""
+    """Print what a crew of Ray actors costs and gains, and what MoSo costs, one thread each."""
     # Here, because importing Ray takes seconds, which no other comparison needs.
     import ray
     from training import made_up_cifar
 
-    from raydrop.cluster.pool import RayExecutor
-    from raydrop.cluster.resources import Layout
+    from raydrop.cluster.crew import start_crew
+    from raydrop.cluster.layout import Layout
     from raydrop.cluster.session import ray_session
 
     torch.set_num_threads(1)
-    # Three CPUs by Ray's book, so that both pools can be there; only one of them works at a time.
+    # Three CPUs by Ray's book, so that both crews can be there; only one of them works at a time.
     with ray_session(num_cpus=3):
         for model, samples in list(SHARDED_MODELS.items())[: 1 if quick else None]:
             data = made_up_cifar(samples)
             reference = ray.put(data)
-            pools = [RayExecutor(reference, model, Layout(workers, 1, 0.0)) for workers in (1, 2)]
-            one, two = (Checkpoint(data, model, pool) for pool in pools)
+            crews = contextlib.ExitStack()
+            one, two = (
+                Checkpoint(
+                    data,
+                    model,
+                    crews.enter_context(start_crew(reference, Layout(workers, 1, 0.0))).executor(
+                        model
+                    ),
+                )
+                for workers in (1, 2)
+            )
             here = Checkpoint(data, model, LocalExecutor(GradientWorker(data, model)))
             gains = [1 / ratio for ratio in paired_ratios(two.run, one.run, pairs)]
             print(
@@ -645,8 +655,7 @@ def compare_executors(pairs: int, *, quick: bool) -> None:
                 f"sharded: {model}, one Ray worker / in this process   {described(costs)}",
                 flush=True,
             )
-            for pool in pools:
-                pool.close()
+            crews.close()
 
 
 def compare_moso(checkpoints: int) -> None:

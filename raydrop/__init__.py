@@ -13,7 +13,6 @@ if sys.argv[:1] == ["-m"] and {"raydrop", "-mraydrop"} & {*sys.orig_argv}:
     # modules may lie.
     sys.path[:] = sys.path[0 if sys.flags.safe_path else 1 :]
 
-from raydrop.cli import sweep_main
 from raydrop.errors import RaydropError
 from raydrop.study import NetworkPruning, Study, Training, TrialConfig
 from raydrop.study.published import drop_comparison, drop_in_small
@@ -28,3 +27,11 @@ __all__ = [
     "drop_in_small",
     "sweep_main",
 ]
+
+
+def sweep_main() -> None:
+    """Run the calling sweep script as ``raydrop run SCRIPT`` does, with the same options."""
+    # Here, because workers import this package too, and have no use for a command line.
+    from raydrop import cli
+
+    cli.sweep_main()

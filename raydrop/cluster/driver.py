@@ -1,4 +1,4 @@
-"""A whole study, from its specification to its frontier, doing only what is missing."""
+"""A whole study, from its specification to its records, doing only what is missing."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from typing import Any
 import pandas as pd
 import ray
 from ray.tune import Callback
+from rich.console import Console
 
-from raydrop.cluster import nodes
+from raydrop.cluster import layout as cluster_layout
 from raydrop.cluster.briefing import Briefing
-from raydrop.cluster.losses import Losses
-from raydrop.cluster.scoring import Context, attempt, run_queries, run_scores
+from raydrop.cluster.crew import Crew, attempt, start_crew
+from raydrop.cluster.deaths import WorkerDeaths
+from raydrop.cluster.scoring import Context, needs_crew, run_queries, run_scores
 from raydrop.cluster.session import find_head, ray_session
+from raydrop.cluster.shared_store import check_machines, shared
 from raydrop.cluster.space import expand
 from raydrop.cluster.sweep import run_trials
-from raydrop.cluster.visibility import check_visible, marked
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.errors import ConfigError, ScoringError, StudyMismatchError
-from raydrop.frontier.terminal import Console
 from raydrop.plan import Plan, check_networks, make_plan, trial_configs
 from raydrop.plan.runs import query_run, score_run
 from raydrop.stages.facts import RECALLS, save_data_card
-from raydrop.stages.pictures import save_images
 from raydrop.stages.logs import version_of
-from raydrop.stages.pictures import save_lost_images
+from raydrop.stages.pictures import save_images, save_lost_images
 from raydrop.store import Entry, Place, Store, open_place, required
 from raydrop.store.files import parse_json, read_regular, said_of_link
 from raydrop.store.places import STUDY
@@ -46,11 +46,10 @@ from raydrop.study import SCHEMA, Study, config_hash
 PACKAGES = ("raydrop", "torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn")
 """Packages whose versions a study records."""
 
-
-Lost = dict[str, str]
+Failed = dict[str, str]
 """A sentence for each query run and score that failed, by its key."""
 
-Begun = Callable[[], AbstractContextManager[Sequence[Callback]]]
+Beginning = Callable[[], AbstractContextManager[Sequence[Callback]]]
 """Leaves what the output folder has from the beginning, and gives what is told of each trial."""
 
 
@@ -117,7 +116,7 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
         return Outcome(len(plan.trials), 0)
 
     @contextlib.contextmanager
-    def begun() -> Iterator[Sequence[Callback]]:
+    def beginning() -> Iterator[Sequence[Callback]]:
         write_study_file(place, study, points, plan, dataset)
         save_data_card(dataset, store)
         runs = {run.key: run for run in plan.trials}
@@ -125,12 +124,14 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
             yield callbacks
 
     if not missing.trials:
-        with begun():
+        with beginning():
             return Outcome(len(plan.trials), 0)
     if options.address is not None:
         find_head(options.address)  # before images are decoded
-    _run(briefing, options, begun)
-    _picture_lost(study, plan, dataset, store, console)
+    _run(briefing, options, beginning)
+    networks = [run for run in plan.trials if run.dense is not None]
+    if networks:
+        _leave_pictures(lambda: save_lost_images(dataset, store, study, networks), console)
     return Outcome(len(plan.trials), len(plan.missing(Store(place, glance=True)).trials))
 
 
@@ -154,7 +155,7 @@ def check_folder(place: Place, study: Study, dataset: ImageDataset) -> None:
         ConfigError: If it is no folder.
         StudyMismatchError: If the folder belongs to a different study; the message says how.
     """
-    out = place.folder
+    out, path = place.folder, place.folder / STUDY
     if out.exists() and not out.is_dir():
         raise ConfigError(
             f"Expected a folder for results at {out}, found a file; choose another with --out."
@@ -162,7 +163,6 @@ def check_folder(place: Place, study: Study, dataset: ImageDataset) -> None:
     links = [each for each in sorted(out.glob("*")) if each.is_symlink() and each.is_dir()]
     if links:  # Ray and loggers would follow what the store and logs do not
         raise ConfigError(said_of_link(links[0]))
-    path = out / STUDY
     if not path.exists():
         return
     try:
@@ -190,6 +190,16 @@ def check_folder(place: Place, study: Study, dataset: ImageDataset) -> None:
         )
 
 
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
 def write_study_file(
     place: Place,
     study: Study,
@@ -203,6 +213,7 @@ def write_study_file(
         StoreError: If the folder cannot be written.
     """
     base = study.base(dataset.fingerprint)
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
     body = {
         "schema": base["schema"],
         "study": study.to_dict(points),
@@ -211,7 +222,7 @@ def write_study_file(
         "base": base,
         "data_fingerprint": dataset.fingerprint,
         "trials": [{"trial_id": run.key, **run.trial.as_dict()} for run in plan.trials],
-        "versions": versions(),
+        "versions": versions | {package: version_of(package) for package in PACKAGES},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     try:
@@ -219,22 +230,6 @@ def write_study_file(
     except OSError as error:
         raise place.unwritable(error) from error
     place.write(STUDY, json.dumps(body, indent=1).encode())
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what computes results."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    return found | {package: version_of(package) for package in PACKAGES}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
 
 
 def score_dataset(
@@ -295,18 +290,14 @@ def _units(dataset: ImageDataset, query: Entry) -> dict[str, Units]:
     return found
 
 
-def _nothing() -> AbstractContextManager[Sequence[Callback]]:
-    """Leave nothing, and tell nobody of trials."""
-    return nullcontext(())
-
-
-def _run(briefing: Briefing, options: Options, begun: Begun = _nothing) -> Lost:
+def _run(briefing: Briefing, options: Options, beginning: Beginning | None = None) -> Failed:
     """Decode the images, start Ray, put them where all workers see them, run what is missing.
 
     Args:
         briefing: Has the study and what of it is missing.
         options: Where and how.
-        begun: Opened once it is known that the work can be done, so that a refusal leaves nothing.
+        beginning: Opened once it is known that the work can be done, so that a refusal leaves
+            nothing.
 
     Returns:
         A sentence for each query run and score that failed, by its key; a trial that failed has a
@@ -316,20 +307,20 @@ def _run(briefing: Briefing, options: Options, begun: Begun = _nothing) -> Lost:
     briefing.tell_copies(data)
     with (
         ray_session(options.address, options.num_cpus, options.code) as dashboard,
-        marked(briefing.store) as place,
+        shared(briefing.store) as place,
     ):
         if dashboard:
             briefing.say("dashboard", dashboard)
-        check_visible(place)
-        layout = nodes.wait_for_layout(
+        check_machines(place)
+        layout = cluster_layout.wait_for_layout(
             in_memory=isinstance(data.dataset.train.images, ArrayImages),
             gpus_per_worker=options.gpus_per_worker,
-            seconds=0.0 if options.address is None else nodes.WAIT_SECONDS,
+            seconds=0.0 if options.address is None else cluster_layout.WAIT_SECONDS,
             console=console,
         )
-        briefing.tell_layout(layout, nodes.alive_nodes())
+        briefing.tell_layout(layout, cluster_layout.alive_nodes())
         briefing.tell_time(layout)
-        with begun() as callbacks:
+        with beginning() if beginning else nullcontext(()) as callbacks:
             context = Context(
                 briefing.study,
                 briefing.store,
@@ -337,51 +328,40 @@ def _run(briefing: Briefing, options: Options, begun: Begun = _nothing) -> Lost:
                 briefing.dataset.train,
                 layout,
                 console,
-                place.marker,
-                Losses(briefing.store),
+                place,
+                WorkerDeaths(briefing.store),
             )
             try:
                 return _run_stages(context, briefing.missing, data.dataset, callbacks)
             finally:
-                _print_losses(context.losses, console)
+                if context.deaths.total:
+                    briefing.say("lost", context.deaths.sentence())
 
 
 def _run_stages(
-    context: Context,
-    missing: Plan,
-    dataset: ImageDataset,
-    callbacks: Sequence[Callback],
-) -> Lost:
+    context: Context, missing: Plan, dataset: ImageDataset, callbacks: Sequence[Callback]
+) -> Failed:
     """Run what is missing, stage by stage; see :func:`_run`."""
-    lost = run_queries(context, missing.queries)
-    lost |= run_scores(context, missing.scores, lost)
+    crew: AbstractContextManager[Crew | None] = nullcontext()
+    if needs_crew(missing):
+        crew = start_crew(
+            context.data, context.layout, context.study, context.place, context.deaths
+        )
+    with crew as workers:
+        failed = run_queries(context, missing.queries, workers)
+        failed |= run_scores(context, missing.scores, failed, workers)
     if missing.trials:
-        _picture_samples(context.study, missing, dataset, context.store, context.console)
-        run_trials(context, missing.trials, lost, context.store.place, callbacks)
-    return lost
+        leave_pictures_of_samples(context.study, missing, dataset, context.store, context.console)
+        run_trials(context, missing.trials, failed, callbacks)
+    return failed
 
 
-def _print_losses(losses: Losses, console: Console) -> None:
-    """Say how many worker processes were lost, if any were."""
-    if losses.total:
-        console.print(f"  lost        {losses.sentence()}")
-
-
-def _picture_samples(
+def leave_pictures_of_samples(
     study: Study, missing: Plan, dataset: ImageDataset, store: Store, console: Console
 ) -> None:
     """Leave pictures of samples for the report; a study goes on without them."""
     scores = [run.score for run in missing.trials if run.score is not None]
     _leave_pictures(lambda: save_images(dataset, store, study, scores), console)
-
-
-def _picture_lost(
-    study: Study, plan: Plan, dataset: ImageDataset, store: Store, console: Console
-) -> None:
-    """Leave pictures of the test images that pruned networks lose, likewise."""
-    networks = [run for run in plan.trials if run.dense is not None]
-    if networks:
-        _leave_pictures(lambda: save_lost_images(dataset, store, study, networks), console)
 
 
 def _leave_pictures(work: Callable[[], None], console: Console) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -19,7 +20,7 @@ from rich.progress import (
 )
 
 from raydrop.errors import visible
-from raydrop.frontier.terminal import Console
+from raydrop.stages.logs import Kind
 
 LINE_EVERY_SECONDS = 15.0
 """Where output goes to a file, a line of counts appears no more often than this."""
@@ -31,22 +32,13 @@ LONGEST_SENTENCE = 240
 class StageProgress:
     """Counts what a stage has done: items that are finished, and work within them.
 
-    Time left is estimated from the work, whose pieces are small and alike, so that there is an
-    estimate before the first item is finished.
+    Time left is estimated from the work, whose pieces are small and alike.
     """
 
     def __init__(
         self, console: Console, stage: str, items: int, work: float, bar: Progress | None
     ) -> None:
-        """Begin with nothing done.
-
-        Args:
-            console: Where lines go if there is no bar.
-            stage: Its name.
-            items: How many there are.
-            work: Expected amount, in any unit.
-            bar: Shows the progress in a terminal.
-        """
+        """Begin with nothing done of so many items, and an expected amount of work in any unit."""
         self._console, self._stage, self._items = console, stage, items
         self._work = work
         self._note = ""
@@ -77,11 +69,7 @@ class StageProgress:
             self._print_line(note or "")
 
     def say(self, line: str) -> None:
-        """Print a line; in a terminal, above the bar.
-
-        Args:
-            line: What to say.
-        """
+        """Print a line; in a terminal, above the bar."""
         self._console.print(line)
 
     def expect(self, work: float) -> None:
@@ -130,18 +118,16 @@ def quoted(sentence: str) -> str:
     return line if len(line) <= LONGEST_SENTENCE else f"{line[: LONGEST_SENTENCE - 1]}…"
 
 
+def failure_text(message: str, kind: Kind, key: str) -> str:
+    """Say that something failed, why, and where its log is, to go on with in a line."""
+    return f" failed: {quoted(message)} (log: logs/{kind}/{key[:8]}*.log)"
+
+
 @contextmanager
 def stage_progress(
     console: Console, stage: str, items: int, work: float | None = None
 ) -> Iterator[StageProgress]:
-    """Show the progress of one stage while the context lasts.
-
-    Args:
-        console: Where.
-        stage: Its name.
-        items: How many there are.
-        work: Expected amount; by default one for each item.
-    """
+    """Show the progress of one stage while the context lasts; by default an item is its work."""
     work = float(items) if work is None else work
     if not console.is_terminal:
         yield StageProgress(console, stage, items, work, None)

@@ -31,6 +31,7 @@ _LONGEST_PLACE = 24
 """Bytes in the path of the folder below which sockets lie; with their own names they have 103."""
 _KINDS = {"gcs_server": "control process", "raylet": "raylet"}
 _STARTED_WITH = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
+_TOKEN = ".ray/auth_token"
 _TOKEN_REFUSED = ("unauthenticated", "authentication", "auth token", "auth_token")
 
 
@@ -42,13 +43,8 @@ def ray_session(
 
     A session that is there already is used and left as it is. A local one listens on the loopback
     address alone, keeps Ray's token authentication, and has a folder that only this user can open
-    and that is removed in the end.
-
-    Args:
-        address: Of a running cluster, or None for this machine.
-        num_cpus: CPUs of a local session; all by default.
-        code: Folder from which workers import as well as from that of the program that calls this.
-            They never do from the current one, where anybody's files may lie.
+    and that is removed in the end. Workers import from the folder of the program that calls this,
+    and from ``code``, but never from the current one, where anybody's files may lie.
 
     Yields:
         Where the dashboard of a cluster is and how to tunnel to it, or nothing.
@@ -74,7 +70,6 @@ def ray_session(
 
 
 def _start(num_cpus: int | None, job: JobConfig, folder: Path) -> None:
-    """Start Ray on this machine."""
     _make_token()
     try:
         with _loopback_kept():
@@ -97,11 +92,7 @@ def _start(num_cpus: int | None, job: JobConfig, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """Give Ray a folder for sockets, logs and what memory does not hold that nobody else may open.
-
-    Raises:
-        ConfigError: If there is none whose path is short enough for sockets.
-    """
+    """Give Ray a folder for sockets, logs and spilled objects that nobody else may open."""
     wanted = os.environ.get("RAY_TMPDIR")
     places = [wanted] if wanted else [tempfile.gettempdir(), "/tmp", "/var/tmp"]
     for place in places:
@@ -130,9 +121,6 @@ def _watched() -> Iterator[None]:
     """Shut Ray down afterwards, and end what waits for it once one of its own processes is gone.
 
     Ray itself would wait for a minute and print its logs, or go on waiting.
-
-    Raises:
-        IncompleteStudyError: In place of what the end of that process led to.
     """
     node = ray._private.worker._global_node
     watched = {} if node is None else {kind: node.all_processes[kind][0].process for kind in _KINDS}
@@ -182,14 +170,10 @@ def _watched() -> Iterator[None]:
 
 
 def _join(address: str, job: JobConfig) -> str:
-    """Join a cluster that answers; return where its dashboard is."""
     place = find_head(address)
     try:
         context = ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            job_config=job,
+            address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=job
         )
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise refusal(place, error) from error
@@ -198,14 +182,10 @@ def _join(address: str, job: JobConfig) -> str:
 
 
 class _Job(JobConfig):
-    """A job whose workers look for modules in the folders that it names.
-
-    Ray would add the one in which the driver was started; it does not where the job brings a folder
-    to work in.
-    """
+    """A job whose workers look for modules in the folders that it names."""
 
     def _runtime_env_has_working_dir(self) -> bool:
-        return True
+        return True  # or Ray would add the folder in which the driver was started
 
 
 def _job(code: str | None) -> JobConfig:
@@ -217,9 +197,8 @@ def _job(code: str | None) -> JobConfig:
 def find_head(address: str) -> str:
     """Return the host and port of a cluster's head, once something answers there.
 
-    Args:
-        address: ``HOST:PORT``, or ``auto`` for the cluster that this machine is part of. Ray
-            Client's addresses, with a scheme, are left to Ray.
+    ``auto`` is the cluster that this machine is part of; Ray Client's addresses, with a scheme, are
+    left to Ray.
 
     Raises:
         ConfigError: If nothing answers.
@@ -242,12 +221,7 @@ def find_head(address: str) -> str:
 
 
 def refusal(place: str, error: Exception) -> ConfigError:
-    """Say why a cluster that answers was not joined.
-
-    Args:
-        place: Where it is.
-        error: What Ray raised.
-    """
+    """Say why a cluster that answers was not joined."""
     text = str(error)
     versions = _STARTED_WITH.findall(text)
     if len(versions) == 2 and versions[0] != versions[1]:
@@ -269,10 +243,6 @@ def refusal(place: str, error: Exception) -> ConfigError:
 
 def dashboard_text(dashboard: str | None, head: str) -> str:
     """Say where a dashboard is and how to tunnel to it, or nothing where there is none.
-
-    Args:
-        dashboard: Host and port, as seen on the head.
-        head: Host and port of the head.
 
     Examples:
         >>> dashboard_text("127.0.0.1:8265", "10.0.0.4:6379").partition(";")[0]
@@ -304,16 +274,12 @@ def _loopback_kept() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _token_path() -> Path:
-    return Path.home() / ".ray" / "auth_token"
-
-
 def _make_token() -> None:
     """Make the token that Ray 2.60 would make readable for all, where it would make one."""
     elsewhere = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if elsewhere or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
-    path = _token_path()
+    path = Path.home() / _TOKEN
     with contextlib.suppress(OSError):  # such as that there is one
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         created = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
@@ -324,6 +290,6 @@ def _make_token() -> None:
 def _protect_token() -> None:
     """Let nobody else read a token that was there before, or that Ray made."""
     with contextlib.suppress(OSError):
-        token = _token_path()
+        token = Path.home() / _TOKEN
         if token.exists() and token.stat().st_mode & 0o077:
             token.chmod(0o600)

@@ -40,9 +40,6 @@ def expand(study: Study) -> list[dict[str, Any]]:
 
     A function waits until what it reads is resolved, wherever that stands.
 
-    Args:
-        study: Gives the search spaces.
-
     Returns:
         One dict per point, of plain values; points may repeat.
 

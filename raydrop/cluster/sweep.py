@@ -1,6 +1,7 @@
 """Stage 3 on Ray: all trials that are missing, under one Tuner, and one more for networks.
 
 Trials that prune a network start from the weights of those that trained it, so they come after.
+Tune starts processes of its own, each of which serves one trial after the other.
 """
 
 from __future__ import annotations
@@ -16,26 +17,25 @@ from typing import Any
 import ray
 from ray import tune
 
-from raydrop.cluster.losses import Losses
-from raydrop.cluster.nodes import Watch
-from raydrop.cluster.progress import StageProgress, stage_progress
-from raydrop.cluster.resources import Layout
-from raydrop.cluster.scoring import WORKER_DEATHS, Context, attempt, failure_text
-from raydrop.cluster.visibility import Place as SharedStore
-from raydrop.cluster.worker import prepare_process
+from raydrop.cluster.crew import attempt, prepare_process
+from raydrop.cluster.deaths import RETRIES, WorkerDeaths
+from raydrop.cluster.layout import Layout, NodeWatch
+from raydrop.cluster.progress import StageProgress, failure_text, stage_progress
+from raydrop.cluster.scoring import Context
+from raydrop.cluster.shared_store import SharedStore
 from raydrop.errors import ConfigError, RaydropError, StoreError
 from raydrop.plan.runs import TrialRun
-from raydrop.stages.trials import run_trial
 from raydrop.stages.logs import describe_trial, work_log
 from raydrop.stages.networks import run_network_trial
+from raydrop.stages.trials import run_trial
 from raydrop.store import Place, Store
 from raydrop.study import Study, config_hash
 
+TUNE = "tune"
+"""Folder of a study's place in which Tune keeps its own files while it runs."""
+
 _UNWRITTEN = "unwritten"
 """What a trial reports under this name is why nothing could be written."""
-
-TUNE = "tune"
-"""Folder of Tune's own files."""
 
 _ROOM_BYTES = 2**16
 """What a place for results has room for, unless it is full."""
@@ -55,20 +55,18 @@ class TrialContext:
 def run_trials(
     context: Context,
     trials: tuple[TrialRun, ...],
-    lost: Mapping[str, str],
-    place: Place,
+    failed: Mapping[str, str],
     callbacks: Sequence[tune.Callback] = (),
 ) -> None:
     """Run what is missing of stage 3: trials that train a network, then those that prune one.
 
     A trial leaves its record, or the reason why it failed, before it is reported to Tune; neither
-    is ever read back from Tune.
+    is ever read back from Tune, whose own files are removed when all is well.
 
     Args:
         context: Of the sweep.
         trials: What is missing.
-        lost: Query runs and scores that failed, with their sentences.
-        place: Of results; Tune's own files are below, and removed when all is well.
+        failed: Query runs and scores that failed, with their sentences.
         callbacks: Told of every trial by Tune, besides the progress in the terminal.
     """
     errors: list[int] = []
@@ -76,15 +74,18 @@ def run_trials(
         ("trials", [run for run in trials if run.dense is None]),
         ("networks", [run for run in trials if run.dense is not None]),
     ):
-        ready = _ready(context.store, chosen, lost)
+        ready = _ready(context.store, chosen, failed)
         if ready:
-            errors.append(_tune(name, context, ready, place, callbacks))
+            errors.append(_tune(name, context, ready, callbacks))
     if errors and not any(errors):
-        _clear(place)
+        place = context.store.place
+        if place.remote is not None:
+            place.remote.remove_tree(TUNE)
+        shutil.rmtree(place.folder / TUNE, ignore_errors=True)
 
 
 def _ready(
-    store: Store, trials: Sequence[TrialRun], lost: Mapping[str, str]
+    store: Store, trials: Sequence[TrialRun], failed: Mapping[str, str]
 ) -> dict[str, TrialRun]:
     """Return the trials by key of which all is there; the others have failed, and for what."""
     ready: dict[str, TrialRun] = {}
@@ -93,7 +94,7 @@ def _ready(
     without = {key: _lost_network(store, run) for key, run in dense.items()}
     for run in trials:
         store.remove("failure", run.key)
-        reason = _lost_input(run, lost)
+        reason = _failed_input(run, failed)
         if reason is None and run.dense is not None:
             reason = without[run.dense.key]
         if reason is None:
@@ -103,26 +104,45 @@ def _ready(
     return ready
 
 
+def _failed_input(run: TrialRun, failed: Mapping[str, str]) -> str | None:
+    """Return why a query run or score that a trial needs is not there, or None."""
+    needed = (each for each in (run.score, run.quota_scores, run.recalls) if each is not None)
+    return next((failed[each.key] for each in needed if each.key in failed), None)
+
+
+def _lost_network(store: Store, dense: TrialRun) -> str | None:
+    """Return why the weights of a dense trial are not there, or None."""
+    if store.read("weights", dense.weights_key) is not None:
+        return None
+    failure = store.read("failure", dense.key)
+    reason = failure.info["message"] if failure else "it left no weights; run the same study again."
+    return f"The dense network that it prunes is not there: {reason}"
+
+
+def _record_failure(store: Store, run: TrialRun, message: str) -> None:
+    store.remove("failure", run.key)
+    store.write("failure", run.config, {"trial": run.trial.as_dict(), "message": message})
+
+
 def _tune(
     name: str,
     context: Context,
     ready: Mapping[str, TrialRun],
-    place: Place,
     callbacks: Sequence[tune.Callback],
 ) -> int:
     """Run trials under one Tuner; return how many were given up because their process died."""
-    layout = context.layout
+    layout, store = context.layout, context.store
     shared = TrialContext(context.study, context.place, context.data, layout, ready)
-    guard = _Guard(Watch(layout), name, context.losses)
+    guard = _Guard(NodeWatch(layout), name, context.deaths)
     with stage_progress(context.console, name, len(ready)) as progress:
         trainable = tune.with_parameters(_trial_task, context=shared)
         told = [guard, _Advance(progress, ready), *callbacks]
-        with _in_a_sentence(guard, context.store):
-            grid = make_tuner(trainable, list(ready), layout, name, place, told).fit()
+        with _in_a_sentence(guard, store):
+            grid = make_tuner(trainable, list(ready), layout, name, store.place, told).fit()
     for result in grid:
         if result.error is not None and result.config is not None:
             run = ready[result.config["trial_id"]]
-            _record_failure(context.store, run, _last_line(str(result.error)))
+            _record_failure(store, run, _last_line(str(result.error)))
     return int(grid.num_errors)
 
 
@@ -141,9 +161,13 @@ def make_tuner(
         trial_ids: Of all trials.
         layout: What each trial gets.
         name: Of the folder for Tune's own files of this stage.
-        place: Of results; those files are in ``tune`` there.
+        place: Of results; Tune's files are in :data:`TUNE` there.
         callbacks: Told of every trial.
     """
+    there = place.remote
+    storage: dict[str, Any] = {"storage_path": str((place.folder / TUNE).resolve())}
+    if there is not None:
+        storage = {"storage_path": there.path(TUNE), "storage_filesystem": there.filesystem}
     return tune.Tuner(
         tune.with_resources(trainable, {"cpu": layout.cpus, "gpu": layout.gpus}),
         param_space={"trial_id": tune.grid_search(list(trial_ids))},
@@ -152,27 +176,12 @@ def make_tuner(
         tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(
             name=name,
-            **_storage(place),
+            **storage,
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=list(callbacks),
         ),
     )
-
-
-def _storage(place: Place) -> dict[str, Any]:
-    """Return where Tune keeps its own files: a folder, or that part of an object store."""
-    there = place.remote
-    if there is None:
-        return {"storage_path": str((place.folder / TUNE).resolve())}
-    return {"storage_path": there.path(TUNE), "storage_filesystem": there.filesystem}
-
-
-def _clear(place: Place) -> None:
-    """Remove Tune's own files."""
-    if place.remote is not None:
-        place.remote.remove_tree(TUNE)
-    shutil.rmtree(place.folder / TUNE, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -207,22 +216,24 @@ def _unwritable(store: Store) -> StoreError | None:
     return None
 
 
-class _Guard(tune.Callback):
+class _Unsaved(tune.Callback):
+    """A callback that leaves itself out of the copy that Tuner keeps on disk and never reads."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Guard(_Unsaved):
     """Counts trials whose process died, and ends a sweep that cannot go on.
 
     That is one without a place to run, or without a place to write to.
     """
 
-    def __init__(self, watch: Watch, stage: str, losses: Losses) -> None:
-        self._watch, self._stage, self._losses = watch, stage, losses
+    def __init__(self, watch: NodeWatch, stage: str, deaths: WorkerDeaths) -> None:
+        self._watch, self._stage, self._deaths = watch, stage, deaths
         self.error: RaydropError | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave all out of the copy of itself that Tuner keeps on disk and never reads."""
-        return {}
-
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look after the nodes, and end the sweep where it cannot go on."""
         try:
             self._watch.check()
         except ConfigError as error:
@@ -233,46 +244,38 @@ class _Guard(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Take note of a trial that could not write even why it failed."""
-        if _UNWRITTEN in result:
+        if _UNWRITTEN in result:  # not even why it failed
             self.error = StoreError(result[_UNWRITTEN])
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count a process that died and whose trial is tried again."""
-        self._losses.note(self._stage, trial.config["trial_id"])
+        self._deaths.note(self._stage, trial.config["trial_id"])
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count the one that died last of a trial that is given up."""
-        self._losses.note(self._stage, trial.config["trial_id"])
+    # The death of a trial that is given up.
+    on_trial_error = on_trial_recover
 
 
-class _Advance(tune.Callback):
+class _Advance(_Unsaved):
     """Tells the progress of every trial that Tune has ended."""
 
     def __init__(self, progress: StageProgress, runs: Mapping[str, TrialRun]) -> None:
         self._progress, self._runs = progress, runs
         self._failed = 0
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the terminal out of the copy of itself that Tuner keeps on disk and never reads."""
-        return {}
-
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count a trial that reported, and print its line."""
         result = trial.last_result
         if _UNWRITTEN in result:
             return  # the guard ends the sweep and says why
         if "failed" in result:
             self._end_failed(trial, result["failed"])
         elif "seconds" in result:  # otherwise it was stopped before its end
+            seconds = result["seconds"]
             self._end(
                 trial,
-                f": average {result['average_accuracy']:.2f}, "
-                f"worst {result['worst_class_accuracy']:.2f}, {_seconds_text(result['seconds'])}",
+                f": average {result['average_accuracy']:.2f}, worst "
+                f"{result['worst_class_accuracy']:.2f}, {seconds:.{0 if seconds >= 10 else 1}f} s",
             )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count a trial whose process died too often, likewise."""
         text = ""
         with contextlib.suppress(OSError, TypeError):  # Tune may have had no place to write it
             text = Path(trial.error_file).read_text(errors="replace")
@@ -288,14 +291,9 @@ class _Advance(tune.Callback):
         self._progress.advance(f"{self._failed} failed" if self._failed else "")
 
 
-def _seconds_text(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-
-
 def _last_line(text: str) -> str:
     """Return the last line of what Tune says of a trial whose process died."""
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "its process died"
+    return (text.strip().splitlines() or ["its process died"])[-1]
 
 
 def _trial_task(config: dict[str, Any], context: TrialContext) -> None:
@@ -315,7 +313,8 @@ def _outcome(context: TrialContext, run: TrialRun, store: Store) -> dict[str, An
     device = context.layout.device
 
     def work() -> None:
-        with work_log(store.place, "trials", run.key, describe_trial(run.trial), device) as log:
+        what = describe_trial(run.trial)
+        with work_log(store.place, "trials", run.key, what, device) as log:
             data = ray.get(context.data)
             run_it = run_trial if run.dense is None else run_network_trial
             outcome.update(run_it(context.study, run, data, store, device))
@@ -331,25 +330,3 @@ def _outcome(context: TrialContext, run: TrialRun, store: Store) -> dict[str, An
     except StoreError as error:
         failed[_UNWRITTEN] = str(error)
     return failed
-
-
-def _lost_input(run: TrialRun, lost: Mapping[str, str]) -> str | None:
-    """Return why a query run or score that a trial needs is not there, or None."""
-    for needed in (run.score, run.quota_scores, run.recalls):
-        if needed is not None and needed.key in lost:
-            return lost[needed.key]
-    return None
-
-
-def _lost_network(store: Store, dense: TrialRun) -> str | None:
-    """Return why the weights of a dense trial are not there, or None."""
-    if store.read("weights", dense.weights_key) is not None:
-        return None
-    failure = store.read("failure", dense.key)
-    reason = failure.info["message"] if failure else "it left no weights; run the same study again."
-    return f"The dense network that it prunes is not there: {reason}"
-
-
-def _record_failure(store: Store, run: TrialRun, message: str) -> None:
-    store.remove("failure", run.key)
-    store.write("failure", run.config, {"trial": run.trial.as_dict(), "message": message})

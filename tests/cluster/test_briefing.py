@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import ray
 
-from raydrop.cluster import briefing, nodes
-from raydrop.cluster.briefing import HEAD, Briefing, Node, layout_text, this_machine
+from raydrop.cluster import briefing, forecast
+from raydrop.cluster import layout as cluster_layout
+from raydrop.cluster.briefing import Briefing
 from raydrop.cluster.driver import Options, run_study
-from raydrop.cluster.pace import Noise, Probe
-from raydrop.cluster.resources import Layout, make_layout
+from raydrop.cluster.forecast import Noise, Probe
+from raydrop.cluster.layout import HEAD, Layout, Node
 from raydrop.cluster.space import expand
 from raydrop.data import load_dataset
 from raydrop.data.dataset import FileImages, ImageDataset, Split
@@ -60,8 +61,8 @@ def paced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Layout, list[Probe]]]:
         asked.append((layout, list(probes)))
         return dict.fromkeys(probes, 1.0)
 
-    monkeypatch.setattr(briefing, "measured_here", measure)
-    monkeypatch.setattr(briefing, "measured_on_ray", measure)
+    monkeypatch.setattr(forecast, "measured_here", measure)
+    monkeypatch.setattr(forecast, "measured_on_ray", measure)
     return asked
 
 
@@ -75,46 +76,6 @@ def _line(said: str, name: str) -> str:
     """The line of that name, without the name."""
     (line,) = [line for line in said.splitlines() if line.startswith(f"  {name:<11} ")]
     return line[14:]
-
-
-GPUS = {"CPU": 12.0, "GPU": 1.0}
-
-
-@pytest.mark.parametrize(
-    ("found", "share", "said"),
-    [
-        ([{"CPU": 2.0}], None, "2 workers at a time, each 1 CPU, on 1 node"),
-        ([{"CPU": 1.0}], None, "1 worker with 1 CPU, on 1 node"),
-        ([{"CPU": 4.0}] * 3, None, "12 workers at a time, each 1 CPU, on 3 nodes"),
-        (
-            [{HEAD: 1.0}, *[GPUS] * 8],
-            None,
-            "32 workers at a time, each 3 CPUs and 0.25 of a GPU, on 8 of 9 nodes (head without "
-            "CPUs)",
-        ),
-        (
-            [{HEAD: 1.0, "CPU": 8.0}, GPUS],
-            None,
-            "4 workers at a time, each 3 CPUs and 0.25 of a GPU, on 1 of 2 nodes (head without "
-            "GPUs)",
-        ),
-        (
-            [{"CPU": 8.0}, {"CPU": 0.0, "GPU": 1.0}, {"CPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}],
-            0.5,
-            "2 workers at a time, each 4 CPUs and 0.5 of a GPU, on 1 of 4 nodes (1 without GPUs, "
-            "2 without CPUs)",
-        ),
-        (
-            [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}],
-            2.0,
-            "1 worker with 8 CPUs and 2 of a GPU, on 1 of 2 nodes (1 too small)",
-        ),
-        ([GPUS, GPUS], 0.0, "24 workers at a time, each 1 CPU, on 2 nodes"),
-    ],
-)
-def test_layout_in_words(found: list[Node], share: float | None, said: str) -> None:
-    layout = make_layout(found, in_memory=True, gpus_per_worker=share)
-    assert layout_text(layout, found) == said
 
 
 def test_a_dry_run_tells_layout_and_time_and_starts_and_writes_nothing(tmp_path: Path) -> None:
@@ -236,7 +197,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
         yield ""
 
     monkeypatch.setattr(briefing, "ray_session", session)
-    monkeypatch.setattr(nodes, "alive_nodes", lambda: found)
+    monkeypatch.setattr(cluster_layout, "alive_nodes", lambda: found)
     return found
 
 
@@ -268,17 +229,10 @@ def test_a_network_that_cannot_be_timed_is_said_and_nothing_else_is_lost(
     def fail(*_: Any) -> None:
         raise RuntimeError("no memory [left]\nat all")
 
-    monkeypatch.setattr(briefing, "measured_here", fail)
+    monkeypatch.setattr(forecast, "measured_here", fail)
     said = _dry(STUDY, tmp_path, num_cpus=2)
     assert _line(said, "likely") == "no estimate: RuntimeError: no memory [left]"
     assert "2 workers at a time" in _line(said, "layout")
-
-
-def test_this_machine_is_what_ray_would_find() -> None:
-    from ray._private.utils import get_num_cpus
-
-    assert this_machine(3)["CPU"] == 3.0
-    assert this_machine(None)["CPU"] == get_num_cpus() >= 1
 
 
 def _in_files(dataset: ImageDataset, count: int, shape: tuple[int, int, int]) -> ImageDataset:

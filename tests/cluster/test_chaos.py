@@ -28,10 +28,11 @@ import torch
 from ray.cluster_utils import Cluster
 from ray_clusters import node_options, two_nodes
 
-from raydrop.cluster import nodes, scoring, sweep
+from raydrop.cluster import driver, sweep
+from raydrop.cluster import layout as cluster_layout
+from raydrop.cluster.crew import CrewWorker, start_crew
 from raydrop.cluster.driver import Options, Outcome, run_study
-from raydrop.cluster.pool import PoolWorker, RayExecutor
-from raydrop.errors import ConfigError
+from raydrop.errors import IncompleteStudyError
 from raydrop.frontier.terminal import Console
 from raydrop.store import Store
 from raydrop.study import Study
@@ -100,7 +101,7 @@ def expected(undisturbed: Path) -> dict[str, bytes]:
     return chaos.results(undisturbed)  # type: ignore[no-any-return]
 
 
-def _losses(out: Path) -> dict[str, int]:
+def _deaths(out: Path) -> dict[str, int]:
     """How many processes were lost, by stage."""
     stages = [entry.info["stage"] for entry in Store(out / "store").entries("loss")]
     return {stage: stages.count(stage) for stage in sorted(set(stages))}
@@ -120,14 +121,18 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-class Mortal(PoolWorker):
-    """Is killed when it comes to the second shard."""
+class Mortal(CrewWorker):
+    """Is killed when it comes to a query run, and when it comes to the second shard."""
 
     marker: Path
 
+    def query(self, *arguments: Any) -> Any:
+        _die_once(self.marker / "query")
+        return super().query(*arguments)
+
     def run(self, task: Any, shard: Any, state: Any, direction: Any = None) -> Any:
         if shard.index == 1:
-            _die_once(self.marker)
+            _die_once(self.marker / "shard")
         return super().run(task, shard, state, direction)
 
 
@@ -135,25 +140,20 @@ def test_a_process_of_every_stage_is_killed_at_work(
     cluster: Cluster, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is replaced, counted, told of, and leaves no trace in the results."""
-    query_task, trial_task = scoring._query_task, sweep._trial_task
-
-    def query(*arguments: Any) -> Any:
-        _die_once(tmp_path / "query")
-        return query_task(*arguments)
+    trial_task = sweep._trial_task
 
     def trial(config: dict[str, Any], context: Any) -> None:
         _die_once(tmp_path / "trial")
         trial_task(config, context)
 
     class Worker(Mortal):
-        marker = tmp_path / "worker"
+        marker = tmp_path
 
-    monkeypatch.setattr(scoring, "_query_task", query)
     monkeypatch.setattr(sweep, "_trial_task", trial)
-    monkeypatch.setattr(scoring, "RayExecutor", functools.partial(RayExecutor, worker=Worker))
+    monkeypatch.setattr(driver, "start_crew", functools.partial(start_crew, worker=Worker))
     outcome, printed = _run(cluster, tmp_path / "out")
     assert outcome == Outcome(TRIALS, 0)
-    assert _losses(tmp_path / "out") == {"query runs": 1, "scores": 1, "trials": 1}
+    assert _deaths(tmp_path / "out") == {"query runs": 1, "scores": 1, "trials": 1}
     assert "3 worker processes died; what was lost was done again" in printed
     assert chaos.results(tmp_path / "out") == expected
 
@@ -201,32 +201,30 @@ def test_a_node_is_lost_at_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     there, gone, head = tmp_path / "there", tmp_path / "gone", cluster.head_node.node_id
-    query_task, trial_task = scoring._query_task, sweep._trial_task
+    trial_task = sweep._trial_task
 
-    class Lingering(PoolWorker):
+    class Lingering(CrewWorker):
+        def query(self, *arguments: Any) -> Any:
+            if stage == "query runs":
+                _linger(head, there, gone)
+            return super().query(*arguments)
+
         def run(self, *arguments: Any) -> Any:
-            _linger(head, there, gone)
+            if stage == "scores":
+                _linger(head, there, gone)
             return super().run(*arguments)
-
-    def query(*arguments: Any) -> Any:
-        _linger(head, there, gone)
-        return query_task(*arguments)
 
     def trial(config: dict[str, Any], context: Any) -> None:
         _linger(head, there, gone)
         trial_task(config, context)
 
-    if stage == "query runs":
-        monkeypatch.setattr(scoring, "_query_task", query)
-    elif stage == "scores":
-        executor = functools.partial(RayExecutor, worker=Lingering)
-        monkeypatch.setattr(scoring, "RayExecutor", executor)
-    else:
+    monkeypatch.setattr(driver, "start_crew", functools.partial(start_crew, worker=Lingering))
+    if stage == "trials":
         monkeypatch.setattr(sweep, "_trial_task", trial)
     with _losing_the_node(cluster, there, gone):
         outcome, _ = _run(cluster, tmp_path / "out")
     assert outcome == Outcome(TRIALS, 0)
-    assert _losses(tmp_path / "out") == {stage: 1}
+    assert _deaths(tmp_path / "out") == {stage: 1}
     assert chaos.results(tmp_path / "out") == expected
 
 
@@ -351,7 +349,11 @@ def test_a_cluster_that_loses_its_last_place_ends_in_a_sentence(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers that ask for two CPUs where each node has one stand for nodes that do not return."""
-    monkeypatch.setattr(nodes, "WAIT_SECONDS", 1.0)
-    monkeypatch.setattr(nodes, "make_layout", lambda *_, **__: nodes.Layout(1, 2, 0.0))
-    with pytest.raises(ConfigError, match=r"node with 2 CPUs for 1 s, found 2 alive: 1 CPUs and"):
+    monkeypatch.setattr(cluster_layout, "WAIT_SECONDS", 1.0)
+    layout = cluster_layout.Layout(1, 2, 0.0)
+    monkeypatch.setattr(cluster_layout, "make_layout", lambda *_, **__: layout)
+    sentence = (
+        r"none of 1 workers answered within 1 s.* 2 CPUs; the cluster has 2 alive: 1 CPUs and"
+    )
+    with pytest.raises(IncompleteStudyError, match=sentence):
         _run(cluster, tmp_path)

@@ -14,14 +14,15 @@ import pandas as pd
 import pytest
 import ray
 
-from raydrop.cluster import briefing, progress, visibility
+from raydrop.cluster import forecast, progress, shared_store
+from raydrop.cluster.crew import start_crew
 from raydrop.cluster.driver import Options, Outcome, run_study
-from raydrop.cluster.pace import Noise
-from raydrop.cluster.resources import Layout
+from raydrop.cluster.forecast import Noise
+from raydrop.cluster.layout import Layout
 from raydrop.cluster.scoring import Context, run_queries, run_scores
 from raydrop.cluster.session import ray_session
+from raydrop.cluster.shared_store import Answer, SharedStore, shared
 from raydrop.cluster.space import expand
-from raydrop.cluster.visibility import Answer, Place, marked
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.errors import ConfigError, StudyMismatchError
@@ -29,10 +30,10 @@ from raydrop.frontier import write_frontier
 from raydrop.frontier.terminal import Console
 from raydrop.plan import make_plan, trial_configs
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
+from raydrop.stages.networks import run_network_trial
 from raydrop.stages.queries import run_query
 from raydrop.stages.scoring import run_score
 from raydrop.stages.trials import run_trial
-from raydrop.stages.networks import run_network_trial
 from raydrop.store import Store, required
 from raydrop.study import NetworkPruning, Study, Training
 
@@ -209,7 +210,7 @@ def test_another_target_model_reuses_scores_of_the_same_folder(
     }  # fmt: skip
 
 
-def test_each_query_model_has_its_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_crew_serves_every_query_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.0)
     study = Study(
         name="pools",
@@ -227,9 +228,11 @@ def test_each_query_model_has_its_pool(tmp_path: Path, monkeypatch: pytest.Monke
     plan = make_plan(study, trial_configs(study, expand(study)), data.dataset)
     console, store = Console(file=io.StringIO()), Store(tmp_path / "store")
     layout = Layout(2, 1, 0.0)
-    context = Context(study, store, ray.put(data), data.dataset.train, layout, console)
-    assert run_queries(context, plan.queries) == {}
-    assert run_scores(context, plan.scores, {}) == {}
+    reference = ray.put(data)
+    with shared(store) as place, start_crew(reference, layout, study, place) as crew:
+        context = Context(study, store, reference, data.dataset.train, layout, console, place)
+        assert run_queries(context, plan.queries, crew) == {}
+        assert run_scores(context, plan.scores, {}, crew) == {}
     assert len(list(store.entries("scores"))) == 6
     # The two methods share their norms: one epoch of each network.
     assert len(list(store.entries("gradients"))) == 2
@@ -257,7 +260,7 @@ def test_dry_run_writes_nothing_and_times_batches_on_a_worker(
         raise AssertionError("timed in the driver")
 
     study, _ = finished
-    monkeypatch.setattr(briefing, "measured_here", refuse)
+    monkeypatch.setattr(forecast, "measured_here", refuse)
     console = Console(file=io.StringIO())
     options = Options(out=tmp_path / "new", address="of this session", dry_run=True)
     run_study(study, options, console)
@@ -268,10 +271,10 @@ def test_dry_run_writes_nothing_and_times_batches_on_a_worker(
 
 
 def test_a_worker_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(briefing, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(forecast, "ANSWER_SECONDS", 0.5)
     noise = Noise(2, (1, 8, 8), 8, horizontal_flip=False, crop_padding=0)
     with pytest.raises(TimeoutError, match=r"no worker with 3 CPUs answered within 0\.5 s"):
-        briefing.measured_on_ray(Layout(1, 3, 0.0), [], noise)
+        forecast.measured_on_ray(Layout(1, 3, 0.0), [], noise)
 
 
 def test_a_study_that_cannot_be_laid_out_leaves_nothing(
@@ -327,21 +330,21 @@ def test_other_machines_are_asked_to_write_and_to_tell_the_time(
 ) -> None:
     """This node stands for them, and a stand-in for a clock that is wrong."""
 
-    def look(place: Place) -> tuple[Answer, float]:
-        answer, told = visibility._look(place)
+    def look(place: SharedStore) -> tuple[Answer, float]:
+        answer, told = shared_store._look(place)
         return answer, told - 3600.0
 
     nodes = {ray.get_runtime_context().get_node_id(): "10.0.0.2"}
-    monkeypatch.setattr(visibility, "other_nodes", lambda: nodes)
-    with marked(Store(tmp_path)) as place:
-        assert visibility.answers(place, nodes) == {"10.0.0.2": Answer()}
-        visibility.check_visible(place)
+    monkeypatch.setattr(shared_store, "other_nodes", lambda: nodes)
+    with shared(Store(tmp_path)) as place:
+        assert shared_store.answers(place, nodes) == {"10.0.0.2": Answer()}
+        shared_store.check_machines(place)
         assert len(list(tmp_path.rglob("*"))) == 2  # the marker alone is left
         with pytest.raises(ConfigError, match=r"see .*1 of the 1 others do not, such as 10\.0\.0"):
-            visibility.check_visible(Place(tmp_path / "elsewhere", place.marker))
-        monkeypatch.setattr(visibility, "_look", look)
+            shared_store.check_machines(SharedStore(tmp_path / "elsewhere", place.marker))
+        monkeypatch.setattr(shared_store, "_look", look)
         with pytest.raises(ConfigError, match=r"that of 10\.0\.0\.2 at least 5\d minutes behind"):
-            visibility.check_visible(place)
+            shared_store.check_machines(place)
 
 
 def test_study_json_replays(finished: tuple[Study, Path], tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from ray import tune
 from ray.tune.search.sample import Categorical, Domain, Float
 from ray.tune.search.variant_generator import generate_variants
 
-from raydrop.cluster.resources import Layout, make_layout
 from raydrop.cluster.space import expand
 from raydrop.errors import ConfigError
 from raydrop.study import Study
@@ -62,30 +61,6 @@ def test_what_is_no_search_space_is_refused() -> None:
 def test_workers_run_in_this_environment_even_if_the_script_imported_ray_first() -> None:
     assert os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
     assert not sys.modules["ray._private.ray_constants"].RAY_ENABLE_UV_RUN_RUNTIME_ENV  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("resources", "in_memory", "share", "expected"),
-    [
-        ({"CPU": 2.0}, True, None, Layout(2, 1, 0.0)),
-        ({"CPU": 16.0, "GPU": 1.0}, True, None, Layout(4, 4, 0.25)),
-        ({"CPU": 16.0, "GPU": 4.0}, False, None, Layout(4, 4, 1.0)),
-        ({"CPU": 3.0, "GPU": 1.0}, True, None, Layout(3, 1, 0.25)),
-        ({"CPU": 16.0, "GPU": 2.0}, True, 0.5, Layout(4, 4, 0.5)),
-        ({"CPU": 4.0, "GPU": 1.0}, True, 0.0, Layout(4, 1, 0.0)),
-    ],
-)
-def test_layout(
-    resources: dict[str, float], in_memory: bool, share: float | None, expected: Layout
-) -> None:
-    assert make_layout([resources], in_memory=in_memory, gpus_per_worker=share) == expected
-
-
-def test_layout_that_cannot_be_met_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least one CPU"):
-        make_layout([{"GPU": 1.0}], in_memory=True)
-    with pytest.raises(ConfigError, match=r"node with 2 GPUs, .*found nodes with 1 at most; lower"):
-        make_layout([{"CPU": 4.0, "GPU": 1.0}], in_memory=True, gpus_per_worker=2)
 
 
 # As Tune itself resolves it.

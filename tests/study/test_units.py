@@ -303,10 +303,10 @@ def test_budgets_are_checked_by_group(data: PreparedData) -> None:
 def test_a_trial_whose_quota_scores_failed_is_said_to_lack_them(
     data: PreparedData, store: Store
 ) -> None:
-    from raydrop.cluster.sweep import _lost_input
+    from raydrop.cluster.sweep import _failed_input
 
     point = {"method": "random", "quotas": "from_method:el2n", "keep_fraction": 0.2}
     run = prepared(STUDY, data, store, **point)
     assert run.quota_scores is not None
-    assert _lost_input(run, {run.quota_scores.key: "why"}) == "why"
-    assert _lost_input(run, {}) is None
+    assert _failed_input(run, {run.quota_scores.key: "why"}) == "why"
+    assert _failed_input(run, {}) is None

@@ -1,10 +1,11 @@
-"""Scoring on Ray actors: the bits of this process, whatever dies, and nothing lost.
+"""A crew of Ray actors: the bits of this process, whatever dies, and nothing lost.
 
 The cluster has two nodes, on one machine, so that a whole node can be lost.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -21,12 +22,14 @@ from numpy.typing import NDArray
 from ray.cluster_utils import Cluster
 from ray_clusters import SYSTEM_CONFIG, node_options, two_nodes
 
-from raydrop.cluster import pool
-from raydrop.cluster.pool import DEATHS_PER_SHARD, PoolWorker, RayExecutor
-from raydrop.cluster.resources import Layout
+from raydrop.cluster import crew
+from raydrop.cluster import layout as cluster_layout
+from raydrop.cluster.crew import Crew, CrewExecutor, CrewWorker, start_crew
+from raydrop.cluster.deaths import RETRIES, WorkerDeaths
+from raydrop.cluster.layout import Layout
 from raydrop.cluster.session import ray_session
 from raydrop.data.batches import PreparedData
-from raydrop.errors import ScoringError
+from raydrop.errors import IncompleteStudyError, ScoringError
 from raydrop.models import build_model
 from raydrop.scores.sharding import (
     GradientWorker,
@@ -47,6 +50,7 @@ pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 Vector = NDArray[np.float32]
+NETWORK: crew.Network = ("small_cnn", "fp32")
 
 # Sums as small as these tests' lie in the object store, as those of larger models do.
 IN_OBJECT_STORE = {**SYSTEM_CONFIG, "max_direct_call_object_size": 1000}
@@ -82,18 +86,15 @@ def here(digits: PreparedData, state: Vector) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def start(data_ref: Any) -> Iterator[Callable[..., RayExecutor]]:
-    """Starts executors, and closes them after the test."""
-    executors: list[RayExecutor] = []
+def start(data_ref: Any) -> Iterator[Callable[..., CrewExecutor]]:
+    """Starts crews, and ends them after the test."""
+    with contextlib.ExitStack() as stack:
 
-    def start(workers: int, worker: type[PoolWorker] = PoolWorker, cpus: int = 1) -> RayExecutor:
-        layout = Layout(workers, cpus, 0.0)
-        executors.append(RayExecutor(data_ref, "small_cnn", layout, worker=worker))
-        return executors[-1]
+        def start(workers: int, worker: type[CrewWorker] = CrewWorker, cpus: int = 1) -> Any:
+            members = start_crew(data_ref, Layout(workers, cpus, 0.0), worker=worker)
+            return stack.enter_context(members).executor("small_cnn")
 
-    yield start
-    for executor in executors:
-        executor.close()
+        yield start
 
 
 def _results(
@@ -101,7 +102,7 @@ def _results(
 ) -> dict[str, bytes]:
     """Return what an executor computes over all samples, by task, the mean gradient first."""
     gradients = ShardedGradients(executor, digits.dataset.train.ids)
-    positions = np.arange(gradients.n)
+    positions = np.arange(len(digits.dataset.train))
     mean = gradients.mean_gradient(state, positions)
     values = {
         task: gradients.per_sample(task, state, positions, mean).tobytes() for task in tasks[1:]
@@ -109,7 +110,7 @@ def _results(
     return {tasks[0]: mean.tobytes(), **values}
 
 
-class Scripted(PoolWorker):
+class Scripted(CrewWorker):
     """Does something before each shard, and writes down which it came to, and where."""
 
     log: Path
@@ -144,7 +145,7 @@ def _scripted(path: Path, before: Callable[[str, int, str], None]) -> type[Scrip
 @pytest.mark.parametrize("workers", [1, 2])
 def test_any_number_of_workers_gives_the_bits_of_this_process(
     workers: int,
-    start: Callable[..., RayExecutor],
+    start: Callable[..., CrewExecutor],
     digits: PreparedData,
     state: Vector,
     here: dict[str, bytes],
@@ -153,7 +154,7 @@ def test_any_number_of_workers_gives_the_bits_of_this_process(
 
 
 def test_a_worker_killed_in_mid_shard_leaves_every_bit_as_it_was(
-    start: Callable[..., RayExecutor],
+    start: Callable[..., CrewExecutor],
     digits: PreparedData,
     state: Vector,
     here: dict[str, bytes],
@@ -166,7 +167,7 @@ def test_a_worker_killed_in_mid_shard_leaves_every_bit_as_it_was(
             os._exit(1)
 
     worker = _scripted(tmp_path, die_once)
-    tasks: list[Task] = ["gradient_sum", "norm_and_dot"]
+    tasks: list[Task] = ["gradient_sum", "dot"]
     found = _results(start(2, worker), digits, state, tasks)
     assert found == {task: here[task] for task in tasks}
     for task in tasks:
@@ -180,7 +181,7 @@ def test_deaths_before_the_first_answer_are_counted(
     here: dict[str, bytes],
     tmp_path: Path,
 ) -> None:
-    class Frail(PoolWorker):
+    class Frail(CrewWorker):
         def __init__(self, *arguments: Any) -> None:
             for marker in (tmp_path / "first", tmp_path / "second"):
                 if not marker.exists():
@@ -188,19 +189,15 @@ def test_deaths_before_the_first_answer_are_counted(
                     os._exit(1)
             super().__init__(*arguments)
 
-    deaths: list[int] = []
-    layout, told = Layout(1, 1, 0.0), lambda: deaths.append(1)
-    executor = RayExecutor(data_ref, "small_cnn", layout, worker=Frail, on_death=told)
-    try:
-        found = _results(executor, digits, state, ["gradient_sum"])
-    finally:
-        executor.close()
+    deaths = WorkerDeaths()
+    with start_crew(data_ref, Layout(1, 1, 0.0), deaths=deaths, worker=Frail) as members:
+        found = _results(members.executor("small_cnn"), digits, state, ["gradient_sum"])
     assert found == {"gradient_sum": here["gradient_sum"]}
-    assert len(deaths) == 2
+    assert deaths.sentence().endswith("(2 of scores)")
 
 
 def test_a_shard_that_always_kills_its_worker_is_named_and_the_others_are_kept(
-    start: Callable[..., RayExecutor],
+    start: Callable[..., CrewExecutor],
     ids: NDArray[np.int64],
     state: Vector,
     here: dict[str, bytes],
@@ -216,18 +213,18 @@ def test_a_shard_that_always_kills_its_worker_is_named_and_the_others_are_kept(
     members = ids[64:128]
     sentence = (
         rf"give its norm, found 1 that did not, first shard 1 \(sample ids {members.min()} to "
-        rf"{members.max()}\): its worker died {DEATHS_PER_SHARD} times,.* what was scored is kept"
+        rf"{members.max()}\): its worker died {RETRIES + 1} times,.* what was scored is kept"
     )
     with pytest.raises(ScoringError, match=sentence):
         gradients.per_sample("norm", state, positions, partial=partial)
-    assert [line[1] for line in worker.lines()].count("1") == DEATHS_PER_SHARD
+    assert [line[1] for line in worker.lines()].count("1") == RETRIES + 1
     expected = np.frombuffer(here["norm"], np.float32)
     assert np.flatnonzero(~partial.written).tolist() == list(range(64, 128))
     assert (partial.values[0] == expected)[partial.written].all()
 
 
 def test_an_error_in_a_shard_is_told_with_its_reason_and_the_pool_goes_on(
-    start: Callable[..., RayExecutor],
+    start: Callable[..., CrewExecutor],
     ids: NDArray[np.int64],
     digits: PreparedData,
     state: Vector,
@@ -262,64 +259,49 @@ def test_an_error_in_a_shard_is_told_with_its_reason_and_the_pool_goes_on(
 
 
 def test_without_workers_the_reason_is_told(
-    start: Callable[..., RayExecutor],
+    start: Callable[..., CrewExecutor],
     ids: NDArray[np.int64],
     state: Vector,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Unbuildable(PoolWorker):
+    class Unbuildable(CrewWorker):
         def __init__(self, *arguments: Any) -> None:
             raise ValueError("Expected bricks, found straw.")
 
     positions = np.arange(len(ids))
-    reason = r"none of 2 workers is left \(.*ValueError: Expected bricks, found straw\); what was"
-    with pytest.raises(ScoringError, match=reason):
+    reason = r"none of 2 workers is left \(.*ValueError: Expected bricks, found straw\); mend that"
+    with pytest.raises(IncompleteStudyError, match=reason):
         ShardedGradients(start(2, Unbuildable), ids).per_sample("norm", state, positions)
-    monkeypatch.setattr(pool, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(cluster_layout, "WAIT_SECONDS", 1.0)
     reason = (
-        r"found 13 that did not, .*none of 1 workers answered within 1 s, each of which asks for 2 "
-        r"CPUs; the cluster has 2 alive: 1 CPUs and 0 GPUs, 1 CPUs and 0 GPUs, so see with 'ray st"
+        r"workers for scores, found that none of 1 workers answered within 1 s, each of which asks "
+        r"for 2 CPUs; the cluster has 2 alive: 1 CPUs and 0 GPUs, 1 CPUs and 0 GPUs, so see with"
     )
-    with pytest.raises(ScoringError, match=reason):
+    with pytest.raises(IncompleteStudyError, match=reason):
         ShardedGradients(start(1, cpus=2), ids).per_sample("norm", state, positions)
-
-
-def test_without_workers_the_shard_that_killed_most_is_named_first() -> None:
-    shards = make_shards(np.arange(4 * 64))
-    work = pool._Values(pool._Job(shard, lambda actor: ()) for shard in shards)
-    for job, deaths in zip(list(work.waiting), (0, 1, 2, 0), strict=True):
-        job.deaths = deaths
-    work.give_up("none of 7 workers is left")
-    assert not work.is_open
-    assert [shard.index for shard, _ in work.failures] == [2, 1, 0, 3]
-    assert work.failures[0][1].startswith("its worker died 2 times,")
-    assert all(reason.endswith("none of 7 workers is left") for _, reason in work.failures)
-    with pytest.raises(ScoringError, match=r"4 not, first shard 2 \(positions 128 to 191\)"):
-        work.check()
 
 
 def test_a_shard_is_tried_again_at_once_and_after_a_second_death_last() -> None:
     shards = make_shards(np.arange(3 * 64))
-    work = pool._Values(pool._Job(shard, lambda actor: ()) for shard in shards)
+    work = _values(shards)
     orders = []
-    for _ in range(DEATHS_PER_SHARD):
-        job = next(job for job in work.waiting if job.shard.index == 0)
+    for _ in range(RETRIES + 1):
+        job = next(job for job in work.waiting if job.item.index == 0)
         work.waiting.remove(job)
         work.running += 1
         work.ended(job, (), ray.exceptions.ActorUnavailableError("gone", None))
-        orders.append([job.shard.index for job in work.waiting])
-    assert orders == [[0, 1, 2], [1, 2, 0], [1, 2]]
+        orders.append([job.item.index for job in work.waiting])
+    assert orders == [[0, 1, 2], *[[1, 2, 0]] * (RETRIES - 1), [1, 2]]
     assert [shard.index for shard, _ in work.failures] == [0]
 
 
-def _short_shards(count: int) -> pool._Values:
+def _values(shards: Sequence[Shard]) -> crew._Values:
+    return crew._Values(map(crew._Job, shards), 1, NETWORK, "norm", None, None)
+
+
+def _short_shards(count: int) -> crew._Values:
     """Return work whose shards are so short that all of them could go into a call."""
-    shards = make_shards(np.arange(count * 64))
-
-    def call(some: Sequence[Shard]) -> Callable[[Any], Sequence[Any]]:
-        return lambda actor: [shard.index for shard in some]
-
-    work = pool._Values((pool._Job(shard, call([shard])) for shard in shards), call)
+    work = _values(make_shards(np.arange(count * 64)))
     first = work.take()
     assert not first.parts  # nothing is known of them yet
     work.running += 1
@@ -331,15 +313,15 @@ def test_short_shards_share_a_call_and_the_last_ones_are_shared_out() -> None:
     work, calls = _short_shards(32), []
     while work.waiting:
         job = work.take()
-        calls.append(list(job.call(None)))
+        calls.append([shard.index for shard in job.shards])
         work.running += 1
         arrays = [np.full(1, index) for index in calls[-1]]
         work.ended(job, (), (arrays, 1e-6))
     assert [index for call in calls for index in call] == list(range(1, 32))
     assert [len(call) for call in calls] == sorted((len(call) for call in calls), reverse=True)
-    assert len(calls[0]) == 31 // (2 * pool.IN_FLIGHT)
+    assert len(calls[0]) == 31 // (2 * crew.IN_FLIGHT)
     assert len(calls[-1]) == 1
-    found = {shard.index: float(values[0]) for shard, values in work.values}
+    found = {shard.index: float(values[0]) for shard, values in work.results}
     assert found == {index: float(index) for index in range(32)}
     assert not work.is_open
 
@@ -347,7 +329,7 @@ def test_short_shards_share_a_call_and_the_last_ones_are_shared_out() -> None:
 def test_long_shards_go_alone() -> None:
     work = _short_shards(32)
     work.running += 1
-    work.ended(work.take(), (), ([np.zeros(1)] * 7, 7 * pool.BUNDLE_SECONDS))
+    work.ended(work.take(), (), ([np.zeros(1)] * 7, 7 * crew.BUNDLE_SECONDS))
     assert not work.take().parts
 
 
@@ -355,20 +337,20 @@ def test_long_shards_go_alone() -> None:
     ("outcome", "deaths"),
     [
         (ray.exceptions.ActorUnavailableError("gone", None), 1),
-        (ray.exceptions.RayTaskError("run_all", "", ValueError("no luck")), 0),
+        (ray.exceptions.RayTaskError("values", "", ValueError("no luck")), 0),
     ],
 )
 def test_of_a_call_that_failed_each_shard_goes_alone(outcome: Exception, deaths: int) -> None:
     work = _short_shards(32)
     job = work.take()
-    assert [part.shard.index for part in job.parts] == list(range(1, 8))
+    assert [part.item.index for part in job.parts] == list(range(1, 8))
     work.running += 1
     work.ended(job, (), outcome)
     assert work.running == 0
     assert not work.failures
     for index in range(1, 8):
         again = work.take()
-        assert (again.shard.index, again.deaths, again.parts) == (index, deaths, ())
+        assert (again.item.index, again.deaths, again.parts) == (index, deaths, ())
         assert again.is_suspect == bool(deaths)
     assert work.take().parts
 
@@ -386,12 +368,12 @@ class Reference:
 def test_what_was_lost_of_a_sum_is_recomputed_from_its_shards() -> None:
     shards = make_shards(np.arange(4 * 64))
     told: list[int] = []
-    work = pool._Sum(shards, None, lambda shard: told.append(shard.index))
+    work = crew._Sum(shards, 1, NETWORK, None, lambda shard: told.append(shard.index))
 
     def finish() -> Any:
         job = work.waiting.popleft()
         work.running += 1
-        work.ended(job, [Reference(f"part {job.node}")], pool.BUNDLE_SECONDS)
+        work.ended(job, [Reference(f"part {job.node}")], crew.BUNDLE_SECONDS)
         return job
 
     def lose(name: str) -> None:
@@ -430,7 +412,7 @@ class Summing:
         self._parts, self._seconds = parts, seconds
         self.part, self.joint = _method(self._part), _method(self._joint)
 
-    def _part(self, shards: Sequence[Shard], state: Any) -> tuple[Vector, float]:
+    def _part(self, network: Any, shards: Sequence[Shard], state: Any) -> tuple[Vector, float]:
         self.calls.append([shard.index for shard in shards])
         total = summed(lambda shard: self._parts[shard.index], np.add, shards)
         return total, self._seconds * len(shards)
@@ -454,15 +436,15 @@ def test_short_shards_of_a_sum_share_a_call_and_give_the_same_bits(
 ) -> None:
     parts, shards = _uneven(n), make_shards(np.arange(n * 8192))[:n]
     told: list[int] = []
-    work = pool._Sum(shards, None, lambda shard: told.append(shard.index), workers)
-    actor = Summing(parts, pool.BUNDLE_SECONDS / shards_per_call)
+    work = crew._Sum(shards, workers, NETWORK, None, lambda shard: told.append(shard.index))
+    actor = Summing(parts, crew.BUNDLE_SECONDS / shards_per_call)
     rng = np.random.default_rng(n)
     running: list[tuple[Any, Any]] = []
     while work.waiting or running:
         while work.waiting and len(running) < 2 * workers:
             job = work.take()
             work.running += 1
-            running.append((job, job.call(actor)))
+            running.append((job, work.call(job, actor)))
         job, (total, seconds) = running.pop(rng.integers(len(running)))
         if job.parts and rng.random() < 0.2:
             error = ValueError("no luck")
@@ -474,7 +456,7 @@ def test_short_shards_of_a_sum_share_a_call_and_give_the_same_bits(
     assert work.total.tobytes() == sum_by_halving(parts).tobytes()
     assert sorted(told) == list(range(n))
     longest = max(map(len, actor.calls))
-    assert longest <= min(shards_per_call, pool.BUNDLE_SHARDS)
+    assert longest <= min(shards_per_call, crew.BUNDLE_SHARDS)
     if shards_per_call > 1 and n >= 64:
         assert longest > 1
         assert len(actor.calls) < n
@@ -482,7 +464,7 @@ def test_short_shards_of_a_sum_share_a_call_and_give_the_same_bits(
 
 def test_a_node_that_is_lost_takes_nothing_with_it(
     cluster: Cluster,
-    start: Callable[..., RayExecutor],
+    start: Callable[..., CrewExecutor],
     digits: PreparedData,
     ids: NDArray[np.int64],
     state: Vector,
@@ -524,3 +506,79 @@ def test_a_node_that_is_lost_takes_nothing_with_it(
     finally:
         cluster.add_node(**node_options(4))
     assert done == len(ids)
+
+
+# Deaths that are counted; no Ray.
+
+
+class Actor:
+    """Stands for an actor that Ray has started again so many times."""
+
+    def __init__(self) -> None:
+        self.restarts = 0
+        self.ping = SimpleNamespace(remote=object)
+
+
+def _answers(
+    monkeypatch: pytest.MonkeyPatch, actor: Actor
+) -> tuple[Crew, WorkerDeaths, Callable[[Any, int], None]]:
+    deaths = WorkerDeaths()
+    monkeypatch.setattr(crew, "_restarts", lambda actor: actor.restarts)
+    members = Crew([actor], Layout(1, 1, 0.0), deaths)
+
+    def end(outcome: Any, restarts: int) -> None:
+        """Let whatever the actor was asked last end."""
+        actor.restarts = restarts
+        monkeypatch.setattr(crew, "_outcome", lambda reference: outcome)
+        members._take(list(members._calls)[-1])
+
+    return members, deaths, end
+
+
+UNAVAILABLE = ray.exceptions.ActorUnavailableError("gone", None)
+
+
+def test_a_worker_that_dies_before_its_first_answer_is_counted_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, deaths, end = _answers(monkeypatch, Actor())
+    end(UNAVAILABLE, 1)
+    end(UNAVAILABLE, 1)  # a ping every two seconds while it starts again
+    end(None, 1)
+    assert deaths.total == 1
+
+
+def test_a_worker_that_is_only_slow_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, deaths, end = _answers(monkeypatch, Actor())
+    end(None, 0)
+    assert deaths.total == 0
+
+
+def test_a_worker_that_dies_at_work_and_again_while_it_starts_is_counted_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    actor = Actor()
+    members, deaths, end = _answers(monkeypatch, actor)
+    end(None, 0)
+    work, job = _values([]), crew._Job(None)
+    call = crew._Call(actor, (object(),), work, job)
+    members._calls[call.references[-1]] = call
+    members._load[actor].append(call)
+    work.running += 1
+    end(UNAVAILABLE, 0)
+    assert deaths.total == 1
+    end(UNAVAILABLE, 1)
+    end(None, 2)
+    assert deaths.total == 2
+
+
+@pytest.mark.parametrize("in_init", [False, True])
+def test_a_worker_that_is_not_started_again_is_counted_unless_it_could_not_be_built(
+    in_init: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, deaths, end = _answers(monkeypatch, Actor())
+    end(UNAVAILABLE, 1)
+    died = ray.exceptions.ActorDiedError()
+    died._actor_init_failed = in_init
+    end(died, 2)
+    assert deaths.total == (2 if in_init else 3)

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from raydrop.cluster import pace
-from raydrop.cluster.likely import duration, makespan, stage_seconds
-from raydrop.cluster.pace import (
+from raydrop.cluster import forecast
+from raydrop.cluster.forecast import (
     Finished,
     Noise,
     Probe,
+    duration,
     finished_runs,
+    makespan,
     median_pace,
     probe_of,
     runs_like,
+    stage_seconds,
     timed,
 )
 from raydrop.data import load_dataset
@@ -184,8 +186,8 @@ def test_few_samples_are_one_batch() -> None:
 def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that is one second later at each look."""
     clock = itertools.count()
-    monkeypatch.setattr(pace, "BATCHES", 3)
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(forecast, "BATCHES", 3)
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: float(next(clock)))
 
 
 @pytest.mark.parametrize(
@@ -247,10 +249,12 @@ def test_a_gpu_is_waited_for_and_its_random_numbers_are_kept(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1.0))
     monkeypatch.setattr(torch.random, "fork_rng", forking)
     monkeypatch.setattr(
-        pace, "new_model", lambda name, data, *_, **kw: new_model(name, data, "cpu", **kw)
+        forecast, "new_model", lambda name, data, *_, **kw: new_model(name, data, "cpu", **kw)
     )
-    monkeypatch.setattr(pace, "make_batches", lambda data, part, _: make_batches(data, part, CPU))
-    monkeypatch.setattr(pace, "BATCHES", 3)
+    monkeypatch.setattr(
+        forecast, "make_batches", lambda data, part, _: make_batches(data, part, CPU)
+    )
+    monkeypatch.setattr(forecast, "BATCHES", 3)
     timed([Probe("small_cnn", TRAINING)], small, "cuda", 1, seconds=1e3)
     assert forked == [[1]]
     assert len(waits) == 2 + 2 + 2 + 4  # of 2, 8 and 16 samples, and those that are timed
@@ -260,7 +264,7 @@ def test_threads_are_those_of_the_layout_and_come_back_after_a_failure(
     small: Noise, four_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(pace, "train", lambda *_, **__: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(forecast, "train", lambda *_, **__: seen.append(torch.get_num_threads()))
     with pytest.raises(IndexError):  # no batch was timed
         timed([Probe("small_cnn", TRAINING)], small, "cpu", 2)
     assert seen == [2]
@@ -403,7 +407,9 @@ def test_works_add_up_to_the_estimate_and_nothing_is_counted_twice(dataset: Imag
     # Per seed and checkpoint: products with the mean and norms; the last layer at one epoch.
     assert sum(w.passes for w in scores) == seeds * (2 * 2 * n + 2 * n + n // 3)
     assert {w.parts for w in scores} == {-(-n // 64)}
-    assert sum(w.passes for w in found) == sum(sample_passes(workload(study, plan, dataset)).values())
+    assert sum(w.passes for w in found) == sum(
+        sample_passes(workload(study, plan, dataset)).values()
+    )
 
 
 def test_evaluations_are_forward_passes(dataset: ImageDataset) -> None:

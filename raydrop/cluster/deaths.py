@@ -10,23 +10,22 @@ from datetime import UTC, datetime
 from raydrop.errors import StoreError
 from raydrop.store import Store
 
+RETRIES = 3
+"""Times that a query run, a shard or a trial is tried again after the process at it died."""
 
-class Losses:
-    """How many processes of each stage were lost in one run of a study."""
+
+class WorkerDeaths:
+    """How many processes of each stage died in one run of a study."""
 
     def __init__(self, store: Store | None = None) -> None:
-        """Begin with none.
-
-        Args:
-            store: Gets an entry of kind ``loss`` for each, so that they outlive this process.
-        """
+        """Begin with none; each gets an entry of kind ``loss``, which outlives this process."""
         self._store = store
         self._run = uuid.uuid4().hex
         self._counts: Counter[str] = Counter()
 
     @property
     def total(self) -> int:
-        """Processes that were lost."""
+        """Processes that died."""
         return self._counts.total()
 
     def note(self, stage: str, what: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Whether every machine of a cluster can leave results where they go, and knows what time it is.
+"""The store as every machine sees it; whether each can leave results there, and knows the time.
 
 A folder that only the driver sees would be made anew on every other machine, and what trials leave
 there would be lost with it. So the driver leaves a marker, and whoever opens the store elsewhere
@@ -41,8 +41,8 @@ _PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where results go; what tasks are given to open it from wherever they run."""
+class SharedStore:
+    """Where results go; what workers are given to open it from wherever they run."""
 
     location: str | Path
     """Of the store."""
@@ -74,7 +74,7 @@ class Place:
         end = time.monotonic() + _PATIENCE_SECONDS
         try:
             store = Store(self.location)
-            while not self._is_marked(store):
+            while self.marker and not self._is_marked(store):
                 if time.monotonic() > end:
                     return None
                 time.sleep(0.2)
@@ -103,8 +103,6 @@ class Place:
                 raise self._refused("write results to", error) from error
 
     def _is_marked(self, store: Store) -> bool:
-        if not self.marker:
-            return True
         try:
             (store.root / self.marker).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -120,20 +118,20 @@ class Place:
 
 
 @functools.cache
-def _write_once(place: Place) -> None:
-    """Look once in each process whether it can write; a task that cannot would work in vain."""
+def _write_once(place: SharedStore) -> None:
+    """Look once in each process whether it can write; a worker that cannot would work in vain."""
     place.try_writing()
 
 
 @contextlib.contextmanager
-def marked(store: Store) -> Iterator[Place]:
-    """Give the place of a store, marked for as long as the context lasts.
+def shared(store: Store) -> Iterator[SharedStore]:
+    """Share a store with all machines, marked for as long as the context lasts.
 
     Raises:
         StoreError: If the folder cannot be written, or in place of what its removal led to.
     """
     if isinstance(store.location, str):
-        yield Place(store.location)
+        yield SharedStore(store.location)
         return
     path = store.folder(".incomplete") / f"seen-{uuid.uuid4().hex}"
     marker = path.relative_to(store.root).as_posix()
@@ -144,7 +142,7 @@ def marked(store: Store) -> Iterator[Place]:
     except OSError as error:
         raise store.place.unwritable(error, store.root) from error
     try:
-        yield Place(store.location, marker)
+        yield SharedStore(store.location, marker)
     except (RaydropError, OSError) as error:
         if path.exists():
             raise
@@ -161,10 +159,10 @@ def marked(store: Store) -> Iterator[Place]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a machine says when it is asked to open a place."""
+    """What a machine says when it is asked to open a store."""
 
     sees: bool = True
-    """Whether the place is there as the driver sees it."""
+    """Whether the store is there as the driver sees it."""
     refusal: str | None = None
     """Why it cannot read or write there, or did not answer; None where all is well."""
     skew: float = 0.0
@@ -177,7 +175,7 @@ class Answer:
         return Answer(self.sees and other.sees, self.refusal or other.refusal, skew)
 
 
-def check_visible(place: Place) -> None:
+def check_machines(place: SharedStore) -> None:
     """Refuse a cluster where some machine could not leave results, before anything is computed.
 
     Raises:
@@ -188,19 +186,26 @@ def check_visible(place: Place) -> None:
         refuse_unfit(place, answers(place, nodes))
 
 
-def refuse_unfit(place: Place, said: Mapping[str, Answer]) -> None:
-    """Refuse machines that could not leave results.
-
-    Args:
-        place: Where results go.
-        said: What each machine says, by its address.
+def refuse_unfit(place: SharedStore, said: Mapping[str, Answer]) -> None:
+    """Refuse machines that could not leave results, given what each says, by its address.
 
     Raises:
         ConfigError: If a clock is wrong, which comes first because an object store may be out of
             reach for no other reason; if a machine does not see the place; or if it cannot read or
             write there. One such machine is named.
     """
-    _refuse_skewed({address: answer.skew for address, answer in said.items()})
+    skews = {address: answer.skew for address, answer in said.items()}
+    wrong = [address for address in sorted(said) if abs(skews[address]) > SKEW_SECONDS]
+    if wrong:
+        address = max(wrong, key=lambda each: abs(skews[each]))
+        raise ConfigError(
+            f"Expected the clocks of all machines to agree within {SKEW_SECONDS / 60:g} minutes, "
+            f"found that of {address} at least {_duration(abs(skews[address]))} "
+            f"{'ahead of' if skews[address] > 0 else 'behind'} this machine's ({len(wrong)} of the "
+            f"{len(said)} others differ too much); set whichever is wrong with `timedatectl "
+            "set-ntp true` or chrony, since object stores refuse requests signed with a wrong "
+            "time, and times in logs and results would mislead."
+        )
     unseen = [address for address, answer in sorted(said.items()) if not answer.sees]
     if unseen:
         raise ConfigError(
@@ -217,35 +222,12 @@ def refuse_unfit(place: Place, said: Mapping[str, Answer]) -> None:
         )
 
 
-def _refuse_skewed(skews: Mapping[str, float]) -> None:
-    """Refuse clocks that differ too much from this machine's; the worst of them is named."""
-    wrong = {address: skew for address, skew in skews.items() if abs(skew) > SKEW_SECONDS}
-    if not wrong:
-        return
-    address, skew = max(sorted(wrong.items()), key=lambda item: abs(item[1]))
-    raise ConfigError(
-        f"Expected the clocks of all machines to agree within {SKEW_SECONDS / 60:g} minutes, found "
-        f"that of {address} at least {_duration(abs(skew))} {'ahead of' if skew > 0 else 'behind'} "
-        f"this machine's ({len(wrong)} of the {len(skews)} others differ too much); set whichever "
-        "is wrong with `timedatectl set-ntp true` or chrony, since object stores refuse requests "
-        "signed with a wrong time, and times in logs and results would mislead."
-    )
-
-
 def clock_skew(sent: float, told: float, received: float) -> float:
     """Return by how many seconds another machine's clock is wrong at least.
 
     It told its time between a question and its answer, which was at some time t of this machine's
-    clock with sent <= t <= received; so told - t lies between told - received and told - sent.
-
-    Args:
-        sent: When it was asked, by this machine's clock, in seconds since 1970.
-        told: What it said.
-        received: When the answer came.
-
-    Returns:
-        The bound that is closer to 0: positive where the clock is ahead, negative where it is
-        behind, and 0 where 0 lies between the bounds.
+    clock with sent <= t <= received; so told - t lies between told - received and told - sent. The
+    bound that is closer to 0 is returned, and 0 where 0 lies between them.
 
     Examples:
         >>> clock_skew(100.0, 103.0, 110.0), clock_skew(100.0, 400.0, 110.0)
@@ -279,12 +261,8 @@ def other_nodes() -> dict[str, str]:
     }
 
 
-def answers(place: Place, nodes: Mapping[str, str]) -> dict[str, Answer]:
-    """Ask machines to open a place and to tell the time.
-
-    Args:
-        place: Where results go.
-        nodes: Address by id.
+def answers(place: SharedStore, nodes: Mapping[str, str]) -> dict[str, Answer]:
+    """Ask machines, given by their addresses by id, to open a store and to tell the time.
 
     Returns:
         By address, what was said; several nodes of one address count as one.
@@ -295,21 +273,17 @@ def answers(place: Place, nodes: Mapping[str, str]) -> dict[str, Answer]:
         strategy, sent = NodeAffinitySchedulingStrategy(node, soft=False), time.time()
         asked[task.options(scheduling_strategy=strategy).remote(place)] = address, sent
     said: dict[str, Answer] = {}
-    for reference, received in _as_they_come(list(asked)):
-        address, sent = asked[reference]
-        said[address] = _answer(reference, sent, received).joined(said.get(address, Answer()))
-    return said
-
-
-def _as_they_come(references: list[Any]) -> Iterator[tuple[Any, float]]:
-    """Yield each reference with the time at which it was ready, last those that never were."""
-    end = time.monotonic() + ANSWER_SECONDS
-    while references:
+    waiting, end = list(asked), time.monotonic() + ANSWER_SECONDS
+    while waiting:
         left = max(0.0, end - time.monotonic())
-        ready, waiting = ray.wait(references, num_returns=1, timeout=left)
+        ready, rest = ray.wait(waiting, num_returns=1, timeout=left)
         received = time.time()
-        yield from ((reference, received) for reference in ready or waiting)
-        references = waiting if ready else []
+        for reference in ready or waiting:  # once time is over, all those that were never ready
+            address, sent = asked[reference]
+            answer = _answer(reference, sent, received)
+            said[address] = answer.joined(said.get(address, Answer()))
+        waiting = rest if ready else []
+    return said
 
 
 def _answer(reference: Any, sent: float, received: float) -> Answer:
@@ -322,12 +296,11 @@ def _answer(reference: Any, sent: float, received: float) -> Answer:
     except ray.exceptions.RayError as error:
         reason = in_one_line(getattr(error, "cause", None) or error)
         return Answer(refusal=f"{reason}; look whether it is well.")
-    opened: Answer = answer
-    return replace(opened, skew=clock_skew(sent, told, received))
+    return replace(answer, skew=clock_skew(sent, told, received))
 
 
-def _look(place: Place) -> tuple[Answer, float]:
-    """Open a place and write there; return what came of it, and this machine's time."""
+def _look(place: SharedStore) -> tuple[Answer, float]:
+    """Open a store and write there; return what came of it, and this machine's time."""
     told = time.time()
     try:
         if place.find() is None:

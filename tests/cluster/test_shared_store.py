@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from raydrop.cluster import visibility
-from raydrop.cluster.visibility import Answer, Place, clock_skew, marked, refuse_unfit
+from raydrop.cluster import shared_store
+from raydrop.cluster.shared_store import Answer, SharedStore, clock_skew, refuse_unfit, shared
 from raydrop.errors import ConfigError, StoreError
 from raydrop.store import Store
 
-SHARED = Place("/home/me/results/store", ".incomplete/marker")
+SHARED = SharedStore("/home/me/results/store", ".incomplete/marker")
 NO_DISK = StoreError("Expected to write results to s3://bucket/a, found: no room; allow it.")
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visibility, "_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(shared_store, "_PATIENCE_SECONDS", 0.3)
 
 
 def refusing(kind: type[OSError], code: int, name: str) -> Callable[..., Any]:
@@ -48,25 +48,25 @@ def files_in(folder: Path) -> list[str]:
 def test_a_machine_that_sees_the_marker_opens_the_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     entry = store.write("trial", {"a": 1}, {})
-    with marked(store) as place:
-        there: Place = pickle.loads(pickle.dumps(place))  # as it travels
+    with shared(store) as place:
+        there: SharedStore = pickle.loads(pickle.dumps(place))  # as it travels
         assert there.open().read("trial", entry.key) == entry
     assert files_in(tmp_path / "store") == ["meta.json"]
 
 
 def test_a_machine_with_a_folder_of_its_own_does_not_open_it(tmp_path: Path) -> None:
     """Nor one where an earlier run with that folder left things behind."""
-    with marked(Store(tmp_path / "driver")) as earlier:
+    with shared(Store(tmp_path / "driver")) as earlier:
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "trial").mkdir()
     for name in ("other", "driver", "absent"):
         with pytest.raises(StoreError, match=r"driver's folder on every machine, found another or"):
-            Place(tmp_path / name, earlier.marker).open()
+            SharedStore(tmp_path / name, earlier.marker).open()
     assert not (tmp_path / "absent").exists()
 
 
 def test_without_a_marker_nothing_is_looked_for_or_written(tmp_path: Path) -> None:
-    assert Place(tmp_path).open().root == tmp_path
+    assert SharedStore(tmp_path).open().root == tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,28 +88,28 @@ def test_a_machine_that_may_not_read_or_write_says_so_in_a_sentence(
         f"{errno.errorcode[code].lower()}; free space there, allow whoever runs Ray on that machine"
         " to read and write it, or choose another folder with --out."
     )
-    with marked(Store(tmp_path)) as place:
+    with shared(Store(tmp_path)) as place:
         with monkeypatch.context() as patch:
             patch.setattr(Path, call, refusing(OSError, code, call))
             with pytest.raises(StoreError) as caught:
                 place.open()
-            answer, _ = visibility._look(place)
+            answer, _ = shared_store._look(place)
         assert str(caught.value) == sentence
         assert answer == Answer(refusal=sentence)
         assert place.open().root == tmp_path  # a refusal is not remembered
 
 
 def test_a_process_tries_to_write_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[Place] = []
-    monkeypatch.setattr(Place, "try_writing", lambda place: tried.append(place))
-    with marked(Store(tmp_path)) as place:
+    tried: list[SharedStore] = []
+    monkeypatch.setattr(SharedStore, "try_writing", lambda place: tried.append(place))
+    with shared(Store(tmp_path)) as place:
         for _ in range(3):
             place.open()
     assert tried == [place]
 
 
 def test_what_is_written_for_a_try_is_removed(tmp_path: Path) -> None:
-    with marked(Store(tmp_path)) as place:
+    with shared(Store(tmp_path)) as place:
         place.try_writing()
         assert files_in(tmp_path) == [Path(place.marker).name]
 
@@ -122,13 +122,13 @@ def test_an_object_store_is_tried_the_way_results_go(monkeypatch: pytest.MonkeyP
             assert location == "s3://bucket/a"
 
         def write(self, kind: str, config: dict[str, Any], info: dict[str, Any]) -> None:
-            done.append(("write", visibility.config_hash(config)))
+            done.append(("write", shared_store.config_hash(config)))
 
         def remove(self, kind: str, key: str) -> None:
             done.append(("remove", key))
 
-    monkeypatch.setattr(visibility, "Store", Bucket)
-    place = Place("s3://bucket/a")
+    monkeypatch.setattr(shared_store, "Store", Bucket)
+    place = SharedStore("s3://bucket/a")
     place.try_writing()
     place.try_writing()
     assert [what for what, _ in done] == ["write", "remove"] * 2
@@ -138,7 +138,7 @@ def test_an_object_store_is_tried_the_way_results_go(monkeypatch: pytest.MonkeyP
         raise NO_DISK
 
     monkeypatch.setattr(Bucket, "write", refuse)
-    assert visibility._look(place)[0] == Answer(refusal=str(NO_DISK))
+    assert shared_store._look(place)[0] == Answer(refusal=str(NO_DISK))
     with pytest.raises(StoreError, match="found: no room"):
         place.open()
 
@@ -147,7 +147,7 @@ def test_a_store_that_cannot_be_marked_gives_one_sentence(tmp_path: Path) -> Non
     (tmp_path / "store").write_text("a file")
     with (
         pytest.raises(StoreError, match="Expected to write results to"),
-        marked(Store(tmp_path / "store")),
+        shared(Store(tmp_path / "store")),
     ):
         pass
 
@@ -174,7 +174,7 @@ def test_a_folder_that_others_do_not_see_gives_one_sentence() -> None:
 def test_a_machine_that_may_not_write_gives_one_sentence() -> None:
     said = {"10.0.0.3": Answer(refusal=str(NO_DISK)), "10.0.0.2": Answer()}
     with pytest.raises(ConfigError) as caught:
-        refuse_unfit(Place("s3://bucket/a"), said)
+        refuse_unfit(SharedStore("s3://bucket/a"), said)
     assert str(caught.value) == (
         "Expected every machine of the cluster to read and write s3://bucket/a, found that 1 of "
         "the 2 others cannot, such as 10.0.0.3: Expected to write results to s3://bucket/a, found: "
@@ -230,23 +230,23 @@ def test_skew_is_never_more_than_it_is() -> None:
 def test_what_a_machine_tells_is_compared_with_the_time_here(
     monkeypatch: pytest.MonkeyPatch, skew: float
 ) -> None:
-    monkeypatch.setattr(visibility.ray, "get", lambda *_, **__: (Answer(), 5000.0 + skew))
-    answer = visibility._answer("reference", 4990.0, 5010.0)
+    monkeypatch.setattr(shared_store.ray, "get", lambda *_, **__: (Answer(), 5000.0 + skew))
+    answer = shared_store._answer("reference", 4990.0, 5010.0)
     assert answer.skew == pytest.approx(skew, abs=10.0)
 
 
 def test_a_machine_that_does_not_answer_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     def silent(*_: Any, **__: Any) -> Any:
-        raise visibility.ray.exceptions.GetTimeoutError
+        raise shared_store.ray.exceptions.GetTimeoutError
 
-    monkeypatch.setattr(visibility.ray, "get", silent)
-    said = {"10.0.0.2": visibility._answer("reference", 0.0, 1.0)}
+    monkeypatch.setattr(shared_store.ray, "get", silent)
+    said = {"10.0.0.2": shared_store._answer("reference", 0.0, 1.0)}
     with pytest.raises(ConfigError, match=r"cannot, such as 10\.0\.0\.2: it did not answer within"):
         refuse_unfit(SHARED, said)
 
 
 def test_a_place_that_is_not_used_leaves_no_folders(tmp_path: Path) -> None:
-    with marked(Store(tmp_path / "out" / "store")) as place:
+    with shared(Store(tmp_path / "out" / "store")) as place:
         assert (Path(place.location) / place.marker).is_file()
     assert list(tmp_path.iterdir()) == []
 
@@ -254,7 +254,7 @@ def test_a_place_that_is_not_used_leaves_no_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", ["", "mine.txt"])
 def test_folders_that_were_there_and_what_is_left_in_them_stay(tmp_path: Path, kept: str) -> None:
     (tmp_path / "out").mkdir()
-    with marked(Store(tmp_path / "out" / "store")) as place:
+    with shared(Store(tmp_path / "out" / "store")) as place:
         if kept:
             (Path(place.location) / kept).touch()
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
@@ -276,10 +276,10 @@ def test_results_that_are_removed_meanwhile_are_said_to_be(
         raise error
 
     message = "store to stay where it is .*; leave it there, and"
-    with pytest.raises(StoreError, match=message), marked(Store(out / "store")):
+    with pytest.raises(StoreError, match=message), shared(Store(out / "store")):
         work()
 
 
 def test_errors_while_results_stay_are_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^mistake$"), marked(Store(tmp_path / "store")):
+    with pytest.raises(ConfigError, match=r"^mistake$"), shared(Store(tmp_path / "store")):
         raise ConfigError("mistake")

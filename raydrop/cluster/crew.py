@@ -1,0 +1,702 @@
+"""One crew of actors for query runs and scores: each process imports torch and takes the data once.
+
+A worker is given calls only after it has answered a ping, and has up to two in flight, so that it
+never waits for the driver. What it had when it died is given to others; Ray starts it again
+meanwhile. Which of two calls it died of is not known, so each of them is made again with a worker
+to itself, and only one that kills there is given up. Where shards are short, several go into one
+call; they are computed one by one all the same, added, where it is a sum, along their branch of the
+tree, and apart from each other if the call fails. Gradient sums stay in the object store of the
+node where they were computed, and are added there; the driver sees the last one alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from ray import exceptions
+from ray._private.state import actors as actor_table
+
+from raydrop.cluster import layout as cluster_layout
+from raydrop.cluster.deaths import RETRIES, WorkerDeaths
+from raydrop.cluster.layout import Layout, alive_nodes, nodes_text, tensor_share
+from raydrop.cluster.shared_store import SharedStore
+from raydrop.data.batches import PreparedData
+from raydrop.errors import IncompleteStudyError, in_one_line
+from raydrop.plan.runs import QueryRun
+from raydrop.scores.gradients.tree import PairwiseSum
+from raydrop.scores.sharding import (
+    FailedShardsError,
+    GradientWorker,
+    Shard,
+    Task,
+    default_memory,
+    ignore,
+    summed,
+)
+from raydrop.stages.logs import failure_sentence, work_log
+from raydrop.stages.queries import run_query
+from raydrop.study import ScoringPrecision, Study
+
+IN_FLIGHT = 2
+"""Calls with shards that a worker has at most: the one it works on and the next one."""
+
+RESTARTS = 64
+"""Times that Ray starts a worker again; generous, because the loss of a node counts too."""
+
+BUNDLE_SECONDS = 0.5
+"""How long a call may take that has several shards: a hundred times what a call costs."""
+
+BUNDLE_SHARDS = 64
+"""Shards that a call has at most."""
+
+DEATHS = (
+    exceptions.RayActorError,
+    exceptions.WorkerCrashedError,
+    exceptions.OutOfMemoryError,
+    exceptions.NodeDiedError,
+    exceptions.LocalRayletDiedError,
+)
+"""What Ray says when a process, or its node, is gone."""
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's ``mallopt``, as its ``malloc.h`` numbers them."""
+_NEVER = 2**30
+_LARGEST_PORTABLE = 2**25
+"""What every 64-bit glibc takes as a threshold for ``mmap``; some refuse more."""
+
+Vector = NDArray[np.float32]
+Network = tuple[str, ScoringPrecision]
+"""An architecture, and the precision of its passes."""
+
+
+def prepare_process(layout: Layout) -> None:
+    """Give this process its threads, let it keep what it frees, and leave others their GPU memory.
+
+    On a GPU that several share, torch then refuses tensors beyond this process's share as if memory
+    had run out: batches are cut here, and those of the others are left whole.
+    """
+    torch.set_num_threads(layout.cpus)
+    # glibc gives large buffers back to the system, and each batch would wait for fresh pages:
+    # a tenth of a small network's gradients.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, _NEVER)
+        mallopt(_MMAP_THRESHOLD, _NEVER) or mallopt(_MMAP_THRESHOLD, _LARGEST_PORTABLE)
+    if 0 < layout.gpus < 1 and torch.cuda.is_available():
+        device = torch.cuda.current_device()
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(tensor_share(layout.gpus, total), device)
+
+
+def attempt(work: Callable[[], None]) -> str | None:
+    """Do something; return None, or a sentence on why it could not be done."""
+    try:
+        work()
+    except Exception as error:
+        return failure_sentence(error)
+    return None
+
+
+def describe_query(run: QueryRun) -> str:
+    """Say in a few words which query run it is."""
+    kind = ""
+    if run.partition is not None:
+        kind = f", part {run.partition[0] + 1} of {run.partition[1]}"
+    elif run.initialisation:
+        kind = f", initialisation {run.initialisation + 1}"
+    return f"{run.model}, seed {run.seed}{kind}"
+
+
+class CrewWorker:
+    """The process of a worker; keeps the data, and the network that it last differentiated."""
+
+    def __init__(
+        self, data: bytes, layout: Layout, study: Study | None, place: SharedStore | None
+    ) -> None:
+        """Take the data from the object store, and with the study what its script has added.
+
+        Args:
+            data: Object reference of the :class:`PreparedData`, pickled: Ray would otherwise warn
+                at each start that a restart could miss it, which cannot be, since the driver
+                holds it.
+            layout: Gives the device, the threads, and the share of a GPU's memory.
+            study: Whose query runs are done, if any are.
+            place: Where they go.
+        """
+        prepare_process(layout)
+        self._layout, self._study, self._place = layout, study, place
+        self._data: PreparedData = ray.get(ray.cloudpickle.loads(data))
+        self._network: Network | None = None
+
+    def ping(self) -> None:
+        """Answer, which tells that the worker can work."""
+
+    def query(self, run: QueryRun) -> str | None:
+        """Do a query run; return a sentence if it failed."""
+
+        def work() -> None:
+            assert self._study is not None
+            assert self._place is not None
+            store, device = self._place.open(), self._layout.device
+            with work_log(store.place, "query_runs", run.key, describe_query(run), device):
+                run_query(self._study, run, self._data, store, device)
+
+        return attempt(work)
+
+    def use(self, network: Network) -> None:
+        """Build a network, where it is not the one that is there."""
+        if network == self._network:
+            return
+        self._network, device = None, self._layout.device
+        memory = int(default_memory(torch.device(device)) * min(self._layout.gpus or 1, 1.0))
+        model, precision = network
+        self._gradients = GradientWorker(self._data, model, device, precision, memory)
+        self._network = network
+
+    def run(self, task: Task, shard: Shard, state: Vector, direction: Vector | None = None) -> Any:
+        """Compute one shard; see :meth:`GradientWorker.run`."""
+        return self._gradients.run(task, shard, state, direction)
+
+    def values(
+        self,
+        network: Network,
+        task: Task,
+        shards: Sequence[Shard],
+        state: Vector,
+        direction: Vector | None,
+    ) -> tuple[list[Vector], float]:
+        """Return what :meth:`run` gives of each shard, and the seconds that all of them took."""
+        self.use(network)
+        start = time.perf_counter()
+        values = [self.run(task, shard, state, direction) for shard in shards]
+        return values, time.perf_counter() - start
+
+    def part(
+        self, network: Network, shards: Sequence[Shard], state: Vector
+    ) -> tuple[Vector, float]:
+        """Return shards' sum of gradients along their tree, and apart from it its seconds.
+
+        The driver fetches only the second value; the first stays in this node's object store.
+        """
+        self.use(network)
+        start = time.perf_counter()
+        total = summed(lambda shard: self.run("gradient_sum", shard, state), _add, shards)
+        return total, time.perf_counter() - start
+
+    def joint(self, a: Vector, b: Vector) -> tuple[Vector, None]:
+        """Return the sum of two sums, and apart from it that it is done; see :meth:`part`."""
+        return _add(a, b), None
+
+
+def _add(a: Vector, b: Vector) -> Vector:
+    """Return a + b; what overflows is found in the whole sum."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total: Vector = a + b
+    return total
+
+
+@dataclass(eq=False)
+class _Job:
+    """What one call of a worker does, made until it is done or given up."""
+
+    item: Any
+    """A query run, or the shard to name if it fails."""
+    node: int = 0
+    """Which node of the tree it computes, in a sum."""
+    deaths: int = 0
+    """Workers that died of it, or of another call that they had too."""
+    parts: tuple[_Job, ...] = ()
+    """The jobs that it does in one call, where those are several."""
+    is_single: bool = False
+    """Whether it is not to be bundled with others, because a bundle with it failed."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it has to have a worker to itself, so that a death would be its doing."""
+        return self.deaths > 0
+
+    @property
+    def may_join(self) -> bool:
+        """Whether it may be done in one call with others."""
+        return not (self.is_single or self.is_suspect)
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The shards of all its parts."""
+        return [part.item for part in self.parts or (self,)]
+
+
+class _Work:
+    """What one use of the crew has still to do, and what has come of it."""
+
+    stage = "scores"
+    in_flight = IN_FLIGHT
+
+    def __init__(self, jobs: Iterable[_Job], workers: int = 1) -> None:
+        self.waiting = deque(jobs)
+        self.running = 0
+        self.results: deque[tuple[Any, Any]] = deque()
+        self.failures: list[tuple[Any, str]] = []
+        self._workers = workers
+        self._seconds = BUNDLE_SECONDS  # of a shard; each goes alone until one has told
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is still to be done."""
+        return bool(self.waiting or self.running)
+
+    def what(self, job: _Job | None) -> str:  # noqa: ARG002
+        """Say what a job is about."""
+        return ""
+
+    def take(self) -> _Job:
+        """Return what is to be done next, or several short jobs as one; they wait no longer."""
+        return self.waiting.popleft()
+
+    def call(self, job: _Job, actor: Any) -> Sequence[Any]:
+        """Call a worker; return references, the last of which is small and tells of the end."""
+        raise NotImplementedError
+
+    def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:
+        """Take what a job gave."""
+        raise NotImplementedError
+
+    @property
+    def _room(self) -> int:
+        """How many shards may share the next call, so that all workers end together."""
+        share = len(self.waiting) // (2 * IN_FLIGHT * self._workers)
+        return min(int(BUNDLE_SECONDS / self._seconds), BUNDLE_SHARDS, share)
+
+    def _took(self, seconds: float, shards: int) -> None:
+        """Learn how long a shard takes."""
+        self._seconds = max(seconds / shards, BUNDLE_SECONDS / BUNDLE_SHARDS)
+
+    def ended(self, job: _Job, references: Sequence[Any], outcome: Any) -> None:
+        """Note how a call ended: with a value, or with one of Ray's errors."""
+        self.running -= 1
+        if job.parts and isinstance(outcome, exceptions.RayError):
+            # One by one, so that the one to blame is known.
+            for part in reversed(job.parts):
+                part.is_single = True
+                if isinstance(outcome, (*DEATHS, exceptions.ObjectLostError)):
+                    self.again(part)
+                else:
+                    self.waiting.appendleft(part)
+        elif isinstance(outcome, exceptions.ObjectLostError):
+            self.lost(job, outcome)
+        elif isinstance(outcome, DEATHS):
+            self.again(job)
+        elif isinstance(outcome, exceptions.RayError):
+            self.fail(job, in_one_line(getattr(outcome, "cause", None) or outcome))
+        else:
+            self.done(job, references, outcome)
+
+    def fail(self, job: _Job, reason: str) -> None:
+        """Note that a job will not be done."""
+        self.failures.append((job.item, reason))
+
+    def lost(self, job: _Job, error: exceptions.ObjectLostError) -> None:  # noqa: ARG002
+        """Do a job again whose result, or arguments, were lost with a node."""
+        self.again(job)
+
+    def again(self, job: _Job) -> None:
+        """Do a job once more: next, or, if it killed before, when nothing else is left to do."""
+        job.deaths += 1
+        if job.deaths > RETRIES:
+            died = f"its worker died {job.deaths} times"
+            self.fail(job, f"{died}, most often a sign of too little memory")
+        elif job.deaths > 1:
+            self.waiting.append(job)
+        else:
+            self.waiting.appendleft(job)
+
+    def check(self) -> None:
+        """Raise if a shard failed."""
+        if self.failures:
+            raise FailedShardsError(self.failures)
+
+
+class _Queries(_Work):
+    """Query runs, each with what it says if it failed. A worker has one at a time."""
+
+    stage = "query runs"
+    in_flight = 1
+
+    def what(self, job: _Job | None) -> str:
+        return describe_query(job.item) if job else ""
+
+    def call(self, job: _Job, actor: Any) -> Sequence[Any]:
+        return (actor.query.remote(job.item),)
+
+    def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:  # noqa: ARG002
+        self.results.append((job.item, value))
+
+    def fail(self, job: _Job, reason: str) -> None:
+        self.results.append((job.item, reason))
+
+
+class _Shards(_Work):
+    """Shards of one network."""
+
+    def __init__(
+        self, jobs: Iterable[_Job], workers: int, network: Network, *arguments: Any
+    ) -> None:
+        super().__init__(jobs, workers)
+        self._network, self._arguments = network, arguments
+
+    def what(self, job: _Job | None) -> str:  # noqa: ARG002
+        return self._network[0]
+
+
+class _Values(_Shards):
+    """A task on every shard, whose results go to the driver."""
+
+    def take(self) -> _Job:
+        room, jobs = self._room, [self.waiting.popleft()]
+        while jobs[0].may_join and len(jobs) < room and self.waiting[0].may_join:
+            jobs.append(self.waiting.popleft())
+        return jobs[0] if len(jobs) == 1 else _Job(jobs[0].item, parts=tuple(jobs))
+
+    def call(self, job: _Job, actor: Any) -> Sequence[Any]:
+        task, *vectors = self._arguments
+        return (actor.values.remote(self._network, task, job.shards, *vectors),)
+
+    def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:  # noqa: ARG002
+        arrays, seconds = value
+        self._took(seconds, len(arrays))
+        self.results.extend(zip(job.shards, arrays, strict=True))
+
+
+class _Sum(_Shards):
+    """The sum of all shards' gradients, whose parts stay where they were computed."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        workers: int,
+        network: Network,
+        state: Any,
+        on_shard: Callable[[Shard], object],
+    ) -> None:
+        self._shards, self._on_shard = shards, on_shard
+        self._untold = set(range(len(shards)))
+        self._tree = PairwiseSum[Any](len(shards))
+        super().__init__(map(self._leaf, range(len(shards))), workers, network, state)
+
+    @property
+    def total(self) -> Any:
+        """Reference of the whole sum."""
+        return self._tree.total
+
+    def take(self) -> _Job:
+        """Return the next job; what shares a call are the shards of one branch of the tree."""
+        room, job = self._room, self.waiting.popleft()
+        if self._tree.children(job.node) or not job.may_join:
+            return job
+        node = job.node
+        while (parent := self._tree.parent(node)) is not None:
+            leaves = self._tree.addends(parent)
+            if leaves[0] != job.node or len(leaves) > room or not self._are_next(leaves[1:]):
+                break
+            node = parent
+        if node == job.node:
+            return job
+        jobs = (job, *(self.waiting.popleft() for _ in self._tree.addends(node)[1:]))
+        return _Job(job.item, node, parts=jobs)
+
+    def _are_next(self, leaves: Sequence[int]) -> bool:
+        """Return whether these shards are what waits first, and may share a call."""
+        found = list(itertools.islice(self.waiting, len(leaves)))
+        return [job.node for job in found] == leaves and all(job.may_join for job in found)
+
+    def call(self, job: _Job, actor: Any) -> Sequence[Any]:
+        children = self._tree.children(job.node)
+        if children and not job.parts:
+            a, b = map(self._tree.part, children)
+            return actor.joint.options(num_returns=2).remote(a, b)  # type: ignore[no-any-return]
+        part = actor.part.options(num_returns=2)
+        return part.remote(self._network, job.shards, *self._arguments)  # type: ignore[no-any-return]
+
+    def ended(self, job: _Job, references: Sequence[Any], outcome: Any) -> None:
+        """Stop where something failed, because no part of a sum is worth keeping."""
+        super().ended(job, references, outcome)
+        if self.failures:
+            self.waiting.clear()
+
+    def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:
+        """Keep the reference, and add next what can be added now."""
+        leaves = [leaf for leaf in job.parts or (job,) if not self._tree.children(leaf.node)]
+        if leaves:
+            self._took(value, len(leaves))
+        for leaf in leaves:
+            if leaf.node in self._untold:
+                self._untold.remove(leaf.node)
+                self._on_shard(leaf.item)
+        node = self._tree.put(job.node, references[0])
+        if node is not None:
+            self.waiting.appendleft(_Job(self._shards[self._tree.addends(node)[0]], node))
+
+    def lost(self, job: _Job, error: exceptions.ObjectLostError) -> None:
+        """Recompute the lost part of an addition, from the shards up."""
+        children = self._tree.children(job.node)
+        lost = [c for c in children if self._tree.part(c).hex() == error.object_ref_hex]
+        for child in lost or children:
+            self._recompute(child)
+        if not children:
+            self.again(job)
+
+    def recompute_all(self) -> None:
+        """Start again, because the whole sum was lost."""
+        self._recompute(self._tree.root)
+
+    def _recompute(self, node: int) -> None:
+        self._tree.forget(node)
+        self.waiting.extendleft(map(self._leaf, reversed(self._tree.addends(node))))
+
+    def _leaf(self, place: int) -> _Job:
+        return _Job(self._shards[place], place)
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """A call in flight."""
+
+    actor: Any
+    references: Sequence[Any]
+    work: _Work | None = None
+    """Whose job it is; None for a ping."""
+    job: _Job | None = None
+
+
+@contextlib.contextmanager
+def start_crew(
+    data: Any,
+    layout: Layout,
+    study: Study | None = None,
+    place: SharedStore | None = None,
+    deaths: WorkerDeaths | None = None,
+    worker: type[CrewWorker] = CrewWorker,
+) -> Iterator[Crew]:
+    """Start workers that live as long as the context, after which what they held is free again.
+
+    Args:
+        data: Object reference of the :class:`PreparedData`.
+        layout: What each worker gets, and how many there are.
+        study: See :class:`CrewWorker`.
+        place: Likewise.
+        deaths: Is told of every process that died.
+        worker: Class of the actors.
+    """
+    actor = ray.remote(worker).options(**layout.ray_options(), max_restarts=RESTARTS)
+    reference = ray.cloudpickle.dumps(data)  # ``data`` itself is held by this frame
+    actors = [actor.remote(reference, layout, study, place) for _ in range(layout.workers)]
+    try:
+        yield Crew(actors, layout, deaths or WorkerDeaths())
+    finally:
+        for each in actors:
+            ray.kill(each)
+        del data
+
+
+class Crew:
+    """The workers, each of them ready for calls, or expected to answer a ping.
+
+    Calls outlive the work that they belong to, when that is abandoned; their workers have room
+    again when they end.
+    """
+
+    def __init__(self, actors: Sequence[Any], layout: Layout, deaths: WorkerDeaths) -> None:
+        self._layout, self._deaths = layout, deaths
+        self._told = dict.fromkeys(actors, 0)  # deaths that were told of
+        self._load: dict[Any, list[_Call]] = {}  # of the actors that answered
+        self._calls: dict[Any, _Call] = {}  # by the reference that tells of the end
+        self._heard = time.monotonic()
+        self._reason, self._about = "", ("scores", "")
+        for actor in actors:
+            self._ping(actor)
+
+    def query_runs(self, runs: Iterable[QueryRun]) -> Iterator[tuple[QueryRun, str | None]]:
+        """Do query runs; yield each as it is done, with a sentence if it failed."""
+        yield from self._results(_Queries(map(_Job, runs)))
+
+    def executor(self, model: str, precision: ScoringPrecision = "fp32") -> CrewExecutor:
+        """Return what runs shards of a network."""
+        return CrewExecutor(self, (model, precision), len(self._told))
+
+    def _results(self, work: _Work) -> Iterator[tuple[Any, Any]]:
+        for _ in self.steps(work):
+            while work.results:
+                yield work.results.popleft()
+        work.check()
+
+    def steps(self, work: _Work) -> Iterator[None]:
+        """Do all jobs of some work, and yield after each call that has ended.
+
+        Work adds jobs when others are done; workers are busy again before anything is yielded.
+
+        Raises:
+            IncompleteStudyError: If there is nobody to do it.
+        """
+        self._heard, self._about = time.monotonic(), (work.stage, work.what(None))
+        while work.is_open:
+            self._hand_out(work)
+            ended = self._wait()
+            if ended is None:
+                raise self._nobody()
+            self._take(ended)
+            self._hand_out(work)
+            yield
+
+    def _hand_out(self, work: _Work) -> None:
+        while work.waiting:
+            actor = self._actor_for(1 if work.waiting[0].is_suspect else work.in_flight)
+            if actor is None:
+                return
+            job = work.take()
+            references = work.call(job, actor)
+            work.running += 1
+            call = _Call(actor, references, work, job)
+            self._calls[references[-1]] = call
+            self._load[actor].append(call)
+
+    def _actor_for(self, room: int) -> Any | None:
+        """Return the actor with the fewest calls that may take one more, or None."""
+        open_to = [
+            actor
+            for actor, calls in self._load.items()
+            if len(calls) < room and not any(call.job and call.job.is_suspect for call in calls)
+        ]
+        return min(open_to, key=lambda actor: len(self._load[actor]), default=None)
+
+    def _wait(self) -> Any | None:
+        """Return a reference that is ready, or None if nobody is at work and nobody answers."""
+        if not self._calls:
+            return None
+        at_work = any(call.job for call in self._calls.values())
+        patience = self._heard + cluster_layout.WAIT_SECONDS - time.monotonic()
+        left = None if at_work else max(0.0, patience)
+        # Without fetching: a sum's parts are to stay where they are.
+        ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=left, fetch_local=False)
+        return ready[0] if ready else None
+
+    def _take(self, reference: Any) -> None:
+        """Note how a call ended, and what became of its actor."""
+        call = self._calls.pop(reference)
+        outcome = _outcome(reference)
+        if call.work is None or call.job is None:
+            self._answered(call.actor, outcome)
+            return
+        if not isinstance(outcome, DEATHS):
+            self._heard = time.monotonic()
+            if call in self._load.get(call.actor, ()):
+                self._load[call.actor].remove(call)
+        elif call in self._load.get(call.actor, ()):
+            del self._load[call.actor]
+            # Once for all calls that it had.
+            self._tell(call.actor, 1, call.work.stage, call.work.what(call.job))
+            self._ping(call.actor)
+        call.work.ended(call.job, call.references, outcome)
+
+    def _answered(self, actor: Any, outcome: Any) -> None:
+        """Note how a ping ended, and the deaths that no call ended with."""
+        if isinstance(outcome, exceptions.ActorDiedError):
+            self._reason = _last_words(outcome)  # it will not be started again
+            deaths = _restarts(actor) + (not outcome.actor_init_failed)
+            self._tell(actor, deaths - self._told[actor], *self._about)
+        elif isinstance(outcome, DEATHS):
+            self._ping(actor)
+        else:
+            self._heard = time.monotonic()
+            self._tell(actor, _restarts(actor) - self._told[actor], *self._about)
+            self._load[actor] = []
+
+    def _tell(self, actor: Any, deaths: int, stage: str, what: str) -> None:
+        for _ in range(deaths):
+            self._told[actor] += 1
+            self._deaths.note(stage, what)
+
+    def _ping(self, actor: Any) -> None:
+        # While an actor is starting again, a ping fails after two seconds, and another one follows.
+        reference = actor.ping.remote()
+        self._calls[reference] = _Call(actor, (reference,))
+
+    def _nobody(self) -> IncompleteStudyError:
+        """Say that nobody works, and how that came."""
+        workers = f"none of {len(self._told)} workers"
+        if self._calls:
+            found = (
+                f"that {workers} answered within {cluster_layout.WAIT_SECONDS:g} s, each of which "
+                f"asks for {self._layout.needs}; the cluster has {nodes_text(alive_nodes())}, so "
+                "see with 'ray status' that there is room"
+            )
+        else:
+            reason = self._reason or f"each was started again {RESTARTS} times"
+            found = f"that {workers} is left ({reason}); mend that"
+        return IncompleteStudyError(
+            f"Expected workers for {self._about[0]}, found {found}, and run the same command "
+            "again, which does what is missing."
+        )
+
+
+def _restarts(actor: Any) -> int:
+    """Return how often Ray has started an actor again."""
+    return int(actor_table(actor_id=actor._actor_id.hex()).get("NumRestarts", 0))
+
+
+def _outcome(reference: Any) -> Any:
+    """Return what a call gave, or the error of Ray's that it ended with."""
+    try:
+        return ray.get(reference)
+    except exceptions.RayError as error:
+        return error
+
+
+def _last_words(error: exceptions.ActorDiedError) -> str:
+    """Return why an actor could not be built; nothing if its process died."""
+    return str(error).strip().splitlines()[-1].rstrip(".") if error.actor_init_failed else ""
+
+
+class CrewExecutor:
+    """Runs shards of one network on a crew; see :class:`raydrop.scores.sharding.Executor`."""
+
+    def __init__(self, crew: Crew, network: Network, workers: int) -> None:
+        self._crew, self._network, self._workers = crew, network, workers
+
+    def share(self, array: Vector) -> Any:
+        """Put an array into the object store once, for all shards; each node fetches it once."""
+        return ray.put(np.ascontiguousarray(array))
+
+    def map(
+        self, task: Task, shards: Iterable[Shard], state: Any, direction: Any = None
+    ) -> Iterator[tuple[Shard, Vector]]:
+        """Hand out shards as workers become free; results come in order of completion."""
+        jobs = map(_Job, shards)
+        work = _Values(jobs, self._workers, self._network, task, state, direction)
+        yield from self._crew._results(work)
+
+    def reduce(
+        self, shards: Sequence[Shard], state: Any, on_shard: Callable[[Shard], object] = ignore
+    ) -> Vector:
+        """Sum along the tree, on the workers."""
+        work = _Sum(shards, self._workers, self._network, state, on_shard)
+        while True:
+            for _ in self._crew.steps(work):
+                pass
+            work.check()
+            try:
+                total: Vector = ray.get(work.total)
+            except exceptions.ObjectLostError:
+                work.recompute_all()
+            else:
+                return total

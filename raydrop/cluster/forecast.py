@@ -1,0 +1,475 @@
+"""How long a plan is likely to take: its works handed to workers, at the pace of each.
+
+A pace is what a sample pass takes: in what a study has finished, or else on a few batches of noise.
+Noise is timed with the code that trains and scores, in batches of the data's shape, so that no
+image has to be read: what a pass takes does not depend on what the pixels show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import heapq
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import ray
+import torch
+
+from raydrop.cluster.crew import prepare_process
+from raydrop.cluster.layout import Layout
+from raydrop.data.batches import PreparedData, make_batches
+from raydrop.data.dataset import ArrayImages, ImageDataset, Split
+from raydrop.errors import RaydropError, in_one_line
+from raydrop.plan import Plan
+from raydrop.plan.workload import StageName, Work, query_work, trial_work
+from raydrop.scores.sharding import SCORING_BATCH, GradientWorker, Shard, make_shards
+from raydrop.stages.queries import new_model
+from raydrop.store import Entry, Store
+from raydrop.study import ScoringPrecision, Study, Training
+from raydrop.training.budget import Length
+from raydrop.training.checkpoints import flat_state
+from raydrop.training.loop import train
+from raydrop.training.losses import CrossEntropy
+
+SECONDS = 2.0
+"""How long one network is timed, besides its start."""
+
+BATCHES = 100
+"""Batches that are timed at most, once their size is known, after one that is not."""
+
+FIRST_BATCH = 2
+"""Samples of the first batches: the fewest that BatchNorm takes."""
+
+GROWTH = 4
+"""How many times larger the next batches are."""
+
+ANSWER_SECONDS = 120.0
+"""How long a worker of a cluster may take to start and to time batches."""
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+Kind = tuple[StageName, str]
+"""A stage and an architecture."""
+
+Timer = Callable[[int, int, float], list[float]]
+"""Returns the seconds of each of some batches: given are their samples, how many there are at most,
+and the seconds after which no other is begun, but for the second one."""
+
+
+def makespan(seconds: Iterable[float], workers: int) -> float:
+    """Return when the last of some works ends, if a worker that is free takes the next of them.
+
+    This is list scheduling in the given order (Graham 1966, "Bounds for certain multiprocessing
+    anomalies"): it ends after at least the longest work, and less than twice as late as the best
+    order does.
+
+    Example:
+        >>> makespan([3, 3, 2, 4], workers=2)
+        7.0
+    """
+    free = [0.0] * workers
+    for each in seconds:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free)
+
+
+def stage_seconds(
+    works: Sequence[Work], pace: Mapping[Kind, float], workers: int
+) -> dict[StageName, float]:
+    """Return how long each stage takes that has works, in the order of the stages.
+
+    A stage begins when the one before has ended. Query runs and trials are handed to workers one by
+    one; the works of scores follow each other, each shared by as many workers as it has parts for.
+
+    Args:
+        works: In the order in which they are begun.
+        pace: Seconds of a sample pass of each kind.
+        workers: How many there are.
+    """
+    found: dict[StageName, float] = {}
+    for stage in get_args(StageName):
+        mine = [work for work in works if work.stage == stage]
+        seconds = [work.cost * pace[stage, work.model] for work in mine]
+        if stage == "scores":
+            rounds = [math.ceil(work.parts / workers) / work.parts for work in mine]
+            found[stage] = sum(s * r for s, r in zip(seconds, rounds, strict=True))
+        else:
+            found[stage] = makespan(seconds, workers)
+    return {stage: seconds for stage, seconds in found.items() if seconds}
+
+
+def duration(seconds: float) -> str:
+    """Say how long something takes, with two significant digits at most, since it is an estimate.
+
+    Examples:
+        >>> [duration(s) for s in (0.2, 3.14159, 87, 100, 5400, 200_000, 1e8)]
+        ['under 1 s', '3.1 s', '87 s', '1.7 min', '1.5 h', '2.3 days', '1,200 days']
+    """
+    if seconds < 1:
+        return "under 1 s"
+    for unit, length, end in (("s", 1.0, 90.0), ("min", MINUTE, 90 * MINUTE), ("h", HOUR, 2 * DAY)):
+        if seconds < end:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{float(f'{seconds / DAY:.2g}'):,g} days"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What finished runs of one kind took, one after the other."""
+
+    runs: int = 0
+    passes: float = 0.0
+    """Sample passes of all of them, with a third for each forward pass of an evaluation."""
+    seconds: float = 0.0
+
+    @property
+    def pace(self) -> float:
+        """Seconds of a sample pass."""
+        return self.seconds / self.passes
+
+    def __add__(self, other: Finished) -> Finished:
+        return Finished(
+            self.runs + other.runs, self.passes + other.passes, self.seconds + other.seconds
+        )
+
+
+def finished_runs(
+    study: Study, plan: Plan, dataset: ImageDataset, store: Store, device: str
+) -> dict[Kind, Finished]:
+    """Return what the query runs and trials of a plan took that are finished, on this device.
+
+    Nothing is verified, and no array is read.
+    """
+    found: dict[Kind, Finished] = {}
+
+    def add(work: Work, done: Entry | None, name: str) -> None:
+        if done is not None and done.info.get("device") == device and name in done.info:
+            kind, one = (work.stage, work.model), Finished(1, work.cost, float(done.info[name]))
+            found[kind] = found.get(kind, Finished()) + one
+
+    there = set(store.keys("query"))
+    for query in plan.queries:
+        if query.key in there:
+            work = query_work(study, query, dataset)
+            add(work, store.peek("query", query.key), "train_seconds")
+    there = set(store.keys("trial"))
+    for run in plan.trials:
+        if run.key in there:
+            add(trial_work(study, run, dataset), store.peek("trial", run.key), "seconds")
+    return found
+
+
+def runs_like(kind: Kind, finished: Mapping[Kind, Finished]) -> dict[Kind, Finished]:
+    """Return the finished runs of a kind, or else all those of its architecture."""
+    if kind in finished:
+        return {kind: finished[kind]}
+    return {other: runs for other, runs in finished.items() if other[1] == kind[1]}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What noise has in common with the data that it stands for; ``samples`` of them there are."""
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    samples: int
+    horizontal_flip: bool
+    crop_padding: int
+
+    @classmethod
+    def like(cls, dataset: ImageDataset, *, in_memory: bool) -> Noise:
+        """Return the noise that stands for a data set; where images stream, reading augments."""
+        return cls(
+            dataset.num_classes,
+            dataset.image_shape,
+            len(dataset.train),
+            dataset.horizontal_flip and in_memory,
+            dataset.crop_padding if in_memory else 0,
+        )
+
+    def drawn(self, count: int) -> PreparedData:
+        """Return a data set whose training split is ``count`` images of noise."""
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(256, size=(count, *self.image_shape), dtype=np.uint8)
+        labels = rng.integers(self.num_classes, size=count)
+        classes = np.arange(self.num_classes)
+        # One pixel of memory: nothing looks at them, but a data set has every class in each split.
+        blank = np.broadcast_to(np.uint8(0), (self.num_classes, *self.image_shape))
+        dataset = ImageDataset(
+            "noise",
+            tuple(map(str, classes)),
+            Split(np.arange(count), labels, ArrayImages(pixels)),
+            Split(count + classes, classes, ArrayImages(blank)),
+            Split(count + self.num_classes + classes, classes, ArrayImages(blank)),
+            self.image_shape,
+            self.horizontal_flip,
+            self.crop_padding,
+            fingerprint="noise",
+        )
+        channels = self.image_shape[0]
+        return PreparedData(dataset, (0.5,) * channels, (12**-0.5,) * channels)  # uniform on [0, 1]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is timed: an architecture and what is done with it."""
+
+    model: str
+    training: Training | None
+    """How it is trained; None for norms of the gradients of single samples."""
+    precision: ScoringPrecision = "fp32"
+    """Of these."""
+
+
+def probe_of(study: Study, kind: Kind) -> Probe:
+    """Return what stands for a stage with an architecture.
+
+    Trainings that differ only in how long they last and in learning rates are one probe, and a
+    network that is pruned is timed as it was before.
+    """
+    stage, model = kind
+    if stage == "scores":
+        return Probe(model, None, study.score_precision)
+    network = study.pruning_of_networks().retraining
+    assert network is not None
+    training = {
+        "query runs": study.training_of_queries(),
+        "trials": study.training,
+        "networks": network,
+    }[stage]
+    # At a rate of zero noise cannot make it diverge, and a step takes as long.
+    same = dataclasses.replace(
+        training, epochs=1, learning_rate=0.0, schedule="constant", milestones=(), warmup=0.0
+    )
+    return Probe(model, same)
+
+
+def timed(
+    probes: Iterable[Probe], noise: Noise, device: str, threads: int, seconds: float = SECONDS
+) -> dict[Probe, float]:
+    """Return the seconds of one sample pass of each probe, on one worker that has this device.
+
+    The threads and the random numbers of this process are left as they were. Where the seconds, in
+    which each is timed besides its start, are less than a batch takes, smaller batches are timed.
+    """
+    gpus = [torch.cuda.current_device()] if device == "cuda" else []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(gpus):
+            return {probe: _seconds_per_pass(probe, noise, device, seconds) for probe in probes}
+    finally:
+        torch.set_num_threads(before)
+
+
+def _seconds_per_pass(probe: Probe, noise: Noise, device: str, seconds: float) -> float:
+    torch.manual_seed(0)
+    if probe.training is None:
+        shard = make_shards(np.arange(noise.samples))[0]
+        limit = min(SCORING_BATCH, len(shard.positions))
+        return median_pace(_scoring(probe, noise.drawn(limit), device), limit, seconds)
+    limit = min(probe.training.batch_size, noise.samples)
+    timer = _training(probe.model, probe.training, noise.drawn(limit), device)
+    return median_pace(timer, limit, seconds)
+
+
+def median_pace(timer: Timer, limit: int, seconds: float) -> float:
+    """Return the median seconds of one sample, in batches as large as the time allows.
+
+    Batches grow from small ones for as long as the next ones fit into the time, since what a
+    sample takes in a small one says little of what it takes in a large one. The first batch of
+    every call of the timer pays for the start.
+    """
+    size = min(FIRST_BATCH, limit)
+    each = timer(size, 2, seconds)[-1] / size
+    while size < limit and each * min(GROWTH * size, limit) <= seconds / 4:
+        size = min(GROWTH * size, limit)
+        each = timer(size, 2, seconds)[-1] / size
+    if each * size > seconds / 4:
+        return each
+    return statistics.median(timer(size, BATCHES + 1, seconds)[1:]) / size
+
+
+class _Enough(Exception):  # noqa: N818 - no error: it ends a training
+    """All batches that there is time for are done."""
+
+
+class _Clock:
+    """Takes the time of each batch until there are enough; the first pays for the start."""
+
+    def __init__(self, device: str, count: int, seconds: float) -> None:
+        self.found: list[float] = []
+        self._device, self._count, self._seconds = device, count, seconds
+        self._begin = self._last = time.perf_counter()
+
+    def batch_done(self) -> None:
+        """Note a batch once the device has done it."""
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.found.append(now - self._last)
+        self._last = now
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no other batch is to be begun."""
+        late = self._last - self._begin >= self._seconds
+        return len(self.found) == self._count or (late and len(self.found) > 1)
+
+
+def _training(model: str, training: Training, data: PreparedData, device: str) -> Timer:
+    """Return what times steps of training on a device."""
+    network = new_model(model, data.dataset, device, trained=False)
+    batches = make_batches(data, data.dataset.train, torch.device(device))
+
+    def timer(size: int, count: int, seconds: float) -> list[float]:
+        clock = _Clock(device, count, seconds)
+
+        def after_step() -> None:
+            clock.batch_done()
+            if clock.is_over:
+                raise _Enough
+
+        with contextlib.suppress(_Enough):
+            train(
+                network,
+                batches,
+                torch.arange(size).repeat(count),
+                CrossEntropy(),
+                dataclasses.replace(training, batch_size=size),
+                Length(1, count),
+                0,
+                augment=training.augment,
+                after_step=after_step,
+            )
+        return clock.found
+
+    return timer
+
+
+def _scoring(probe: Probe, data: PreparedData, device: str) -> Timer:
+    """Return what times norms of the gradients of single samples on a device."""
+    worker = GradientWorker(data, probe.model, device, probe.precision)
+    state = flat_state(new_model(probe.model, data.dataset, "cpu", trained=False))
+
+    def timer(size: int, count: int, seconds: float) -> list[float]:
+        clock = _Clock(device, count, seconds)
+        while not clock.is_over:
+            worker.run("norm", Shard(0, np.arange(size)), state)
+            clock.batch_done()
+        return clock.found
+
+    return timer
+
+
+Measure = Callable[[Layout, Sequence[Probe], Noise], dict[Probe, float]]
+"""Times batches on a worker of a layout."""
+
+
+def measured_here(layout: Layout, probes: Sequence[Probe], noise: Noise) -> dict[Probe, float]:
+    """Time batches in this process."""
+    return timed(probes, noise, layout.device, layout.cpus)
+
+
+def measured_on_ray(layout: Layout, probes: Sequence[Probe], noise: Noise) -> dict[Probe, float]:
+    """Time batches in a worker of a layout.
+
+    Raises:
+        TimeoutError: If no worker has answered for too long.
+        RayError: If it failed.
+    """
+    task = ray.remote(_timing_task).options(**layout.ray_options(), max_retries=0)
+    reference = task.remote(layout, probes, noise)
+    try:
+        found: dict[Probe, float] = ray.get(reference, timeout=ANSWER_SECONDS)
+    except ray.exceptions.GetTimeoutError as error:
+        ray.cancel(reference, force=True)
+        raise TimeoutError(
+            f"no worker with {layout.needs} answered within {ANSWER_SECONDS:g} s"
+        ) from error
+    return found
+
+
+def _timing_task(layout: Layout, probes: Sequence[Probe], noise: Noise) -> dict[Probe, float]:
+    prepare_process(layout)
+    return measured_here(layout, probes, noise)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How long works take, and where the pace of each kind of them comes from."""
+
+    works: Sequence[Work]
+    like: Mapping[Kind, Mapping[Kind, Finished]]
+    """Finished runs that tell of each kind; none where it is timed."""
+    probes: Mapping[Kind, Probe]
+    """What is timed for the other kinds."""
+
+    @classmethod
+    def of(cls, study: Study, works: Sequence[Work], finished: Mapping[Kind, Finished]) -> Forecast:
+        """Return the forecast of a study's works, given what is finished."""
+        kinds = dict.fromkeys((each.stage, each.model) for each in works)
+        like = {kind: runs_like(kind, finished) for kind in kinds}
+        return cls(works, like, {kind: probe_of(study, kind) for kind in kinds if not like[kind]})
+
+    def sentence(
+        self, dataset: ImageDataset, layout: Layout, measure: Measure | None
+    ) -> str | None:
+        """Say how long each stage is likely to take, or why that is unknown.
+
+        Where there is something to be timed and nothing to measure with, return None.
+        """
+        measured: dict[Probe, float] = {}
+        if self.probes:
+            if measure is None:
+                return None
+            noise = Noise.like(dataset, in_memory=dataset.fits_decoded())
+            try:
+                measured = measure(layout, list(dict.fromkeys(self.probes.values())), noise)
+            except Exception as error:  # all else has been told, and the run itself does without
+                cause = getattr(error, "cause", None) or error  # what Ray wraps
+                told = isinstance(cause, RaydropError | TimeoutError)
+                return f"no estimate: {cause if told else in_one_line(cause)}"
+        pace = {k: sum(runs.values(), Finished()).pace for k, runs in self.like.items() if runs}
+        pace |= {kind: measured[probe] for kind, probe in self.probes.items()}
+        stages = stage_seconds(self.works, pace, layout.workers)
+        parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
+        workers = f"{layout.workers} worker" + ("s" if layout.workers > 1 else "")
+        reads = not isinstance(dataset.train.images, ArrayImages)
+        return (
+            f"{parts}: {duration(sum(stages.values()))} in all on {workers}, at the pace of "
+            f"{self._source()}, besides {self._left_out(reads=reads)}"
+        )
+
+    def _source(self) -> str:
+        """Say where the pace comes from."""
+        noise = "a few batches of noise on one worker alone"
+        runs = {kind: each for like in self.like.values() for kind, each in like.items()}
+        if not runs:
+            return noise
+        counts = Counter[str]()
+        for (stage, _), each in runs.items():
+            counts["query run" if stage == "query runs" else "trial"] += each.runs
+        told = [f"{count} finished {name}{'s' * (count > 1)}" for name, count in counts.items()]
+        models = sorted({model for _, model in self.probes})
+        return _listed([*told, *([f"for {_listed(models)} {noise}"] if models else [])])
+
+    def _left_out(self, *, reads: bool) -> str:
+        """Say what the pace does not have in it; ``reads`` whether images are read from files."""
+        parts = []
+        if self.probes:
+            searches = any(stage == "networks" for stage, _ in self.probes)
+            parts += ["reading images"] * reads + ["looking for what to prune"] * searches
+        return _listed([*parts, "starting the processes of each stage"])
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Join words as a sentence has them."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
