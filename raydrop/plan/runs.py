@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from raydrop.models import MODELS
 from raydrop.network import network_rule
 from raydrop.scores import METHODS, CheckpointMethod, score_method
 from raydrop.scores.source import Unit
 from raydrop.selection import QUOTAS, quota_rule
 from raydrop.study import SCHEMA, ScoringPrecision, Study, TrialConfig, config_hash
-from raydrop.study.catalogue import sources
+from raydrop.study.catalogue import Named, sources
 from raydrop.training.checkpoints import sampled_epochs, score_epoch
 from raydrop.training.losses import loss_rule
 
@@ -134,6 +135,7 @@ def query_run(
         "training": base["query_training"],
         "initialisation": initialisation,
         "partition": partition,
+        **sources(*_listed(model)),
     }
     # Each depends on the checkpoints that it leaves, and on no others.
     if initialisation == 0:
@@ -168,7 +170,8 @@ def score_run(study: Study, fingerprint: str, method: str, model: str, seed: int
 
 def trial_run(study: Study, trial: TrialConfig, fingerprint: str) -> TrialRun:
     """Return a trial, with its dense one where it prunes a network."""
-    quotas, named = quota_rule(trial.quotas), [QUOTAS.named(trial.quotas), loss_rule(trial.loss)]
+    quotas = quota_rule(trial.quotas)
+    named = [QUOTAS.named(trial.quotas), loss_rule(trial.loss), *_listed(trial.model)]
     methods = (None if trial.method == "none" else trial.method, quotas.method)
     score, quota_scores = (
         name and score_run(study, fingerprint, name, trial.query_model, trial.seed)
@@ -197,6 +200,11 @@ def trial_run(study: Study, trial: TrialConfig, fingerprint: str) -> TrialRun:
         named.append(network_rule(trial.network_method))
     config |= sources(*named)
     return TrialRun(trial, score or None, quota_scores or None, recalls, config, dense)
+
+
+def _listed(model: str) -> list[Named[Any]]:
+    """Return a model that is listed, rather than one of torchvision's."""
+    return [MODELS[model].named([])] if model in MODELS else []
 
 
 def dense_trial(study: Study, trial: TrialConfig) -> TrialConfig:

@@ -278,7 +278,7 @@ class Brought:
                 known.add(entry)
 
 
-_WAITING: dict[str, list[Entry[Any]]] = {}
+_WAITING: dict[str, list[Any]] = {}
 """What was brought for catalogues that are not loaded yet, by kind."""
 
 

@@ -17,6 +17,7 @@ from fake_study import FakeStudy
 
 from raydrop import cli
 from raydrop.errors import visible
+from raydrop.frontier import terminal as terminal_module
 from raydrop.frontier.growing import Watcher
 from raydrop.frontier.live import live_view
 from raydrop.store.tables import ScoreFacts, Units, write_scores
@@ -41,7 +42,7 @@ def attach(terminal: FakeTerminal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have both standard streams written to a terminal, and restore what a program sets up."""
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, terminal)
-    for console in (cli.console, cli.errors):
+    for console in (terminal_module.console, terminal_module.errors):
         monkeypatch.setattr(console, "_width", 2000)
         monkeypatch.setattr(console, "_height", 50)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
@@ -98,7 +99,7 @@ def test_following_a_sweep_shows_names_as_text(
     assert main(monkeypatch, "frontier", "--watch", folder) == 0
     check(terminal.getvalue(), times=3)
     snapshot = Watcher(folder).look()
-    console = type(cli.console)(file=FakeTerminal(), width=300)
+    console = terminal_module.Console(file=FakeTerminal(), width=300)
     console.print(live_view(snapshot, HOSTILE, 0.0, 10))
     check(console.file.getvalue(), times=2)  # type: ignore[attr-defined]
 

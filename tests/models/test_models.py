@@ -18,7 +18,7 @@ from raydrop.errors import ConfigError, NetworkError, ScoringError
 from raydrop.models import MODELS, Head, ImageShape, build_model, head_of
 from raydrop.network.measure import network_size
 from raydrop.network.saving import NetworkSpec, skeleton
-from raydrop.network.tracing import coupling_of
+from raydrop.network.adapter import coupling_of
 from raydrop.scores.gradients import coverage, last_layer_only, last_linear, per_sample_norm
 from raydrop.scores.gradients.memory import bytes_per_sample
 from raydrop.scores.quantities import embeddings_of

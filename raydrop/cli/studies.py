@@ -1,0 +1,124 @@
+"""Commands that start Ray: ``run`` a sweep, or ``score`` a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from raydrop.cli.options import Address, DataRoot, NumCpus, Out, OutFile, app
+from raydrop.cli.results import show_frontier
+from raydrop.cli.scripts import load_sweep, script_folder
+from raydrop.errors import IncompleteStudyError
+from raydrop.frontier.terminal import console
+
+
+@app.command(
+    epilog="Example: `raydrop run sweeps/digits.py --out results/digits`; "
+    "run it again to do only what is missing. `raydrop run s3://BUCKET/PREFIX --out results/again` "
+    "replays what was run there."
+)
+def run(
+    sweep: Annotated[
+        str,
+        Argument(
+            help="Script that defines `study`; or a study.json, or the folder or s3://..., "
+            "gs://... in which a run left one."
+        ),
+    ],
+    out: Out = None,
+    address: Address = None,
+    data_root: DataRoot = None,
+    data: Annotated[str | None, Option(help="Use this data set instead.")] = None,
+    model: Annotated[str | None, Option(help="Use this model instead.")] = None,
+    scale: Annotated[
+        str | None,
+        Option(help="Run another study of the script, by its name there, such as small."),
+    ] = None,
+    num_cpus: NumCpus = None,
+    gpus_per_worker: Annotated[
+        float | None, Option(min=0, help="Share of a GPU for each worker; 0 uses none.")
+    ] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and stop.")] = False,
+    log: Annotated[
+        str | None, Option(help="Log the front as it grows: tensorboard, mlflow or wandb.")
+    ] = None,
+) -> None:
+    """Run all four stages of a sweep: query runs, scores, trials, frontier."""
+    from raydrop.cluster.driver import Options, run_study
+    from raydrop.plan import replace_dataset
+
+    study = replace_dataset(load_sweep(sweep, scale, data), data, model)
+    options = Options(
+        out=out or Path("results") / study.name,
+        address=address,
+        data_root=data_root,
+        code=script_folder(sweep),
+        num_cpus=num_cpus,
+        gpus_per_worker=gpus_per_worker,
+        dry_run=dry_run,
+        log=log,
+    )
+    try:
+        outcome = run_study(study, options, console)
+    except KeyboardInterrupt:
+        console.print("Interrupted: what is finished stays; the same command does the rest.")
+        raise
+    if dry_run:
+        return
+    show_frontier(options.out)
+    if outcome.failed:
+        raise IncompleteStudyError(
+            f"Expected {outcome.planned} trials, found {outcome.failed} without a record; the "
+            "report says which and why, and the same command tries them again."
+        )
+
+
+@app.command(
+    epilog="Example: `raydrop score --data 'digits+long_tail(10)' --model small_cnn "
+    "--method el2n --out scores.parquet`"
+)
+def score(
+    data: Annotated[str, Option(help="Data set and variants.")],
+    model: Annotated[str, Option(help="Architecture of the query model.")],
+    method: Annotated[str, Option(help="Score; see `raydrop methods`.")],
+    out: OutFile = Path("scores.parquet"),
+    data_root: DataRoot = None,
+    epochs: Annotated[int, Option(min=1, help="Epochs of the query run.")] = 30,
+    batch_size: Annotated[int, Option(min=1, help="Samples per step.")] = 32,
+    learning_rate: Annotated[float, Option(help="Of SGD with momentum, cosine.")] = 0.1,
+    seed: Annotated[int, Option(min=0, help="Seed of the query run.")] = 0,
+    partitions: Annotated[
+        int, Option(min=1, help="Parts with a surrogate each, for moso and moso_loo.")
+    ] = 1,
+    initialisations: Annotated[
+        int, Option(min=1, help="Query runs that el2n and grand average over.")
+    ] = 1,
+    checkpoints: Annotated[
+        int, Option(min=1, help="Checkpoints that moso and its kind average over.")
+    ] = 10,
+    precision: Annotated[str, Option(help="Precision of gradients: fp32 or bf16.")] = "fp32",
+    address: Address = None,
+    num_cpus: NumCpus = None,
+    cache: Annotated[Path, Option(help="Keeps query runs and scores.")] = Path("results/scores"),
+) -> None:
+    """Score every training sample by one method, without a sweep."""
+    from raydrop.cluster.driver import Options, score_dataset
+    from raydrop.study import Study, Training
+
+    study = Study(
+        name="scores",
+        dataset=data,
+        model=model,
+        param_space={"method": method, "keep_fraction": 0.5},
+        seeds=(seed,),
+        training=Training(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),
+        partitions=partitions,
+        initialisations=initialisations,
+        checkpoints=checkpoints,
+        score_precision=precision,  # type: ignore[arg-type]  # Study checks it
+    )
+    options = Options(out=cache, address=address, data_root=data_root, num_cpus=num_cpus)
+    score_dataset(study, method, seed, options, out, console)
+    console.print(f"Scores: {out}")
