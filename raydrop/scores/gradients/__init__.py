@@ -16,7 +16,6 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -37,12 +36,7 @@ from raydrop.scores.gradients.checks import (
 )
 from raydrop.scores.gradients.memory import bytes_per_sample
 from raydrop.scores.gradients.operations import intercepted, plainly, with_tangents
-from raydrop.scores.gradients.paths import (
-    ParameterPath,
-    candidates,
-    general_reasons,
-    parameter_paths,
-)
+from raydrop.scores.gradients.paths import ParameterPath, parameter_paths
 from raydrop.scores.gradients.uses import Plan, Tape, UnplannedUseError, probe
 from raydrop.study import ScoringPrecision
 from raydrop.training.halving import is_out_of_memory
@@ -68,15 +62,14 @@ GENERAL_BYTES = 2**28
 _log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
 class _Known:
     """What was found out about a model, mostly by the shape of its inputs."""
 
-    plans: dict[Any, Plan] = field(default_factory=dict)
-    activations: dict[tuple[int, ...], int] = field(default_factory=dict)
-    forward_mode_agrees: dict[Any, bool] = field(default_factory=dict)
-    has_forward_mode: bool = True
-    general_is_said: bool = False
+    def __init__(self) -> None:
+        self.plans: dict[Any, Plan] = {}
+        self.activations: dict[tuple[int, ...], int] = {}
+        self.forward_mode_agrees: dict[Any, bool] = {}
+        self.has_forward_mode, self.general_is_said = True, False
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
@@ -209,8 +202,7 @@ def coverage(model: nn.Module, inputs: Tensor | None = None) -> tuple[ParameterP
     if inputs is None or not len(inputs) or not parameters_of(model):
         return parameter_paths(model, None)
     with prepared(model, inputs, inputs, torch.sum) as batch:
-        plan = probe(model, batch.names, candidates(model), batch.inputs, torch.sum)
-    return parameter_paths(model, plan)
+        return parameter_paths(model, probe(batch, torch.sum))
 
 
 @contextlib.contextmanager
@@ -295,7 +287,7 @@ def _forward_mode_agrees(batch: Batch) -> bool:
 def _backward_mode(batch: Batch, direction: Mapping[str, Tensor] | None) -> Tape:
     """Return squares and products from one backward pass over the outputs of layers."""
     if not len(batch.inputs):
-        return Tape(Plan(), batch.names, 0, direction, batch.inputs)
+        return Tape(batch, Plan(), direction)
     plan = _plan(batch)
     _say_general(batch.model, plan)
     batch.check_labels_fit(plan.classes)
@@ -323,7 +315,7 @@ def _by_rules(batch: Batch, plan: Plan, direction: Mapping[str, Tensor] | None) 
     Raises:
         UnplannedUseError: If the plan does not fit what the model does.
     """
-    tape = Tape(plan, batch.names, len(batch.inputs), direction, batch.inputs)
+    tape = Tape(batch, plan, direction)
     if not plan.ruled:
         return tape
     # If the general ones were differentiated too, autograd would pass the tape by. Layers stay
@@ -335,11 +327,7 @@ def _by_rules(batch: Batch, plan: Plan, direction: Mapping[str, Tensor] | None) 
 
 
 def _general(batch: Batch, names: frozenset[str]) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Yield whole gradients with respect to some parameters, a few samples at a time.
-
-    Yields:
-        The first sample, and tensors (b, *shape) by name.
-    """
+    """Yield a first sample, and some parameters' gradients (b, *shape) of it and the next ones."""
     wanted = {name: value for name, value in parameters_of(batch.model).items() if name in names}
     held = sum(value.numel() * value.element_size() for value in wanted.values())
     step = max(1, GENERAL_BYTES // (held + _activation_bytes(batch)))
@@ -403,16 +391,15 @@ def _whole(batch: Batch, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _plan(batch: Batch) -> Plan:
     """Return the plan of a model, probed once for each shape of inputs."""
-    model, inputs, labels = batch.model, batch.inputs, batch.labels
+    inputs, labels, plans = batch.inputs, batch.labels, _known(batch.model).plans
     key = (inputs.shape[1:], inputs.dtype, tuple(batch.names.items()))
-    plans = _known(model).plans
     if key not in plans:
         pair = labels[[0, min(1, len(labels) - 1)]]
 
         def losses(logits: Tensor) -> Tensor:
             return batch.losses_of(logits, batch.clamped(pair, logits.shape[-1]))
 
-        plans[key] = probe(model, batch.names, candidates(model), inputs, losses)
+        plans[key] = probe(batch, losses)
     return plans[key]
 
 
@@ -421,7 +408,8 @@ def _say_general(model: nn.Module, plan: Plan) -> None:
     if not plan.general or _known(model).general_is_said:
         return
     _known(model).general_is_said = True
-    told = [f"{name} ({reason})" for name, reason in sorted(general_reasons(model, plan).items())]
+    paths = [path for path in parameter_paths(model, plan) if path.path == "general"]
+    told = [f"{path.name} ({path.reason})" for path in sorted(paths, key=lambda path: path.name)]
     more = f" and {len(told) - 5} more" if len(told) > 5 else ""
     _log.warning(
         "Per-sample gradients of %d parameters take the general path, exact and slower: %s%s.",

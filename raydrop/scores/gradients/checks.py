@@ -56,6 +56,11 @@ class Batch:
         return {id(parameter): name for name, parameter in self.parameters.items()}
 
     @property
+    def candidates(self) -> frozenset[str]:
+        """Names of those that may have a rule; rules are of real numbers."""
+        return frozenset(name for name, p in self.parameters.items() if not p.is_complex())
+
+    @property
     def result_type(self) -> torch.dtype:
         """The widest real type of the parameters, float32 at least."""
         kinds = (value.dtype.to_real() for value in self.parameters.values())

@@ -131,78 +131,60 @@ class _Calls(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        operation = OPERATIONS.get(function)
+        operation, kwargs = OPERATIONS.get(function), kwargs or {}
         # A subclass of tensors may give a function another meaning.
         if operation is None or not PLAIN_TENSORS.issuperset(types):
-            return function(*args, **(kwargs or {}))
+            return function(*args, **kwargs)
+        bound = operation.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
         with torch._C.DisableTorchFunction():  # layers around this one watch too
-            return operation(self._perform, *args, **(kwargs or {}))
+            call = SimpleNamespace(**bound.arguments)
+            result = operation.perform(self._perform, function, call)
+            return function(*args, **kwargs) if result is NotImplemented else result
 
 
 PLAIN_TENSORS = frozenset((Tensor, nn.Parameter))
 
-# Each operation takes what performs it, and what its function of torch takes.
 
-SIGNATURES = {
-    function: inspect.signature(function)
-    for function in (
-        *(F.batch_norm, F.group_norm, F.layer_norm, F.rms_norm, F.instance_norm),
-        *(F.embedding, F.multi_head_attention_forward),
-    )
-}
+class Operation(NamedTuple):
+    """How the calls of a function of torch are seen."""
 
-
-def _bound(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
-    """Return all arguments of a call by name, defaults too."""
-    bound = SIGNATURES[function].bind(*args, **kwargs)
-    bound.apply_defaults()
-    return bound.arguments
+    perform: Callable[[Perform, Callable[..., Any], SimpleNamespace], Any]
+    """From what performs it, the function and its arguments by name to its result;
+    NotImplemented where such a call has no rule, so that torch computes it."""
+    signature: inspect.Signature
 
 
-def _linear(
-    perform: Perform,
-    input: Tensor,  # noqa: A002
-    weight: Tensor,
-    bias: Tensor | None = None,
-) -> Tensor:
-    if weight.dim() != 2:  # torch takes a vector too, for one output without an axis
-        return F.linear(input, weight, bias)
-    return perform(_linear_call(input, Slot(weight), Slot(bias)))
+def _linear(perform: Perform, _: Any, call: SimpleNamespace) -> Any:
+    if call.weight.dim() != 2:  # torch takes a vector too, for one output without an axis
+        return NotImplemented
+    return perform(_linear_call(call.input, Slot(call.weight), Slot(call.bias)))
 
 
 def _linear_call(x: Tensor, weight: Slot, bias: Slot) -> Call:
     return Call(x, weight, bias, cast(Compute, F.linear), LinearUse, features=1)
 
 
-def _convolution(
-    function: Callable[..., Tensor],
-    perform: Perform,
-    input: Tensor,  # noqa: A002
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | tuple[int, ...] = 1,
-    padding: str | int | tuple[int, ...] = 0,
-    dilation: int | tuple[int, ...] = 1,
-    groups: int = 1,
-) -> Tensor:
-    kernel = tuple(weight.shape[2:])
-    gaps = _each(dilation, kernel)
+def _convolution(perform: Perform, function: Callable[..., Tensor], call: SimpleNamespace) -> Any:
+    kernel = tuple(call.weight.shape[2:])
+    gaps = _each(call.dilation, kernel)
     use = partial(
         ConvUse,
-        padding=_padding(padding, kernel, gaps),
+        padding=_padding(call.padding, kernel, gaps),
         kernel=kernel,
-        stride=_each(stride, kernel),
+        stride=_each(call.stride, kernel),
         dilation=gaps,
-        groups=groups,
+        groups=call.groups,
     )
 
     def compute(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        return function(x, weight, bias, stride, padding, dilation, groups)
+        return function(x, weight, bias, call.stride, call.padding, call.dilation, call.groups)
 
     def tangents(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return cast(Tensor, _Convolution.apply(x, weight, bias, compute))  # type: ignore[no-untyped-call]
 
-    return perform(Call(input, Slot(weight), Slot(bias), compute, use, tangents=tangents))
+    slots = Slot(call.weight), Slot(call.bias)
+    return perform(Call(call.input, *slots, compute, use, tangents=tangents))
 
 
 def _each(value: int | tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -222,13 +204,12 @@ def _padding(
     return [(total // 2, total - total // 2) for total in totals]
 
 
-def _batch_norm(perform: Perform, *args: Any, **kwargs: Any) -> Tensor:
+def _batch_norm(perform: Perform, _: Any, call: SimpleNamespace) -> Any:
     """In eval mode one scaling and one shift per channel; in train mode as torch has it."""
-    call = _bound(F.batch_norm, args, kwargs)
-    mean, variance = call["running_mean"], call["running_var"]
-    if call["training"] or mean is None or variance is None:
-        return F.batch_norm(*args, **kwargs)
-    deviation = (variance + call["eps"]).sqrt()
+    mean, variance = call.running_mean, call.running_var
+    if call.training or mean is None or variance is None:
+        return NotImplemented
+    deviation = (variance + call.eps).sqrt()
 
     def scaled(
         scale_shift: Callable[..., Tensor], x: Tensor, weight: Tensor | None, bias: Tensor | None
@@ -241,23 +222,19 @@ def _batch_norm(perform: Perform, *args: Any, **kwargs: Any) -> Tensor:
 
     plain = partial(scaled, lambda x, scale, shift: torch.addcmul(shift, x, scale))
     use = partial(FixedScaleUse, mean=mean, deviation=deviation)
-    slots = Slot(call["weight"]), Slot(call["bias"])
-    return perform(
-        Call(call["input"], *slots, plain, use, tangents=partial(scaled, _ScaleShift.apply))
-    )
+    slots, tangents = (Slot(call.weight), Slot(call.bias)), partial(scaled, _ScaleShift.apply)
+    return perform(Call(call.input, *slots, plain, use, tangents=tangents))
 
 
-def _normalisation(
-    function: Callable[..., Tensor], perform: Perform, *args: Any, **kwargs: Any
-) -> Tensor:
-    call = _bound(function, args, kwargs)
-    x, weight = call.pop("input"), Slot(call.pop("weight"))
-    with_bias = "bias" in call
-    bias = Slot(call.pop("bias", None))
-    shape = tuple(call["normalized_shape"]) if "normalized_shape" in call else None
+def _normalisation(perform: Perform, function: Callable[..., Tensor], call: SimpleNamespace) -> Any:
+    others = vars(call)
+    x, weight = others.pop("input"), Slot(others.pop("weight"))
+    with_bias = "bias" in others
+    bias = Slot(others.pop("bias", None))
+    shape = tuple(others["normalized_shape"]) if "normalized_shape" in others else None
 
     def compute(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        return function(x, weight=weight, **({"bias": bias} if with_bias else {}), **call)
+        return function(x, weight=weight, **({"bias": bias} if with_bias else {}), **others)
 
     return perform(_scale_call(x, weight, bias, compute, shape))
 
@@ -270,13 +247,14 @@ def _scale_call(
     return Call(x, weight, bias, compute, use, None if shape is None else len(shape))
 
 
-def _product(perform: Perform, *factors: Any, **others: Any) -> Any:
+def _product(perform: Perform, _: Any, call: SimpleNamespace) -> Any:
     """Multiply; a parameter that scales the last axes, as a layer's scale does, has a rule."""
-    if others or len(factors) != 2:
-        return torch.mul(*factors, **others)
-    x, scale = reversed(factors) if isinstance(factors[0], nn.Parameter) else factors
+    if call.others or len(call.factors) != 2:
+        return NotImplemented
+    first, second = call.factors
+    x, scale = (second, first) if isinstance(first, nn.Parameter) else (first, second)
     if not _scales(scale, x):
-        return torch.mul(*factors)
+        return NotImplemented
 
     def compute(x: Tensor, weight: Tensor | None, _: Tensor | None) -> Tensor:
         return x if weight is None else x * weight
@@ -294,11 +272,10 @@ def _scales(scale: Any, x: Any) -> bool:
     return all(size in (1, there) for size, there in sizes)
 
 
-def _embedding(perform: Perform, *args: Any, **kwargs: Any) -> Tensor:
-    call = _bound(F.embedding, args, kwargs)
-    if call["max_norm"] is not None or call["scale_grad_by_freq"]:
-        return F.embedding(*args, **kwargs)
-    padding, entries = call["padding_idx"], len(call["weight"])
+def _embedding(perform: Perform, _: Any, call: SimpleNamespace) -> Any:
+    if call.max_norm is not None or call.scale_grad_by_freq:
+        return NotImplemented
+    padding, entries = call.padding_idx, len(call.weight)
     row = None if padding is None else padding % entries
 
     def compute(x: Tensor, table: Tensor | None, _: Tensor | None) -> Tensor:
@@ -309,17 +286,16 @@ def _embedding(perform: Perform, *args: Any, **kwargs: Any) -> Tensor:
         return y if row is None else torch.where((x == row)[..., None], y.detach(), y)
 
     use = partial(EmbeddingUse, entries=entries, padding=row)
-    return perform(Call(call["input"], Slot(call["weight"]), Slot(), compute, use, 0, tangents))
+    return perform(Call(call.input, Slot(call.weight), Slot(), compute, use, 0, tangents))
 
 
-def _attention(perform: Perform, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+def _attention(perform: Perform, _: Any, call: SimpleNamespace) -> Any:
     """Compute multi-head attention with its projections as plain linear layers."""
-    call = SimpleNamespace(**_bound(F.multi_head_attention_forward, args, kwargs))
     by_chance = call.training and call.dropout_p > 0
     # A causal attention without its mask is an error, and torch says so.
     unmasked = call.is_causal and call.attn_mask is None
     if by_chance or unmasked or call.static_k is not None or call.static_v is not None:
-        return F.multi_head_attention_forward(*args, **kwargs)
+        return NotImplemented
     batched, inputs = call.query.dim() == 3, (call.query, call.key, call.value)
     itself = call.query is call.key and call.key is call.value
     inputs = tuple(t.transpose(0, 1) if batched else t.unsqueeze(0) for t in inputs)
@@ -397,18 +373,29 @@ def _attend(
     return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2), weights
 
 
-OPERATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.linear: _linear,
-    **{each: partial(_convolution, each) for each in (F.conv1d, F.conv2d, F.conv3d)},
-    F.batch_norm: _batch_norm,
-    **{
-        each: partial(_normalisation, each)
-        for each in (F.group_norm, F.layer_norm, F.rms_norm, F.instance_norm)
-    },
-    F.embedding: _embedding,
-    F.multi_head_attention_forward: _attention,
-    torch.mul: _product,
-    Tensor.mul: _product,
+def _like(*names: str, **defaults: Any) -> inspect.Signature:
+    """Return the parameters of a function of torch that has no signature to be inspected."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    named = [inspect.Parameter(name, kind) for name in names]
+    optional = [inspect.Parameter(name, kind, default=each) for name, each in defaults.items()]
+    return inspect.Signature([*named, *optional])
+
+
+_LINEAR = _like("input", "weight", bias=None)
+_CONVOLUTION = _like("input", "weight", bias=None, stride=1, padding=0, dilation=1, groups=1)
+_PRODUCT = inspect.signature(lambda *factors, **others: (factors, others))
+_NORMS: tuple[Any, ...] = (F.group_norm, F.layer_norm, F.rms_norm, F.instance_norm)
+
+OPERATIONS: dict[Any, Operation] = {
+    F.linear: Operation(_linear, _LINEAR),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), Operation(_convolution, _CONVOLUTION)),
+    **{norm: Operation(_normalisation, inspect.signature(norm)) for norm in _NORMS},
+    F.batch_norm: Operation(_batch_norm, inspect.signature(F.batch_norm)),
+    F.embedding: Operation(_embedding, inspect.signature(F.embedding)),
+    F.multi_head_attention_forward: Operation(
+        _attention, inspect.signature(F.multi_head_attention_forward)
+    ),
+    **dict.fromkeys((torch.mul, Tensor.mul), Operation(_product, _PRODUCT)),
 }
 """Functions of torch with a rule."""
 

@@ -10,6 +10,8 @@ from torch.nn.utils import parametrize
 
 from raydrop.scores.gradients.uses import Plan
 
+Path = Literal["rule", "general", "frozen"]
+
 
 @dataclass(frozen=True)
 class ParameterPath:
@@ -18,8 +20,7 @@ class ParameterPath:
     name: str
     """As in ``named_parameters()``; a tied parameter has its first name."""
     shape: tuple[int, ...]
-    """Its shape."""
-    path: Literal["rule", "general", "frozen"]
+    path: Path
     """``rule``: by its layer's rule; ``general``: sample by sample; ``frozen``: not trainable."""
     layer: str
     """Class of the layer that holds it."""
@@ -34,36 +35,31 @@ def parameter_paths(model: nn.Module, plan: Plan | None) -> tuple[ParameterPath,
         model: Any model.
         plan: What was seen when it ran; without, the classes of its layers alone decide.
     """
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    general = trainable - known_by_class(model) if plan is None else plan.general
-    reasons = {} if plan is None else general_reasons(model, plan)
-    layers, paths = _holders(model), []
-    for name, parameter in model.named_parameters():
-        path: Literal["rule", "general", "frozen"] = "general" if name in general else "rule"
-        reason = reasons.get(name, f"nothing about {layers[name]} says that it has a rule")
-        if not parameter.requires_grad:
-            path = "frozen"
-        said = reason if path == "general" else ""
+    named = dict(model.named_parameters())
+    known = known_by_class(model)
+    layers = {  # of the first layer that holds it
+        f"{prefix}.{name}" if prefix else name: type(layer).__name__
+        for prefix, layer in model.named_modules(remove_duplicate=False)
+        for name, _ in layer._parameters.items()  # what TorchScript has there cannot be iterated
+    }
+
+    def reason(name: str) -> str:
+        if plan is None:
+            return f"nothing about {layers[name]} says that it has a rule"
+        if plan.reasons.get(name):
+            return plan.reasons[name]
+        if named[name].is_complex():
+            return "it is complex"
+        return "used outside its layer" if name in known else f"{layers[name]} has no rule for it"
+
+    paths = []
+    for name, parameter in named.items():
+        general = name not in known if plan is None else name in plan.general
+        path: Path = "general" if general else "rule"
+        path = path if parameter.requires_grad else "frozen"
+        said = reason(name) if path == "general" else ""
         paths.append(ParameterPath(name, tuple(parameter.shape), path, layers[name], said))
     return tuple(paths)
-
-
-def candidates(model: nn.Module) -> frozenset[str]:
-    """Return the trainable parameters that may have a rule; rules are of real numbers."""
-    named = model.named_parameters()
-    return frozenset(name for name, p in named if p.requires_grad and not p.is_complex())
-
-
-def general_reasons(model: nn.Module, plan: Plan) -> dict[str, str]:
-    """Return why parameters take the general path."""
-    real, known, layers = candidates(model), known_by_class(model), _holders(model)
-    reasons = {}
-    for name in plan.general:
-        reason = "used outside its layer" if name in known else f"{layers[name]} has no rule for it"
-        if name not in real:
-            reason = "it is complex"
-        reasons[name] = plan.reasons.get(name) or reason
-    return reasons
 
 
 def known_by_class(model: nn.Module) -> frozenset[str]:
@@ -82,24 +78,17 @@ def known_by_class(model: nn.Module) -> frozenset[str]:
     return frozenset(names.values()) - left_out
 
 
-def _holders(model: nn.Module) -> dict[str, str]:
-    """Return the class of the first layer that holds each parameter."""
-    return {
-        f"{prefix}.{name}" if prefix else name: type(layer).__name__
-        for prefix, layer in model.named_modules(remove_duplicate=False)
-        for name, _ in layer._parameters.items()  # what TorchScript has there cannot be iterated
-    }
-
-
 def _ruled(layer: nn.Module) -> list[tuple[nn.Module, str]]:
     """Return the parameters that have a rule by the class of a layer, as modules and names."""
     base = next((each for each in PLAIN if isinstance(layer, each)), None)
     if base is None or not _is_plain(layer, base):
         return []
+    roles = ("weight", "bias")
     if isinstance(layer, nn.MultiheadAttention):
-        inside = [(layer, name) for name in ATTENTION_PARAMETERS]
-        return [*inside, (layer.out_proj, "weight"), (layer.out_proj, "bias")]
-    return [(layer, "weight"), (layer, "bias")]
+        inside = [(layer, f"in_proj_{role}") for role in roles]
+        inside += [(layer, f"{each}_proj_weight") for each in "qkv"]
+        return [*inside, *((layer.out_proj, role) for role in roles)]
+    return [(layer, role) for role in roles]
 
 
 def _is_plain(layer: nn.Module, base: type[nn.Module]) -> bool:
@@ -121,11 +110,5 @@ PLAIN: tuple[type[nn.Module], ...] = (
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
 )
 """Layers whose own forward pass is known to call an operation with a rule."""
-
 HELPERS = frozenset(("forward", "_conv_forward", "_apply_instance_norm"))
 """Methods that make up that forward pass; a subclass counts if it leaves them as they are."""
-
-ATTENTION_PARAMETERS = (
-    *("in_proj_weight", "in_proj_bias"),
-    *("q_proj_weight", "k_proj_weight", "v_proj_weight"),
-)

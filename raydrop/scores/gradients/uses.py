@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raydrop.errors import ScoringError
 from raydrop.scores.gradients import checks
+from raydrop.scores.gradients.checks import Batch
 from raydrop.scores.gradients.operations import Call, Slot, intercepted
 from raydrop.scores.gradients.rules import Role, Use
 
@@ -61,11 +62,11 @@ class UnplannedUseError(Exception):
 class _Watching:
     """Computes with detached values of the parameters that have a rule, and names every use."""
 
-    def __init__(self, names: Mapping[int, str], ruled: frozenset[str], like: Tensor) -> None:
-        """Watch for the ``ruled`` ones among parameters, which have names by identity."""
-        self._names, self._ruled = names, ruled
+    def __init__(self, batch: Batch, ruled: frozenset[str]) -> None:
+        """Watch for some of a model's parameters."""
+        self._names, self._ruled = batch.names, ruled
         self._counts: Counter[str] = Counter()
-        self._anchor = torch.zeros((), device=like.device, requires_grad=True)
+        self._anchor = torch.zeros((), device=batch.inputs.device, requires_grad=True)
 
     def __call__(self, call: Call) -> Tensor:
         """Compute, and tell of the use."""
@@ -110,8 +111,8 @@ class _Seen:
 class _Probe(_Watching):
     """Keeps the inputs of every use."""
 
-    def __init__(self, names: Mapping[int, str], ruled: frozenset[str], like: Tensor) -> None:
-        super().__init__(names, ruled, like)
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch, batch.candidates)
         self.seen: dict[UseKey, _Seen] = {}
         self.reasons: dict[str, str] = {}
 
@@ -137,26 +138,12 @@ def _leave(reasons: dict[str, str], names: list[str], reason: str) -> None:
 class Tape(_Watching):
     """Reduces every sample's gradient to its square and its product with a direction."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        names: Mapping[int, str],
-        samples: int,
-        direction: Mapping[str, Tensor] | None,
-        like: Tensor,
-    ) -> None:
-        """Start with zero.
-
-        Args:
-            plan: Of the model.
-            names: Names of the trainable parameters by identity.
-            samples: B.
-            direction: Tensors by name, or None for squares alone.
-            like: A tensor on the model's device.
-        """
-        super().__init__(names, plan.ruled, like)
-        self._plan, self._samples, self._direction = plan, samples, direction
-        self.squares = torch.zeros(samples, dtype=torch.float64, device=like.device)
+    def __init__(self, batch: Batch, plan: Plan, direction: Mapping[str, Tensor] | None) -> None:
+        """Start with zero, (B,); without a direction for squares alone."""
+        super().__init__(batch, plan.ruled)
+        self._plan, self._samples, self._direction = plan, len(batch.inputs), direction
+        device = batch.inputs.device
+        self.squares = torch.zeros(self._samples, dtype=torch.float64, device=device)
         self.dots = torch.zeros_like(self.squares)
         self._whole: dict[str, Tensor] = {}
         self._differentiating = False
@@ -237,33 +224,25 @@ def _arranged(values: Tensor, axis: int, features: int | None) -> Tensor:
     return moved.reshape(len(moved), -1, *moved.shape[moved.dim() - features :])
 
 
-def probe(
-    model: nn.Module,
-    names: Mapping[int, str],
-    candidates: frozenset[str],
-    inputs: Tensor,
-    loss: Callable[[Tensor], Tensor],
-) -> Plan:
+def probe(batch: Batch, loss: Callable[[Tensor], Tensor]) -> Plan:
     """Find out how a model uses its parameters.
 
     Args:
-        model: In eval mode.
-        names: Names of the trainable parameters by identity.
-        candidates: Those that may have a rule.
-        inputs: A batch, (B, ...).
+        batch: A model and at least one sample.
         loss: From logits (2, ...) to losses (2,).
 
     Raises:
         ScoringError: If one sample's output depends on another sample of its batch or on chance,
             the loss on parameters or the logits on none, or the model changes itself.
     """
+    model, names, candidates = batch.model, batch.names, batch.candidates
 
     def run(pair: Tensor) -> tuple[_Probe, Tensor]:
-        watching = _Probe(names, candidates, inputs)
+        watching = _Probe(batch)
         with checks.tables_put_back(model), torch.enable_grad(), intercepted(model, watching):
             return watching, checks.logits_of(model(pair), 2)
 
-    pair, *others = _probe_pairs(inputs)
+    pair, *others = _probe_pairs(batch.inputs)
     with checks.unwritten(model):
         first, outputs = run(pair)
     if not outputs.requires_grad:
