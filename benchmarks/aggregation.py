@@ -138,7 +138,7 @@ def report(folder: Path) -> None:
 
     records = load_records(folder)
     step("records read", f"{len(records.trials)} trials")
-    resamples = resample(records, "class", 1000)
+    resamples = resample(records)
     step("1,000 joint resamples", "done")
     table = frontier_table(records.trials, records.class_names, resamples=resamples)
     step(

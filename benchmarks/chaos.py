@@ -34,7 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from raydrop.frontier import frontier_table, load_records, resample
+from raydrop.frontier import load_records, resample
+from raydrop.frontier.table import as_filed, table_of
 from raydrop.store import Store
 from raydrop.store.files import csv_text
 
@@ -145,14 +146,7 @@ def results(out: Path) -> dict[str, bytes]:
             for name, array in entry.arrays().items():
                 found[f"{kind} {entry.key} {name}"] = array.tobytes()
     records = load_records(out)
-    unit = records.chosen(None)
-    table = frontier_table(
-        records.trials,
-        records.class_names,
-        group_names=records.group_names,
-        by=unit,
-        resamples=resample(records, unit),
-    )
+    table = as_filed(table_of(records, resample(records)))
     return {**found, "frontier.csv": csv_text(table).encode()}
 
 

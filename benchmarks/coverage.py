@@ -390,7 +390,7 @@ def report_speed(points: int, seeds: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     processor = time.process_time()
     start = time.perf_counter()
-    resamples = resample(records, "class", 1000)
+    resamples = resample(records)
     middle = time.perf_counter()
     table = frontier_table(records.trials, resamples=resamples)
     end = time.perf_counter()

@@ -2,8 +2,8 @@
 
 After each finished trial its accuracies are logged, and the front as it stands. Ray Tune's own
 integrations log one curve per trial over its steps; a trial of ours reports once, and what grows is
-the study. So these build on Tune's ``LoggerCallback``, and count finished trials as steps. The
-store remains the record: whatever a logger does wrong costs no trial.
+the study. So finished trials are counted as steps. The store remains the record: whatever a logger
+does wrong costs no trial.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray.tune.logger import LoggerCallback
+from rich.console import Console
 
 from raydrop.errors import ConfigError, in_one_line, unknown_name
-from raydrop.frontier.growing import GrowingFront, Watcher, best_worst
 from raydrop.frontier.statistics.fronts import hypervolume
-from raydrop.frontier.table import worst_accuracy
-from raydrop.frontier.terminal import Console
+from raydrop.frontier.table import AVERAGE, WORST
+from raydrop.frontier.watch import GrowingFront, Watcher, best_worst
 from raydrop.plan.runs import TrialRun
 from raydrop.store import Place
-from raydrop.study import By, Study
+from raydrop.study import Study
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 """Loggers, by the name of their extra, and the package that each writes with."""
@@ -33,7 +33,7 @@ PROJECT = "raydrop"
 
 
 class Logger(Protocol):
-    """Somewhere to log to; one object for one run of a study."""
+    """Somewhere to log to; one object for one run of a study. Steps are finished trials."""
 
     place: str
     """Where to look, for the user."""
@@ -41,29 +41,24 @@ class Logger(Protocol):
     def log_trial(
         self, step: int, trial: Mapping[str, Any], accuracies: Mapping[str, float]
     ) -> None:
-        """Log one finished trial.
-
-        Args:
-            step: Finished trials of the study, this one included.
-            trial: Its configuration, strings and numbers.
-            accuracies: Its metrics by name.
-        """
+        """Log the trial that was finished last: its configuration, and metrics by name."""
 
     def log_front(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the front after ``step`` finished trials."""
+        """Log the front as it is then."""
 
     def close(self) -> None:
         """Write what is pending, and end."""
 
 
-class TensorBoardLogger:
-    """Scalars of the study under ``OUT/tensorboard``, and a run with hyperparameters per trial."""
+class TensorBoardLogger(Logger):
+    """Scalars of the study under ``OUT/tensorboard``, and a run with hyperparameters per trial.
 
-    def __init__(self, study: Study, place: Place) -> None:
-        """Open the log; a second run of the study goes on in the same folder."""
+    A second run of the study goes on in the same folder.
+    """
+
+    def __init__(self, study: Study, place: Place) -> None:  # noqa: ARG002
         from tensorboardX import SummaryWriter
 
-        del study
         folder, self._results = place.folder / "tensorboard", place
         self.place = f"tensorboard --logdir {folder}"
         self._writer = SummaryWriter(logdir=str(folder))
@@ -71,7 +66,6 @@ class TensorBoardLogger:
     def log_trial(
         self, step: int, trial: Mapping[str, Any], accuracies: Mapping[str, float]
     ) -> None:
-        """Log one finished trial; see :class:`Logger`."""
         for name, value in accuracies.items():
             self._writer.add_scalar(f"trial/{name}", value, step)
         self._writer.add_hparams(
@@ -79,22 +73,22 @@ class TensorBoardLogger:
         )
 
     def log_front(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the front; see :class:`Logger`."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is pending, upload it where results go to an object store, and end."""
         self._writer.close()
         self._results.upload("tensorboard")
 
 
-class MlflowLogger:
-    """A run for the study, with the front over steps, and a nested run for each trial."""
+class MlflowLogger(Logger):
+    """A run for the study, with the front over steps, and a nested run for each trial.
+
+    They are where ``MLFLOW_TRACKING_URI`` or MLflow's own default says.
+    """
 
     def __init__(self, study: Study, place: Place) -> None:
-        """Begin a run where MLflow is told to, by ``MLFLOW_TRACKING_URI`` or its own default."""
         import mlflow
 
         self._client = mlflow.MlflowClient()
@@ -102,42 +96,36 @@ class MlflowLogger:
         self._experiment = (
             self._client.create_experiment(PROJECT) if found is None else found.experiment_id
         )
-        run = self._client.create_run(
-            self._experiment, run_name=study.name, tags={"raydrop.out": place.called()}
-        )
-        self._run: str = run.info.run_id
-        for name, value in _facts(study).items():
-            self._client.log_param(self._run, name, value)
+        self._run = self._begin(study.name, {"raydrop.out": place.called()}, _facts(study))
         self.place = f"MLflow at {mlflow.get_tracking_uri()}, experiment {PROJECT}"
+
+    def _begin(self, name: str, tags: dict[str, str], parameters: Mapping[str, Any]) -> str:
+        run = self._client.create_run(self._experiment, run_name=name, tags=tags)
+        for key, value in parameters.items():
+            self._client.log_param(run.info.run_id, key, value)
+        return str(run.info.run_id)
 
     def log_trial(
         self, step: int, trial: Mapping[str, Any], accuracies: Mapping[str, float]
     ) -> None:
-        """Log one finished trial; see :class:`Logger`."""
-        tags = {"mlflow.parentRunId": self._run}
-        run = self._client.create_run(self._experiment, run_name=trial_name(trial), tags=tags)
-        for name, value in trial.items():
-            self._client.log_param(run.info.run_id, name, value)
+        run = self._begin(trial_name(trial), {"mlflow.parentRunId": self._run}, trial)
         for name, value in accuracies.items():
-            self._client.log_metric(run.info.run_id, name, value, step=step)
+            self._client.log_metric(run, name, value, step=step)
             self._client.log_metric(self._run, f"trial/{name}", value, step=step)
-        self._client.set_terminated(run.info.run_id)
+        self._client.set_terminated(run)
 
     def log_front(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the front; see :class:`Logger`."""
         for name, value in metrics.items():
             self._client.log_metric(self._run, name, value, step=step)
 
     def close(self) -> None:
-        """End the study's run."""
         self._client.set_terminated(self._run)
 
 
-class WandbLogger:
-    """A W&B run for the study, with a row of history for each finished trial."""
+class WandbLogger(Logger):
+    """A W&B run for the study, with a row of history per trial; its files go to ``OUT/wandb``."""
 
     def __init__(self, study: Study, place: Place) -> None:
-        """Begin a run; its local files go to ``OUT/wandb``."""
         import wandb
 
         place.folder.mkdir(parents=True, exist_ok=True)
@@ -149,16 +137,13 @@ class WandbLogger:
     def log_trial(
         self, step: int, trial: Mapping[str, Any], accuracies: Mapping[str, float]
     ) -> None:
-        """Log one finished trial; see :class:`Logger`."""
         row = {f"trial/{name}": value for name, value in {**trial, **accuracies}.items()}
         self._run.log(row, step=step, commit=False)
 
     def log_front(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the front; see :class:`Logger`."""
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
-        """Send what is pending, and end."""
         self._run.finish()
 
 
@@ -176,17 +161,10 @@ class FrontCallback(LoggerCallback):
     def __init__(
         self, logger: Logger, front: GrowingFront, runs: Mapping[str, TrialRun], console: Console
     ) -> None:
-        """Begin with what earlier runs of the study have finished.
-
-        Args:
-            logger: Where to log.
-            front: Every finished trial.
-            runs: Trials of the study by their id.
-            console: Where a failing logger is told of, once.
-        """
+        """Begin with the front that earlier runs of the study have left, and its trials by id."""
         self._logger, self._front, self._runs = logger, front, runs
         self._console = console
-        self._works = True
+        self._failed = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave connections out of the copy of itself that Tuner keeps on disk and never reads."""
@@ -200,12 +178,12 @@ class FrontCallback(LoggerCallback):
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         """Log a trial that left a record."""
         result = trial.last_result
-        if failed or "average_accuracy" not in result:
+        if failed or AVERAGE not in result:
             return
         config = self._runs[trial.config["trial_id"]].trial.as_dict()
-        average, worst = result["average_accuracy"], result["worst_class_accuracy"]
+        average, worst = result[AVERAGE], result["worst_class_accuracy"]
         self._front.add(config, average, worst)
-        accuracies = {"average_accuracy": average, worst_accuracy(self._front.by): worst}
+        accuracies = {AVERAGE: average, f"worst_{self._front.by}_accuracy": worst}
         self._carefully(
             lambda: self._logger.log_trial(self._front.finished, config, accuracies),
             self._log_front,
@@ -220,21 +198,18 @@ class FrontCallback(LoggerCallback):
 
     def _carefully(self, *actions: Callable[[], None]) -> None:
         """Log, or say once that it failed and leave it at that: a trial is worth more."""
-        if not self._works:
+        if self._failed:
             return
         try:
             for action in actions:
                 action()
         except Exception as error:
-            self._works = False
+            self._failed = True
             self._console.print(f"Logging stops, the sweep goes on: {in_one_line(error)}")
 
 
 def check_logger(name: str) -> None:
     """Refuse a logger that does not exist or is not installed.
-
-    Args:
-        name: One of :data:`PACKAGES`.
 
     Raises:
         ConfigError: Says which there are, or what to install.
@@ -250,11 +225,7 @@ def check_logger(name: str) -> None:
 
 @contextlib.contextmanager
 def front_logging(
-    name: str,
-    study: Study,
-    place: Place,
-    runs: Mapping[str, TrialRun],
-    console: Console,
+    name: str, study: Study, place: Place, runs: Mapping[str, TrialRun], console: Console
 ) -> Iterator[tuple[LoggerCallback, ...]]:
     """Give Tune's callbacks for a logger, and close it afterwards.
 
@@ -264,9 +235,6 @@ def front_logging(
         place: Of results, with the study's ``study.json``.
         runs: Its trials by their id.
         console: Says where the log is.
-
-    Yields:
-        The callbacks.
 
     Raises:
         ConfigError: If the logger cannot be opened.
@@ -289,10 +257,7 @@ def front_logging(
 
 
 def front_metrics(front: GrowingFront) -> dict[str, float]:
-    """Return the front as numbers that can be followed over time.
-
-    Args:
-        front: At least one finished trial.
+    """Return a front of at least one finished trial as numbers that can be followed over time.
 
     Returns:
         ``best_worst_class/keep_0.2`` and so on (or ``best_worst_group``): the highest mean
@@ -310,12 +275,10 @@ def front_metrics(front: GrowingFront) -> dict[str, float]:
         prefix = f"{model}/" if several else ""
         # Without parentheses, which MLflow refuses in names.
         prefix += "" if target == "none" else f"{str(target).replace('(', '_').rstrip(')')}/"
-        accuracies = rows[["average_accuracy", worst_accuracy(by)]]
-        metrics[f"front/{prefix}hypervolume"] = hypervolume(accuracies.to_numpy())
+        metrics[f"front/{prefix}hypervolume"] = hypervolume(rows[[AVERAGE, WORST]].to_numpy())
         metrics[f"front/{prefix}points"] = float(rows["on_front"].sum())
-        for row in best_worst(rows, by).to_dict("records"):
-            name = f"best_worst_{by}/{prefix}keep_{row['keep_fraction']:g}"
-            metrics[name] = row[worst_accuracy(by)]
+        for row in best_worst(rows).to_dict("records"):
+            metrics[f"best_worst_{by}/{prefix}keep_{row['keep_fraction']:g}"] = row[WORST]
     return metrics
 
 
@@ -331,5 +294,4 @@ def trial_name(trial: Mapping[str, Any]) -> str:
 
 
 def _facts(study: Study) -> dict[str, Any]:
-    by: By = study.by
-    return {"dataset": study.dataset, "model": study.model, "by": by, "budget": study.budget}
+    return {name: getattr(study, name) for name in ("dataset", "model", "by", "budget")}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from raydrop.frontier.names import has_several_models, scorer_name
+from raydrop.frontier.points import has_several_models, scorer_name
 from raydrop.frontier.sources import Sources, scorer_of
 
 UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))

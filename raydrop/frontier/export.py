@@ -6,7 +6,7 @@ with one decimal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,18 @@ from typing import Any
 import pandas as pd
 
 from raydrop.errors import ConfigError, unknown_name, visible
-from raydrop.frontier.names import has_several_models, series_name, setting_name, target_place
+from raydrop.frontier.points import (
+    has_several_models,
+    rows_of,
+    series_name,
+    setting_name,
+    target_place,
+)
 from raydrop.frontier.records import Records, load_records
-from raydrop.frontier.table import frontier_table, worst_accuracy
+from raydrop.frontier.table import AVERAGE, WORST, table_of
+from raydrop.frontier.units import column
 from raydrop.store import Place
 from raydrop.store.files import csv_text, parquet_bytes
-from raydrop.study import By
 
 SUFFIXES = {"csv": "csv", "parquet": "parquet", "latex": "tex"}
 """Formats, and how their files are called by default: ``table.csv`` and so on."""
@@ -37,8 +43,6 @@ ROW = (
 """What tells rows apart: everything that distinguishes points except the keep fraction. The
 sparsity is a mean over keep fractions of what was measured."""
 
-AVERAGE = "average_accuracy"
-
 
 @dataclass(frozen=True, eq=False)
 class Export:
@@ -47,13 +51,11 @@ class Export:
     records: Records
     """What was read, and what was missing."""
     table: pd.DataFrame
-    """A row per point, as in ``frontier.csv``."""
+    """A row per point, as from :func:`~raydrop.frontier.table.frontier_table`."""
     path: Path
     """The written file."""
     called: str
     """Where it is, for people."""
-    by: By
-    """Whether the worst case is that of a class or of a group."""
 
 
 def export_table(
@@ -76,29 +78,30 @@ def export_table(
     """
     if kind not in SUFFIXES:
         raise unknown_name("value of --format", kind, SUFFIXES)
-    records = load_records(directory)
-    unit = records.chosen(by)
-    table = frontier_table(
-        records.trials, records.class_names, group_names=records.group_names, by=unit
-    )
+    records = load_records(directory, by)
+    table = table_of(records)
     place, name = records.place, f"table.{SUFFIXES[kind]}"
     if out is not None:
         place, name = Place(Path(out).parent), Path(out).name
-    path = place.folder / name
-    if path.is_dir():
-        raise ConfigError(f"Expected a file to write for --out, found the folder {path}; name one.")
-    content = _content(table, unit, kind)
+    if (place.folder / name).is_dir():
+        folder = place.folder / name
+        raise ConfigError(
+            f"Expected a file to write for --out, found the folder {folder}; name one."
+        )
+    if kind == "latex":
+        content = latex_table(table).encode()
+    else:
+        wide = wide_table(table)
+        content = csv_text(wide).encode() if kind == "csv" else parquet_bytes(wide)
     place.make()
-    path, called = place.write(name, content), place.called(name, here=True)
-    return Export(records, table, path, called, unit)
+    return Export(records, table, place.write(name, content), place.called(name, here=True))
 
 
-def wide_table(table: pd.DataFrame, by: By = "class") -> pd.DataFrame:
+def wide_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row per method and quotas, with every keep fraction's numbers in columns.
 
     Args:
         table: Points of one data set, as from :func:`~raydrop.frontier.frontier_table`.
-        by: Whether the worst case is that of a class or of a group.
 
     Returns:
         :data:`ROW`, and for each keep fraction, such as 0.2, ``keep_0.2_n_seeds`` and
@@ -108,7 +111,7 @@ def wide_table(table: pd.DataFrame, by: By = "class") -> pd.DataFrame:
         loss and network; random pruning follows.
     """
     values = ["n_seeds"]
-    for name in (AVERAGE, worst_accuracy(by)):
+    for name in _measures(table):
         values += [name, f"{name}_min", f"{name}_max"]
     rows = [name for name in ROW if name != "network_sparsity"]
     sparsity = table.groupby(rows, dropna=False)["network_sparsity"].transform("mean")
@@ -118,12 +121,12 @@ def wide_table(table: pd.DataFrame, by: By = "class") -> pd.DataFrame:
     flat = {_column(keep, name): wide[name][keep] for keep in keeps for name in values}
     whole = {_column(keep, "n_seeds"): "Int64" for keep in keeps}
     result = pd.DataFrame(flat).astype(whole).reset_index()
-    found = result.to_dict("records")
-    order = sorted(range(len(found)), key=lambda place: _place(found[place]))
+    found = rows_of(result)
+    order = sorted(range(len(found)), key=lambda row: _place(found[row]))
     return result.iloc[order].reset_index(drop=True)
 
 
-def latex_table(table: pd.DataFrame, by: By = "class") -> str:
+def latex_table(table: pd.DataFrame) -> str:
     r"""Return a ``tabular`` for a paper; it needs ``\usepackage{booktabs}``.
 
     Accuracies are percentages: the mean over seeds and, small, the lowest and the highest seed,
@@ -132,26 +135,21 @@ def latex_table(table: pd.DataFrame, by: By = "class") -> str:
     fraction to stand under, so it spans them.
 
     Args:
-        table: Points of one data set, as from :func:`~raydrop.frontier.frontier_table`.
-        by: Whether the worst case is that of a class or of a group.
+        table: As for :func:`wide_table`.
     """
-    wide, worst = wide_table(table, by), worst_accuracy(by)
+    wide, several = wide_table(table), has_several_models(table)
     pruned = table[table["method"] != "none"]
     keeps = sorted(float(keep) for keep in pruned["keep_fraction"].unique())
+    columns = [(keep, name) for keep in keeps for name in _measures(table)]
     blocks = list(wide.groupby(["model", "loss", "network_target"], sort=False))
-    lines = [
-        *_preamble(table, by),
-        rf"\begin{{tabular}}{{l{'rr' * len(keeps) or 'l'}}}",
-        r"\toprule",
-    ]
-    lines += _header(keeps, by)
+    lines = [*_preamble(table), rf"\begin{{tabular}}{{l{'r' * len(columns) or 'l'}}}", r"\toprule"]
+    lines += _header(keeps, table["unit"].iloc[0])
     for _, rows in blocks:
         lines.append(r"\midrule")
         if len(blocks) > 1:
-            several = has_several_models(table)
-            title = setting_name(rows.iloc[0].to_dict(), several_models=several)
-            lines.append(rf"\multicolumn{{{_width(keeps)}}}{{l}}{{\emph{{{escape(title)}}}}} \\")
-        lines += _body(rows, keeps, (AVERAGE, worst))
+            title = escape(setting_name(rows.iloc[0].to_dict(), several_models=several))
+            lines.append(rf"\multicolumn{{{1 + len(columns)}}}{{l}}{{\emph{{{title}}}}} \\")
+        lines += _body(rows, columns, _measures(table))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -172,13 +170,6 @@ _ESCAPES = {
 }
 
 
-def _content(table: pd.DataFrame, by: By, kind: str) -> bytes:
-    if kind == "latex":
-        return latex_table(table, by).encode()
-    wide = wide_table(table, by)
-    return csv_text(wide).encode() if kind == "csv" else parquet_bytes(wide)
-
-
 def _place(row: Mapping[Any, Any]) -> tuple[Any, ...]:
     """Order rows: by model and loss, all the data first, random next, no quotas before others."""
     method, quotas = row["method"], row["quotas"]
@@ -187,45 +178,47 @@ def _place(row: Mapping[Any, Any]) -> tuple[Any, ...]:
     return row["model"], row["loss"], *network, *first, quotas != "none", quotas
 
 
-def _preamble(table: pd.DataFrame, by: By) -> list[str]:
+def _preamble(table: pd.DataFrame) -> list[str]:
     """Say in comments what the numbers are, since a caption is the author's."""
+    unit = table["unit"].iloc[0]
     fewest, most = table["n_seeds"].min(), table["n_seeds"].max()
     seeds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     seeds += " seed" if most == 1 else " seeds"
     names = visible(", ".join(sorted(table["dataset"].unique())))  # a comment ends with its line
     return [
-        rf"% {names}: average and worst-{by} accuracy in percent, mean over {seeds};",
-        rf"% small: lowest to highest seed. The worst {by} is each seed's own. Bold: best of its",
+        rf"% {names}: average and worst-{unit} accuracy in percent, mean over {seeds};",
+        rf"% small: lowest to highest seed. The worst {unit} is each seed's own. Bold: best of its",
         r"% column. Needs \usepackage{booktabs}.",
     ]
 
 
-def _header(keeps: Iterable[float], by: By) -> list[str]:
+def _header(keeps: list[float], unit: str) -> list[str]:
     groups = [rf"\multicolumn{{2}}{{c}}{{keep {keep:g}}}" for keep in keeps]
     rules = [rf"\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(groups))]
-    names = ["method + quotas", *["average", f"worst {by}"] * len(groups)]
+    names = ["method + quotas", *["average", f"worst {unit}"] * len(groups)]
     head = [" & ".join(["", *groups]).lstrip() + r" \\", " ".join(rules)] if groups else []
     return [*head, " & ".join(names) + r" \\"]
 
 
-def _width(keeps: list[float]) -> int:
-    return 1 + 2 * len(keeps)
+def _measures(table: pd.DataFrame) -> tuple[str, str]:
+    return AVERAGE, column(WORST, table["unit"].iloc[0])
 
 
-def _body(rows: pd.DataFrame, keeps: list[float], measures: tuple[str, str]) -> list[str]:
-    columns = [(keep, measure) for keep in keeps for measure in measures]
+def _body(
+    rows: pd.DataFrame, columns: list[tuple[float, str]], measures: tuple[str, str]
+) -> list[str]:
     pruned = rows[rows["method"] != "none"]
-    best = {column: _best(pruned[_column(*column)]) for column in columns}
+    best = {each: _best(pruned[_column(*each)]) for each in columns}
     lines = []
-    for row in rows.to_dict("records"):
+    for row in rows_of(rows):
         name = escape(series_name(row))
         if row["method"] == "none":
             average, worst = (_cell(row, 1.0, measure) for measure in measures)
             text = f"average {average}, worst {worst}"
-            lines.append(rf"{name} & {_spanning(text, keeps)} \\")
+            cells = [rf"\multicolumn{{{len(columns)}}}{{c}}{{{text}}}" if columns else text]
         else:
-            cells = [_cell(row, *column, best[column]) for column in columns]
-            lines.append(" & ".join([name, *cells]) + r" \\")
+            cells = [_cell(row, *each, best[each]) for each in columns]
+        lines.append(" & ".join([name, *cells]) + r" \\")
     return lines
 
 
@@ -235,18 +228,14 @@ def _best(values: pd.Series[float]) -> float | None:
     return highest if values.min() < highest else None
 
 
-def _spanning(text: str, keeps: list[float]) -> str:
-    return rf"\multicolumn{{{_width(keeps) - 1}}}{{c}}{{{text}}}" if keeps else text
-
-
 def _column(keep: float, measure: str) -> str:
     return f"keep_{keep:g}_{measure}"
 
 
 def _cell(row: Mapping[Any, Any], keep: float, measure: str, best: float | None = None) -> str:
     """Return a mean and the range of its seeds, in percent; a dash where there is nothing."""
-    column = _column(keep, measure)
-    mean = row[column]
+    place = _column(keep, measure)
+    mean = row[place]
     if pd.isna(mean):
         return "--"
     text = f"{100 * mean:.1f}"
@@ -254,5 +243,5 @@ def _cell(row: Mapping[Any, Any], keep: float, measure: str, best: float | None 
         text = rf"\textbf{{{text}}}"
     if row[_column(keep, "n_seeds")] < 2:
         return text
-    low, high = (100 * row[f"{column}_{end}"] for end in ("min", "max"))
+    low, high = (100 * row[f"{place}_{end}"] for end in ("min", "max"))
     return rf"{text} {{\scriptsize {low:.1f}--{high:.1f}}}"

@@ -8,7 +8,8 @@ training on all of them, with the same loss and the same seeds.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,18 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
+from raydrop.frontier.points import (
+    ALL,
+    DENSE_NETWORK,
+    SERIES,
+    Point,
+    data_of,
+    is_dense,
+    points_of,
+    references,
+)
 from raydrop.frontier.records import Records
+from raydrop.frontier.table import AVERAGE, WORST
 from raydrop.metrics import recalls
 from raydrop.metrics.harm import (
     accuracy_on_and_off,
@@ -27,26 +39,15 @@ from raydrop.metrics.harm import (
     share_by_unit,
 )
 from raydrop.store import Store
-from raydrop.study import By
 
 Floats = NDArray[np.float64]
-Predictions = NDArray[np.integer[Any]]
-Read = Callable[[str], Predictions]
+Read = Callable[[str], NDArray[np.integer[Any]]]
 
-POINT = (
-    "model",
-    "query_model",
-    "method",
-    "quotas",
-    "keep_fraction",
-    "loss",
-    "network_method",
-    "network_target",
-)
-"""What makes a point here."""
+ORDER = [*SERIES, "keep_fraction", "loss", "network_method", "network_target"]
+"""What makes a point here; rows are ordered by it."""
 
 COLUMNS = (
-    *POINT,
+    *ORDER,
     "pruned",
     "n_seeds",
     "average_accuracy_change",
@@ -78,9 +79,6 @@ ONE_SEED = (
 )
 TWO_SEEDS = "two seeds: where they disagree, a modal label is the class with the lower index"
 
-_SAME_DATA = ["dataset", "model", "query_model", "method", "quotas", "keep_fraction", "budget"]
-_SAME_NETWORK = ["dataset", "model", "loss", "budget"]
-
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -91,17 +89,22 @@ class Pairs:
     dense: pd.DataFrame
     """S rows in the same order."""
 
-    def accuracies(self, by: By) -> tuple[Floats, Floats, Floats]:
+    def accuracies(self) -> tuple[Floats, Floats, Floats]:
         """Return those of classes or groups: pruned (S, U), dense (S, U), and test samples (U,)."""
-        totals = np.array(self.pruned[f"test_by_{by}"].iloc[0])
+        totals = np.array(self.pruned["totals"].iloc[0])
         one, other = (
-            recalls(np.array(side[f"correct_by_{by}"].tolist()), totals)
+            recalls(np.array(side["correct"].tolist()), totals)
             for side in (self.pruned, self.dense)
         )
         return one, other, totals.astype(np.float64)
 
+    def changes(self, name: str) -> Floats:
+        """Return the pruned minus the dense values (S,) of a column."""
+        found: Floats = self.pruned[name].to_numpy() - self.dense[name].to_numpy()
+        return found
 
-def harm_table(records: Records, by: By = "class") -> pd.DataFrame:
+
+def harm_table(records: Records) -> pd.DataFrame:
     """Return what pruning harms, a row for each point that has a reference with the same seeds.
 
     ``pruned`` is ``network`` or ``data``, whichever sets a point apart from its reference; only
@@ -130,11 +133,10 @@ def harm_table(records: Records, by: By = "class") -> pd.DataFrame:
     * ``note`` says what one or two seeds do not permit.
 
     Args:
-        records: As from :func:`~raydrop.frontier.records.load_records`.
-        by: Whether units are classes or groups.
+        records: Their ``unit`` is what units are.
 
     Returns:
-        Rows with :data:`COLUMNS`, ordered by :data:`POINT`; none where nothing was pruned or no
+        Rows with :data:`COLUMNS`, ordered by :data:`ORDER`; none where nothing was pruned or no
         reference is finished.
 
     Raises:
@@ -142,80 +144,67 @@ def harm_table(records: Records, by: By = "class") -> pd.DataFrame:
     """
     # Neighbouring points have their references in common.
     read = functools.lru_cache(_REMEMBERED)(records.predictions)
-    rows = [
-        dict(zip(POINT, point, strict=True)) | _row(records, pairs, by, read)
-        for point, pairs in _points(records)
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    rows = [point | _row(records, pairs, read) for point, pairs in _pairs(records)]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.sort_values(ORDER, kind="stable", ignore_index=True)
 
 
-def references(records: Records) -> dict[str, str]:
+def dense_trials(records: Records) -> dict[str, str]:
     """Return the trial that each pruned one is compared with, by trial ids.
 
-    A network trial's configuration names its dense trial. Where it does not, that is the only trial
-    of the same data selection, model and seed whose network is not pruned. A trial of a part of the
-    data has that of all the data with the same model, loss and seed.
+    A network trial's configuration names its dense trial; where it does not, that is the one of the
+    same data and seed, if one alone can be meant. A trial of a part of the data has that of all the
+    data with the same model, loss and seed.
     """
-    trials, store = records.trials, Store(records.place, glance=True)
-    finished = set(trials["trial_id"])
-    dense = trials[trials["network_method"] == "none"]
-    whole = dense[dense["method"] == "none"]
+    store, finished = Store(records.place, glance=True), {*records.trials["trial_id"]}
+    points, groups = zip(*points_of(records.trials), strict=True)
     found = {}
-    for row in trials.to_dict("records"):
-        key = str(row["trial_id"])
-        if row["network_method"] != "none":
-            entry = store.peek("trial", key)
-            named = None if entry is None else entry.config.get("dense")
-            reference = (isinstance(named, str) and named) or _only(dense, row, _SAME_DATA)
-        else:
-            reference = None if row["method"] == "none" else _only(whole, row, _SAME_NETWORK)
-        if reference in finished:
-            found[key] = str(reference)
+    dense_points = Counter(data_of(point) for point in points if is_dense(point))
+    for point, rows, named in zip(points, groups, references(points), strict=True):
+        place = named.get(ALL if is_dense(point) else DENSE_NETWORK)
+        if not is_dense(point) and dense_points[data_of(point)] > 1:
+            place = None
+        dense = rows.head(0) if place is None else groups[place]
+        others = dict(zip(dense["seed"], dense["trial_id"], strict=True))
+        for key, seed in zip(rows["trial_id"], rows["seed"], strict=True):
+            entry = None if is_dense(point) else store.peek("trial", key)
+            told = None if entry is None else entry.config.get("dense")
+            other = told if told and isinstance(told, str) else others.get(seed)
+            if other in finished:
+                found[str(key)] = str(other)
     return found
 
 
-def _only(trials: pd.DataFrame, row: Mapping[Any, Any], same: list[str]) -> str | None:
-    """Return the trial that shares some columns and the seed with a row, if there is just one."""
-    alike = np.logical_and.reduce([trials[name] == row[name] for name in [*same, "seed"]])
-    ids = trials["trial_id"][alike]
-    return str(ids.iloc[0]) if len(ids) == 1 else None
+def _pairs(records: Records) -> Iterator[tuple[Point, Pairs]]:
+    """Yield every point that has references."""
+    dense = dense_trials(records)
+    results = records.results.set_index("trial_id", drop=False)
+    compared = results[results["trial_id"].isin(list(dense))]
+    for point, rows in points_of(compared):
+        yield point, Pairs(rows, results.loc[[dense[key] for key in rows["trial_id"]]])
 
 
-def _points(records: Records) -> Iterator[tuple[tuple[Any, ...], Pairs]]:
-    """Yield every point that has references, in order."""
-    to_dense = references(records)
-    trials = records.trials.set_index("trial_id", drop=False)
-    compared = trials[trials["trial_id"].isin(list(to_dense))]
-    ordered = compared.sort_values([*POINT, "seed"], kind="stable")
-    for point, seeds in ordered.groupby(list(POINT), sort=True):
-        yield point, Pairs(seeds, trials.loc[[to_dense[key] for key in seeds["trial_id"]]])
-
-
-def _row(records: Records, pairs: Pairs, by: By, read: Read) -> dict[str, Any]:
+def _row(records: Records, pairs: Pairs, read: Read) -> dict[str, Any]:
     network, seeds = pairs.pruned["network_method"].iloc[0] != "none", len(pairs.pruned)
     return {
         "pruned": "network" if network else "data",
         "n_seeds": seeds,
-        **_gaps(pairs, by, records.names(by)),
-        **_areas(pairs, by),
-        **_exemplars(records, pairs, by, read),
+        **_gaps(pairs, records.names()),
+        **_areas(pairs),
+        **_exemplars(records, pairs, read),
         "note": {1: ONE_SEED, 2: TWO_SEEDS}.get(seeds, ""),
     }
 
 
-def _gaps(pairs: Pairs, by: By, names: tuple[str, ...]) -> dict[str, Any]:
-    pruned, dense, totals = pairs.accuracies(by)
+def _gaps(pairs: Pairs, names: tuple[str, ...]) -> dict[str, Any]:
+    pruned, dense, totals = pairs.accuracies()
     excess = excess_accuracy_gap(pruned, dense, totals)
     low, high = seed_interval(excess)
     own = excess_accuracy_gaps(pruned, dense, totals).mean(axis=0)
     most = int(np.nanargmax(own))
-    average, worst = (
-        (pairs.pruned[name].to_numpy() - pairs.dense[name].to_numpy()).mean()
-        for name in ("average_accuracy", f"worst_{by}_accuracy")
-    )
     return {
-        "average_accuracy_change": float(average),
-        "worst_accuracy_change": float(worst),
+        "average_accuracy_change": float(pairs.changes(AVERAGE).mean()),
+        "worst_accuracy_change": float(pairs.changes(WORST).mean()),
         "excess_accuracy_gap": float(excess.mean()),
         "excess_accuracy_gap_low": low,
         "excess_accuracy_gap_high": high,
@@ -234,35 +223,32 @@ def seed_interval(values: Floats, confidence: float = CONFIDENCE) -> tuple[float
     return mean - half, mean + half
 
 
-def _areas(pairs: Pairs, by: By) -> dict[str, float]:
-    worst = f"worst_{by}_auc"
-    told = [each for each in pairs.pruned[f"auc_by_{by}"] if each is not None]
+def _areas(pairs: Pairs) -> dict[str, float]:
+    told = [each for each in pairs.pruned["areas"] if each is not None]
     means = [np.nanmean(each) for each in told if not np.isnan(each).all()]
-    change = pairs.pruned[worst].to_numpy() - pairs.dense[worst].to_numpy()
     return {
         "average_auc": float(np.mean(means)) if means else float("nan"),
-        "worst_auc": float(pairs.pruned[worst].mean()),
-        "worst_auc_change": float(change.mean()),
+        "worst_auc": float(pairs.pruned["worst_auc"].mean()),
+        "worst_auc_change": float(pairs.changes("worst_auc").mean()),
     }
 
 
-def _exemplars(records: Records, pairs: Pairs, by: By, read: Read) -> dict[str, Any]:
-    classes, labels = len(records.class_names), records.members("class")
+def _exemplars(records: Records, pairs: Pairs, read: Read) -> dict[str, Any]:
+    labels, names = records.members("class"), records.names()
     pruned, dense = (
         np.stack([read(str(key)) for key in side["trial_id"]])
         for side in (pairs.pruned, pairs.dense)
     )
-    marked = pruning_identified_exemplars(dense, pruned, classes)
-    names = records.names(by)
-    shares = share_by_unit(marked, records.members(by), len(names))
-    worst = int(np.nanargmin(pairs.accuracies(by)[0].mean(axis=0)))
-    on, off = accuracy_on_and_off(marked, pruned, labels)
+    exemplars = pruning_identified_exemplars(dense, pruned, len(records.class_names))
+    shares = share_by_unit(exemplars, records.members(), len(names))
+    worst = int(np.nanargmin(pairs.accuracies()[0].mean(axis=0)))
+    on, off = accuracy_on_and_off(exemplars, pruned, labels)
     return {
-        "n_exemplars": int(marked.sum()),
-        "exemplar_share": float(marked.mean()),
+        "n_exemplars": int(exemplars.sum()),
+        "exemplar_share": float(exemplars.mean()),
         "worst": names[worst],
         "exemplar_share_of_worst": float(shares[worst]),
         "accuracy_on_exemplars": on,
-        "dense_accuracy_on_exemplars": accuracy_on_and_off(marked, dense, labels)[0],
+        "dense_accuracy_on_exemplars": accuracy_on_and_off(exemplars, dense, labels)[0],
         "accuracy_off_exemplars": off,
     }

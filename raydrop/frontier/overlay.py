@@ -15,16 +15,15 @@ from pathlib import Path
 import pandas as pd
 
 from raydrop.errors import ConfigError, StudyMismatchError, visible
-from raydrop.frontier import remarks
-from raydrop.frontier.figures.canvas import to_png, to_svg
-from raydrop.frontier.figures.overlay_plot import overlay_figure
 from raydrop.frontier.records import Records, load_records
-from raydrop.frontier.table import frontier_table, with_fronts
+from raydrop.frontier.summary import remarks
+from raydrop.frontier.table import table_of, with_fronts
+from raydrop.frontier.units import NEUTRAL
+from raydrop.store import Place, open_place
 from raydrop.store.files import csv_text
-from raydrop.store.places import Place, open_place
 from raydrop.study import By
 
-ABOUT_ONE_STUDY = ("front_probability", "front_status")
+ABOUT_ONE_STUDY = ["front_probability", "front_status"]
 """Columns of ``frontier.csv`` that resample the points of one study, so they say nothing of all."""
 
 
@@ -35,8 +34,7 @@ class Overlay:
     studies: Mapping[str, Records]
     """Their records, by the name that each goes by here."""
     table: pd.DataFrame
-    """A row per study and point: ``study``, then the columns of ``frontier.csv``, with fronts over
-    the points of all studies."""
+    """As from :func:`overlay_table`."""
     place: Place
     """Where they were written."""
     paths: Mapping[str, Path]
@@ -65,9 +63,6 @@ def write_overlay(
         by: Whether worst cases are those of a ``class`` or of a ``group``; None is what the
             studies' own quotas and loss weights are about.
 
-    Returns:
-        The records, the table and the paths.
-
     Raises:
         ConfigError: If there are fewer than two folders, one is named twice, or the studies are
             not about the same.
@@ -75,15 +70,20 @@ def write_overlay(
         StoreError: If a folder cannot be read or written.
         IncompleteStudyError: If a study has no finished trial.
     """
+    from raydrop.frontier.figures.canvas import to_png, to_svg
+    from raydrop.frontier.figures.overlay_plot import overlay_figure
+
     _check_distinct(directories)
     loaded = [load_records(directory) for directory in directories]
     _check_same_data(loaded)
-    unit = _shared_unit(loaded, by)
+    loaded = [records.about(by) for records in loaded]
+    _check_same_unit(loaded)
     studies = dict(zip(study_names(loaded), loaded, strict=True))
-    table = overlay_table(studies, unit)
+    table, unit = overlay_table(studies), loaded[0].unit
     figure = overlay_figure(table, unit)
+    filed = table.drop(columns=["unit", *NEUTRAL], errors="ignore")
     files = {
-        "overlay.csv": csv_text(table).encode(),
+        "overlay.csv": csv_text(filed).encode(),
         "overlay.png": to_png(figure),
         "overlay.svg": to_svg(figure),
     }
@@ -94,14 +94,7 @@ def write_overlay(
 
 
 def study_names(studies: Sequence[Records]) -> list[str]:
-    """Return what to call studies: their names; with the folder where names are the same.
-
-    Args:
-        studies: Their records.
-
-    Returns:
-        As many different names.
-    """
+    """Return as many different names: the studies' own; with the folder where they are the same."""
     names = [str(records.provenance["name"]) for records in studies]
     for candidates in (
         [records.place.short_name for records in studies],
@@ -115,28 +108,22 @@ def study_names(studies: Sequence[Records]) -> list[str]:
     return names
 
 
-def overlay_table(studies: Mapping[str, Records], by: By) -> pd.DataFrame:
+def overlay_table(studies: Mapping[str, Records]) -> pd.DataFrame:
     """Return the points of all studies, with fronts over all of them.
 
     Args:
-        studies: Records by the name of their study.
-        by: Whether the fronts are those of the worst class or of the worst group.
+        studies: Records about one unit, by the name of their study.
 
     Returns:
-        ``study`` and the columns of ``frontier.csv`` but :data:`ABOUT_ONE_STUDY`, studies in the
-        order given.
+        ``study``, the columns of ``frontier.csv`` but :data:`ABOUT_ONE_STUDY`, and the neutral
+        ones; studies in the order given.
     """
     tables = []
     for name, records in studies.items():
-        table = frontier_table(
-            records.trials,
-            records.class_names,
-            group_names=records.group_names,
-            by=by,
-        )
+        table = table_of(records).drop(columns=ABOUT_ONE_STUDY)
         table.insert(0, "study", name)
-        tables.append(table.drop(columns=list(ABOUT_ONE_STUDY), errors="ignore"))
-    return with_fronts(pd.concat(tables, ignore_index=True), by)
+        tables.append(table)
+    return with_fronts(pd.concat(tables, ignore_index=True))
 
 
 def _check_distinct(directories: Sequence[str | Path]) -> None:
@@ -160,27 +147,23 @@ def _same_place(directory: str | Path) -> Place:
 
 
 def _check_same_data(studies: Sequence[Records]) -> None:
-    first = studies[0]
+    def data(records: Records) -> str:
+        fingerprint = records.provenance["data_fingerprint"][:12]
+        return f"{records.provenance['dataset']} ({fingerprint}) in {records.place.called()}"
+
     for other in studies[1:]:
-        if other.provenance["data_fingerprint"] != first.provenance["data_fingerprint"]:
+        if other.provenance["data_fingerprint"] != studies[0].provenance["data_fingerprint"]:
             raise StudyMismatchError(
-                f"Expected studies with the same test set, found {_data(first)} and "
-                f"{_data(other)}, so their accuracies cannot be compared; name studies of the "
+                f"Expected studies with the same test set, found {data(studies[0])} and "
+                f"{data(other)}, so their accuracies cannot be compared; name studies of the "
                 "same data."
             )
 
 
-def _data(records: Records) -> str:
-    fingerprint = records.provenance["data_fingerprint"][:12]
-    return f"{records.provenance['dataset']} ({fingerprint}) in {records.place.called()}"
-
-
-def _shared_unit(studies: Sequence[Records], by: str | None) -> By:
-    units = {records.chosen(by) for records in studies}
-    if len(units) > 1:
+def _check_same_unit(studies: Sequence[Records]) -> None:
+    if len({records.unit for records in studies}) > 1:
         found = ", ".join(f"{records.by} in {records.place.called()}" for records in studies)
         raise ConfigError(
             f"Expected studies that are all about classes or all about groups, found {found}; "
             "choose with --by."
         )
-    return units.pop()

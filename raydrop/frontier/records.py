@@ -1,9 +1,8 @@
 """From an output folder to one table with a row per finished trial.
 
-Reads what earlier stages left: ``study.json`` and the store. Every metric is computed here from the
-recorded predictions, by class and, where the data have groups, by group. What is not there is as
-much a result as what is, so missing, failed and damaged trials are returned beside the finished
-ones.
+Every metric is computed here from the recorded predictions, by class and, where the data have
+groups, by group. What is not there is as much a result as what is, so missing, failed and damaged
+trials are returned beside the finished ones.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,10 +30,10 @@ from raydrop.errors import (
     unknown_name,
     visible_within,
 )
-from raydrop.frontier.names import DENSE
-from raydrop.frontier.points import POINT_OF_STUDY, points_of
+from raydrop.frontier.points import DENSE, POINT_OF_STUDY, points_of
 from raydrop.frontier.statistics.intervals import image_agreement
-from raydrop.metrics import class_metrics, group_metrics
+from raydrop.frontier.units import column, with_unit
+from raydrop.metrics import Metrics, class_metrics, group_metrics
 from raydrop.store import Entry, Place, Store, open_place, required
 from raydrop.store.files import misfit, parse_json, read_regular
 from raydrop.store.places import STUDY
@@ -184,8 +184,7 @@ class Records:
     """The output folder."""
     trials: pd.DataFrame
     """A row per finished trial that the study asks for, with :data:`TRIAL_COLUMNS` and, where the
-    data have groups, :data:`GROUP_COLUMNS`, ordered by model, query model, method, quotas, loss,
-    network method and target, keep fraction and seed."""
+    data have groups, :data:`GROUP_COLUMNS`, ordered by :data:`ROW_ORDER`."""
     class_names: tuple[str, ...]
     """K names."""
     class_sizes: tuple[int, ...]
@@ -204,6 +203,8 @@ class Records:
     """(G,) samples in the full training set; empty where the data have no groups."""
     by: By = "class"
     """What the study's quotas and loss weights are about."""
+    unit: By = "class"
+    """What worst cases are to be about; see :meth:`about`."""
     test_labels: NDArray[np.integer[Any]] | None = None
     """(n_test,) true classes of the test images."""
     test_groups: NDArray[np.integer[Any]] | None = None
@@ -211,23 +212,55 @@ class Records:
     packed_hits: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
     """By trial, which test images it has right, eight to a byte; see :meth:`hits`."""
 
+    @cached_property
+    def results(self) -> pd.DataFrame:
+        """The trials, with what they say of :attr:`unit` under neutral names too.
+
+        See :func:`~raydrop.frontier.units.with_unit`.
+        """
+        return with_unit(self.trials, self.unit)
+
     @property
     def entropy(self) -> int:
         """A number that the study determines, from which every resampling of it is seeded."""
         digest = hashlib.sha256(str(self.provenance["study_id"]).encode()).digest()
         return int.from_bytes(digest[:8], "big")
 
-    def members(self, by: By) -> NDArray[np.integer[Any]]:
-        """Return the (n_test,) class or group of every test image.
+    def about(self, by: str | None) -> Records:
+        """Return the same with worst cases about what is asked for, or else about :attr:`by`.
+
+        Args:
+            by: ``class``, ``group``, or None.
+
+        Raises:
+            ConfigError: If it is neither, or the data have no groups.
+        """
+        unit = self.by if by is None else by
+        if unit not in get_args(By):
+            raise unknown_name("value of --by", unit, get_args(By))
+        if unit == "group" and not self.group_names:
+            raise no_groups(self.place)
+        return replace(self, unit=unit)
+
+    def names(self, unit: By | None = None) -> tuple[str, ...]:
+        """Return the names of the classes or of the groups; :attr:`unit` says of which if None."""
+        return self.class_names if (unit or self.unit) == "class" else self.group_names
+
+    def sizes(self, unit: By | None = None) -> tuple[int, ...]:
+        """Return the training samples of each class or group, as in :meth:`names`."""
+        return self.class_sizes if (unit or self.unit) == "class" else self.group_sizes
+
+    def members(self, unit: By | None = None) -> NDArray[np.integer[Any]]:
+        """Return the (n_test,) class or group of every test image, as in :meth:`names`.
 
         Raises:
             DataError: If these records were not read from a folder.
         """
-        members = self.test_labels if by == "class" else self.test_groups
+        members = self.test_labels if (unit or self.unit) == "class" else self.test_groups
         if members is None:
             raise DataError(
-                f"Expected the {by} of every test image in the records of {self.place.called()}, "
-                "found none; read them with load_records."
+                f"Expected the {unit or self.unit} of every test image in the records of "
+                f"{self.place.called()}, found none; read them with load_records."
             )
         return members
 
@@ -242,13 +275,7 @@ class Records:
         return _predictions(entry, self.members("class"))
 
     def hits(self, trial_ids: Sequence[str]) -> NDArray[np.bool_]:
-        """Return which test images trials classified correctly.
-
-        Args:
-            trial_ids: Finished trials of the study.
-
-        Returns:
-            (n_trials, n_test) in the order of ``trial_ids``.
+        """Return which test images trials classified correctly, (n_trials, n_test).
 
         Raises:
             DataError: If a trial is not among those that were read.
@@ -264,35 +291,6 @@ class Records:
             return np.empty((0, images), np.bool_)
         packed = np.stack([self.packed_hits[each] for each in trial_ids])
         return np.unpackbits(packed, axis=1, count=images).astype(np.bool_)
-
-    def names(self, by: By) -> tuple[str, ...]:
-        """Return the names of the classes or of the groups."""
-        return self.class_names if by == "class" else self.group_names
-
-    def sizes(self, by: By) -> tuple[int, ...]:
-        """Return the training samples of each class or group."""
-        return self.class_sizes if by == "class" else self.group_sizes
-
-    def chosen(self, by: str | None) -> By:
-        """Return what worst cases are to be about: what is asked for, or else :attr:`by`.
-
-        Args:
-            by: ``class``, ``group``, or None.
-
-        Raises:
-            ConfigError: If it is neither, or the data have no groups.
-        """
-        choice = self.by if by is None else by
-        if choice == "class":
-            return "class"
-        if choice != "group":
-            raise unknown_name("value of --by", choice, get_args(By))
-        if not self.group_names:
-            raise ConfigError(
-                f"Expected groups in the data of {self.place.called()} for --by group, found "
-                "none; leave out --by, or run the study on data with groups."
-            )
-        return "group"
 
     @property
     def failure_reasons(self) -> dict[str, int]:
@@ -315,17 +313,27 @@ class Records:
         return len(unfinished | set(self.trials["model"])) > 1
 
 
-def load_records(directory: str | Path) -> Records:
+def no_groups(place: Place) -> ConfigError:
+    """Return what to say where groups are asked for and the data have none."""
+    return ConfigError(
+        f"Expected groups in the data of {place.called()} for --by group, found none; leave out "
+        "--by, or run the study on data with groups."
+    )
+
+
+def load_records(directory: str | Path, by: str | None = None) -> Records:
     """Read every record of the study in a folder.
 
     Args:
         directory: An output folder with ``study.json`` and ``store``.
+        by: What worst cases are to be about, as in :meth:`Records.about`.
 
     Raises:
         StoreError: If ``study.json`` or the facts about the data are absent or unreadable, or if a
             trial's record does not say what trial it is.
         DataError: If a trial's predictions do not fit the test set.
         IncompleteStudyError: If no trial is finished.
+        ConfigError: If ``by`` is neither ``class`` nor ``group``, or the data have no groups.
     """
     place = open_place(directory)
     study = read_study(place)
@@ -333,19 +341,14 @@ def load_records(directory: str | Path) -> Records:
     data = _read_data(store, study)
     labels, groups = _test_set(data)
     asked = study["trials"]
-    finished = [(trial, store.read("trial", trial["trial_id"])) for trial in asked]
+    found = [(trial, store.read("trial", trial["trial_id"])) for trial in asked]
+    finished = [entry for _, entry in found if entry is not None]
     packed: dict[str, NDArray[np.uint8]] = {}
-    rows = list(_rows((entry for _, entry in finished if entry is not None), data, packed))
-    absent = [trial for trial, entry in finished if entry is None]
-    failures, missing = _split_absent(store, absent)
+    rows = list(_rows(finished, data, packed))
+    failures, missing = _split_absent(store, [trial for trial, entry in found if entry is None])
     if not rows:
         raise _nothing_finished(place, len(asked), failures)
-    group_names = tuple(str(name) for name in data.info.get("group_names") or ())
-    columns = (*TRIAL_COLUMNS, *(GROUP_COLUMNS if group_names else ()))
-    trials = pd.DataFrame(rows, columns=list(columns))
-    # Numbers also where every value is None, which pandas would keep as objects.
-    trials = trials.astype({"n_noisy": "Int64", "noisy_pruned": "float64", **_NETWORK_TYPES})
-    trials = trials.sort_values(ROW_ORDER, kind="stable", ignore_index=True)
+    trials = _trials(rows, groups is not None)
     read = Records(
         place=place,
         trials=trials,
@@ -354,16 +357,23 @@ def load_records(directory: str | Path) -> Records:
         missing=tuple(missing),
         failures=tuple(failures),
         damaged=tuple(store.damaged),
-        provenance=_provenance(study, store, data, trials)
-        | _cut_batches(entry for _, entry in finished if entry is not None),
-        group_names=group_names,
+        provenance=_provenance(study, store, data, trials) | _cut_batches(finished),
+        group_names=tuple(str(name) for name in data.info.get("group_names") or ()),
         group_sizes=tuple(int(size) for size in data.info.get("group_sizes") or ()),
         by=study["study"].get("by", "class"),
         test_labels=labels,
         test_groups=groups,
         packed_hits=packed,
     )
-    return replace(read, trials=_with_agreement(read))
+    return replace(read, trials=_with_agreement(read)).about(by)
+
+
+def _trials(rows: list[dict[str, Any]], grouped: bool) -> pd.DataFrame:
+    columns = (*TRIAL_COLUMNS, *(GROUP_COLUMNS if grouped else ()))
+    # Numbers also where every value is None, which pandas would keep as objects.
+    kinds = {"n_noisy": "Int64", "noisy_pruned": "float64", **_NETWORK_TYPES}
+    trials = pd.DataFrame(rows, columns=list(columns)).astype(kinds)
+    return trials.sort_values(ROW_ORDER, kind="stable", ignore_index=True)
 
 
 def read_study(place: Place) -> dict[str, Any]:
@@ -443,7 +453,7 @@ def _read_data(store: Store, study: Mapping[str, Any]) -> Entry:
 
 def _sizes(data: Entry) -> dict[str, int]:
     """Return the numbers of classes and of groups."""
-    return {by: len(data.info.get(f"{by}_names") or ()) for by in get_args(By)}
+    return {unit: len(data.info.get(f"{unit}_names") or ()) for unit in get_args(By)}
 
 
 def _check_info(
@@ -453,40 +463,52 @@ def _check_info(
     absent = [f"no {name}" for name in told if entry.info.get(name) is None]
     problem = misfit(entry.info, kinds, sizes) or next(iter(absent), None)
     if problem:
-        raise StoreError(
-            f"Expected the record of {entry.kind} {entry.key} as raydrop writes it, found "
-            f"{problem}; remove {entry.called} and run the sweep again with this folder."
-        )
+        record = f"the record of {entry.kind} {entry.key} as raydrop writes it"
+        raise _odd_record(entry, f"{record}, found {problem}")
+
+
+def _odd_record(entry: Entry, expected: str) -> StoreError:
+    return StoreError(
+        f"Expected {expected}; remove {entry.called} and run the sweep again with this folder."
+    )
 
 
 def _with_agreement(records: Records) -> pd.DataFrame:
     """Return the trials, each with what the seeds of its point agree on."""
     trials = records.trials
     units: list[By] = ["class", "group"] if records.group_names else ["class"]
-    columns: dict[str, dict[str, list[float]]] = {f"agreement_by_{by}": {} for by in units}
+    columns: dict[str, dict[str, list[float]]] = {column("agreement", u): {} for u in units}
     for _, rows in points_of(trials):
         ids = rows["trial_id"].tolist()
         hits = records.hits(ids)
-        for by in units:
-            found = image_agreement(hits, records.members(by), len(records.names(by))).tolist()
-            columns[f"agreement_by_{by}"].update(dict.fromkeys(ids, found))
+        for unit, values in zip(units, columns.values(), strict=True):
+            found = image_agreement(hits, records.members(unit), len(records.names(unit)))
+            values.update(dict.fromkeys(ids, found.tolist()))
     return trials.assign(**{name: trials["trial_id"].map(by) for name, by in columns.items()})
 
 
 def _rows(
-    entries: Iterator[Entry], data: Entry, packed: dict[str, NDArray[np.uint8]]
+    entries: Iterable[Entry], data: Entry, packed: dict[str, NDArray[np.uint8]]
 ) -> Iterator[dict[str, Any]]:
     """Yield a row per trial, and put its hits into ``packed``."""
     labels, groups = _test_set(data)
     sizes = _sizes(data)
+    told = (*VALIDATION, *NOISE, *NETWORK, *TRAINING, *GROUP_COUNTS)
     for entry in entries:
         _check_test_set(entry, data)
         _check_info(entry, _KINDS, sizes)
         predictions = _predictions(entry, labels)
         try:
-            measured = _by_class(predictions, labels, sizes["class"])
+            of_classes = class_metrics(predictions, labels, sizes["class"])
+            measured = {
+                "average_accuracy": of_classes.average_accuracy,
+                "worst_decile_accuracy": of_classes.worst_decile_accuracy,
+                "balanced_accuracy": of_classes.balanced_accuracy,
+                **_measured(of_classes, "class"),
+            }
             if groups is not None:
-                measured |= _by_group(predictions, labels, groups, sizes["group"])
+                of_groups = group_metrics(predictions, labels, groups, sizes["group"])
+                measured |= _measured(of_groups, "group")
         except DataError as error:
             raise DataError(
                 f"Expected predictions for this test set in trial {entry.key}, found a problem: "
@@ -496,10 +518,10 @@ def _rows(
         yield {
             "trial_id": entry.key,
             **_identity(entry),
-            **{name: entry.info.get(name) for name in (*VALIDATION, *NOISE, *NETWORK, *TRAINING)},
-            **{name: entry.info.get(name) for name in GROUP_COUNTS},
+            **{name: entry.info.get(name) for name in told},
             "by": entry.info.get("by", "class"),
-            **_areas(entry),
+            **_areas(entry, "class"),
+            **_areas(entry, "group"),
             **measured,
         }
 
@@ -525,10 +547,7 @@ def _check_test_set(entry: Entry, data: Entry) -> None:
 def _predictions(entry: Entry, labels: NDArray[Any]) -> NDArray[Any]:
     """Return the (n_test,) predicted classes of a trial."""
     if "predictions" not in entry.names:
-        raise StoreError(
-            f"Expected predictions in the record of trial {entry.key}, found none; remove "
-            f"{entry.called} and run the sweep again with this folder."
-        )
+        raise _odd_record(entry, f"predictions in the record of trial {entry.key}, found none")
     predictions = entry.array("predictions", kinds="iu")
     if predictions.shape != labels.shape:
         raise DataError(
@@ -543,55 +562,32 @@ def _identity(entry: Entry) -> dict[str, Any]:
     info = {"query_model": entry.info.get("model"), "network_target": DENSE, **entry.info}
     absent = [name for name in IDENTITY if info.get(name) is None]
     if absent:
-        raise StoreError(
-            f"Expected the record of trial {entry.key} to hold {', '.join(IDENTITY)}, found no "
-            f"{', '.join(absent)}; remove {entry.called} and run the sweep again with this "
-            "folder."
-        )
+        said = f"the record of trial {entry.key} to hold {', '.join(IDENTITY)}"
+        raise _odd_record(entry, f"{said}, found no {', '.join(absent)}")
     return {name: info[name] for name in IDENTITY}
 
 
-def _by_class(predictions: NDArray[Any], labels: NDArray[Any], num_classes: int) -> dict[str, Any]:
-    metrics = class_metrics(predictions, labels, num_classes)
-    return {
-        "average_accuracy": metrics.average_accuracy,
-        "worst_class_accuracy": metrics.worst_class_accuracy,
-        "worst_class": metrics.worst_class,
-        "accuracy_gap": metrics.accuracy_gap,
-        "accuracy_std": metrics.accuracy_std,
-        "worst_decile_accuracy": metrics.worst_decile_accuracy,
-        "balanced_accuracy": metrics.balanced_accuracy,
-        "by_class": metrics.by_class.tolist(),
-        "correct_by_class": metrics.correct.tolist(),
-        "test_by_class": metrics.totals.tolist(),
+def _measured(metrics: Metrics, unit: By) -> dict[str, Any]:
+    values = {
+        "worst_accuracy": metrics.worst_accuracy,
+        "worst": metrics.worst,
+        "gap": metrics.accuracy_gap,
+        "std": metrics.accuracy_std,
+        "recalls": metrics.by_unit.tolist(),
+        "correct": metrics.correct.tolist(),
+        "totals": metrics.totals.tolist(),
     }
+    return {column(name, unit): value for name, value in values.items()}
 
 
-def _by_group(
-    predictions: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any], num_groups: int
-) -> dict[str, Any]:
-    metrics = group_metrics(predictions, labels, groups, num_groups)
-    return {
-        "worst_group_accuracy": metrics.worst_group_accuracy,
-        "worst_group": metrics.worst_group,
-        "group_accuracy_gap": metrics.accuracy_gap,
-        "group_accuracy_std": metrics.accuracy_std,
-        "by_group": metrics.by_group.tolist(),
-        "correct_by_group": metrics.correct.tolist(),
-        "test_by_group": metrics.totals.tolist(),
-    }
-
-
-def _areas(entry: Entry) -> dict[str, Any]:
-    """Return the areas under the ROC curves that a record has, and the lowest of each kind."""
-    found: dict[str, Any] = {}
-    for by in ("class", "group"):
-        told = entry.info.get(f"auc_by_{by}")
-        areas = np.array([np.nan] if told is None else told, dtype=np.float64)
-        known = areas[~np.isnan(areas)]
-        found[f"auc_by_{by}"] = None if told is None else areas.tolist()
-        found[f"worst_{by}_auc"] = float(known.min()) if len(known) else np.nan
-    return found
+def _areas(entry: Entry, unit: By) -> dict[str, Any]:
+    """Return the areas under the ROC curves that a record has, and the lowest."""
+    name = column("areas", unit)
+    told = entry.info.get(name)
+    areas = np.array([np.nan] if told is None else told, dtype=np.float64)
+    known = areas[~np.isnan(areas)]
+    lowest = float(known.min()) if len(known) else np.nan
+    return {name: None if told is None else areas.tolist(), column("worst_auc", unit): lowest}
 
 
 def _split_absent(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from raydrop.frontier.names import scorer_name
+from raydrop.frontier.points import scorer_name
 from raydrop.frontier.records import Records
 from raydrop.store import Entry, Store
 

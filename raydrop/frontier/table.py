@@ -1,7 +1,6 @@
 """The frontier as a table: a row per point, seeds joined.
 
-A point is everything that distinguishes two trials except their seed. There are no timings among
-its columns, so that equal results give an equal file, byte for byte.
+There are no timings among its columns, so that equal results give an equal file, byte for byte.
 """
 
 from __future__ import annotations
@@ -13,18 +12,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.frontier.names import targets_of
-from raydrop.frontier.points import POINT, points_of
+from raydrop.frontier.points import POINT, points_of, targets_of
+from raydrop.frontier.records import Records
 from raydrop.frontier.statistics.estimates import worst_estimates
-from raydrop.frontier.statistics.fronts import (
-    Direction,
-    front_over,
-    front_probability,
-    front_status,
-)
+from raydrop.frontier.statistics.fronts import front_probability, front_status, pareto_front
 from raydrop.frontier.statistics.resampling import Resamples
+from raydrop.frontier.units import column, with_unit
 from raydrop.metrics import recalls, worst_decile
 from raydrop.study import By
+
+AVERAGE, WORST = "average_accuracy", "worst_accuracy"
+"""What a frontier is about."""
 
 _NETWORK = ("network_sparsity", "macs", "parameters", "macs_removed")
 """What is measured of a network, beside the target that it was pruned to."""
@@ -83,26 +81,6 @@ _FRONTS = {
 """The columns of marks, and within what each is a front; a column that a table lacks is alike in
 all its rows."""
 
-_SPREADS = {
-    "class": ("accuracy_gap", "accuracy_std"),
-    "group": ("group_accuracy_gap", "group_accuracy_std"),
-}
-
-
-def worst_accuracy(by: By) -> str:
-    """Return the column of the accuracy that a frontier is about besides the average."""
-    return f"worst_{by}_accuracy"
-
-
-def gap_and_std(by: By) -> tuple[str, str]:
-    """Return the columns of the highest minus the lowest accuracy, and of their deviation."""
-    return _SPREADS[by]
-
-
-def has_groups(trials_or_points: pd.DataFrame) -> bool:
-    """Return whether trials or points are also known by group."""
-    return worst_accuracy("group") in trials_or_points
-
 
 def frontier_table(
     trials: pd.DataFrame,
@@ -124,7 +102,7 @@ def frontier_table(
     ``balanced_accuracy`` that of all. ``_min`` and ``_max`` are over seeds; everything else is a
     mean over them. ``noisy_pruned`` is the share of the mislabelled training samples that is
     pruned, NaN where none are known. ``on_front`` marks the Pareto front of mean average and mean
-    worst-class accuracy over all points of a data set, model and network target,
+    worst accuracy over all points of a data set, model and network target,
     ``on_front_at_keep_fraction`` that among those of them that keep the same fraction.
     ``front_probability`` is the share of ``resamples`` in which a point is on the front of its data
     set, model and network target, and ``front_status`` what that makes it; see
@@ -137,7 +115,7 @@ def frontier_table(
     what their namesakes say of classes, and ``by`` chooses which of the two the fronts are about.
 
     Args:
-        trials: A row per trial, as in :attr:`Records.trials`.
+        trials: A row per trial, as in :attr:`~raydrop.frontier.records.Records.trials`.
         class_names: (K,) names for ``worst_class``; its index where None.
         group_names: (G,) names for ``worst_group``; its index where None.
         by: Whether the fronts are those of the worst class or of the worst group.
@@ -145,51 +123,74 @@ def frontier_table(
             ``front_probability`` is NaN and ``front_status`` empty.
 
     Returns:
-        A row per point with :data:`COLUMNS` and, where trials are known by group,
-        :data:`GROUP_COLUMNS`, ordered by :data:`POINT`.
+        A row per point, ordered by :data:`~raydrop.frontier.points.POINT`: :data:`COLUMNS`, where
+        trials are known by group :data:`GROUP_COLUMNS`, and the neutral names of
+        :func:`~raydrop.frontier.units.with_unit`.
     """
     names: dict[By, Sequence[str] | None] = {"class": class_names}
-    if has_groups(trials):
+    if column(WORST, "group") in trials:
         names["group"] = group_names
-    points = [
-        dict(zip(POINT, key, strict=True)) | _summary(seeds, names)
-        for key, seeds in points_of(trials)
-    ]
-    table = with_fronts(pd.DataFrame(points), by)
+    points = [point | _summary(seeds, names) for point, seeds in points_of(trials)]
+    table = with_fronts(with_unit(pd.DataFrame(points), by))
     table["front_probability"] = np.nan if resamples is None else front_probability(resamples)
     table["front_status"] = front_status(table["front_probability"])
-    if "group" not in names:
-        return table[list(COLUMNS)]
-    return table.assign(front_by=by)[[*COLUMNS, *GROUP_COLUMNS]]
+    table = table.assign(front_by=by) if "group" in names else table
+    filed = as_filed(table).columns
+    return table[[*filed, *table.columns.difference(filed, sort=False)]]
 
 
-def with_fronts(points: pd.DataFrame, by: By) -> pd.DataFrame:
+def table_of(records: Records, resamples: Resamples | None = None) -> pd.DataFrame:
+    """Return :func:`frontier_table` of what was read, about its ``unit``."""
+    return frontier_table(
+        records.trials,
+        records.class_names,
+        group_names=records.group_names,
+        by=records.unit,
+        resamples=resamples,
+    )
+
+
+def worst_accuracy(unit: By) -> str:
+    """Return what files call the accuracy that a frontier is about besides the average."""
+    return column(WORST, unit)
+
+
+def gap_and_std(unit: By) -> tuple[str, str]:
+    """Return what files call the highest minus the lowest accuracy, and their deviation."""
+    return column("gap", unit), column("std", unit)
+
+
+def as_filed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of ``frontier.csv``: what is about groups only where there are some."""
+    return table[[*COLUMNS, *(GROUP_COLUMNS if "front_by" in table else ())]]
+
+
+def with_fronts(points: pd.DataFrame) -> pd.DataFrame:
     """Return points with the marks of both fronts set, or set anew.
 
     Args:
-        points: A row per point: ``average_accuracy``, ``worst_class_accuracy`` or
-            ``worst_group_accuracy``, ``model``, ``keep_fraction`` and perhaps ``dataset`` and
-            ``network_target``.
-        by: Whether the fronts are those of the worst class or of the worst group.
+        points: A row per point: ``average_accuracy``, ``worst_accuracy``, ``model``,
+            ``keep_fraction`` and perhaps ``dataset`` and ``network_target``.
 
     Returns:
         A copy with ``on_front`` and ``on_front_at_keep_fraction``.
     """
-    objectives: dict[str, Direction] = {"average_accuracy": "max", worst_accuracy(by): "max"}
-    marks = {
-        mark: front_over(points, objectives, [name for name in within if name in points])
-        for mark, within in _FRONTS.items()
-    }
+    values = points[[AVERAGE, WORST]].to_numpy(dtype=np.float64, na_value=np.nan)
+    marks = {name: np.zeros(len(points), dtype=np.bool_) for name in _FRONTS}
+    for name, within in _FRONTS.items():
+        shared = [each for each in within if each in points]
+        for rows in points.groupby(shared).indices.values():
+            marks[name][rows] = pareto_front(values[rows])
     return points.assign(**marks)
 
 
-def by_merit(table: pd.DataFrame, by: By = "class") -> pd.DataFrame:
+def by_merit(table: pd.DataFrame) -> pd.DataFrame:
     """Order points for reading: by model, loss and network target, dense networks first.
 
     Within these, large keep fractions come first, then good points.
     """
     places = {target: place for place, target in enumerate(targets_of(table))}
-    order = ["model", "loss", "place", "keep_fraction", worst_accuracy(by)]
+    order = ["model", "loss", "place", "keep_fraction", WORST]
     placed = table.assign(place=table["network_target"].map(places))
     ordered = placed.sort_values(order, ascending=[True, True, True, False, False], kind="stable")
     return ordered.drop(columns="place")
@@ -202,53 +203,52 @@ def front_mark(row: Mapping[Any, Any]) -> str:
     return "○" if row["on_front_at_keep_fraction"] else ""
 
 
-def mean_recalls(trials: pd.DataFrame, by: By = "class") -> NDArray[np.float64]:
-    """Return recalls (n_points, K) averaged over seeds, in the rows of :func:`frontier_table`.
-
-    With ``by="group"`` they are the accuracies of the groups, (n_points, G).
-    """
-    return np.array([_seed_recalls(seeds, by).mean(axis=0) for _, seeds in points_of(trials)])
+def mean_recalls(trials: pd.DataFrame, unit: By = "class") -> NDArray[np.float64]:
+    """Return recalls (n_points, U) averaged over seeds, in the rows of :func:`frontier_table`."""
+    points = points_of(with_unit(trials, unit))
+    return np.array([_seed_recalls(seeds).mean(axis=0) for _, seeds in points])
 
 
 def _summary(seeds: pd.DataFrame, names: Mapping[By, Sequence[str] | None]) -> dict[str, Any]:
     """Join the seeds of one point, for classes and, where they are among names, for groups."""
+    found = _seed_recalls(with_unit(seeds, "class"))
     summary = {
         "n_seeds": len(seeds),
         "n_kept": seeds["n_kept"].mean(),
-        **_with_range(seeds, "average_accuracy"),
+        **_with_range(seeds, AVERAGE),
         "noisy_pruned": seeds["noisy_pruned"].mean(),
         **{name: _mean(seeds, name) for name in _NETWORK},
+        "worst_decile_accuracy": float(np.mean([worst_decile(each) for each in found])),
+        "balanced_accuracy": float(np.nanmean(found, axis=1).mean()),
     }
-    found = _seed_recalls(seeds, "class")
-    summary["worst_decile_accuracy"] = float(np.mean([worst_decile(each) for each in found]))
-    summary["balanced_accuracy"] = float(np.nanmean(found, axis=1).mean())
-    for by, called in names.items():
-        summary |= _worst(seeds, by, called)
+    for unit, called in names.items():
+        worst = _worst(with_unit(seeds, unit), called)
+        summary |= {column(name, unit): value for name, value in worst.items()}
     return summary
 
 
-def _worst(seeds: pd.DataFrame, by: By, names: Sequence[str] | None) -> dict[str, Any]:
-    agreement = _lists(seeds, f"agreement_by_{by}")
+def _worst(seeds: pd.DataFrame, names: Sequence[str] | None) -> dict[str, Any]:
+    agreement = _lists(seeds, "agreement")
     found = worst_estimates(
-        np.array(seeds[f"correct_by_{by}"].tolist()),
-        seeds[f"test_by_{by}"].iloc[0],
-        validation_correct=_lists(seeds, f"validation_by_{by}"),
-        validation_totals=_lists(seeds, f"validation_sizes_by_{by}"),
+        np.array(seeds["correct"].tolist()),
+        seeds["totals"].iloc[0],
+        validation_correct=_lists(seeds, "validation_correct"),
+        validation_totals=_lists(seeds, "validation_totals"),
         agreement=None if agreement is None else agreement[0],
     )
     return {
-        **_with_range(seeds, worst_accuracy(by)),
-        f"{worst_accuracy(by)}_of_mean": found.plug_in,
-        f"worst_{by}": found.plug_in_class if names is None else names[found.plug_in_class],
-        f"worst_{by}_low": found.low,
-        f"worst_{by}_high": found.high,
-        f"worst_{by}_on_validation": found.on_validation,
-        **{name: seeds[name].mean() for name in gap_and_std(by)},
+        **_with_range(seeds, WORST),
+        f"{WORST}_of_mean": found.plug_in,
+        "worst": found.plug_in_class if names is None else names[found.plug_in_class],
+        "worst_low": found.low,
+        "worst_high": found.high,
+        "worst_on_validation": found.on_validation,
+        **{name: seeds[name].mean() for name in ("gap", "std")},
     }
 
 
 def _lists(seeds: pd.DataFrame, name: str) -> NDArray[Any] | None:
-    """Return a column of lists as (n_seeds, K), or None where a record lacks it."""
+    """Return a column of lists as (n_seeds, U), or None where a record lacks it."""
     if name not in seeds or seeds[name].isna().any():
         return None
     return np.array(seeds[name].tolist())
@@ -265,7 +265,6 @@ def _with_range(seeds: pd.DataFrame, name: str) -> dict[str, float]:
     return {name: values.mean(), f"{name}_min": values.min(), f"{name}_max": values.max()}
 
 
-def _seed_recalls(seeds: pd.DataFrame, by: By) -> NDArray[np.float64]:
-    """Return (n_seeds, K) recalls, or (n_seeds, G) accuracies of groups."""
-    correct = np.array(seeds[f"correct_by_{by}"].tolist())
-    return recalls(correct, np.array(seeds[f"test_by_{by}"].iloc[0]))
+def _seed_recalls(seeds: pd.DataFrame) -> NDArray[np.float64]:
+    """Return (n_seeds, U) recalls."""
+    return recalls(np.array(seeds["correct"].tolist()), np.array(seeds["totals"].iloc[0]))

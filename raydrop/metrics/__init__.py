@@ -1,142 +1,132 @@
 """Recalls by class, or accuracies by group, first; then what is made of them.
 
-Everything starts from the predicted class of every test sample, so any number here can be computed
-again from the records. A class's recall is the share of its samples that are predicted to be of it;
-a group's accuracy is the share of its samples that are predicted to be of their own class, which
-need not be the same class throughout the group. A class or group without test samples has neither:
-it is NaN, never 0, and it is left out of every reduction. Training and reporting share these
-definitions.
+A class's recall is the share of its samples that are predicted to be of it; a group's accuracy is
+the share of its samples that are predicted to be of their own class. Classes and groups, here
+*units*, without test samples have neither: it is NaN, never 0, and left out of every reduction.
+Training and reporting share these definitions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.errors import DataError
 
-
-@dataclass(frozen=True, eq=False)
-class ClassMetrics:
-    """How well one network does on each class and over all of them, K being their number."""
-
-    by_class: NDArray[np.float64]
-    """(K,) recalls; NaN where a class has no test samples."""
-    correct: NDArray[np.int64]
-    """(K,) correctly classified test samples."""
-    totals: NDArray[np.int64]
-    """(K,) test samples."""
-    average_accuracy: float
-    """Share of correct test samples, so large classes count more."""
-    worst_class_accuracy: float
-    """Lowest recall."""
-    worst_class: int
-    """Class with the lowest recall, the lowest index on ties."""
-    accuracy_gap: float
-    """Highest minus lowest recall."""
-    accuracy_std: float
-    """Standard deviation of the recalls over classes, ddof 0."""
-    worst_decile_accuracy: float
-    """Mean of the lowest recalls: those of a tenth of the classes, rounded down, at least one."""
-    balanced_accuracy: float
-    """Mean recall, so every class counts the same."""
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Labels = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class GroupMetrics:
-    """How well one network does on each group and over all of them, G being their number."""
+class Metrics:
+    """How well one network does on each class or group and over all, U being their number."""
 
-    by_group: NDArray[np.float64]
-    """(G,) accuracies; NaN where a group has no test samples."""
-    correct: NDArray[np.int64]
-    """(G,) correctly classified test samples."""
-    totals: NDArray[np.int64]
-    """(G,) test samples."""
+    by_unit: Floats
+    """(U,) recalls of classes or accuracies of groups; NaN where one has no test samples."""
+    correct: Counts
+    """(U,) correctly classified test samples."""
+    totals: Counts
+    """(U,) test samples."""
     average_accuracy: float
-    """Share of correct test samples, so large groups count more."""
-    worst_group_accuracy: float
-    """Lowest accuracy."""
-    worst_group: int
-    """Group with the lowest accuracy, the lowest index on ties."""
+    """Share of correct test samples, so large units count more."""
+    worst_accuracy: float
+    """Lowest of ``by_unit``."""
+    worst: int
+    """Where it is, the lowest index on ties."""
     accuracy_gap: float
-    """Highest minus lowest accuracy."""
+    """Highest minus lowest of ``by_unit``."""
     accuracy_std: float
-    """Standard deviation of the accuracies over groups, ddof 0."""
+    """Standard deviation of ``by_unit``, ddof 0."""
     worst_decile_accuracy: float
-    """Mean of the lowest accuracies: those of a tenth of the groups, rounded down, at least one."""
+    """Mean of the lowest: those of a tenth of the units, rounded down, at least one."""
     balanced_accuracy: float
-    """Mean accuracy of the groups, so every group counts the same."""
+    """Mean of ``by_unit``, so every unit counts the same."""
+
+    @classmethod
+    def of(cls, correct: Counts, totals: Counts) -> Self:
+        """Compute every metric from counts (U,)."""
+        values = recalls(correct, totals)
+        lowest, highest = float(np.nanmin(values)), float(np.nanmax(values))
+        return cls(
+            by_unit=values,
+            correct=correct,
+            totals=totals,
+            average_accuracy=float(correct.sum() / totals.sum()),
+            worst_accuracy=lowest,
+            worst=int(np.nanargmin(values)),
+            accuracy_gap=highest - lowest,
+            accuracy_std=float(np.nanstd(values)),
+            worst_decile_accuracy=worst_decile(values),
+            balanced_accuracy=float(values[~np.isnan(values)].mean()),
+        )
 
 
-def by_class(
-    predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]], num_classes: int
-) -> NDArray[np.float64]:
-    """Return the recall of every class: its correct test samples over all its test samples.
+class ClassMetrics(Metrics):
+    """:class:`Metrics` of classes."""
 
-    Args:
-        predictions: (n_test,) predicted classes.
-        labels: (n_test,) true classes.
-        num_classes: K.
-
-    Returns:
-        (K,) recalls in [0, 1]; NaN for a class without test samples.
-
-    Raises:
-        DataError: If shapes differ, nothing is there, or a class lies outside 0…K-1.
-    """
-    correct, totals = class_counts(predictions, labels, num_classes)
-    return recalls(correct, totals)
+    by_class = property(lambda self: self.by_unit, doc="(K,) recalls.")
+    worst_class_accuracy = property(lambda self: self.worst_accuracy, doc="Lowest recall.")
+    worst_class = property(lambda self: self.worst, doc="Class with the lowest recall.")
 
 
-def class_metrics(
-    predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]], num_classes: int
-) -> ClassMetrics:
-    """Compute every metric of one network's predictions.
+class GroupMetrics(Metrics):
+    """:class:`Metrics` of groups."""
 
-    Args:
-        predictions: (n_test,) predicted classes.
-        labels: (n_test,) true classes.
-        num_classes: K.
-
-    Raises:
-        DataError: If shapes differ, nothing is there, or a class lies outside 0…K-1.
-    """
-    return ClassMetrics(*_reduced(*class_counts(predictions, labels, num_classes)))
+    by_group = property(lambda self: self.by_unit, doc="(G,) accuracies.")
+    worst_group_accuracy = property(lambda self: self.worst_accuracy, doc="Lowest accuracy.")
+    worst_group = property(lambda self: self.worst, doc="Group with the lowest accuracy.")
 
 
-def by_group(
-    predictions: NDArray[np.integer[Any]],
-    labels: NDArray[np.integer[Any]],
-    groups: NDArray[np.integer[Any]],
-    num_groups: int,
-) -> NDArray[np.float64]:
-    """Return the accuracy of every group: its correct test samples over all its test samples.
+def by_class(predictions: Labels, labels: Labels, num_classes: int) -> Floats:
+    """Return the recall (K,) of every class, as :func:`class_counts` has it."""
+    return recalls(*class_counts(predictions, labels, num_classes))
 
-    Args:
-        predictions: (n_test,) predicted classes.
-        labels: (n_test,) true classes.
-        groups: (n_test,) groups.
-        num_groups: G.
 
-    Returns:
-        (G,) accuracies in [0, 1]; NaN for a group without test samples.
-
-    Raises:
-        DataError: If shapes differ, nothing is there, or a group lies outside 0…G-1.
-    """
+def by_group(predictions: Labels, labels: Labels, groups: Labels, num_groups: int) -> Floats:
+    """Return the accuracy (G,) of every group, as :func:`group_counts` has it."""
     return recalls(*group_counts(predictions, labels, groups, num_groups))
 
 
+def class_metrics(predictions: Labels, labels: Labels, num_classes: int) -> ClassMetrics:
+    """Compute every metric of one network's predictions by class; see :func:`class_counts`."""
+    return ClassMetrics.of(*class_counts(predictions, labels, num_classes))
+
+
 def group_metrics(
-    predictions: NDArray[np.integer[Any]],
-    labels: NDArray[np.integer[Any]],
-    groups: NDArray[np.integer[Any]],
-    num_groups: int,
+    predictions: Labels, labels: Labels, groups: Labels, num_groups: int
 ) -> GroupMetrics:
-    """Compute every metric of one network's predictions by group.
+    """Compute every metric of one network's predictions by group; see :func:`group_counts`."""
+    return GroupMetrics.of(*group_counts(predictions, labels, groups, num_groups))
+
+
+def class_counts(predictions: Labels, labels: Labels, num_classes: int) -> tuple[Counts, Counts]:
+    """Count the correct and all the test samples of every class.
+
+    Args:
+        predictions: (n_test,) predicted classes.
+        labels: (n_test,) true classes.
+        num_classes: K.
+
+    Returns:
+        (K,) correct and (K,) all.
+
+    Raises:
+        DataError: If shapes differ, nothing is there, or a class lies outside 0…K-1.
+    """
+    predictions, labels = _pair(predictions, labels)
+    _check_range("predictions", predictions, num_classes, "classes")
+    _check_range("labels", labels, num_classes, "classes")
+    return _counts(predictions == labels, labels, num_classes)
+
+
+def group_counts(
+    predictions: Labels, labels: Labels, groups: Labels, num_groups: int
+) -> tuple[Counts, Counts]:
+    """Count the correct and all the test samples of every group.
 
     Args:
         predictions: (n_test,) predicted classes.
@@ -144,15 +134,18 @@ def group_metrics(
         groups: (n_test,) groups.
         num_groups: G.
 
+    Returns:
+        (G,) correct and (G,) all.
+
     Raises:
         DataError: If shapes differ, nothing is there, or a group lies outside 0…G-1.
     """
-    return GroupMetrics(*_reduced(*group_counts(predictions, labels, groups, num_groups)))
+    predictions, labels = _pair(predictions, labels)
+    groups = _beside(groups, labels, num_groups)
+    return _counts(predictions == labels, groups, num_groups)
 
 
-def auc_by_class(
-    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
-) -> NDArray[np.float64]:
+def auc_by_class(probabilities: NDArray[np.floating[Any]], labels: Labels) -> Floats:
     """Return the area under the ROC curve of every class against the rest.
 
     With n_k samples of class k and n - n_k others, it is the share of the n_k (n - n_k) pairs of
@@ -181,11 +174,8 @@ def auc_by_class(
 
 
 def auc_by_group(
-    probabilities: NDArray[np.floating[Any]],
-    labels: NDArray[np.integer[Any]],
-    groups: NDArray[np.integer[Any]],
-    num_groups: int,
-) -> NDArray[np.float64]:
+    probabilities: NDArray[np.floating[Any]], labels: Labels, groups: Labels, num_groups: int
+) -> Floats:
     """Return the area under the ROC curve within every group.
 
     It is the mean of :func:`auc_by_class` over the classes that occur in the group, each weighing
@@ -203,8 +193,7 @@ def auc_by_group(
         (G,) in [0, 1]; NaN for a group with samples of fewer than two classes.
 
     Raises:
-        DataError: If shapes differ, nothing is there, a class or group lies outside its range, or a
-            probability is no number.
+        DataError: As :func:`auc_by_class`, or if a group lies outside 0…G-1.
     """
     probabilities, labels = _ranked(probabilities, labels)
     groups = _beside(groups, labels, num_groups)
@@ -216,43 +205,7 @@ def auc_by_group(
     return areas
 
 
-def class_counts(
-    predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]], num_classes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count the correct and all the test samples of every class.
-
-    Returns:
-        (K,) correct and (K,) all.
-
-    Raises:
-        DataError: If shapes differ, nothing is there, or a class lies outside 0…K-1.
-    """
-    predictions, labels = _pair(predictions, labels)
-    _check_range("predictions", predictions, num_classes, "classes")
-    _check_range("labels", labels, num_classes, "classes")
-    return _counts(predictions == labels, labels, num_classes)
-
-
-def group_counts(
-    predictions: NDArray[np.integer[Any]],
-    labels: NDArray[np.integer[Any]],
-    groups: NDArray[np.integer[Any]],
-    num_groups: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count the correct and all the test samples of every group.
-
-    Returns:
-        (G,) correct and (G,) all.
-
-    Raises:
-        DataError: If shapes differ, nothing is there, or a group lies outside 0…G-1.
-    """
-    predictions, labels = _pair(predictions, labels)
-    groups = _beside(groups, labels, num_groups)
-    return _counts(predictions == labels, groups, num_groups)
-
-
-def recalls(correct: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
+def recalls(correct: Counts, totals: Counts) -> Floats:
     """Divide counts, (K,) or (n_seeds, K), by totals (K,); NaN where a total is zero."""
     counts = np.asarray(correct, dtype=np.float64)
     totals = np.broadcast_to(np.asarray(totals), counts.shape)
@@ -261,52 +214,15 @@ def recalls(correct: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np
     return values
 
 
-def worst_decile(values: NDArray[np.float64]) -> float:
+def worst_decile(values: Floats) -> float:
     """Return the mean recall of the worst tenth of the classes, or of the worst class alone.
 
     The conditional value at risk at 10 % (Rockafellar and Uryasev, 2000, Journal of Risk 2:21)
     over classes, each with the same weight and never a part of one: of K classes that have test
-    samples it is the mean of the max(1, ⌊K/10⌋) lowest recalls.
-
-    Args:
-        values: (K,) recalls; NaN where a class has no test samples.
-
-    Returns:
-        The mean, in [0, 1]; NaN if no class has test samples.
+    samples it is the mean of the max(1, ⌊K/10⌋) lowest of ``values`` (K,), NaN if none has any.
     """
     present = np.sort(values[~np.isnan(values)])
     return float(present[: max(1, len(present) // 10)].mean()) if len(present) else float("nan")
-
-
-def _reduced(
-    correct: NDArray[np.int64], totals: NDArray[np.int64]
-) -> tuple[
-    NDArray[np.float64],
-    NDArray[np.int64],
-    NDArray[np.int64],
-    float,
-    float,
-    int,
-    float,
-    float,
-    float,
-    float,
-]:
-    """Return what :class:`ClassMetrics` and :class:`GroupMetrics` hold, in their order."""
-    values = recalls(correct, totals)
-    lowest, highest = float(np.nanmin(values)), float(np.nanmax(values))
-    return (
-        values,
-        correct,
-        totals,
-        float(correct.sum() / totals.sum()),
-        lowest,
-        int(np.nanargmin(values)),
-        highest - lowest,
-        float(np.nanstd(values)),
-        worst_decile(values),
-        float(values[~np.isnan(values)].mean()),
-    )
 
 
 def _auc(values: NDArray[np.floating[Any]], of_class: NDArray[np.bool_]) -> float:
@@ -339,7 +255,6 @@ def _ranked(probabilities: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[
 
 
 def _beside(groups: NDArray[Any], labels: NDArray[Any], num_groups: int) -> NDArray[Any]:
-    """Return the groups of the samples that labels are of."""
     groups = np.asarray(groups)
     if groups.shape != labels.shape:
         raise DataError(
@@ -350,10 +265,7 @@ def _beside(groups: NDArray[Any], labels: NDArray[Any], num_groups: int) -> NDAr
     return groups
 
 
-def _counts(
-    hit: NDArray[np.bool_], members: NDArray[np.integer[Any]], number: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count hits and samples by the class or group that each sample is a member of."""
+def _counts(hit: NDArray[np.bool_], members: Labels, number: int) -> tuple[Counts, Counts]:
     correct = np.bincount(members[hit], minlength=number).astype(np.int64)
     return correct, np.bincount(members, minlength=number).astype(np.int64)
 

@@ -3,23 +3,20 @@
 Everything starts from test results of *dense* networks and of the *pruned* ones that came of them.
 Nothing here asks what was pruned: dense may also stand for networks trained on all the data and
 pruned for those trained on a part of it. Shapes: ``S`` seeds (or runs), ``U`` classes or groups,
-``K`` classes, ``n`` test images.
+``K`` classes, ``n`` test images. What does not fit together is a ``DataError``.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raydrop.errors import DataError
-from raydrop.metrics import recalls
+from raydrop.metrics import Floats, Labels, recalls
 
 Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-Labels = NDArray[np.integer[Any]]
 
 
 def excess_accuracy_gap(
@@ -43,9 +40,6 @@ def excess_accuracy_gap(
 
     Returns:
         (S,) in [-1, 1].
-
-    Raises:
-        DataError: If shapes differ, nothing is there, or units are known on one side alone.
     """
     pruned, dense, weights = _paired(by_unit_pruned, by_unit_dense, totals)
     gaps = [_average(each, weights) - np.nanmin(each, axis=1) for each in (pruned, dense)]
@@ -61,19 +55,10 @@ def excess_accuracy_gaps(
     For unit u with accuracy a_u it is ψ_u = (a_u(dense) - a_u(pruned)) - (a(dense) - a(pruned)), a
     being the average (Hashemizadeh et al., 2023, arXiv 2310.20673); with the opposite sign, it is
     the normalised recall difference of Hooker et al. (2019, arXiv 1911.05248). Weighted as the
-    average is, the ψ_u of a seed sum to 0.
-
-    Args:
-        by_unit_pruned: (S, U) recalls of classes or accuracies of groups; NaN where a unit has no
-            test samples.
-        by_unit_dense: (S, U) of the dense networks of the same seeds, in the same order.
-        totals: (U,) test samples, by which units weigh in the average; alike where None.
+    average is, the ψ_u of a seed sum to 0. Arguments are those of :func:`excess_accuracy_gap`.
 
     Returns:
         (S, U); NaN where a unit has no test samples.
-
-    Raises:
-        DataError: If shapes differ, nothing is there, or units are known on one side alone.
     """
     pruned, dense, weights = _paired(by_unit_pruned, by_unit_dense, totals)
     loss = dense - pruned
@@ -82,7 +67,7 @@ def excess_accuracy_gaps(
 
 
 def modal_label(predictions: ArrayLike, num_classes: int) -> NDArray[np.int64]:
-    """Return the class that most runs predict for each image.
+    """Return the class (n,) that most of S runs predict for each image.
 
     Of classes that equally many runs predict, it is the one with the lowest index. So the order of
     the runs does not matter, and equal counts give equal labels in any two populations; with two
@@ -91,12 +76,6 @@ def modal_label(predictions: ArrayLike, num_classes: int) -> NDArray[np.int64]:
     Args:
         predictions: (S, n) predicted classes.
         num_classes: K.
-
-    Returns:
-        (n,) classes.
-
-    Raises:
-        DataError: If nothing is there, or a class lies outside 0…K-1.
     """
     ordered = np.sort(_runs(predictions, num_classes), axis=0)
     modes: NDArray[np.int64] = ordered[0].astype(np.int64)
@@ -110,7 +89,7 @@ def modal_label(predictions: ArrayLike, num_classes: int) -> NDArray[np.int64]:
 
 
 def pruning_identified_exemplars(dense: ArrayLike, pruned: ArrayLike, num_classes: int) -> Bools:
-    """Return which images pruning changes: those whose modal label it changes.
+    """Return which images (n,) pruning changes: those whose modal label it changes.
 
     An image is a pruning-identified exemplar if the modal label over a population of pruned
     networks differs from that over a population of dense ones (Hooker et al., 2019, arXiv
@@ -121,12 +100,6 @@ def pruning_identified_exemplars(dense: ArrayLike, pruned: ArrayLike, num_classe
         dense: (S_d, n) predicted classes of dense networks.
         pruned: (S_p, n) those of pruned ones.
         num_classes: K.
-
-    Returns:
-        (n,).
-
-    Raises:
-        DataError: If the numbers of images differ, nothing is there, or a class lies outside 0…K-1.
     """
     before, after = modal_label(dense, num_classes), modal_label(pruned, num_classes)
     _check_images(len(before), len(after))
@@ -135,15 +108,12 @@ def pruning_identified_exemplars(dense: ArrayLike, pruned: ArrayLike, num_classe
 
 
 def share_by_unit(marked: Bools, members: Labels, number: int) -> Floats:
-    """Return which share of every unit's images is marked.
+    """Return which share of every unit's images is marked; NaN for a unit without images.
 
     Args:
         marked: (n,), such as :func:`pruning_identified_exemplars`.
         members: (n,) class or group of every image.
         number: U.
-
-    Returns:
-        (U,) in [0, 1]; NaN for a unit without images.
     """
     _check_images(len(marked), len(members))
     totals = np.bincount(members, minlength=number)
@@ -153,16 +123,7 @@ def share_by_unit(marked: Bools, members: Labels, number: int) -> Floats:
 def accuracy_on_and_off(
     marked: Bools, predictions: ArrayLike, labels: Labels
 ) -> tuple[float, float]:
-    """Return the mean accuracy of runs on marked images and on all others.
-
-    Args:
-        marked: (n,), such as :func:`pruning_identified_exemplars`.
-        predictions: (S, n) predicted classes.
-        labels: (n,) true classes.
-
-    Returns:
-        Both in [0, 1]; NaN where there are no such images.
-    """
+    """Return the mean accuracy of runs (S, n) on marked images and on others, NaN without any."""
     hits = np.asarray(predictions) == labels
     _check_images(hits.shape[1], len(marked))
     on, off = (
@@ -182,35 +143,11 @@ def losses(dense: ArrayLike, pruned: ArrayLike, labels: Labels, num_classes: int
 
     Returns:
         (S_p, n): the modal label of the dense networks is right, and the pruned one is wrong.
-
-    Raises:
-        DataError: If the numbers of images differ, nothing is there, or a class lies outside 0…K-1.
     """
     had, after = modal_label(dense, num_classes) == labels, _runs(pruned, num_classes)
     _check_images(len(had), after.shape[1])
     lost: Bools = had & (after != labels)
     return lost
-
-
-def share_lost(dense: ArrayLike, pruned: ArrayLike, labels: Labels, num_classes: int) -> Floats:
-    """Return how often each image is lost by pruning: the mean of :func:`losses` over networks.
-
-    Args:
-        dense: (S_d, n) predicted classes of dense networks.
-        pruned: (S_p, n) those of pruned ones.
-        labels: (n,) true classes.
-        num_classes: K.
-
-    Returns:
-        (n,) in [0, 1]; NaN where the modal label of the dense networks is wrong, so that there was
-        nothing to lose.
-
-    Raises:
-        DataError: If the numbers of images differ, nothing is there, or a class lies outside 0…K-1.
-    """
-    share = losses(dense, pruned, labels, num_classes).mean(axis=0)
-    found: Floats = np.where(modal_label(dense, num_classes) == labels, share, np.nan)
-    return found
 
 
 def _paired(

@@ -29,9 +29,9 @@ from raydrop.cluster.logging import (
 )
 from raydrop.errors import ConfigError
 from raydrop.frontier import frontier_table, load_records
-from raydrop.frontier.growing import GrowingFront, Watcher
-from raydrop.frontier.statistics.pareto import pareto_front
+from raydrop.frontier.statistics.fronts import pareto_front
 from raydrop.frontier.terminal import Console
+from raydrop.frontier.watch import GrowingFront, Watcher
 from raydrop.store import Place
 from raydrop.study import Study, Training
 
@@ -115,7 +115,7 @@ def test_metrics_are_those_of_the_frontier(tmp_path: Path) -> None:
         folder = study.write(tmp_path / str(place))
         metrics = front_metrics(Watcher(folder).front())
         records = load_records(folder)
-        by = records.chosen(None)
+        by = records.unit
         table = frontier_table(records.trials, by=by)
         several = table["model"].nunique() > 1
         for (model, keep), rows in table.groupby(["model", "keep_fraction"]):
@@ -133,8 +133,8 @@ def test_a_resumed_sweep_goes_on_counting(tmp_path: Path, monkeypatch: pytest.Mo
     recorder = Recorder()
     monkeypatch.setitem(logging.LOGGERS, "tensorboard", lambda *_: recorder)
     STUDY.write(tmp_path, skip=TRIALS[-1:])
-    console = Console(file=io.StringIO())
-    with front_logging("tensorboard", STUDY.study(), Place(tmp_path), _runs(), console) as callbacks:
+    console, place = Console(file=io.StringIO()), Place(tmp_path)
+    with front_logging("tensorboard", STUDY.study(), place, _runs(), console) as callbacks:
         (callback,) = callbacks
         assert list(recorder.fronts) == [len(TRIALS) - 1]
         callback.on_trial_complete(0, [], _ended(STUDY.trial_id(TRIALS[-1]), 0.9, 0.8))

@@ -15,20 +15,10 @@ from scipy import stats
 import raydrop.frontier.statistics.contrasts
 from raydrop.errors import ConfigError, DataError
 from raydrop.frontier import load_records
+from raydrop.frontier.points import ALL, RANDOM
 from raydrop.frontier.records import Records
-from raydrop.frontier.statistics.comparisons import (
-    ALL,
-    COLUMNS,
-    ERROR,
-    FAMILY,
-    RANDOM,
-    comparisons,
-    contrasts,
-    holm,
-    interval,
-    p_value,
-    seeds_needed,
-)
+from raydrop.frontier.statistics.comparisons import COLUMNS, ERROR, FAMILY, comparisons, holm
+from raydrop.frontier.statistics.contrasts import contrasts, interval, p_value, seeds_needed
 from raydrop.frontier.statistics.intervals import image_agreement, worst_class_interval
 from raydrop.store.files import csv_text
 
@@ -321,7 +311,7 @@ def test_models_are_compared_with_themselves_and_groups_by_group(tmp_path: Path)
     assert len(moso) == 16
     assert moso.groupby(["model", "query_model", "reference"]).size().eq(2).all()
     grouped = load_records(GROUPED.write(tmp_path / "groups"))
-    one, other = comparisons(grouped, "class"), comparisons(grouped, "group")
+    one, other = (comparisons(grouped.about(by)) for by in ("class", "group"))
     average = one["measure"] == "average"
     pd.testing.assert_frame_equal(one[average], other[average])
     assert (one["difference"] != other["difference"])[~average].any()

@@ -19,7 +19,7 @@ from scipy import stats
 from raydrop.frontier import write_frontier
 from raydrop.frontier.figures.canvas import to_png, to_svg
 from raydrop.frontier.figures.lost_plot import lost_figure, plot_lost_images
-from raydrop.frontier.harm import COLUMNS, ONE_SEED, harm_table, references
+from raydrop.frontier.harm import COLUMNS, ONE_SEED, dense_trials, harm_table
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.report.harm_rows import harm_facts
 from raydrop.frontier.report.lost import LostImages, lost_images
@@ -238,7 +238,7 @@ def test_data_pruning_is_compared_with_all_the_data_and_networks_with_theirs(
     assert (network["pruned"], network["n_exemplars"]) == ("network", 1)
     assert network["exemplar_share_of_worst"] == pytest.approx(1 / 4)
     assert ("none", "none") not in table.index
-    reference = references(records)
+    reference = dense_trials(records)
     assert reference[study.trial_id(part)] == study.trial_id(ALL)
     assert reference[study.trial_id(pruned_from(part))] == study.trial_id(part)
     facts = harm_facts(records, harm_table(records), "class")["harm"]
@@ -258,7 +258,7 @@ def test_units_may_be_groups(tmp_path: Path) -> None:
         for trial in MADE
     }
     records = load_records(dataclasses.replace(grouped, made=made, areas={}).write(tmp_path))
-    row = only_row(harm_table(records, "group"))
+    row = only_row(harm_table(records.about("group")))
     assert row["worst"] == row["most_harmed"] == "owl, water"
     assert row["exemplar_share_of_worst"] == pytest.approx(1 / 2)
     assert row["excess_accuracy_gap"] == pytest.approx(1 / 2 - 1 / 20)

@@ -17,10 +17,17 @@ from fake_study import GROUPED, FakeStudy
 
 from raydrop.errors import ConfigError, StoreError
 from raydrop.frontier import frontier_table, load_records
-from raydrop.frontier.growing import GrowingFront, Snapshot, Watcher, best_worst
-from raydrop.frontier.live import line_view, live_view, watch
 from raydrop.frontier.points import POINT_OF_STUDY
 from raydrop.frontier.terminal import Console
+from raydrop.frontier.watch import (
+    GrowingFront,
+    Snapshot,
+    Watcher,
+    best_worst,
+    line_view,
+    live_view,
+    watch,
+)
 from raydrop.store import Store
 from raydrop.study import By
 
@@ -54,11 +61,11 @@ def test_the_last_front_is_that_of_the_frontier_table(
 ) -> None:
     snapshot = Watcher(study.write(tmp_path), by).look()
     records = load_records(tmp_path)
-    unit = records.chosen(by)
+    unit = records.about(by).unit
     table = frontier_table(records.trials, by=unit).sort_values(
         list(POINT_OF_STUDY), ignore_index=True
     )
-    names = [*POINT_OF_STUDY, "n_seeds", "average_accuracy", f"worst_{unit}_accuracy"]
+    names = [*POINT_OF_STUDY, "n_seeds", "average_accuracy", "worst_accuracy"]
     names += ["on_front", "on_front_at_keep_fraction"]
     points = snapshot.points.sort_values(list(POINT_OF_STUDY), ignore_index=True)
     pd.testing.assert_frame_equal(points[names], table[names], check_dtype=False, rtol=1e-15)
@@ -93,18 +100,18 @@ def test_best_worst_is_the_highest_of_each_keep_fraction() -> None:
     for place, trial in enumerate(TRIALS):
         front.add(trial.as_dict(), 0.9, (place * 37 % 101) / 101)
     points = front.points()
-    best = best_worst(points, "class")
+    best = best_worst(points)
     assert best["keep_fraction"].tolist() == [1.0, 0.5, 0.2]
     for row in best.to_dict("records"):
         rivals = points[points["keep_fraction"] == row["keep_fraction"]]
-        assert row["worst_class_accuracy"] == rivals["worst_class_accuracy"].max()
+        assert row["worst_accuracy"] == rivals["worst_accuracy"].max()
 
 
 def test_of_equal_worst_classes_the_highest_average_is_best() -> None:
     front = GrowingFront()
     for place, trial in enumerate(TRIALS):
         front.add(trial.as_dict(), (place * 37 % 101) / 101, 0.0)
-    best = best_worst(front.points(), "class")
+    best = best_worst(front.points())
     assert best["on_front_at_keep_fraction"].all()
     assert len(best) == 3
 
@@ -265,10 +272,10 @@ def test_the_view_has_the_front_first_then_the_best_of_each_keep_fraction(tmp_pa
     assert lines[0] == f"fake: {len(TRIALS)} of {len(TRIALS)} trials"
     rows = [line for line in lines if line.count("0.") >= 2]
     points = snapshot.points
-    front = points[points["on_front"]].sort_values("worst_class_accuracy", ascending=False)
+    front = points[points["on_front"]].sort_values("worst_accuracy", ascending=False)
     assert [line.split()[0] for line in rows[: len(front)]] == ["●"] * len(front)
     assert all("●" not in line for line in rows[len(front) :])
-    for line, worst in zip(rows, front["worst_class_accuracy"], strict=False):
+    for line, worst in zip(rows, front["worst_accuracy"], strict=False):
         assert line.rstrip().endswith(f"{worst:.3f}")
     for keep in (0.2, 0.5, 1):
         assert any(f" {keep:g} " in line for line in rows)
@@ -287,7 +294,7 @@ def test_a_sweep_that_has_gone_quiet_is_told(tmp_path: Path) -> None:
 def test_names_with_brackets_are_shown_as_they_are(tmp_path: Path) -> None:
     study = FakeStudy(methods=("random", "[bold]x"), losses=("focal(2)", "cdb_w"), seeds=(0,))
     snapshot = Watcher(study.write(tmp_path)).look()
-    best = snapshot.points["worst_class_accuracy"].where(snapshot.points["method"] == "[bold]x", 0)
+    best = snapshot.points["worst_accuracy"].where(snapshot.points["method"] == "[bold]x", 0)
     points = snapshot.points.assign(on_front=best == best.max())
     assert "[bold]x + " in _text(dataclasses.replace(snapshot, points=points))
 

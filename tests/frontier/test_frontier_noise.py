@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from fake_study import SMALL, TRANSFER
 
-from raydrop.frontier.names import point_name, scorer_name, series_name, setting_name
+from raydrop.frontier.points import point_name, scorer_name, series_name, setting_name
 from raydrop.frontier.records import load_records
 from raydrop.frontier.report.answers import noise_answer
 from raydrop.frontier.statistics.noise import Noise, noise_of

@@ -50,9 +50,7 @@ def test_every_study_keeps_its_points_and_their_numbers(tmp_path: Path) -> None:
     assert list(dict.fromkeys(overlay.table["study"])) == ["first", "second"]
     for name, folder in zip(("first", "second"), folders, strict=True):
         records = load_records(folder)
-        alone = frontier_table(
-            records.trials, records.class_names, resamples=resample(records, "class")
-        )
+        alone = frontier_table(records.trials, records.class_names, resamples=resample(records))
         marks = ["on_front", "on_front_at_keep_fraction"]
         shared = [c for c in alone.columns if c not in (*ABOUT_ONE_STUDY, *marks)]
         found = overlay.table[overlay.table["study"] == name].reset_index(drop=True)
@@ -183,7 +181,7 @@ def test_what_is_missing_is_told_with_the_study(tmp_path: Path) -> None:
 def test_names_do_not_change_the_studies_own_tables(tmp_path: Path) -> None:
     """Two studies with the same trials: the marks alone are joint."""
     records = load_records(_write(FIRST, tmp_path / "a", "first"))
-    table = overlay_table({"one": records, "two": records}, "class")
+    table = overlay_table({"one": records, "two": records})
     one, two = (rows.drop(columns="study") for _, rows in table.groupby("study"))
     pd.testing.assert_frame_equal(one.reset_index(drop=True), two.reset_index(drop=True))
     alone = frontier_table(records.trials, records.class_names)

@@ -74,13 +74,17 @@ def test_metrics_by_group_come_from_the_predictions(tmp_path: Path) -> None:
 
 def test_worst_cases_are_about_what_is_asked_for_or_what_the_study_is_by(tmp_path: Path) -> None:
     records = load_records(GROUPED.write(tmp_path / "group"))
-    assert [records.chosen(by) for by in (None, "class", "group")] == ["group", "class", "group"]
+    assert [records.about(by).unit for by in (None, "class", "group")] == [
+        "group",
+        "class",
+        "group",
+    ]
     assert records.names("group")[:3] == ("cat, land", "cat, water", "dog, land")
     assert (records.names("class"), records.sizes("group")) == (records.class_names, (160, 40) * 4)
     by_class = dataclasses.replace(GROUPED, by="class").write(tmp_path / "class")
-    assert load_records(by_class).chosen(None) == "class"
+    assert load_records(by_class).unit == "class"
     with pytest.raises(ConfigError, match=r"Unknown value of --by 'groups': did you mean group\?"):
-        records.chosen("groups")
+        records.about("groups")
 
 
 def test_without_groups_nothing_is_said_of_them(tmp_path: Path) -> None:
@@ -90,7 +94,7 @@ def test_without_groups_nothing_is_said_of_them(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"Expected groups in the data of .* for --by group, found none; leave"
     ):
-        records.chosen("group")
+        records.about("group")
 
 
 def test_facts_that_know_of_no_groups_are_facts_without_groups(tmp_path: Path) -> None:
@@ -110,7 +114,7 @@ def test_facts_that_know_of_no_groups_are_facts_without_groups(tmp_path: Path) -
     store.remove("data", card.key)
     store.write("data", card.config, info, {"test_labels": SMALL.labels()})
     records = load_records(tmp_path)
-    assert records.chosen(None) == "class"
+    assert records.unit == "class"
     assert len(records.trials) == 18
 
 
@@ -306,7 +310,7 @@ def test_what_seeds_agree_on_is_that_of_their_point(tmp_path: Path) -> None:
     for _, rows in records.trials.groupby(["method", "quotas", "keep_fraction"]):
         hits = records.hits(rows["trial_id"].tolist())
         for by, number in (("class", 4), ("group", 8)):
-            members = records.members(records.chosen(by)).tolist()
+            members = records.about(by).members().tolist()
             expected = image_agreement_by_pairs(hits.tolist(), members, number)
             for found in rows[f"agreement_by_{by}"]:
                 assert found == pytest.approx(expected)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,17 +16,13 @@ from reference import (
     resample_by_images,
 )
 
-from raydrop.errors import ConfigError, DataError
+from raydrop.errors import DataError
 from raydrop.frontier import (
-    attained_fronts,
-    front_over,
     frontier_table,
-    hypervolume,
-    hypervolumes,
     load_records,
 )
 from raydrop.frontier.records import Records
-from raydrop.frontier.statistics.fronts import front_probability, front_status
+from raydrop.frontier.statistics.fronts import front_probability, front_status, hypervolume
 from raydrop.frontier.statistics.intervals import image_agreement
 from raydrop.frontier.statistics.resampling import Resamples, joint_resamples, resample
 
@@ -154,7 +149,7 @@ def test_fronts_do_not_mix_models_and_follow_the_unit(tmp_path: Path) -> None:
         )
         np.testing.assert_array_equal(front_probability(alone), probability[rows], str(model))
     grouped = load_records(GROUPED.write(tmp_path / "groups"))
-    one, other = resample(grouped, "class", 30), resample(grouped, "group", 30)
+    one, other = (resample(grouped.about(by), 30) for by in ("class", "group"))
     assert (one.worst.mean(axis=0) > other.worst.mean(axis=0)).all()
 
 
@@ -167,7 +162,6 @@ def made_up(average: list[float], worst: list[float], spread: float, draws: int 
         pd.DataFrame(
             {"dataset": "d", "model": "m", "network_target": "none"}, index=range(len(plug_in))
         ),
-        "class",
         plug_in[:, 0] + noise[0],
         plug_in[:, 1] + noise[1],
         plug_in,
@@ -187,78 +181,10 @@ def test_status_is_sure_only_where_noise_cannot_change_it() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(coordinates, coordinates, coordinates), max_size=8), st.integers(1, 3))
-def test_hypervolume_equals_that_of_cells(points: list[tuple[float, ...]], columns: int) -> None:
-    values = np.reshape(points, (-1, 3))[:, :columns]
-    for reference in (np.zeros(columns), np.full(columns, 0.25)):
-        expected = hypervolume_by_cells(values.tolist(), reference.tolist())
-        assert hypervolume(values, reference) == pytest.approx(expected)
-
-
-def test_hypervolume_refuses_other_shapes() -> None:
-    assert hypervolume(np.empty((0, 2))) == 0
-    with pytest.raises(DataError, match=r"Expected points of shape \(n, d\), found shape \(2,\)"):
-        hypervolume([1, 2])
-    with pytest.raises(DataError, match=r"Expected a reference of shape \(2,\), found \(3,\)"):
-        hypervolume([[1, 2]], [0, 0, 0])
-
-
-def test_hypervolume_has_an_interval_below_the_optimistic_quantiles() -> None:
-    found = made_up([0.9, 0.85, 0.8, 0.75], [0.5, 0.55, 0.6, 0.65], spread=0.03)
-    (row,) = hypervolumes(found).to_dict("records")
-    assert row["hypervolume"] == hypervolume(found.plug_in)
-    assert row["low"] < row["hypervolume"]
-    drawn = [
-        hypervolume(np.column_stack(p)) for p in zip(found.average, found.centred, strict=True)
-    ]
-    assert np.mean(drawn) > row["hypervolume"]
-    assert row["low"] + row["high"] < np.quantile(drawn, [0.025, 0.975]).sum()
-    exact = hypervolumes(made_up([0.9], [0.5], spread=0.0)).iloc[0]
-    assert (exact["low"], exact["high"]) == pytest.approx((0.45, 0.45))
-
-
-def test_attained_fronts_equal_counting() -> None:
-    found = made_up([0.9, 0.8, 0.7], [0.5, 0.6, 0.65], spread=0.05, draws=30)
-    fronts = attained_fronts(found, levels=(0.5, 0.9, 1.0), steps=15)
-    resamples = list(zip(found.average, found.centred, strict=True))
-    for row in fronts.to_dict("records"):
-        best = sorted(
-            max((y for x, y in zip(*each, strict=True) if x >= row["average_accuracy"]), default=-9)
-            for each in resamples
-        )
-        attained = [height for height in best if height >= row["worst_class_accuracy"]]
-        assert len(attained) >= row["level"] * 30
-        higher = [height for height in best if height > row["worst_class_accuracy"]]
-        assert len(higher) < row["level"] * 30
-    for _, front in fronts.groupby("level"):
-        assert front["worst_class_accuracy"].is_monotonic_decreasing
-    median, sure = (fronts[fronts["level"] == level] for level in (0.5, 0.9))
-    both = median.merge(sure, on="average_accuracy")
-    assert (both["worst_class_accuracy_x"] > both["worst_class_accuracy_y"]).all()
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(coordinates, coordinates, coordinates), min_size=1, max_size=12))
-def test_fronts_over_columns_equal_comparing_all_pairs(points: list[tuple[float, ...]]) -> None:
-    table = pd.DataFrame(points, columns=["accuracy", "seconds", "kept"])
-    directions: dict[str, Any] = {"accuracy": "max", "seconds": "min"}
-    signed = table.to_numpy() * [1, -1, -1]
-    found = front_over(table, directions, within=[])
-    assert found.tolist() == pareto_front_by_pairs(signed[:, :2].tolist())
-    found = front_over(table, directions | {"kept": "min"}, within=[])
-    assert found.tolist() == pareto_front_by_pairs(signed.tolist())
-
-
-def test_fronts_over_columns_stay_within_a_setting_and_say_what_they_lack() -> None:
-    table = pd.DataFrame({"model": ["a", "a", "b"], "x": [1, 2, 0], "y": [1, 2, 0]})
-    found = front_over(table, {"x": "max", "y": "max"}, within=["model"])
-    assert found.tolist() == [False, True, True]
-    with pytest.raises(ConfigError, match="Expected columns for a front, found none"):
-        front_over(table, {}, within=[])
-    with pytest.raises(ConfigError, match="Unknown column of numbers 'model'"):
-        front_over(table, {"model": "max"}, within=[])
-    with pytest.raises(ConfigError, match="Unknown direction 'most': choose one of max, min"):
-        front_over(table, {"x": "most"}, within=[])  # type: ignore[dict-item]
+@given(st.lists(st.tuples(coordinates, coordinates), max_size=8))
+def test_hypervolume_equals_that_of_cells(points: list[tuple[float, ...]]) -> None:
+    expected = hypervolume_by_cells(points, [0.0, 0.0])
+    assert hypervolume(np.reshape(points, (-1, 2))) == pytest.approx(expected)
 
 
 @settings(deadline=None)

@@ -12,7 +12,14 @@ from reference import pareto_front_by_pairs
 from raydrop.frontier import frontier_table, worst_class_interval
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.report.answers import answers, verdict, verdicts
-from raydrop.frontier.table import COLUMNS, GROUP_COLUMNS, by_merit, mean_recalls
+from raydrop.frontier.table import (
+    COLUMNS,
+    GROUP_COLUMNS,
+    as_filed,
+    by_merit,
+    mean_recalls,
+    table_of,
+)
 from raydrop.store.files import csv_text
 
 STUDY = FakeStudy(losses=("cross_entropy", "cdb_w"), seeds=(0, 1, 2))
@@ -79,7 +86,7 @@ def test_minimum_of_the_mean_is_not_the_mean_of_the_minima() -> None:
 
 def test_columns_and_rows_are_in_a_fixed_order(trials: pd.DataFrame) -> None:
     table = frontier_table(trials, STUDY.class_names)
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(as_filed(table).columns) == COLUMNS
     key = ["method", "quotas", "loss", "keep_fraction"]
     rows = [tuple(row) for row in table[key].to_numpy()]
     assert rows == sorted({(t.method, t.quotas, t.loss, t.keep_fraction) for t in STUDY.trials()})
@@ -103,14 +110,14 @@ def test_csv_does_not_depend_on_row_order_or_timings(trials: pd.DataFrame) -> No
     shuffled = shuffled.assign(train_seconds=9.0, seconds=9.0, device="cuda")
     exact = {"check_exact": True}
     pd.testing.assert_frame_equal(frontier_table(shuffled), frontier_table(trials), **exact)
-    text = csv_text(frontier_table(trials, STUDY.class_names))
-    assert csv_text(frontier_table(shuffled, STUDY.class_names)) == text
+    text = csv_text(as_filed(frontier_table(trials, STUDY.class_names)))
+    assert csv_text(as_filed(frontier_table(shuffled, STUDY.class_names))) == text
     assert "\r" not in text
     assert text.startswith(
         ",".join(COLUMNS) + "\ndigits,small_cnn,small_cnn,el2n,drop,cdb_w,none,none,0.000000,"
     )
     changed = trials.assign(average_accuracy=trials["average_accuracy"] + 1e-3)
-    assert csv_text(frontier_table(changed, STUDY.class_names)) != text
+    assert csv_text(as_filed(frontier_table(changed, STUDY.class_names))) != text
 
 
 def test_mean_recalls_share_the_rows_of_the_table(trials: pd.DataFrame) -> None:
@@ -241,7 +248,7 @@ def test_the_share_of_noise_is_a_mean_over_seeds_and_empty_where_unknown() -> No
     assert table["noisy_pruned"]["random"] == pytest.approx(0.75)
     assert np.isnan(table["noisy_pruned"]["moso"])
     place = COLUMNS.index("noisy_pruned")
-    rows = [line.split(",") for line in csv_text(frontier_table(trials)).splitlines()]
+    rows = [line.split(",") for line in csv_text(as_filed(frontier_table(trials))).splitlines()]
     assert [row[place] for row in rows] == ["noisy_pruned", "", "0.750000"]
 
 
@@ -280,16 +287,10 @@ def grouped(tmp_path_factory: pytest.TempPathFactory) -> Records:
     return load_records(GROUPED.write(tmp_path_factory.mktemp("grouped")))
 
 
-def table_of(records: Records, by: str) -> pd.DataFrame:
-    return frontier_table(
-        records.trials, records.class_names, group_names=records.group_names, by=records.chosen(by)
-    )
-
-
 def test_worst_on_validation_is_the_test_recall_of_that_class(
     grouped: Records, tmp_path: Path
 ) -> None:
-    table = table_of(grouped, "group")
+    table = table_of(grouped.about("group"))
     for key, rows in grouped.trials.groupby(["method", "quotas", "keep_fraction"]):
         point = table[(table[["method", "quotas", "keep_fraction"]] == list(key)).all(axis=1)]
         for by in ("class", "group"):
@@ -315,16 +316,19 @@ def test_worst_decile_and_balanced_accuracy_are_means_over_seeds() -> None:
 
 
 def test_columns_of_groups_follow_those_of_classes_which_stay(grouped: Records) -> None:
-    table = table_of(grouped, "group")
-    assert tuple(table.columns) == COLUMNS + GROUP_COLUMNS
+    table = table_of(grouped.about("group"))
+    assert tuple(as_filed(table).columns) == COLUMNS + GROUP_COLUMNS
     without = grouped.trials.drop(columns=[c for c in grouped.trials if "group" in str(c)])
     plain = frontier_table(without, grouped.class_names)
-    assert tuple(plain.columns) == COLUMNS
+    assert tuple(as_filed(plain).columns) == COLUMNS
     fronts = ["on_front", "on_front_at_keep_fraction"]
     pd.testing.assert_frame_equal(
-        table[list(COLUMNS)].drop(columns=fronts), plain.drop(columns=fronts), check_exact=True
+        table[list(COLUMNS)].drop(columns=fronts),
+        as_filed(plain).drop(columns=fronts),
+        check_exact=True,
     )
-    pd.testing.assert_frame_equal(table_of(grouped, "class")[list(COLUMNS)], plain)
+    about_classes = table_of(grouped.about("class"))[list(COLUMNS)]
+    pd.testing.assert_frame_equal(about_classes, as_filed(plain))
     assert set(table["worst_group"]) <= set(grouped.group_names)
     owner = table["worst_group"].str.partition(",")[0]
     assert (owner != table["worst_class"]).any()
@@ -332,7 +336,7 @@ def test_columns_of_groups_follow_those_of_classes_which_stay(grouped: Records) 
 
 
 def test_summaries_of_groups_are_those_of_their_counts(grouped: Records) -> None:
-    table = table_of(grouped, "group")
+    table = table_of(grouped.about("group"))
     rows = grouped.trials[
         (grouped.trials["method"] == "el2n")
         & (grouped.trials["quotas"] == "drop")
@@ -361,24 +365,24 @@ def test_summaries_of_groups_are_those_of_their_counts(grouped: Records) -> None
 
 @pytest.mark.parametrize("by", ["class", "group"])
 def test_fronts_are_about_the_chosen_unit(grouped: Records, by: str) -> None:
-    table = table_of(grouped, by)
+    table = table_of(grouped.about(by))
     assert set(table["front_by"]) == {by}
     objectives = table[["average_accuracy", f"worst_{by}_accuracy"]].to_numpy()
     assert table["on_front"].tolist() == pareto_front_by_pairs(objectives)
-    other = table_of(grouped, "class" if by == "group" else "group")
+    other = table_of(grouped.about("class" if by == "group" else "group"))
     assert table["on_front"].tolist() != other["on_front"].tolist()
 
 
 def test_csv_by_group_does_not_depend_on_row_order(grouped: Records) -> None:
-    text = csv_text(table_of(grouped, "group"))
+    text = csv_text(as_filed(table_of(grouped.about("group"))))
     shuffled = dataclasses.replace(grouped, trials=grouped.trials.sample(frac=1, random_state=3))
-    assert csv_text(table_of(shuffled, "group")) == text
-    assert csv_text(table_of(grouped, "class")) != text
+    assert csv_text(as_filed(table_of(shuffled.about("group")))) == text
+    assert csv_text(as_filed(table_of(grouped.about("class")))) != text
     assert text.startswith(",".join(COLUMNS + GROUP_COLUMNS) + "\n")
 
 
 def test_sentences_and_order_are_about_the_chosen_unit(grouped: Records) -> None:
-    table = table_of(grouped, "group")
+    table = table_of(grouped.about("group"))
     for text in (verdict(table, "group"), *answers(table, "group")):
         assert "worst group" in text
         assert "class" not in text
@@ -388,7 +392,8 @@ def test_sentences_and_order_are_about_the_chosen_unit(grouped: Records) -> None
     assert f"all the data at {full:.2f}" in verdict(table, "group")
     assert f"keeps the worst group at {best:.2f}" in " ".join(answers(table, "group"))
     for by in ("class", "group"):
-        cells = by_merit(table, grouped.chosen(by)).groupby(["loss", "keep_fraction"])
+        ordered = by_merit(table_of(grouped.about(by)))
+        cells = ordered.groupby(["loss", "keep_fraction"])
         falling = [rows["worst_group_accuracy"].is_monotonic_decreasing for _, rows in cells]
         assert all(falling) == (by == "group")
 

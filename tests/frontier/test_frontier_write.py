@@ -100,7 +100,7 @@ def report_of(folder: Path) -> str:
 
 
 def test_every_file_is_written_and_nothing_else(written: Frontier) -> None:
-    folder = written.records.directory
+    folder = written.records.place.folder
     assert set(written.paths) == FILES
     assert {path.name for path in folder.iterdir()} == FILES | {"store", "study.json"}
     for name in FIGURES:

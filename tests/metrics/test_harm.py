@@ -26,7 +26,6 @@ from raydrop.metrics.harm import (
     modal_label,
     pruning_identified_exemplars,
     share_by_unit,
-    share_lost,
 )
 from raydrop.training.evaluate import predict, predictions_and_probabilities
 
@@ -244,14 +243,13 @@ def test_pruning_nothing_has_no_exemplars_and_loses_nothing() -> None:
     marked = pruning_identified_exemplars(DENSE, DENSE[::-1], 3)
     assert not marked.any()
     assert math.isnan(accuracy_on_and_off(marked, DENSE, LABELS)[0])
-    assert np.nanmax(share_lost(DENSE[:1], DENSE[:1], LABELS, 3)) == 0
+    assert not losses(DENSE[:1], DENSE[:1], LABELS, 3).any()
 
 
 def test_what_is_lost_was_right_before() -> None:
+    # The last image is wrong by the modal label of the dense networks, so it cannot be lost.
     expected = [[0, 1, 0, 1, 0], [0, 1, 1, 1, 0], [1, 0, 0, 1, 0]]
     np.testing.assert_array_equal(losses(DENSE, PRUNED, LABELS, 3), np.array(expected) > 0)
-    # The last image is wrong by the modal label of the dense networks, so it cannot be lost.
-    np.testing.assert_allclose(share_lost(DENSE, PRUNED, LABELS, 3), [1 / 3, 2 / 3, 1 / 3, 1, NAN])
 
 
 def test_predictions_that_do_not_fit_are_refused() -> None:
@@ -259,7 +257,7 @@ def test_predictions_that_do_not_fit_are_refused() -> None:
         with pytest.raises(DataError, match="the same test images"):
             pruning_identified_exemplars(DENSE, other, 3)
         with pytest.raises(DataError, match="the same test images"):
-            share_lost(DENSE, other, LABELS, 3)
+            losses(DENSE, other, LABELS, 3)
     with pytest.raises(DataError, match="classes in 0…1, found 0 to 2"):
         modal_label(DENSE, 2)
     for other in (np.zeros((0, 3), int), np.zeros(3, int), np.zeros((2, 3))):

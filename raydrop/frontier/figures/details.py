@@ -30,7 +30,7 @@ from raydrop.frontier.figures.canvas import Look, cut, heading, legend_entry, st
 from raydrop.frontier.figures.plots import KeepStyle
 from raydrop.frontier.figures.samples import SampleGrid, mosaic
 from raydrop.frontier.figures.scores import ScoreDistribution, Threshold
-from raydrop.frontier.names import PLURALS
+from raydrop.frontier.points import PLURALS
 from raydrop.frontier.statistics.changes import Panel, RecallChanges
 from raydrop.study import By
 

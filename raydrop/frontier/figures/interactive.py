@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 
 from raydrop.frontier.figures.canvas import cut
 from raydrop.frontier.figures.plots import FRONT_COLOUR, FRONTS, FULL_DATA, LABELS, SeriesStyle
-from raydrop.frontier.names import (
+from raydrop.frontier.points import (
     DENSE,
     has_several_models,
     is_dense,

@@ -9,8 +9,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from raydrop.frontier.names import DENSE, Row, data_name, has_networks, has_several_models
-from raydrop.frontier.statistics.comparisons import PLAIN_LOSS
+from raydrop.frontier.points import (
+    DENSE,
+    PLAIN_LOSS,
+    Row,
+    data_name,
+    has_networks,
+    has_several_models,
+)
 
 MOST_PANELS = 6
 """Data selections that are shown: all the data and large keep fractions first."""

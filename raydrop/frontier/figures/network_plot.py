@@ -21,7 +21,7 @@ from raydrop.frontier.figures.canvas import (
     styled,
 )
 from raydrop.frontier.figures.plots import AVERAGE, FULL_DATA, LABELS, LINES, MARKERS, SeriesStyle
-from raydrop.frontier.names import DENSE
+from raydrop.frontier.points import DENSE
 from raydrop.frontier.table import worst_accuracy
 from raydrop.study import By
 

@@ -29,7 +29,7 @@ from raydrop.frontier.figures.canvas import (
     styled,
 )
 from raydrop.frontier.figures.plots import AVERAGE, FILLS, FRONTS, LABELS, LINES, MARKERS
-from raydrop.frontier.names import (
+from raydrop.frontier.points import (
     has_several_models,
     is_dense,
     scorer_name,

@@ -43,7 +43,7 @@ from raydrop.frontier.figures.canvas import (
 )
 from raydrop.frontier.figures.canvas import to_png as to_png
 from raydrop.frontier.figures.canvas import to_svg as to_svg
-from raydrop.frontier.names import (
+from raydrop.frontier.points import (
     DENSE,
     PLURALS,
     has_networks,
@@ -86,7 +86,7 @@ class SeriesStyle:
     """How methods and quotas look; the same in every panel and figure of a table."""
 
     methods: tuple[str, ...]
-    """As :func:`~raydrop.frontier.names.scorer_name` calls them, in the order of :data:`COLOURS`
+    """As :func:`~raydrop.frontier.points.scorer_name` calls them, in the order of :data:`COLOURS`
     and :data:`MARKERS`."""
     quotas: tuple[str, ...]
     """In the order of :data:`LINES` and :data:`FILLS`."""
@@ -630,7 +630,7 @@ class _Key(NamedTuple):
     """What a line is about, within a panel."""
 
     method: str
-    """With its query model, as :func:`~raydrop.frontier.names.scorer_name` calls it."""
+    """With its query model, as :func:`~raydrop.frontier.points.scorer_name` calls it."""
     quotas: str
     network: str
 

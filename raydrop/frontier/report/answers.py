@@ -11,8 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from raydrop.frontier.names import DENSE, has_several_models, series_name
-from raydrop.frontier.table import worst_accuracy
+from raydrop.frontier.points import DENSE, has_several_models, series_name
 from raydrop.study import By
 
 WORST = "worst_accuracy"
@@ -184,9 +183,7 @@ def _unpruned(table: pd.DataFrame, by: By) -> dict[str, Row]:
 
 def _rows(table: pd.DataFrame, by: By) -> list[Row]:
     """Return points as rows whose worst accuracy has one name for classes and for groups."""
-    own = worst_accuracy(by)
-    common = {f"{own}{end}": f"{WORST}{end}" for end in ("", "_min", "_max")}
-    points = table.rename(columns=common).assign(by=by)
+    points = table.assign(by=by)
     return [{str(name): value for name, value in row.items()} for row in points.to_dict("records")]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from raydrop.frontier.names import DENSE, has_several_models, point_name, setting_name
+from raydrop.frontier.points import DENSE, has_several_models, point_name, setting_name
 from raydrop.frontier.records import Records
 
 SHOWN_LINES = 200

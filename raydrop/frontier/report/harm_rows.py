@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from raydrop.frontier.names import point_name
+from raydrop.frontier.points import point_name
 from raydrop.frontier.records import Records
 from raydrop.frontier.report.lost import lost_facts, lost_images
 from raydrop.frontier.report.tables import Cell, cell

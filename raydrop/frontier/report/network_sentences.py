@@ -11,7 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from raydrop.frontier.names import DENSE, data_name, family_name, has_several_models, target_place
+from raydrop.frontier.points import (
+    DENSE,
+    DENSE_NETWORK,
+    PLAIN_LOSS,
+    RANDOM_NETWORKS,
+    data_name,
+    family_name,
+    has_several_models,
+    target_place,
+)
 from raydrop.frontier.report.sentences import (
     best_row,
     more_seeds,
@@ -19,7 +28,6 @@ from raydrop.frontier.report.sentences import (
     rows_of,
     signed_change,
 )
-from raydrop.frontier.statistics.comparisons import DENSE_NETWORK, PLAIN_LOSS, RANDOM_NETWORKS
 from raydrop.study import By
 
 DATA = ["model", "keep_fraction", "method", "quotas", "query_model"]

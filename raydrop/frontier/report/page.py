@@ -27,7 +27,7 @@ from raydrop.frontier.figures.plots import (
     noise_figure,
     to_svg,
 )
-from raydrop.frontier.names import PLURALS, has_networks
+from raydrop.frontier.points import PLURALS, has_networks
 from raydrop.frontier.records import Records
 from raydrop.frontier.report.answers import answers, noise_answer, verdicts
 from raydrop.frontier.report.gaps import gaps
@@ -115,7 +115,7 @@ def _facts(
     """Return what the template is given besides figures and scripts."""
     recalls = mean_recalls(records.trials, by)
     changes = recall_changes(table, recalls)
-    points = with_forward_times(chosen_points(by_merit(table, by)), records.trials)
+    points = with_forward_times(chosen_points(by_merit(table)), records.trials)
     names, sizes = records.names(by), records.sizes(by)
     shown, style = shown_classes(recalls), SeriesStyle.of(table)
     interactive = interactive_frontier(points, by, style)

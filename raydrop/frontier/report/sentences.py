@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from raydrop.frontier.names import DENSE, has_several_models, series_name
-from raydrop.frontier.statistics.comparisons import RANDOM
+from raydrop.frontier.points import DENSE, RANDOM, has_several_models, series_name
 from raydrop.study import By
 
 CELL = ["model", "loss", "keep_fraction"]

@@ -10,14 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raydrop.frontier.figures.interactive import network_name, sparsity_name
-from raydrop.frontier.names import (
+from raydrop.frontier.points import (
+    POINT,
     has_networks,
     has_several_models,
     is_dense,
     point_name,
     scorer_name,
 )
-from raydrop.frontier.points import POINT
 from raydrop.frontier.table import front_mark, gap_and_std, worst_accuracy
 from raydrop.study import By
 

@@ -14,13 +14,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.frontier.names import (
+from raydrop.frontier.points import (
     DENSE,
+    PLAIN_LOSS,
     has_several_models,
+    rows_of,
     series_name,
     setting_name,
     target_place,
+    unpruned,
 )
+from raydrop.frontier.units import with_unit
 from raydrop.study import By
 
 SHOWN_UNITS = 20
@@ -66,7 +70,7 @@ class RecallChanges:
         return float(np.nanmax([np.nanmax(np.abs(panel.changes)) for panel in self.panels]))
 
 
-def recall_changes(trials: pd.DataFrame, by: By = "class") -> RecallChanges | None:
+def recall_changes(trials: pd.DataFrame, unit: By = "class") -> RecallChanges | None:
     """Return the recall of every class minus that on all the data.
 
     A change is the mean over the seeds that have both: r(pruned, seed) - r(all the data, seed), in
@@ -77,20 +81,20 @@ def recall_changes(trials: pd.DataFrame, by: By = "class") -> RecallChanges | No
 
     Args:
         trials: A row per trial, as in :attr:`~raydrop.frontier.records.Records.trials`.
-        by: Whether recalls of classes or accuracies of groups change.
+        unit: Whether recalls of classes or accuracies of groups change.
 
     Returns:
         The changes; None where no model, loss and target has both pruned trials and, with one of
         the same seeds, trials on all the data.
     """
-    several = has_several_models(trials)
+    trials, several = with_unit(trials, unit), has_several_models(trials)
     found: list[tuple[str, FloatArray, dict[Row, FloatArray]]] = []
-    for of_setting, unpruned in _settings(trials):
-        changes = _changes(of_setting, unpruned, by)
+    for of_setting, full in _settings(trials):
+        changes = _changes(of_setting, full)
         if changes:
             row = of_setting.iloc[0].to_dict()
             title = ("" if several else "loss: ") + setting_name(row, several_models=several)
-            found.append((title, _recalls(unpruned, by).mean(axis=0), changes))
+            found.append((title, _recalls(full).mean(axis=0), changes))
     if not found:
         return None
     rows = _thinned(_ordered_rows(trials, {row for *_, changes in found for row in changes}))
@@ -100,45 +104,39 @@ def recall_changes(trials: pd.DataFrame, by: By = "class") -> RecallChanges | No
         (title, reference, np.array([changes.get(row, absent) for row in rows]))
         for title, reference, changes in found
     ]
-    units = _shown_units([r for _, r, _ in whole], [changes for *_, changes in whole])
+    units = _foremost_units([r for _, r, _ in whole], [changes for *_, changes in whole])
     panels = [Panel(title, r[units], changes[:, units]) for title, r, changes in whole]
     return RecallChanges(tuple(rows), tuple(units), n_units, tuple(panels))
 
 
 def _settings(trials: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Yield the trials of each panel, and those on all the data that they are compared with."""
-    dense = trials["network_target"] == DENSE
-    full = trials[dense & (trials["method"] == "none")]
+    full = unpruned(trials)
     keyed = trials.assign(place=trials["network_target"].map(target_place))
     for key, rows in keyed.groupby(["model", "loss", "place"], sort=True):
         model, loss, place = cast("tuple[str, str, tuple[Any, ...]]", key)
-        of_model = full[full["model"] == model]
-        unpruned = of_model[of_model["loss"] == loss]
-        if unpruned.empty and place[-1] != DENSE:
-            unpruned = of_model[of_model["loss"] == "cross_entropy"]
-        yield rows.drop(columns="place"), unpruned
+        of_loss = full[(full["model"] == model) & (full["loss"] == loss)]
+        if of_loss.empty and place[-1] != DENSE:
+            of_loss = full[(full["model"] == model) & (full["loss"] == PLAIN_LOSS)]
+        yield rows, of_loss
 
 
-def _changes(trials: pd.DataFrame, unpruned: pd.DataFrame, by: By) -> dict[Row, FloatArray]:
-    """Return the mean change (K,) of every series and keep fraction of one panel."""
-    full = {seed: _recalls(rows, by).mean(axis=0) for seed, rows in unpruned.groupby("seed")}
+def _changes(trials: pd.DataFrame, full: pd.DataFrame) -> dict[Row, FloatArray]:
+    """Return the mean change (U,) of every series and keep fraction of one panel."""
+    by_seed = {seed: _recalls(rows).mean(axis=0) for seed, rows in full.groupby("seed")}
     changed = (trials["method"] != "none") | (trials["network_target"] != DENSE)
-    pruned = trials[changed & trials["seed"].isin(list(full))]
-    if pruned.empty:
-        return {}
-    names = [series_name(row) for row in pruned.to_dict("records")]
+    pruned = trials[changed & trials["seed"].isin(list(by_seed))]
+    pruned = pruned.assign(series=[series_name(row) for row in rows_of(pruned)])
     changes = {}
-    pruned = pruned.assign(series=names)
-    for _, rows in pruned.groupby(["series", "keep_fraction"], sort=True):
-        name, keep = rows["series"].iloc[0], rows["keep_fraction"].iloc[0]
-        reference = np.array([full[seed] for seed in rows["seed"]])
-        changes[str(name), float(keep)] = (_recalls(rows, by) - reference).mean(axis=0)
+    for (name, keep), rows in pruned.groupby(["series", "keep_fraction"], sort=True):
+        reference = np.array([by_seed[seed] for seed in rows["seed"]])
+        changes[str(name), float(keep)] = (_recalls(rows) - reference).mean(axis=0)
     return changes
 
 
-def _recalls(trials: pd.DataFrame, by: By) -> FloatArray:
-    """Return (n, K) recalls, NaN where a class has no test samples."""
-    return np.array(trials[f"by_{by}"].tolist(), dtype=np.float64)
+def _recalls(trials: pd.DataFrame) -> FloatArray:
+    """Return (n, U) recalls, NaN where a class has no test samples."""
+    return np.array(trials["recalls"].tolist(), dtype=np.float64)
 
 
 def _ordered_rows(trials: pd.DataFrame, rows: set[Row]) -> list[Row]:
@@ -150,28 +148,29 @@ def _ordered_rows(trials: pd.DataFrame, rows: set[Row]) -> list[Row]:
             row["method"],
             row["quotas"] != "none",
         )
-        for row in series.to_dict("records")
+        for row in rows_of(series)
     }
     return sorted(rows, key=lambda row: (*places[row[0]], row))
 
 
-def _thinned(rows: Sequence[Row]) -> list[Row]:
+def _thinned(rows: list[Row]) -> list[Row]:
     if len(rows) <= SHOWN_ROWS:
-        return list(rows)
+        return rows
     keeps: dict[str, list[float]] = {}
     for name, keep in rows:
         keeps.setdefault(name, []).append(keep)
     count = max(2, min(SHOWN_KEEPS, 2 * SHOWN_ROWS // len(keeps)))
-    shown = {name: set(_spread(values, count)) for name, values in keeps.items()}
-    return [(name, keep) for name, keep in rows if keep in shown[name]]
+    kept = {name: set(spread(values, count)) for name, values in keeps.items()}
+    return [(name, keep) for name, keep in rows if keep in kept[name]]
 
 
-def _spread(keeps: Sequence[float], count: int) -> list[float]:
+def spread(keeps: Sequence[float], count: int) -> list[float]:
+    """Return so many of ascending keep fractions, from the smallest to the largest."""
     places = np.linspace(0, len(keeps) - 1, min(len(keeps), count)).round()
     return [keeps[int(place)] for place in places]
 
 
-def _shown_units(references: Sequence[FloatArray], changes: Sequence[FloatArray]) -> list[int]:
+def _foremost_units(references: Sequence[FloatArray], changes: Sequence[FloatArray]) -> list[int]:
     """Return the classes with columns: those that lose most, the lowest recall first."""
     affected = np.argsort(_mean(np.concatenate(changes)), kind="stable")[:SHOWN_UNITS]
     recall = _mean(np.array(references))

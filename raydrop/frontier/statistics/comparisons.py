@@ -6,20 +6,15 @@ image by image and seed by seed; what both have wrong cancels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.frontier.names import DENSE, family_name
-from raydrop.frontier.points import POINT, points_of
+from raydrop.frontier.points import PLAIN_LOSS, POINT, Point, points_of, references
 from raydrop.frontier.records import Records
-from raydrop.frontier.statistics.contrasts import (
-    Contrasts as Contrasts,
-)
 from raydrop.frontier.statistics.contrasts import (
     Pair,
     Side,
@@ -29,12 +24,9 @@ from raydrop.frontier.statistics.contrasts import (
     seeds_needed,
     side_of,
 )
-from raydrop.frontier.statistics.contrasts import contrasts as contrasts
 from raydrop.frontier.statistics.seeds import moderated
-from raydrop.study import By
 
 Floats = NDArray[np.float64]
-Point = dict[str, Any]
 
 COLUMNS = (
     "model",
@@ -59,37 +51,19 @@ COLUMNS = (
 """Columns of ``comparisons.csv``."""
 
 FAMILY = ["model", "loss", "keep_fraction", "network_target", "reference", "measure"]
-"""What comparisons that are corrected together have in common; with :data:`PLAIN_LOSS` as the
-reference, losses are what is compared, so those of all losses are."""
+"""What comparisons that are corrected together have in common; with
+:data:`~raydrop.frontier.points.PLAIN_LOSS` as the reference, losses are what is compared, so those
+of all losses are."""
 
 ERROR = 0.05
 
-RANDOM, ALL = "random + none", "all the data"
-"""References, as :func:`~raydrop.frontier.names.series_name` calls them."""
 
-DENSE_NETWORK, PLAIN_LOSS = "dense network", "cross_entropy"
-RANDOM_NETWORKS = {"random": "random filters", "unstructured_random": "random weights"}
-"""References of pruned networks: the network before it was pruned, the same pruning and retraining
-with the plain loss, and pruning at random."""
+def comparisons(records: Records) -> pd.DataFrame:
+    """Compare every point with its :func:`~raydrop.frontier.points.references`.
 
-_SAME = ["dataset", "model", "loss", "network_method", "network_target", "budget"]
-"""What a point shares with its reference of the same network."""
-
-_SELECTION = ["dataset", "model", "query_model", "method", "quotas", "keep_fraction", "budget"]
-"""What a point of a pruned network shares with all its references: the data."""
-
-
-def comparisons(records: Records, by: By = "class") -> pd.DataFrame:
-    """Compare every point with random pruning and with training on all the data.
-
-    The references are random pruning without quotas at the same keep fraction, and all the data,
-    both with the same model and loss. Those of a pruned network have the same data instead: its
-    dense network, trained with cross-entropy where that is there; random filters (or weights)
-    removed to the same target, with the same loss; and the same method, target and data with
-    cross-entropy, if the loss is another. The measures are the average accuracy and that of the
-    worst class (or group), seeds averaged first;
-    :func:`~raydrop.frontier.statistics.contrasts.interval` says what their intervals cover. Only
-    seeds that both sides have count.
+    The measures are the average accuracy and that of the worst class (or group), seeds averaged
+    first; :func:`~raydrop.frontier.statistics.contrasts.interval` says what their intervals cover.
+    Only seeds that both sides have count.
 
     Families are the answers to one question, such as which methods at keep fraction 0.3 have a
     better worst class than random pruning, or which losses at flops(0.75) a better one than
@@ -107,34 +81,31 @@ def comparisons(records: Records, by: By = "class") -> pd.DataFrame:
     the verdict is ``cannot tell``.
 
     Args:
-        records: As from :func:`~raydrop.frontier.records.load_records`.
-        by: Whether worst cases are those of classes or of groups.
+        records: Their ``unit`` is what worst cases are of.
 
     Returns:
-        Rows with :data:`COLUMNS`, ordered by reference, measure and point. ``reference`` is
-        :data:`RANDOM`, :data:`ALL`, :data:`DENSE_NETWORK`, one of :data:`RANDOM_NETWORKS` or
-        :data:`PLAIN_LOSS`; ``measure`` is ``worst`` or ``average``; differences are
-        accuracies of the point minus those of its reference, as plug-in estimates.
-        ``seeds_needed`` is the number of seeds at which, were the difference as large as it seems,
-        the verdict would fall with 80 % probability; it is ``n_seeds`` where the verdict has
-        fallen, and NaN where there is one seed or 1,000 would not do, test images being too few.
+        Rows with :data:`COLUMNS`, ordered by reference, measure and point. ``measure`` is
+        ``worst`` or ``average``; differences are accuracies of the point minus those of its
+        reference, as plug-in estimates. ``seeds_needed`` is the number of seeds at which, were the
+        difference as large as it seems, the verdict would fall with 80 % probability; it is
+        ``n_seeds`` where the verdict has fallen, and NaN where there is one seed or 1,000 would not
+        do, test images being too few.
 
     Raises:
         DataError: If the records do not hold which test images each trial has right.
     """
-    sides = _Sides(records, by)
-    rows, found = [], []
-    for identity, one, other in _pairs(records.trials):
+    sides = _Sides(records)
+    rows, pairs = [], []
+    for identity, one, other in _compared(records.trials):
         both = zip(("worst", "average"), sides.of(one), sides.of(other), strict=True)
         for measure, side, reference in both:
             rows.append({**identity, "measure": measure, "n_seeds": len(one)})
-            found.append(Pair(side, reference))
-    table = pd.DataFrame(rows, columns=[*POINT, "reference", "measure", "n_seeds"])
-    if table.empty:
+            pairs.append(Pair(side, reference))
+    if not rows:
         return pd.DataFrame(columns=list(COLUMNS))
-    judged = _judged(table, found)
-    order_of = ["reference", "measure", *POINT]
-    return judged.sort_values(order_of, kind="stable", ignore_index=True)[list(COLUMNS)]
+    judged = _judged(pd.DataFrame(rows), pairs)
+    order = ["reference", "measure", *POINT]
+    return judged.sort_values(order, kind="stable", ignore_index=True)[list(COLUMNS)]
 
 
 def holm(p_values: Floats, error: float = ERROR) -> tuple[Floats, Floats]:
@@ -162,9 +133,8 @@ def holm(p_values: Floats, error: float = ERROR) -> tuple[Floats, Floats]:
 class _Sides:
     """Both views of every point, by class and of all images, each made once."""
 
-    def __init__(self, records: Records, by: By) -> None:
-        """Begin without a point."""
-        members = records.members(by)
+    def __init__(self, records: Records) -> None:
+        members = records.members()
         self._records = records
         self._order = np.argsort(members, kind="stable")
         ordered = members[self._order]
@@ -181,22 +151,34 @@ class _Sides:
         return self._made[key]
 
 
-def _judged(table: pd.DataFrame, found: list[Pair]) -> pd.DataFrame:
+def _compared(trials: pd.DataFrame) -> Iterator[tuple[Point, list[str], list[str]]]:
+    """Yield each comparison's identity and both sides' trials, in the order of their seeds."""
+    points, rows = zip(*points_of(trials), strict=True)
+    by_seed = [dict(zip(each["seed"], each["trial_id"], strict=True)) for each in rows]
+    for point, seeds, found in zip(points, by_seed, references(points), strict=True):
+        for name, place in found.items():
+            others = by_seed[place]
+            common = sorted(set(seeds) & set(others))
+            if common:
+                one, other = ([each[seed] for seed in common] for each in (seeds, others))
+                yield {**point, "reference": name}, one, other
+
+
+def _judged(table: pd.DataFrame, pairs: list[Pair]) -> pd.DataFrame:
     """Add differences, intervals, p-values and verdicts to the identities of comparisons."""
-    found = _moderated_averages(table, found)
-    known = [each.n_seeds > 1 for each in found]
-    p_values = [
-        p_value(each.found()) if yes else np.nan for each, yes in zip(found, known, strict=True)
-    ]
-    adjusted, levels = np.full(len(found), np.nan), np.full(len(found), ERROR)
-    for rows in _families(table[known]):
-        adjusted[rows], levels[rows] = holm(np.array(p_values)[rows])
-    results = [_measured(*each) for each in zip(found, adjusted, levels, strict=True)]
+    pairs = _moderated_averages(table, pairs)
+    known = (table["n_seeds"] > 1).to_numpy()
+    found = zip(pairs, known, strict=True)
+    p_values = np.array([p_value(pair.found()) if yes else np.nan for pair, yes in found])
+    adjusted, levels = np.full(len(pairs), np.nan), np.full(len(pairs), ERROR)
+    of_losses = table["reference"] == PLAIN_LOSS
+    keyed = table.assign(loss=table["loss"].mask(of_losses, ""))[known]
+    for rows in keyed.groupby(FAMILY).groups.values():
+        adjusted[rows], levels[rows] = holm(p_values[rows])
+    results = [_measured(*each) for each in zip(pairs, adjusted, levels, strict=True)]
     names = ["difference", "low", "high", "verdict", "seeds_needed"]
     measured = pd.DataFrame(results, columns=names, index=table.index)
-    return table.assign(
-        p_value=np.array(p_values, dtype=np.float64), p_adjusted=adjusted, **measured
-    )
+    return table.assign(p_value=p_values, p_adjusted=adjusted, **measured)
 
 
 def _measured(pair: Pair, adjusted: float, level: float) -> tuple[float, float, float, str, float]:
@@ -209,92 +191,19 @@ def _measured(pair: Pair, adjusted: float, level: float) -> tuple[float, float, 
     return found.plug_in, low, high, verdict, needed
 
 
-def _families(table: pd.DataFrame) -> Iterator[NDArray[np.intp]]:
-    """Yield the places of the comparisons of each family."""
-    if table.empty:
-        return
-    of_losses = table["reference"] == PLAIN_LOSS
-    keyed = table.assign(loss=table["loss"].mask(of_losses, ""))
-    for rows in keyed.groupby(FAMILY).groups.values():
-        yield np.asarray(rows)
-
-
-def _pairs(trials: pd.DataFrame) -> Iterator[tuple[Point, list[str], list[str]]]:
-    """Yield each comparison's identity and both sides' trials, in the order of their seeds."""
-    points = [
-        (dict(zip(POINT, key, strict=True)), dict(zip(rows["seed"], rows["trial_id"], strict=True)))
-        for key, rows in points_of(trials)
-    ]
-    references: dict[tuple[Any, ...], dict[int, str]] = {}
-    for point, seeds in points:
-        for key in _is_reference_for(point):
-            references.setdefault(key, seeds)
-    for point, seeds in points:
-        for name, keys in _references_of(point):
-            others: Mapping[int, str] = next(
-                (references[key] for key in keys if key in references), {}
-            )
-            common = sorted(set(seeds) & set(others))
-            if others is not seeds and common:
-                one, other = ([each[seed] for seed in common] for each in (seeds, others))
-                yield {**point, "reference": name}, one, other
-
-
-def _references_of(point: Point) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
-    """Yield the name of each reference, and by which keys it is found, the first that is there."""
-    cell = tuple(point[name] for name in _SAME)
-    data = tuple(point[name] for name in _SELECTION)
-    method, target, loss = (point[name] for name in ("network_method", "network_target", "loss"))
-    if target == DENSE:
-        yield RANDOM, [(RANDOM, *cell, point["keep_fraction"])]
-        yield ALL, [(ALL, *cell)]
-        return
-    yield DENSE_NETWORK, [(DENSE_NETWORK, *data, each) for each in (PLAIN_LOSS, loss, None)]
-    for family, name in RANDOM_NETWORKS.items():
-        if method.startswith("unstructured") == family.startswith("unstructured"):
-            # With the same options, such as a schedule, or else as it is.
-            same = family + method[len(family_name(method)) :]
-            yield name, [(name, *data, target, loss, each) for each in (same, family)]
-    if loss != PLAIN_LOSS:
-        yield PLAIN_LOSS, [(PLAIN_LOSS, *data, target, method)]
-
-
-def _is_reference_for(point: Point) -> Iterator[tuple[Any, ...]]:
-    """Yield the keys by which a point is found as a reference."""
-    cell = tuple(point[name] for name in _SAME)
-    data = tuple(point[name] for name in _SELECTION)
-    method, target, loss = (point[name] for name in ("network_method", "network_target", "loss"))
-    if target == DENSE:
-        if point["method"] == "none":
-            yield ALL, *cell
-        elif (point["method"], point["quotas"]) == ("random", "none"):
-            yield RANDOM, *cell, point["keep_fraction"]
-        yield DENSE_NETWORK, *data, loss
-        yield DENSE_NETWORK, *data, None
-        return
-    if loss == PLAIN_LOSS:
-        yield PLAIN_LOSS, *data, target, method
-    if family_name(method) in RANDOM_NETWORKS:
-        yield RANDOM_NETWORKS[family_name(method)], *data, target, loss, method
-
-
-def _moderated_averages(table: pd.DataFrame, found: list[Pair]) -> list[Pair]:
+def _moderated_averages(table: pd.DataFrame, pairs: list[Pair]) -> list[Pair]:
     """Let the seed variances of average accuracies lend each other strength.
 
-    Those with the same model, loss, reference and number of seeds do.
-    There is a single one in each comparison, of as many degrees of freedom as there are seeds less
-    one. Those of worst classes have had the classes to do so.
+    Those with the same model, loss, reference and number of seeds do. There is a single one in each
+    comparison, of as many degrees of freedom as there are seeds less one. Those of worst classes
+    have had the classes to do so.
     """
     averages = table[(table["measure"] == "average") & (table["n_seeds"] > 1)]
-    result = list(found)
-    for rows in (
-        averages.groupby(["model", "loss", "reference", "n_seeds"]).groups.values()
-        if len(averages)
-        else ()
-    ):
-        places = np.asarray(rows).tolist()
-        gross = np.array([found[place].found().gross.item() for place in places])
-        drawn, freedom = moderated(gross, found[places[0]].n_seeds - 1)
+    result = list(pairs)
+    for rows in averages.groupby(["model", "loss", "reference", "n_seeds"]).groups.values():
+        places = rows.tolist()
+        gross = np.array([pairs[place].found().gross.item() for place in places])
+        drawn, freedom = moderated(gross, pairs[places[0]].n_seeds - 1)
         for place, value in zip(places, drawn, strict=True):
-            result[place] = replace(found[place], moderated=(np.full((1, 1), value), freedom))
+            result[place] = replace(pairs[place], moderated=(np.full((1, 1), value), freedom))
     return result

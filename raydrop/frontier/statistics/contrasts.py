@@ -1,8 +1,4 @@
-"""How far two points lie apart, and how sure that is: paired images, crossed seeds.
-
-Two points were tested on the same images and trained with the same seeds, so they are compared
-image by image and seed by seed; what both have wrong cancels.
-"""
+"""How far two points lie apart, and how sure that is: paired images, crossed seeds."""
 
 from __future__ import annotations
 
@@ -15,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from raydrop.errors import ConfigError, DataError
+from raydrop.errors import DataError
 from raydrop.frontier.statistics.intervals import (
     agreement_of_shares,
+    check_confidence,
     t_quantile,
     worst_class_interval,
 )
@@ -50,24 +47,104 @@ _SLACK = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Counts:
-    """What one point has right, for an interval of its own."""
+class Units:
+    """The K classes with test images, or one unit of all, as runs of ordered images."""
 
+    starts: NDArray[np.intp]
+    """(K,) where each begins."""
+    sizes: Floats
+    """(K,) images."""
+
+    @classmethod
+    def of(cls, members: NDArray[np.integer[Any]]) -> Units:
+        """Return the units of members (n_test,) in ascending order."""
+        starts = np.flatnonzero(np.r_[True, members[1:] != members[:-1]])
+        return cls(starts, np.diff(np.r_[starts, len(members)]).astype(np.float64))
+
+    def sums(self, values: Floats) -> Floats:
+        """Return sums (K,) of values (n_test,)."""
+        found: Floats = np.add.reduceat(values, self.starts)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One point of a comparison, K classes, S seeds."""
+
+    times: NDArray[np.uint16]
+    """(n_test,) how many seeds have each image right."""
+    packed: NDArray[np.uint8]
+    """(S, n_bytes) which images each seed has right, eight to a byte, in any order that the other
+    side has too."""
+    units: Units
     correct: Floats
     """(S, K) test images."""
-    totals: Floats
-    """(K,) test images."""
-    agreement: Floats
-    """(K,) as from :func:`~raydrop.frontier.statistics.intervals.image_agreement`."""
+    mean: Floats
+    """(K,) recalls with one image more that is right and one that is wrong."""
+    images: Floats
+    """(K,) variance due to images, of the same."""
+    alone: Floats
+    """(K,) variance over seeds that independent errors on images would give."""
     _known: dict[float, tuple[float, float]] = field(default_factory=dict, repr=False)
+
+    @property
+    def share(self) -> Floats:
+        """(n_test,) seeds that have each image right, as a share."""
+        found: Floats = self.times / len(self.correct)
+        return found
+
+    @property
+    def lowest(self) -> Floats:
+        """(K,) recalls as they are, seeds averaged."""
+        found: Floats = (self.correct / self.units.sizes).mean(axis=0)
+        return found
+
+    @cached_property
+    def seeds(self) -> tuple[Floats, Floats, float]:
+        """Variances (K,) of means over seeds, gross and net of images, and degrees of freedom."""
+        seeds, binomial = len(self.correct), self.mean * (1.0 - self.mean)
+        recalls = self.correct / self.units.sizes
+        units, freedom = moderated(recalls.var(axis=0, ddof=1) / binomial, seeds - 1)
+        gross = units * binomial / seeds
+        return gross, np.maximum(gross - self.alone / seeds, 0.0), freedom
+
+    @cached_property
+    def _agreement(self) -> Floats:
+        sizes = self.units.sizes
+        members = np.repeat(np.arange(len(sizes)), sizes.astype(np.int64))
+        return agreement_of_shares(self.share, members, len(sizes))
 
     def interval(self, error: float) -> tuple[float, float]:
         """Return limits for the worst class's recall, each wrong with probability ``error``."""
         if error not in self._known:
             self._known[error] = worst_class_interval(
-                self.correct, self.totals, 1.0 - 2.0 * error, agreement=self.agreement
+                self.correct, self.units.sizes, 1.0 - 2.0 * error, agreement=self._agreement
             )
         return self._known[error]
+
+
+def side_of(hits: Bools, packed: NDArray[np.uint8], units: Units) -> Side:
+    """Return one point of a comparison.
+
+    Args:
+        hits: (S, n_test) which images each seed has right, in the order of the units.
+        packed: As in :attr:`Side.packed`.
+        units: What differences are taken of.
+    """
+    seeds, sizes, more = len(hits), units.sizes, units.sizes + 2.0
+    times = hits.sum(axis=0, dtype=np.uint16)
+    share = times / seeds
+    sums, squares = units.sums(share), units.sums(share**2)
+    mean = (sums + 1.0) / more
+    return Side(
+        times=times,
+        packed=packed,
+        units=units,
+        correct=np.add.reduceat(hits, units.starts, axis=1, dtype=np.float64),
+        mean=mean,
+        images=((squares + 1.0) / more - mean**2) / more,
+        alone=(sums - squares) / sizes**2 * seeds / max(seeds - 1, 1),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +170,7 @@ class Contrasts:
     """S."""
     worst: tuple[int, int]
     """The lowest class of each point, among those with test images."""
-    sides: tuple[Counts, Counts]
+    sides: tuple[Side, Side]
     """Each point by itself."""
 
     @cached_property
@@ -186,10 +263,7 @@ def interval(found: Contrasts, confidence: float = 0.95) -> tuple[float, float]:
     Raises:
         ConfigError: If ``confidence`` is not in (0, 1).
     """
-    if not 0.0 < confidence < 1.0:
-        raise ConfigError(
-            f"Expected confidence in (0, 1), found {confidence}; use for example 0.95."
-        )
+    check_confidence(confidence)
     error = (1.0 - confidence) / 2.0
     several = len(found.mean) > 1
     low, high = _ends(found, error * (1.0 - APART) if several else error)
@@ -275,104 +349,6 @@ def seeds_needed(found: Contrasts, level: float, power: float = POWER) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Units:
-    """The K classes with test images, or one unit of all, as runs of ordered images."""
-
-    starts: NDArray[np.intp]
-    """(K,) where each begins."""
-    sizes: Floats
-    """(K,) images."""
-
-    @classmethod
-    def of(cls, members: NDArray[np.integer[Any]]) -> Units:
-        """Return the units of members (n_test,) in ascending order."""
-        starts = np.flatnonzero(np.r_[True, members[1:] != members[:-1]])
-        return cls(starts, np.diff(np.r_[starts, len(members)]).astype(np.float64))
-
-    @property
-    def members(self) -> NDArray[np.intp]:
-        """(n_test,) numbers of the units, in ascending order."""
-        return np.repeat(np.arange(len(self.sizes)), self.sizes.astype(np.int64))
-
-    def sums(self, values: Floats) -> Floats:
-        """Return sums (K,) of values (n_test,)."""
-        found: Floats = np.add.reduceat(values, self.starts)
-        return found
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """One point of a comparison, K classes, S seeds."""
-
-    times: NDArray[np.uint16]
-    """(n_test,) how many seeds have each image right."""
-    packed: NDArray[np.uint8]
-    """(S, n_bytes) which images each seed has right, eight to a byte, in any order that the other
-    side has too."""
-    units: Units
-    correct: Floats
-    """(S, K) test images."""
-    mean: Floats
-    """(K,) recalls with one image more that is right and one that is wrong."""
-    images: Floats
-    """(K,) variance due to images, of the same."""
-    alone: Floats
-    """(K,) variance over seeds that independent errors on images would give."""
-
-    @property
-    def share(self) -> Floats:
-        """(n_test,) seeds that have each image right, as a share."""
-        found: Floats = self.times / len(self.correct)
-        return found
-
-    @property
-    def lowest(self) -> Floats:
-        """(K,) recalls as they are, seeds averaged."""
-        found: Floats = (self.correct / self.units.sizes).mean(axis=0)
-        return found
-
-    @cached_property
-    def counts(self) -> Counts:
-        """What the point has right."""
-        members, number = self.units.members, len(self.units.sizes)
-        agreement = agreement_of_shares(self.share, members, number)
-        return Counts(self.correct, self.units.sizes, agreement)
-
-    @cached_property
-    def seeds(self) -> tuple[Floats, Floats, float]:
-        """Variances (K,) of means over seeds, gross and net of images, and degrees of freedom."""
-        seeds, binomial = len(self.correct), self.mean * (1.0 - self.mean)
-        recalls = self.correct / self.units.sizes
-        units, freedom = moderated(recalls.var(axis=0, ddof=1) / binomial, seeds - 1)
-        gross = units * binomial / seeds
-        return gross, np.maximum(gross - self.alone / seeds, 0.0), freedom
-
-
-def side_of(hits: Bools, packed: NDArray[np.uint8], units: Units) -> Side:
-    """Return one point of a comparison.
-
-    Args:
-        hits: (S, n_test) which images each seed has right, in the order of the units.
-        packed: As in :attr:`Side.packed`.
-        units: What differences are taken of.
-    """
-    seeds, sizes, more = len(hits), units.sizes, units.sizes + 2.0
-    times = hits.sum(axis=0, dtype=np.uint16)
-    share = times / seeds
-    sums, squares = units.sums(share), units.sums(share**2)
-    mean = (sums + 1.0) / more
-    return Side(
-        times=times,
-        packed=packed,
-        units=units,
-        correct=np.add.reduceat(hits, units.starts, axis=1, dtype=np.float64),
-        mean=mean,
-        images=((squares + 1.0) / more - mean**2) / more,
-        alone=(sums - squares) / sizes**2 * seeds / max(seeds - 1, 1),
-    )
-
-
-@dataclass(frozen=True, eq=False)
 class Pair:
     """Two points whose contrasts are asked for; K of them squared are too many to keep."""
 
@@ -408,7 +384,7 @@ class Pair:
             freedom,
             n_seeds=self.n_seeds,
             worst=(int(low_a.argmin()), int(low_b.argmin())),
-            sides=(self.one.counts, self.other.counts),
+            sides=sides,
         )
 
     def _seeds(self) -> tuple[Floats, Floats, float]:

@@ -59,7 +59,7 @@ def worst_estimates(
         totals: (K,) test samples; a class without any is left out.
         validation_correct: (S, K) the same of validation samples; None where not recorded.
         validation_totals: (K,) or (S, K) validation samples; None where not recorded.
-        confidence: Of the simultaneous interval.
+        confidence: Of the simultaneous interval, in (0, 1).
         agreement: (K,) as from :func:`~raydrop.frontier.statistics.intervals.image_agreement`.
 
     Raises:
@@ -74,20 +74,12 @@ def worst_estimates(
     """
     low, high = worst_class_interval(correct, totals, confidence, agreement=agreement)
     mean = recalls(np.asarray(correct), np.asarray(totals)).mean(axis=0)
-    lowest = int(np.nanargmin(mean))
-    chosen = None
+    lowest, chosen = int(np.nanargmin(mean)), None
     if validation_correct is not None and validation_totals is not None:
-        chosen = _worst_on_validation(
-            np.asarray(validation_correct), np.asarray(validation_totals), ~np.isnan(mean)
-        )
-    return WorstEstimates(
-        plug_in=float(mean[lowest]),
-        plug_in_class=lowest,
-        on_validation=float("nan") if chosen is None else float(mean[chosen]),
-        validation_class=chosen,
-        low=low,
-        high=high,
-    )
+        counts = np.asarray(validation_correct), np.asarray(validation_totals)
+        chosen = _worst_on_validation(*counts, ~np.isnan(mean))
+    on_validation = float("nan") if chosen is None else float(mean[chosen])
+    return WorstEstimates(float(mean[lowest]), lowest, on_validation, chosen, low, high)
 
 
 def _worst_on_validation(
@@ -99,6 +91,5 @@ def _worst_on_validation(
             f"Expected validation counts of {len(tested)} classes, found shapes {correct.shape} "
             f"and {totals.shape}; pass those of the same classes."
         )
-    mean = recalls(correct, totals).mean(axis=0)
-    known = np.where(tested, mean, np.nan)
+    known = np.where(tested, recalls(correct, totals).mean(axis=0), np.nan)
     return None if np.isnan(known).all() else int(np.nanargmin(known))

@@ -88,11 +88,23 @@ def worst_class_interval(
         >>> round(low, 2), round(high, 2)
         (0.82, 0.96)
     """
-    counts, sizes, kept = _checked(correct, totals, confidence, agreement)
-    classes = _classes(counts, sizes, kept)
+    check_confidence(confidence)
+    classes = _classes(*_checked(correct, totals, agreement))
     error = (1.0 - confidence) / 2.0
     low = float(classes.limits(error, upper=False).min())
     return max(0.0, low), min(1.0, _upper_end(classes, error))
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse what is no confidence.
+
+    Raises:
+        ConfigError: If it is not in (0, 1).
+    """
+    if not 0.0 < confidence < 1.0:
+        raise ConfigError(
+            f"Expected confidence in (0, 1), found {confidence}; use for example 0.95."
+        )
 
 
 def image_agreement(
@@ -213,13 +225,9 @@ def _clopper_pearson(hits: Floats, sizes: Floats, error: float, *, upper: bool) 
 
 
 def _checked(
-    correct: ArrayLike, totals: ArrayLike, confidence: float, agreement: ArrayLike | None
+    correct: ArrayLike, totals: ArrayLike, agreement: ArrayLike | None
 ) -> tuple[Floats, Floats, Floats]:
     """Return counts (n_seeds, K'), sizes and agreements (K',) of the classes with test samples."""
-    if not 0.0 < confidence < 1.0:
-        raise ConfigError(
-            f"Expected confidence in (0, 1), found {confidence}; use for example 0.95."
-        )
     counts, sizes = np.asarray(correct, dtype=np.float64), np.asarray(totals, dtype=np.float64)
     if counts.ndim != 2 or not len(counts) or sizes.shape != counts.shape[1:]:
         raise DataError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from raydrop.frontier.names import has_several_models, series_name
+from raydrop.frontier.points import has_several_models, series_name
 
 SERIES = ["model", "query_model", "method", "quotas"]
 """What makes a line of the noise figure and a row of its table."""

@@ -15,10 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raydrop.errors import DataError
-from raydrop.frontier.points import POINT, points_of
+from raydrop.frontier.points import points_of
 from raydrop.frontier.records import Records
 from raydrop.metrics import recalls
-from raydrop.study import By
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -37,8 +36,6 @@ class Resamples:
 
     points: pd.DataFrame
     """(P,) rows with :data:`~raydrop.frontier.points.POINT`, in the order of the frontier table."""
-    by: By
-    """Whether ``worst`` is about classes or groups."""
     average: Floats
     """(B, P) average accuracies."""
     worst: Floats
@@ -59,12 +56,11 @@ class Resamples:
         return shifted
 
 
-def resample(records: Records, by: By = "class", draws: int = DRAWS) -> Resamples:
+def resample(records: Records, draws: int = DRAWS) -> Resamples:
     """Resample every point of a study, seeded from the study's identity.
 
     Args:
-        records: As from :func:`~raydrop.frontier.records.load_records`.
-        by: Whether worst cases are those of classes or of groups.
+        records: Their ``unit`` is what worst cases are of.
         draws: Number of resamples.
 
     Raises:
@@ -72,21 +68,14 @@ def resample(records: Records, by: By = "class", draws: int = DRAWS) -> Resample
     """
     trials = records.trials
     hits = records.hits(trials["trial_id"].tolist())
-    keys, rows, seeds = [], [], []
     place = pd.Series(np.arange(len(trials)), index=trials["trial_id"])
-    for key, group in points_of(trials):
-        keys.append(key)
-        rows.append(place[group["trial_id"]].to_numpy())
-        seeds.append(tuple(group["seed"].tolist()))
-    members, number = records.members(by), len(records.names(by))
+    points, groups = zip(*points_of(trials), strict=True)
+    rows = [place[group["trial_id"]].to_numpy() for group in groups]
+    seeds = [tuple(group["seed"].tolist()) for group in groups]
+    members, number = records.members(), len(records.names())
     average, worst = joint_resamples(hits, members, rows, seeds, records.entropy, draws)
-    return Resamples(
-        points=pd.DataFrame(keys, columns=list(POINT)),
-        by=by,
-        average=average,
-        worst=worst,
-        plug_in=np.array([_plug_in(hits[each], members, number) for each in rows]),
-    )
+    plug_in = np.array([_plug_in(hits[each], members, number) for each in rows])
+    return Resamples(pd.DataFrame(points), average, worst, plug_in)
 
 
 def joint_resamples(
@@ -123,7 +112,12 @@ def joint_resamples(
     Raises:
         DataError: If the test set is too large for exact counts.
     """
-    _check_size(len(members), max(map(len, rows)))
+    most = max(map(len, rows))
+    if len(members) * max(1, most - 1) >= 2**24:
+        raise DataError(
+            f"Expected fewer than {2**24} test images times seeds, found {len(members)} images and "
+            f"{most} seeds; test on fewer images."
+        )
     image_rng, seed_rng = (
         np.random.default_rng(each) for each in np.random.SeedSequence(entropy).spawn(2)
     )
@@ -144,18 +138,15 @@ class _Block:
     """Points with the same seeds, P' of them, and what has been counted of them so far."""
 
     def __init__(self, points: Ints, rows: Ints, times: NDArray[np.float32], drawn: int) -> None:
-        """Start with no class counted.
+        """Begin without a class.
 
         Args:
             points: (P',) places among all points.
             rows: (S, P') rows of hits.
             times: (B, S) how often each seed is drawn.
-            drawn: Seeds that are drawn in each resample.
+            drawn: Seeds in each resample.
         """
-        self.points = points
-        self.rows = rows
-        self.times = times
-        self.drawn = drawn
+        self.points, self.rows, self.times, self.drawn = points, rows, times, drawn
         shape = (len(times), len(points))
         self.correct = np.zeros(shape)
         self.worst = np.full(shape, np.inf, np.float32)
@@ -216,11 +207,3 @@ def _plug_in(hits: Bools, members: NDArray[np.integer], number: int) -> tuple[fl
     totals = np.bincount(members, minlength=number)
     found = recalls(np.bincount(members, share, number), totals)
     return float(share.mean()), float(np.nanmin(found))
-
-
-def _check_size(images: int, seeds: int) -> None:
-    if images * max(1, seeds - 1) >= 2**24:
-        raise DataError(
-            f"Expected fewer than {2**24} test images times seeds, found {images} images and "
-            f"{seeds} seeds; test on fewer images."
-        )
