@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,9 @@ from typer import Argument, Option
 from raydrop.cli.options import Address, DataRoot, NumCpus, Out, OutFile, app
 from raydrop.cli.results import show_frontier
 from raydrop.cli.scripts import load_sweep, script_folder
-from raydrop.errors import IncompleteStudyError
+from raydrop.errors import ConfigError, IncompleteStudyError
 from raydrop.frontier.terminal import console
+from raydrop.study import Study
 
 
 @app.command(
@@ -46,10 +48,17 @@ def run(
     ] = None,
 ) -> None:
     """Run all four stages of a sweep: query runs, scores, trials, frontier."""
-    from raydrop.cluster.driver import Options, run_study
-    from raydrop.plan import replace_dataset
+    from raydrop.cluster.finished import is_finished, leave_receipt
+    from raydrop.store import open_place
 
     study = replace_dataset(load_sweep(sweep, scale, data), data, model)
+    place = open_place(out or Path("results") / study.name)
+    if log is None and not dry_run and is_finished(study, place, data_root):
+        console.print(f"Study {study.name}: finished, and nothing has changed since; nothing to do")
+        console.print(f"Report: {place.called('report.html', here=True)}")
+        return
+    from raydrop.cluster.driver import Options, run_study  # which takes seconds
+
     options = Options(
         out=out or Path("results") / study.name,
         address=address,
@@ -73,6 +82,21 @@ def run(
             f"Expected {outcome.planned} trials, found {outcome.failed} without a record; the "
             "report says which and why, and the same command tries them again."
         )
+    leave_receipt(study, place)
+
+
+def replace_dataset(study: Study, dataset: str | None, model: str | None) -> Study:
+    """Return the study on other data or with another model, where given.
+
+    Raises:
+        ConfigError: If a model is given and the search space names its own.
+    """
+    if model is not None and any("model" in space for space in study.spaces()):
+        raise ConfigError(
+            f"Expected a search space without 'model' to use {model!r} instead, found one that "
+            "names models itself; change it there."
+        )
+    return dataclasses.replace(study, dataset=dataset or study.dataset, model=model or study.model)
 
 
 @app.command(

@@ -2,7 +2,7 @@
 
 When a study is done and its report is written, a receipt in its store says what the files came from
 (the study, its data, and the code) and what they were like. As long as all of that is the same, the
-study need not be looked at again. This imports neither Ray's core nor torch.
+study need not be looked at again. This starts no Ray and imports no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from raydrop.data import load_dataset
 from raydrop.errors import StoreError
 from raydrop.store import Place
 from raydrop.store.files import parse_json, read_regular
+from raydrop.store.places import STUDY
 from raydrop.study import Study, canonical_json
+from raydrop.study.catalogue import Catalogue
 
 RECEIPT = "store/finished.json"
 
@@ -32,41 +34,46 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "scipy", "
 """Packages, besides this one, that results and their drawings depend on."""
 
 
-class Receipt:
-    """What a finished study's files came from, to be compared with what is asked for now."""
+def is_finished(study: Study, place: Place, data_root: str | None) -> bool:
+    """Return whether a receipt says that a study is finished, and all is as it was then.
 
-    def __init__(self, study: Study, place: Place, data_root: str | None) -> None:
-        """Take what is asked for.
+    Raises:
+        RaydropError: If there is no such data or search space.
+    """
+    try:
+        found = _read(place, RECEIPT)
+    except (OSError, ValueError):
+        return False
+    return (
+        place.remote is None
+        and found.get("files") == _state_of(place.folder)
+        and found.get("asked") == _asked(study, load_dataset(study.dataset, data_root).fingerprint)
+    )
 
-        Raises:
-            RaydropError: If there is no such data or search space.
-        """
-        data = load_dataset(study.dataset, data_root)
-        asked = {
-            "study": study.to_dict(expand(study)),
-            "data": data.fingerprint,
-            "versions": [platform.python_version(), *map(importlib.metadata.version, _PACKAGES)],
-            "code": _state_of(Path(raydrop.__file__).parent),
-        }
-        self._place = place
-        self._asked = hashlib.sha256(canonical_json(asked).encode()).hexdigest()
 
-    def is_valid(self) -> bool:
-        """Return whether the study was finished, and nothing has changed since."""
-        try:
-            found = parse_json(read_regular(self._place.folder / RECEIPT, links=False))
-        except (OSError, ValueError):
-            return False
-        return self._place.remote is None and found == self._body()
+def leave_receipt(study: Study, place: Place) -> None:
+    """Say that a study is finished, and its files are written; in a folder of this machine alone.
 
-    def leave(self) -> None:
-        """Say that the study is finished, and its files written; of a local folder alone."""
-        if self._place.remote is None:
-            with contextlib.suppress(StoreError):  # without one everything is looked at again
-                self._place.write(RECEIPT, canonical_json(self._body()).encode())
+    Where that fails, the same command looks at everything again.
+    """
+    if place.remote is None:
+        with contextlib.suppress(StoreError, OSError, ValueError, KeyError):
+            asked = _asked(study, _read(place, STUDY)["data_fingerprint"])
+            body = {"asked": asked, "files": _state_of(place.folder)}
+            place.write(RECEIPT, canonical_json(body).encode())
 
-    def _body(self) -> dict[str, Any]:
-        return {"asked": self._asked, "files": _state_of(self._place.folder)}
+
+def _read(place: Place, name: str) -> dict[str, Any]:
+    return parse_json(read_regular(place.folder / name, links=False))
+
+
+def _asked(study: Study, fingerprint: str) -> str:
+    """Return a hash of all that results and their drawings depend on."""
+    brought = [[kind, e.name, e.source] for kind, c in Catalogue.kinds.items() for e in c.brought()]
+    versions = [platform.python_version(), *map(importlib.metadata.version, _PACKAGES)]
+    code = _state_of(Path(raydrop.__file__).parent)
+    asked = [study.to_dict(expand(study)), fingerprint, sorted(brought), versions, code]
+    return hashlib.sha256(canonical_json({"asked": asked}).encode()).hexdigest()
 
 
 def _state_of(folder: Path) -> str:

@@ -159,20 +159,6 @@ def check_networks(plan: Plan, dataset: ImageDataset) -> None:
         coupling_of(build_model(name, dataset.num_classes, shape, trained=False), shape)
 
 
-def replace_dataset(study: Study, dataset: str | None, model: str | None) -> Study:
-    """Return the study on other data or with another model, where given.
-
-    Raises:
-        ConfigError: If a model is given and the search space names its own.
-    """
-    if model is not None and any("model" in space for space in study.spaces()):
-        raise ConfigError(
-            f"Expected a search space without 'model' to use {model!r} instead, found one that "
-            "names models itself; change it there."
-        )
-    return dataclasses.replace(study, dataset=dataset or study.dataset, model=model or study.model)
-
-
 def _scores(trials: Iterable[TrialRun]) -> tuple[ScoreRun, ...]:
     return tuple({score.key: score for t in trials for score in t.scores}.values())
 

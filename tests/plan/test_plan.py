@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raydrop.cli.studies import replace_dataset
 from raydrop.data import load_dataset
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split
 from raydrop.errors import ConfigError, NetworkError
 from raydrop.models import Head
-from raydrop.plan import Plan, check_networks, make_plan, replace_dataset, trial_configs
+from raydrop.plan import Plan, check_networks, make_plan, trial_configs
 from raydrop.plan.runs import gradient_units, unit_config
 from raydrop.plan.workload import sample_passes, unshared_query_runs, visited_samples, workload
 from raydrop.scores import METHODS
