@@ -27,7 +27,7 @@ from raydrop.cluster.driver import check_folder
 from raydrop.data import load_dataset
 from raydrop.errors import ConfigError, RaydropError, StoreError
 from raydrop.frontier import _details, load_records, write_frontier
-from raydrop.frontier.growing import Watcher
+from raydrop.frontier.watch import Watcher
 from raydrop.models import build_model
 from raydrop.network.saving import NetworkSpec, load_network, save_network
 from raydrop.stages.logs import work_log

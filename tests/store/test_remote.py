@@ -41,7 +41,7 @@ from raydrop.data import FileImages, load_dataset
 from raydrop.data.loaders.downloads import download
 from raydrop.errors import ConfigError, DataError, StoreError, StudyMismatchError
 from raydrop.frontier import write_frontier
-from raydrop.frontier.growing import Watcher
+from raydrop.frontier.watch import Watcher
 from raydrop.frontier.overlay import write_overlay
 from raydrop.frontier.terminal import Console
 from raydrop.plan import make_plan, trial_configs
