@@ -77,7 +77,6 @@ def task_for(data: PreparedData, model: nn.Module, fraction: float, seed: int) -
         lambda n: steps(batches, count, n, seed),
         lambda logits, step: F.cross_entropy(logits, step.labels),
         seed,
-        data.dataset.num_classes,
     )
 
 

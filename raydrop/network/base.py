@@ -12,22 +12,20 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from raydrop.errors import ConfigError
+from raydrop.models import ImageShape
 from raydrop.study.catalogue import parse_call, value_text
 
 Measure = Literal["flops", "parameters", "sparsity"]
-"""What a target is a share of: multiply-accumulates of a forward pass, parameters, or weights that
-are not zero."""
-
+"""What a target is a share of."""
 MEASURES: Mapping[str, str] = {
     "flops": "multiply-accumulates of a forward pass",
     "parameters": "parameters",
     "sparsity": "weights",
 }
-"""Each measure in words."""
+"""Each measure in words; of weights those that are not zero."""
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """How much of a dense network is to go, such as ``flops(0.75)``."""
 
     measure: Measure
@@ -52,9 +50,8 @@ class NetworkSize(NamedTuple):
 
     def of(self, measure: Measure) -> int:
         """Return what a target's measure counts."""
-        return {"flops": self.macs, "parameters": self.parameters, "sparsity": self.weights}[
-            measure
-        ]
+        sizes = {"flops": self.macs, "parameters": self.parameters, "sparsity": self.weights}
+        return sizes[measure]
 
 
 class Step(NamedTuple):
@@ -77,8 +74,7 @@ class PruningTask:
 
     model: nn.Module
     """The network, on its device. A method leaves it as it is and works on a copy."""
-    image_shape: tuple[int, int, int]
-    """Channels, height and width of an image."""
+    image_shape: ImageShape
     target: Target
     """Relative to :attr:`dense`, also in the later rounds of an iterative schedule."""
     dense: NetworkSize
@@ -90,8 +86,6 @@ class PruningTask:
     """Scalar loss of logits (B, K) for a batch."""
     seed: int
     """Of everything random."""
-    num_classes: int = 0
-    """K, the outputs, which are never pruned."""
     restore: bool = True
     """Whether a method that trains weights on its way gives back those from before."""
 
@@ -121,10 +115,8 @@ class Pruned:
 class NetworkMethod(Protocol):
     """One way to choose what goes."""
 
-    structured: ClassVar[bool]
+    structured: ClassVar[bool] = True
     """Whether whole channels are removed; otherwise weights are masked."""
-    reads_data: ClassVar[bool]
-    """Whether it looks at batches and the loss."""
 
     def prune(self, task: PruningTask) -> Pruned:
         """Return the pruned network.
@@ -148,7 +140,10 @@ def parse_target(value: float | str, *, structured: bool) -> Target:
             cannot change.
     """
     allowed: Sequence[Measure] = ("flops", "parameters") if structured else ("sparsity",)
-    measure, text = _taken_apart(value, allowed[0])
+    measure, text = str(allowed[0]), str(value)
+    if "(" in text:
+        measure, arguments = parse_call(text, "network_target")
+        text = arguments[0][1] if len(arguments) == 1 else ""
     if measure not in allowed:
         kind = "removes channels" if structured else "masks weights"
         raise ConfigError(
@@ -165,11 +160,3 @@ def parse_target(value: float | str, *, structured: bool) -> Target:
             f"network's {MEASURES[measure]} that goes, as in {Target(allowed[0], 0.5).name}."
         )
     return Target(measure, fraction)  # type: ignore[arg-type]
-
-
-def _taken_apart(value: float | str, default: Measure) -> tuple[str, str]:
-    """Return the measure and the text of the fraction."""
-    if not isinstance(value, str) or "(" not in value:
-        return default, str(value)
-    name, arguments = parse_call(value, "network_target")
-    return name, arguments[0][1] if len(arguments) == 1 else ""

@@ -14,7 +14,7 @@ empty.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -28,13 +28,12 @@ from raydrop.models import ThinBlock
 Side = Literal["out", "in"]
 ChannelMap = Mapping[str, Any]
 
-_WIDTHS: Mapping[Side, Mapping[type[nn.Module], str]] = {
+_WIDTHS: Mapping[str, Mapping[type[nn.Module], str]] = {
     "out": {_ConvNd: "out_channels", nn.Linear: "out_features", _NormBase: "num_features"},
     "in": {_ConvNd: "in_channels", nn.Linear: "in_features"},
 }
-"""What a layer's width is called."""
-CUTTABLE = (_ConvNd, nn.Linear, _NormBase)
-"""Layers that can lose channels."""
+"""What the width of a layer that can lose channels is called."""
+CUTTABLE = tuple(_WIDTHS["out"])
 
 
 def is_depthwise(layer: nn.Module) -> bool:
@@ -44,42 +43,13 @@ def is_depthwise(layer: nn.Module) -> bool:
     )
 
 
-def width(layer: nn.Module, side: Side) -> int:
+def width(layer: nn.Module, side: str) -> int:
     """Return the number of a layer's outputs or inputs."""
-    attribute = next(name for kind, name in _WIDTHS[side].items() if isinstance(layer, kind))
-    return int(getattr(layer, attribute))
-
-
-def channel_map(
-    layers: Mapping[str, Mapping[Side, tuple[int, Sequence[int]]]],
-    shortcuts: Mapping[str, tuple[int, int]],
-) -> dict[str, Any]:
-    """Return the channel map of layers that lost some channels.
-
-    Args:
-        layers: For each layer and side, how many channels there were and which are kept.
-        shortcuts: Channels of zeros before and behind each shortcut that changed.
-    """
-    changed = {
-        name: {
-            side: {"of": of, "kept": [int(index) for index in kept]}
-            for side, (of, kept) in sides.items()
-            if len(kept) < of
-        }
-        for name, sides in layers.items()
-    }
-    cut = {name: sides for name, sides in changed.items() if sides}
-    if not cut:
-        return {}
-    return {"layers": cut, "shortcuts": {name: list(pads) for name, pads in shortcuts.items()}}
+    return int(getattr(layer, _width_name(layer, side)))
 
 
 def rebuild(model: nn.Module, channels: ChannelMap) -> nn.Module:
     """Return a copy of a dense network cut to a channel map, with its remaining weights.
-
-    Args:
-        model: The dense network, as it was before channels were removed.
-        channels: What :attr:`raydrop.network.base.Pruned.channels` holds; empty for nothing.
 
     Raises:
         NetworkError: If the map does not fit the network, or a layer would vanish; the message
@@ -99,29 +69,6 @@ def rebuild(model: nn.Module, channels: ChannelMap) -> nn.Module:
     return cut
 
 
-def restore(
-    model: nn.Module,
-    dense: nn.Module,
-    channels: ChannelMap,
-    masks: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Give a pruned network the values that its remaining weights and buffers have in a dense one.
-
-    Args:
-        model: The pruned network, changed in place.
-        dense: The dense network, with the values to be restored.
-        channels: What the pruned network lost of it.
-        masks: True where a weight stays, by the name of its parameter.
-
-    Raises:
-        NetworkError: If the map does not fit the dense network.
-    """
-    state = rebuild(dense, channels).state_dict()
-    for name, mask in (masks or {}).items():
-        state[name] = state[name] * mask.to(state[name].device)
-    model.load_state_dict(state)
-
-
 def compose(first: ChannelMap, second: ChannelMap) -> dict[str, Any]:
     """Return the channel map of cutting by one map and then, what is left, by another.
 
@@ -134,33 +81,33 @@ def compose(first: ChannelMap, second: ChannelMap) -> dict[str, Any]:
     for name, sides in second["layers"].items():
         for side, entry in sides.items():
             before = layers.setdefault(name, {}).get(side)
-            layers[name][side] = entry if before is None else _composed(name, before, entry)
+            if before is not None:
+                kept = before["kept"]
+                if entry["of"] != len(kept):
+                    raise _misfit(f"{entry['of']} channels of {name}", str(len(kept)))
+                entry = {"of": before["of"], "kept": [kept[index] for index in entry["kept"]]}
+            layers[name][side] = entry
     return {"layers": layers, "shortcuts": {**first["shortcuts"], **second["shortcuts"]}}
 
 
+@torch.no_grad()
 def zero_removed(model: nn.Module, channels: ChannelMap) -> None:
     """Set everything to zero that makes the removed outputs of a dense network, in place.
 
     Those are filters, their biases, and the scale and shift of BatchNorm. In eval mode the network
     then computes what it computes when it is cut.
     """
-    with torch.no_grad():
-        for name, sides in channels.get("layers", {}).items():
-            if "out" not in sides:
-                continue
-            layer, entry = _layer(model, name), sides["out"]
-            gone = torch.ones(entry["of"], dtype=torch.bool)
-            gone[entry["kept"]] = False
-            for parameter in layer.parameters(recurse=False):
+    for name, sides in channels.get("layers", {}).items():
+        if "out" in sides:
+            gone = torch.ones(sides["out"]["of"], dtype=torch.bool)
+            gone[sides["out"]["kept"]] = False
+            for parameter in _layer(model, name).parameters(recurse=False):
                 parameter[gone.to(parameter.device)] = 0.0
 
 
-def _composed(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one entry of a layer and side for two in a row."""
-    kept = first["kept"]
-    if second["of"] != len(kept):
-        raise _misfit(f"{second['of']} channels of {name}", str(len(kept)))
-    return {"of": first["of"], "kept": [kept[index] for index in second["kept"]]}
+def _width_name(layer: nn.Module, side: str) -> str:
+    """Return what a layer's width is called; empty where it has none."""
+    return next((name for kind, name in _WIDTHS[side].items() if isinstance(layer, kind)), "")
 
 
 def _layer(model: nn.Module, name: str) -> nn.Module:
@@ -172,10 +119,9 @@ def _layer(model: nn.Module, name: str) -> nn.Module:
 
 def _check_fits(name: str, layer: nn.Module, side: str, entry: Mapping[str, Any]) -> None:
     """Raise where a layer is of another kind or width, or nothing of it would be left."""
-    known = _WIDTHS["in" if side == "in" else "out"]
-    if not isinstance(layer, tuple(known)):
+    if not _width_name(layer, side):
         raise _misfit(f"a layer with channels at {name}", type(layer).__name__)
-    of, kept = width(layer, "in" if side == "in" else "out"), entry["kept"]
+    of, kept = width(layer, side), entry["kept"]
     if of != entry["of"]:
         raise _misfit(f"{entry['of']} channels ({side}) of {name}", str(of))
     if not kept:
@@ -193,34 +139,18 @@ def _misfit(expected: str, found: str) -> NetworkError:
     )
 
 
-def _keep(layer: nn.Module, side: Side, kept: Tensor) -> None:
+def _keep(layer: nn.Module, side: str, kept: Tensor) -> None:
     """Leave a layer only some of its outputs or inputs, in place."""
-    if isinstance(layer, _NormBase):
-        _slice(layer, lambda tensor: tensor[kept.to(tensor.device)] if tensor.ndim else tensor)
-        layer.num_features = len(kept)
-    elif side == "out":
-        _slice(layer, lambda tensor: tensor[kept.to(tensor.device)])
-        if is_depthwise(layer):
-            layer.in_channels = layer.groups = len(kept)  # type: ignore[assignment]
-        setattr(layer, _WIDTHS["out"][_kind(layer)], len(kept))
+    if side == "in":
+        own: dict[str, Tensor] = {"weight": layer.get_parameter("weight")}
     else:
-        weight = layer.weight
-        assert isinstance(weight, nn.Parameter)
-        layer.weight = _like(weight, weight.detach()[:, kept.to(weight.device)])
-        setattr(layer, _WIDTHS["in"][_kind(layer)], len(kept))
-
-
-def _kind(layer: nn.Module) -> type[nn.Module]:
-    return _ConvNd if isinstance(layer, _ConvNd) else nn.Linear
-
-
-def _slice(layer: nn.Module, cut: Callable[[Tensor], Tensor]) -> None:
-    """Cut a layer's own parameters and buffers."""
-    for name, parameter in list(layer.named_parameters(recurse=False)):
-        setattr(layer, name, _like(parameter, cut(parameter.detach())))
-    for name, buffer in list(layer.named_buffers(recurse=False)):
-        setattr(layer, name, cut(buffer).clone())
-
-
-def _like(parameter: nn.Parameter, values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values.clone(), requires_grad=parameter.requires_grad)
+        every = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
+        own = {name: each for name, each in every if each.ndim}  # a count of batches has no channel
+    for name, tensor in own.items():
+        places = kept.to(tensor.device)
+        left = tensor.detach()[:, places] if side == "in" else tensor.detach()[places]
+        parameter = isinstance(tensor, nn.Parameter)
+        setattr(layer, name, nn.Parameter(left, tensor.requires_grad) if parameter else left)
+    if side == "out" and is_depthwise(layer):
+        layer.in_channels = layer.groups = len(kept)  # type: ignore[assignment]
+    setattr(layer, _width_name(layer, side), len(kept))

@@ -2,7 +2,9 @@
 
 A residual stream ties the outputs of every convolution that adds to it, a depthwise convolution its
 outputs to its inputs, a BatchNorm to the convolution before it. Such channels are one *coupled
-channel* here: they are removed together or not at all. Nothing in this file needs a network.
+channel*: they are removed together or not at all. Nothing in this file needs a network.
+
+Shapes: ``U`` coupled channels, numbered from 0; ``C`` outputs or inputs of a layer.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.network.channels import Side, channel_map
+from raydrop.network.channels import Side
 
 TOLERANCE = 0.02
 """How far a size may be from its target, as a share of what is to go and of what is to stay."""
 _LONGEST_WALK = 1000
 
-Kept = Sequence[NDArray[np.bool_]]
-"""For each group, which of its channels stay, (width,)."""
+Kept = NDArray[np.bool_]
+"""Which coupled channels stay, (U,)."""
 Combine = Literal["mean", "sum"]
 
 
@@ -32,32 +34,6 @@ def tolerance(fraction: float) -> float:
     are to go, an error of 2 % of that would be a third of what is to stay.
     """
     return TOLERANCE * min(fraction, 1 - fraction)
-
-
-@dataclass(frozen=True)
-class Member:
-    """Where the channels of a group stand in one layer."""
-
-    module: str
-    side: Side
-    indices: tuple[tuple[int, ...], ...]
-    """For each channel of the group its outputs or inputs of the layer; several behind a flatten,
-    none where the layer has only some channels of the group."""
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """How many of the layer's channels go with each of the group, (width,)."""
-        return np.array([len(each) for each in self.indices])
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Coupled channels that are ranked one by one."""
-
-    width: int
-    members: tuple[Member, ...]
-    convolutions: tuple[str, ...]
-    """Those whose filters make the channels."""
 
 
 @dataclass(frozen=True)
@@ -84,113 +60,98 @@ class Shortcut:
     inputs: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Coupling:
     """The coupled channels of a network."""
 
-    groups: tuple[ChannelGroup, ...]
+    groups: NDArray[np.int64]
+    """Of each coupled channel, those that join the same layers having one number, (U,)."""
+    owners: Mapping[tuple[str, Side], NDArray[np.int64]]
+    """The coupled channel of each output, or input, of the layers that some go through, (C,); -1
+    for one that always stays."""
     layers: Mapping[str, LayerSize]
-    """Every layer that some group touches."""
+    """Every such layer."""
     rest_macs: int
-    """Multiply-accumulates that no group can change."""
+    """Multiply-accumulates that do not depend on coupled channels."""
     rest_parameters: int
     shortcuts: Mapping[str, Shortcut]
+    prunable: tuple[str, ...]
+    """Names of the convolutions that can lose filters."""
     left_whole: tuple[str, ...]
     """Convolutions that lose no filters: the network's outputs come from them, or they are coupled
     in a way that cannot be cut."""
 
-    @property
-    def prunable(self) -> tuple[str, ...]:
-        """Names of the convolutions that can lose filters."""
-        return tuple(dict.fromkeys(name for group in self.groups for name in group.convolutions))
-
-    def everything(self) -> list[NDArray[np.bool_]]:
+    def everything(self) -> Kept:
         """Return that every channel stays."""
-        return [np.ones(group.width, bool) for group in self.groups]
+        return np.ones(len(self.groups), bool)
+
+    def stays(self, kept: Kept) -> dict[tuple[str, Side], NDArray[np.bool_]]:
+        """Return which outputs and inputs of each layer stay, (C,)."""
+        kept = np.append(kept, True)  # where -1 points to
+        return {place: kept[owner] for place, owner in self.owners.items()}
 
     def size(self, kept: Kept, measure: str) -> int:
         """Return the multiply-accumulates (``flops``) or parameters of what is left."""
-        gone = {(name, side): 0 for name in self.layers for side in ("out", "in")}
-        for group, stays in zip(self.groups, kept, strict=True):
-            for member in group.members:
-                gone[member.module, member.side] += int(member.counts[~stays].sum())
+        left = {place: int(stays.sum()) for place, stays in self.stays(kept).items()}
         total = self.rest_macs if measure == "flops" else self.rest_parameters
         for name, layer in self.layers.items():
-            outputs = layer.outputs - gone[name, "out"]
-            area = layer.outputs * layer.inputs
-            left = outputs * (layer.inputs - gone[name, "in"])
+            outputs = left.get((name, "out"), layer.outputs)
+            area = outputs * left.get((name, "in"), layer.inputs)
+            whole = layer.outputs * layer.inputs
             if measure == "flops":
-                total += layer.macs * left // area
+                total += layer.macs * area // whole
             else:
-                total += layer.weights * left // area + layer.vectors * outputs // layer.outputs
+                total += layer.weights * area // whole + layer.vectors * outputs // layer.outputs
         return total
 
     def channels(self, kept: Kept) -> dict[str, Any]:
         """Return what is kept as a channel map; see :mod:`raydrop.network.channels`."""
-        gone: dict[tuple[str, Side], set[int]] = {}
-        for group, stays in zip(self.groups, kept, strict=True):
-            for member in group.members:
-                indices = gone.setdefault((member.module, member.side), set())
-                for channel in np.flatnonzero(~stays):
-                    indices.update(member.indices[channel])
-        layers: dict[str, dict[Side, tuple[int, Sequence[int]]]] = {}
-        for (name, side), removed in gone.items():
-            of = self.layers[name].outputs if side == "out" else self.layers[name].inputs
-            rest = [index for index in range(of) if index not in removed]
-            layers.setdefault(name, {})[side] = (of, rest)
-        return channel_map(layers, self._paddings(layers))
+        every: dict[str, dict[str, Any]] = {name: {} for name, _ in self.owners}
+        for (name, side), stays in self.stays(kept).items():
+            if not stays.all():
+                every[name][side] = {"of": len(stays), "kept": np.flatnonzero(stays).tolist()}
+        layers = {name: sides for name, sides in every.items() if sides}
+        shortcuts = {}
+        for name, shortcut in self.shortcuts.items():
+            places = layers.get(shortcut.convolution, {}).get("out", {}).get("kept")
+            if places is not None:
+                end = shortcut.before + shortcut.inputs
+                before = sum(index < shortcut.before for index in places)
+                shortcuts[name] = [before, sum(index >= end for index in places)]
+        return {"layers": layers, "shortcuts": shortcuts} if layers else {}
 
     def filters(self, kept: Kept) -> dict[str, list[int]]:
         """Return how many filters of each prunable convolution are left, and of how many."""
-        left = {name: [self.layers[name].outputs] * 2 for name in self.prunable}
-        for group, stays in zip(self.groups, kept, strict=True):
-            for member in group.members:
-                if member.side == "out" and member.module in left:
-                    left[member.module][0] -= int(member.counts[~stays].sum())
-        return left
+        stays = self.stays(kept)
+        return {n: [int(stays[n, "out"].sum()), self.layers[n].outputs] for n in self.prunable}
 
     def combined(
         self, scores: Mapping[str, NDArray[np.float64]], combine: Combine
-    ) -> list[NDArray[np.float64]]:
-        """Return the score of every coupled channel, (width,) for each group.
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return the score of every coupled channel, and of how many filters it is made, (U,) each.
 
         Args:
-            scores: (out_channels,) for convolutions; at least one of each group.
+            scores: (out_channels,) for convolutions; at least one for each coupled channel.
             combine: Mean or sum over those filters of a coupled channel that have a score.
         """
-        result = []
-        for group in self.groups:
-            total, number = np.zeros(group.width), np.zeros(group.width)
-            for member in group.members:
-                if member.side == "out" and member.module in scores:
-                    for channel, indices in enumerate(member.indices):
-                        total[channel] += sum(scores[member.module][index] for index in indices)
-                        number[channel] += len(indices)
-            result.append(total / np.maximum(number, 1) if combine == "mean" else total)
-        return result
-
-    def _paddings(
-        self, layers: Mapping[str, Mapping[Side, tuple[int, Sequence[int]]]]
-    ) -> dict[str, tuple[int, int]]:
-        """Return the channels of zeros before and behind each shortcut that changes."""
-        paddings = {}
-        for name, shortcut in self.shortcuts.items():
-            of, kept = layers.get(shortcut.convolution, {}).get("out", (0, ()))
-            if len(kept) < of:
-                end = shortcut.before + shortcut.inputs
-                before = sum(index < shortcut.before for index in kept)
-                paddings[name] = (before, sum(index >= end for index in kept))
-        return paddings
+        total, number = np.zeros(len(self.groups)), np.zeros(len(self.groups), np.int64)
+        for name in self.prunable:
+            if name in scores:
+                owner = self.owners[name, "out"]
+                own, values = owner[owner >= 0], scores[name][owner >= 0]
+                total += np.bincount(own, values, len(total))
+                number += np.bincount(own, minlength=len(total))
+        return total / np.maximum(number, 1) if combine == "mean" else total, number
 
 
 def choose(
     coupling: Coupling,
-    scores: Sequence[NDArray[np.float64]],
+    scores: NDArray[np.float64],
     size: int,
     measure: str,
     slack: float,
     seed: int,
-) -> list[NDArray[np.bool_]]:
+) -> Kept:
     """Return the channels that stay when the lowest go until a size is met.
 
     All channels are ranked together, equal scores in a seeded order; the highest of each group
@@ -200,59 +161,40 @@ def choose(
 
     Args:
         coupling: The coupled channels.
-        scores: (width,) for each group; higher ones stay.
+        scores: (U,); higher ones stay.
         size: What is to be left, of the measure.
         measure: ``flops`` or ``parameters``.
         slack: How far from the size is near enough.
         seed: Of the order of equal scores.
     """
-    ranking = _ranking(scores, np.random.default_rng(seed))
+    order = np.lexsort((np.random.default_rng(seed).random(len(scores)), scores))
+    highest = {coupling.groups[channel]: channel for channel in order}
+    ranking = order[~np.isin(order, list(highest.values()))].tolist()
+
+    def without(removed: Sequence[int]) -> Kept:
+        kept = coupling.everything()
+        kept[list(removed)] = False
+        return kept
+
+    def left(removed: Sequence[int]) -> int:
+        return coupling.size(without(removed), measure)
+
+    def error(removed: Sequence[int]) -> int:
+        return abs(left(removed) - size)
+
     low, high = 0, len(ranking)
-
-    def left(removed: Sequence[tuple[int, int]]) -> int:
-        return coupling.size(_without(coupling, removed), measure)
-
     while low < high:  # the fewest channels without which the rest is no larger than the size
         middle = (low + high) // 2
         low, high = (low, middle) if left(ranking[:middle]) <= size else (middle + 1, high)
-    neighbours = [ranking[:low], ranking[: max(low - 1, 0)]]
-    best = min(neighbours, key=lambda removed: abs(left(removed) - size))
-    if abs(left(best) - size) > slack:
-        best = min(
-            [best, _walked(ranking, max(low - 1, 0), left, size, slack)],
-            key=lambda removed: abs(left(removed) - size),
-        )
-    return _without(coupling, best)
-
-
-def _ranking(
-    scores: Sequence[NDArray[np.float64]], generator: np.random.Generator
-) -> list[tuple[int, int]]:
-    """Return group and channel of all that may go, lowest first, without the last of each group."""
-    groups = np.concatenate([np.full(len(each), g) for g, each in enumerate(scores)])
-    channels = np.concatenate([np.arange(len(each)) for each in scores])
-    order = np.lexsort((generator.random(len(groups)), np.concatenate(scores)))
-    last = {int(groups[place]): int(place) for place in order}
-    protected = set(last.values())
-    return [(int(groups[p]), int(channels[p])) for p in order if int(p) not in protected]
-
-
-def _walked(
-    ranking: Sequence[tuple[int, int]], start: int, left: Any, size: int, slack: float
-) -> list[tuple[int, int]]:
-    """Return the first channels of a ranking and those further ones that do not remove too much."""
-    removed = list(ranking[:start])
-    for channel in ranking[start : start + _LONGEST_WALK]:
-        now = left([*removed, channel])
-        if now >= size - slack:
-            removed.append(channel)
-            if now <= size + slack:
-                break
-    return removed
-
-
-def _without(coupling: Coupling, removed: Sequence[tuple[int, int]]) -> list[NDArray[np.bool_]]:
-    kept = coupling.everything()
-    for group, channel in removed:
-        kept[group][channel] = False
-    return kept
+    start = max(low - 1, 0)
+    best = min(ranking[:low], ranking[:start], key=error)
+    if error(best) > slack:
+        walked = ranking[:start]
+        for channel in ranking[start : start + _LONGEST_WALK]:
+            now = left([*walked, channel])
+            if now >= size - slack:
+                walked.append(channel)
+                if now <= size + slack:
+                    break
+        best = min(best, walked, key=error)
+    return without(best)

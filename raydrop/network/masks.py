@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
 
 from raydrop.errors import NetworkError
 from raydrop.network.base import MEASURES, Pruned, PruningTask
 from raydrop.network.measure import network_size, weights_of
 
 
+@torch.no_grad()
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Set the masked weights of a network to zero, in place.
 
@@ -25,10 +24,9 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         model: The network, with or without its masks applied.
         masks: True where a weight stays, by the name of its parameter, of the parameter's shape.
     """
-    with torch.no_grad():
-        for name, mask in masks.items():
-            weight = model.get_parameter(name)
-            weight.masked_fill_(~mask.to(weight.device), 0.0)
+    for name, mask in masks.items():
+        weight = model.get_parameter(name)
+        weight.masked_fill_(~mask.to(weight.device), 0.0)
 
 
 def combined_masks(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -39,9 +37,7 @@ def combined_masks(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) ->
     return {**first, **second, **both}
 
 
-def mask_by_scores(
-    task: PruningTask, scores: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None
-) -> Pruned:
+def mask_by_scores(task: PruningTask, scores: Mapping[str, Tensor]) -> Pruned:
     """Mask the weights with the lowest scores until the target's sparsity is met exactly.
 
     All weights of convolutions and linear layers are ranked together. Weights that are zero
@@ -51,11 +47,9 @@ def mask_by_scores(
     Args:
         task: The network and its target; the network is left as it is.
         scores: For each weight of :func:`raydrop.network.measure.weights_of`, of its shape.
-        facts: What :attr:`Pruned.facts` is to hold.
 
     Returns:
-        A copy of the network whose masked weights are zero, with no reparametrisation, and the
-        masks.
+        A copy of the network whose masked weights are zero, and the masks.
 
     Raises:
         NetworkError: If the target is of another measure, or a score is missing, NaN or of another
@@ -71,14 +65,15 @@ def mask_by_scores(
     total = sum(weight.numel() for weight in weights.values())
     dense = task.dense.weights
     wanted = dense - round(dense * task.target.fraction)
-    amount = max(total - max(wanted, len(weights)), 0)
-    masks = _masks(weights, scores, amount, task.seed)
-    _mask(model, masks)
+    masks = _masks(weights, scores, max(total - max(wanted, len(weights)), 0), task.seed)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.mul_(masks[name])
     model.to(next(task.model.parameters()).device)
     size = network_size(model, task.image_shape)
-    note = "" if size.weights == wanted else _note(task, size.weights)
     reached = 1 - size.weights / dense
-    return Pruned(model, size, reached, masks=masks, note=note, facts=dict(facts or {}))
+    note = "" if size.weights == wanted else _note(task, reached)
+    return Pruned(model, size, reached, masks=masks, note=note)
 
 
 def _masks(
@@ -100,10 +95,8 @@ def _masks(
         keep[flat < highest] = False
         rest = amount - int((~keep).sum())
         keep[_drawn(flat == highest, rest, generator)] = False
-    return {
-        name: part.view_as(weight)
-        for (name, weight), part in zip(weights.items(), keep.split(sizes), strict=True)
-    }
+    parts = zip(weights.items(), keep.split(sizes), strict=True)
+    return {name: part.view_as(weight) for (name, weight), part in parts}
 
 
 def _drawn(candidates: Tensor, number: int, generator: torch.Generator) -> Tensor:
@@ -130,21 +123,7 @@ def _checked(name: str, weight: Tensor, scores: Mapping[str, Tensor]) -> Tensor:
     return torch.where(weight.detach() == 0, -torch.inf, values)
 
 
-def _mask(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set masked weights to zero, in place, and leave no reparametrisation, which copies badly."""
-    for name, mask in masks.items():
-        layer = model.get_submodule(name.rpartition(".")[0])
-        order = [key for key, _ in layer.named_parameters(recurse=False)]
-        prune.custom_from_mask(layer, "weight", mask)
-        prune.remove(layer, "weight")
-        for key in order:  # which left the weight behind the bias
-            parameter = layer.get_parameter(key)
-            delattr(layer, key)
-            layer.register_parameter(key, parameter)
-
-
-def _note(task: PruningTask, weights: int) -> str:
-    reached = 1 - weights / task.dense.weights
+def _note(task: PruningTask, reached: float) -> str:
     return (
         f"The target {task.target.name} could not be reached exactly: {reached:.6f} of the dense "
         f"network's {MEASURES['sparsity']} are gone, because each layer keeps at least one weight "

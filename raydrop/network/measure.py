@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from raydrop.errors import NetworkError
-from raydrop.models import check_eager
+from raydrop.models import ImageShape, check_eager
 from raydrop.network.base import NetworkSize
 from raydrop.training.halving import Halving
 
@@ -20,16 +20,12 @@ WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 """Layers whose weights are counted and masked."""
 
 
-def network_size(model: nn.Module, image_shape: tuple[int, int, int]) -> NetworkSize:
+def network_size(model: nn.Module, image_shape: ImageShape) -> NetworkSize:
     """Return multiply-accumulates, parameters and weights of a network.
 
     Multiply-accumulates are half of what :class:`torch.utils.flop_counter.FlopCounterMode` counts
     in a forward pass of one image in eval mode: convolutions and matrix products, nothing else. A
     weight is counted unless it is exactly zero, which is what a masked weight is.
-
-    Args:
-        model: The network; it is left in the mode in which it was.
-        image_shape: Channels, height and width.
     """
     return NetworkSize(
         _counted(model, image_shape).get_total_flops() // 2,
@@ -38,18 +34,16 @@ def network_size(model: nn.Module, image_shape: tuple[int, int, int]) -> Network
     )
 
 
-def layer_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+def layer_macs(model: nn.Module, image_shape: ImageShape) -> dict[str, int]:
     """Return the multiply-accumulates of one image by the name of each module that has some.
 
     A module counts what its children do; ``""`` is the whole network.
     """
     counts = _counted(model, image_shape).get_flop_counts()
     root = type(model).__name__
-    whole = {"": sum(counts["Global"].values()) // 2}
-    return whole | {
-        name: sum(counts[f"{root}.{name}"].values()) // 2
-        for name, _ in model.named_modules()
-        if f"{root}.{name}" in counts
+    places = {"": "Global"} | {name: f"{root}.{name}" for name, _ in model.named_modules() if name}
+    return {
+        name: sum(counts[place].values()) // 2 for name, place in places.items() if place in counts
     }
 
 
@@ -68,18 +62,12 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def forward_seconds(
-    model: nn.Module, image_shape: tuple[int, int, int], batch: int = 64, repeats: int = 5
+    model: nn.Module, image_shape: ImageShape, batch: int = 64, repeats: int = 5
 ) -> float:
-    """Return the median time of a forward pass in eval mode without gradient, in seconds.
+    """Return the median seconds of so many forward passes in eval mode, after one not counted.
 
     Where memory has no room for so many images, it is the time of the fewest passes that they take
     when they are halved again and again.
-
-    Args:
-        model: The network, timed on the device on which it is.
-        image_shape: Channels, height and width.
-        batch: Images in a pass.
-        repeats: Passes that are timed, after one that is not.
 
     Raises:
         NoMemoryError: If a single image does not fit into memory.
@@ -98,7 +86,7 @@ def forward_seconds(
     return statistics.median(times[1:])
 
 
-def blank_images(model: nn.Module, image_shape: tuple[int, int, int], batch: int = 1) -> Tensor:
+def blank_images(model: nn.Module, image_shape: ImageShape, batch: int = 1) -> Tensor:
     """Return black images, (batch, C, H, W), of the type and on the device of the parameters."""
     like = next(model.parameters(), torch.zeros(()))
     return torch.zeros(batch, *image_shape, dtype=like.dtype, device=like.device)
@@ -116,7 +104,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _counted(model: nn.Module, image_shape: tuple[int, int, int]) -> FlopCounterMode:
+def _counted(model: nn.Module, image_shape: ImageShape) -> FlopCounterMode:
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), counter:
         model(blank_images(model, image_shape))

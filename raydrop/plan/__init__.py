@@ -11,8 +11,8 @@ from raydrop.data.dataset import ImageDataset
 from raydrop.errors import ConfigError
 from raydrop.models import PRETRAINED, build_model, head_of
 from raydrop.network import network_rule
-from raydrop.network.adapter import coupling_of
 from raydrop.network.base import parse_target
+from raydrop.network.tracing import coupling_of
 from raydrop.plan.runs import QueryRun, ScoreRun, TrialRun, dense_trial, trial_run
 from raydrop.scores import METHODS, score_method
 from raydrop.scores.partitions import stratified_partitions

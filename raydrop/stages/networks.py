@@ -16,8 +16,8 @@ from raydrop.network import network_rule
 from raydrop.network.base import Pruned, PruningTask, Step, parse_target
 from raydrop.network.masks import apply_masks
 from raydrop.network.measure import network_size
+from raydrop.network.rounds import prune_in_rounds
 from raydrop.network.saving import NetworkSpec, network_entry
-from raydrop.network.schedule import prune_in_rounds
 from raydrop.plan.runs import TrialRun
 from raydrop.stages.queries import new_model
 from raydrop.stages.trials import TrialTraining
@@ -61,7 +61,6 @@ def run_network_trial(
         steps=partial(pruning.steps, reads_reference=loss.needs_reference),
         loss=lambda logits, step: batch_loss(loss, logits, step.labels, step.units, step.reference),
         seed=derive_seed(trial.seed, "network/prune"),
-        num_classes=data.dataset.num_classes,
         restore=network.restore,
     )
     pruned = prune_in_rounds(task, method, network.rounds, pruning.retrain)

@@ -11,17 +11,16 @@ from typing import Any, cast
 import pytest
 import torch
 import torchvision
-from torch import Tensor, nn
-
 from raydrop import models
 from raydrop.errors import ConfigError, NetworkError, ScoringError
 from raydrop.models import MODELS, Head, ImageShape, build_model, head_of
 from raydrop.network.measure import network_size
 from raydrop.network.saving import NetworkSpec, skeleton
-from raydrop.network.adapter import coupling_of
+from raydrop.network.tracing import coupling_of
 from raydrop.scores.gradients import coverage, last_layer_only, last_linear, per_sample_norm
 from raydrop.scores.gradients.memory import bytes_per_sample
 from raydrop.scores.quantities import embeddings_of
+from torch import Tensor, nn
 
 SMALL_MODELS = ("small_cnn", "resnet18", "resnet56", "vgg16")
 EVERY = torchvision.models.list_models(module=torchvision.models)

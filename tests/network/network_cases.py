@@ -5,20 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from raydrop.models import build_model
 from raydrop.network.base import NetworkSize, PruningTask, Step, parse_target
+from raydrop.network.coupling import Kept
 from raydrop.network.measure import network_size
 
 Shape = tuple[int, int, int]
 
 SHAPES: dict[str, Shape] = {
     "resnet18": (3, 16, 16),
-    "resnet56": (3, 16, 16),
+    "resnet56": (3, 8, 8),
     "vgg16": (3, 16, 16),
     "mobilenet_v2": (3, 32, 32),
     "small_cnn": (1, 8, 8),
@@ -78,10 +81,18 @@ def task_of(
         lambda number: batches(shape, number),
         lambda logits, step: F.cross_entropy(logits, step.labels),
         seed,
-        CLASSES,
     )
 
 
 def logits(model: nn.Module, inputs: Tensor) -> Tensor:
     with torch.no_grad():
         return copy.deepcopy(model).eval()(inputs)
+
+
+def some_kept(groups: NDArray[np.int64], seed: int) -> Kept:
+    """Channels that stay at random, at least one of each group."""
+    rng = np.random.default_rng(seed)
+    kept = rng.random(len(groups)) < rng.random(groups.max() + 1)[groups]
+    for group in np.unique(groups):
+        kept[rng.choice(np.flatnonzero(groups == group))] = True
+    return np.asarray(kept)

@@ -1,1 +1,1 @@
-"""Methods that prune a network, one per file."""
+"""Methods that prune a network, one criterion per file."""

@@ -8,21 +8,24 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from raydrop.errors import NetworkError
-from raydrop.network.adapter import chosen, coupling_of, cut
-from raydrop.network.base import Pruned, PruningTask
-from raydrop.network.coupling import ChannelGroup, Coupling, Kept
+from raydrop.models import ImageShape
+from raydrop.network.base import NetworkMethod, Pruned, PruningTask
+from raydrop.network.coupling import Coupling
+from raydrop.network.cutting import chosen, cut
 from raydrop.network.measure import blank_images, evaluating
+from raydrop.network.tracing import coupling_of
+from raydrop.study.catalogue import Entry, Parameter
 
 START = 2.1972
 """Logit at which gates start: they are 0.9."""
@@ -34,8 +37,6 @@ DOUBLINGS = 4
 """Further searches at most, each with twice the beta."""
 POINTS = 50
 """Iterations of the course that are reported, at most."""
-_NORMS = (_NormBase, nn.GroupNorm)
-"""Layers that undo a factor before them, so gates come behind them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,33 +76,24 @@ def soft_size(coupling: Coupling, measure: str, unit: float, device: torch.devic
         unit: What a cost of 1 is.
         device: Where gates are.
     """
+    count, flops = len(coupling.groups), measure == "flops"
+    shares = {side: np.zeros((len(coupling.layers), count)) for side in ("out", "in")}
     rows = {name: row for row, name in enumerate(coupling.layers)}
-    sizes, flops = coupling.layers.values(), measure == "flops"
-    shares = {side: np.zeros((len(rows), _gates_of(coupling))) for side in ("out", "in")}
-    for first, group in _numbered(coupling):
-        for member in group.members:
-            layer = coupling.layers[member.module]
-            of = layer.outputs if member.side == "out" else layer.inputs
-            places = slice(first, first + group.width)
-            shares[member.side][rows[member.module], places] += member.counts / of
+    for (name, side), owner in coupling.owners.items():
+        counts = np.bincount(owner[owner >= 0], minlength=count)
+        shares[side][rows[name]] = counts / len(owner)
+    sizes = coupling.layers.values()
     costs = [(each.macs, 0) if flops else (each.weights, each.vectors) for each in sizes]
-    parts = np.array(costs).T / unit
+    parts = (shares["out"], shares["in"], *(np.array(costs).T / unit))
+    outputs, inputs, products, vectors = (torch.from_numpy(part).to(device) for part in parts)
     rest = coupling.rest_macs if flops else coupling.rest_parameters
-    outputs, inputs, products, vectors = (
-        torch.from_numpy(part).to(device) for part in (shares["out"], shares["in"], *parts)
-    )
     return SoftSize(outputs, inputs, products, vectors, rest / unit)
 
 
 def distance(cost: Tensor, target: float, whole: float) -> Tensor:
-    """Return g, how far a cost is from its target: 0 there, 1 at the whole network and at nothing.
+    """Return g, how far a cost F is from its target T > 0, in units of its distance at the ends.
 
-    g = (F - T) / (F_tot - T) above the target, 1 - F / T below.
-
-    Args:
-        cost: F, a scalar.
-        target: T, above 0.
-        whole: F_tot, above the target.
+    g = (F - T) / (F_tot - T) above the target, 1 - F / T below, with F_tot > T the whole network's.
     """
     return torch.where(cost > target, (cost - target) / (whole - target), 1 - cost / target)
 
@@ -111,8 +103,7 @@ def indecision(gates: Tensor) -> Tensor:
     return (gates - gates.detach().round()).abs().mean()
 
 
-@dataclass(frozen=True, eq=False)
-class Search:
+class Search(NamedTuple):
     """What came of a search."""
 
     logits: Tensor
@@ -121,13 +112,13 @@ class Search:
     """The best one, from 0."""
     cost: float
     """F of the best iteration."""
-    course: tuple[float, ...]
+    course: list[float]
     """F before each step, and after the last."""
     beta: float
     """Its weight of the distance from the target."""
 
 
-class AutoBot:
+class AutoBot(NetworkMethod):
     """Gates on channels, trained to keep the loss low at a given cost, say which ones go.
 
     Each channel that can go has a gate sigmoid(b), which multiplies it behind the normalisation
@@ -135,9 +126,10 @@ class AutoBot:
     that can only go together, as those of a residual stream, share one gate, so the cost that the
     search sees is the one that is measured after cutting. b starts at 2.1972; Adam trains nothing
     else, on L = L_data + beta g + gamma_h h, with :func:`distance` g of :class:`SoftSize` from the
-    target and :func:`indecision` h. Weights and the statistics of BatchNorm stay as they are. Of
-    the last 40 % of the iterations the one with the smallest L gives the order in which channels
-    go, by one threshold for all layers, until the measured target is met.
+    target and :func:`indecision` h; the authors use a beta of 2.7 to 6, and a gamma_h of 0. Weights
+    and the statistics of BatchNorm stay as they are. Of the last 40 % of the iterations the one
+    with the smallest L gives the order in which channels go, by one threshold for all layers, until
+    the measured target is met.
 
     Where the loss rises faster than beta g falls, a search ends above its target. If the best
     iteration is more than 5 % off, it is therefore repeated with twice the beta, up to four times,
@@ -153,31 +145,14 @@ class AutoBot:
     model accuracy", 2021, arXiv 2111.09635.
     """
 
-    structured: ClassVar[bool] = True
-    reads_data: ClassVar[bool] = True
-
     def __init__(
-        self,
-        *,
-        iterations: float = 200,
-        learning_rate: float = 0.6,
-        beta: float = 6.0,
-        gamma_h: float = 0.0,
+        self, iterations: float, learning_rate: float, beta: float, gamma_h: float
     ) -> None:
-        """Take the settings of the search.
-
-        Args:
-            iterations: Batches, at least 1.
-            learning_rate: Of Adam, above 0.
-            beta: What the whole network's distance from the target counts beside the loss; the
-                authors use 2.7 to 6.
-            gamma_h: What indecision counts; the authors' runs have 0.
-        """
         self._iterations, self._rate = int(iterations), learning_rate
         self._beta, self._gamma_h = beta, gamma_h
 
     def prune(self, task: PruningTask) -> Pruned:
-        """Return the network without the channels whose gates closed.
+        """Remove the channels whose gates closed.
 
         Raises:
             NetworkError: If the network cannot be traced or cut, or the loss is not finite.
@@ -185,16 +160,20 @@ class AutoBot:
         coupling = coupling_of(task.model, task.image_shape)
         target = 1 - task.target.fraction
         found = self._converged(task, coupling, target)
-        ends = np.cumsum([group.width for group in coupling.groups])[:-1]
-        scores = np.split(found.logits.numpy(), ends)
+        scores = found.logits.numpy()
         kept = chosen(task, coupling, scores)
+        places = np.linspace(0, len(found.course) - 1, min(POINTS, len(found.course)))
+        iterations = places.round().astype(int).tolist()
         facts = {
-            **_course(found.course),
+            "iterations": iterations,
+            "soft_size": [round(found.course[place], 6) for place in iterations],
             "target_size": target,
             "best_iteration": found.iteration,
             "best_soft_size": round(found.cost, 6),
             "beta": found.beta,
-            "threshold": _threshold(scores, kept),
+            "threshold": None
+            if kept.all()
+            else torch.tensor(float(scores[~kept].max())).sigmoid().item(),
         }
         return cut(task, coupling, kept, facts)
 
@@ -224,65 +203,38 @@ class AutoBot:
         device = next(model.parameters()).device
         measure = task.target.measure
         size = soft_size(coupling, measure, task.dense.of(measure), device)
-        logits = torch.full((_gates_of(coupling),), START, device=device, requires_grad=True)
+        logits = torch.full((len(coupling.groups),), START, device=device, requires_grad=True)
         # A network that is smaller than its target already is only told to keep what it has.
         whole = max(float(size(torch.ones_like(logits).double())), target + 1e-6)
         optimizer = torch.optim.Adam([logits], lr=self._rate)
         settled = int(SETTLED * self._iterations)
         course, best = list[float](), (math.inf, 0, math.nan, logits.detach().clone())
-        with _gated(model, _places(coupling), task.image_shape) as opened:
+        with gated(model, coupling, task.image_shape) as current:
             for iteration, step in enumerate(task.steps(self._iterations)):
                 gates = logits.sigmoid()
-                opened[:] = [gates]
+                current[:] = [gates]
                 cost = size(gates.double())
                 loss = task.loss(model(step.images), step)
                 loss = loss + beta * distance(cost, target, whole)
                 loss = loss + self._gamma_h * indecision(gates)
                 course.append(cost.item())
-                value = _finite(loss.item(), iteration)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise NetworkError(
+                        f"Expected a finite loss in the search of autobot, found {value} in "
+                        f"iteration {iteration}; prune a network whose training did not diverge."
+                    )
                 if iteration >= settled and value < best[0]:
                     best = (value, iteration, course[-1], logits.detach().clone())
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
         course.append(float(size(logits.detach().double().sigmoid())))
-        return Search(best[3].double().cpu(), best[1], best[2], tuple(course), beta)
-
-
-def _gates_of(coupling: Coupling) -> int:
-    """Return the number of gates, U."""
-    return sum(group.width for group in coupling.groups)
-
-
-def _numbered(coupling: Coupling) -> Iterator[tuple[int, ChannelGroup]]:
-    """Yield the number of its first gate and each group of coupled channels."""
-    first = 0
-    for group in coupling.groups:
-        yield first, group
-        first += group.width
-
-
-def _places(coupling: Coupling) -> dict[str, Tensor]:
-    """Return the gate of each filter of the convolutions that have gates, (C,) int64.
-
-    A filter that cannot go has the number U.
-    """
-    places = {
-        name: torch.full((coupling.layers[name].outputs,), _gates_of(coupling))
-        for name in coupling.prunable
-    }
-    for first, group in _numbered(coupling):
-        for member in group.members:
-            if member.side == "out" and member.module in places:
-                for channel, indices in enumerate(member.indices):
-                    places[member.module][list(indices)] = first + channel
-    return places
+        return Search(best[3].double().cpu(), best[1], best[2], course, beta)
 
 
 @contextlib.contextmanager
-def _gated(
-    model: nn.Module, places: Mapping[str, Tensor], image_shape: tuple[int, int, int]
-) -> Iterator[list[Tensor]]:
+def gated(model: nn.Module, coupling: Coupling, image_shape: ImageShape) -> Iterator[list[Tensor]]:
     """Multiply channels by their gates inside the context.
 
     Yields:
@@ -290,71 +242,60 @@ def _gated(
     """
     current = list[Tensor]()
 
-    def multiplied(chosen: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001
-            (gates,) = current
-            factors = torch.cat([gates, gates.new_ones(1)])[chosen.to(gates.device)]
-            return output * factors.to(output.dtype).view(-1, *[1] * (output.ndim - 2))
+    def multiplied(owner: Tensor, _layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        (gates,) = current
+        # A channel that always stays is number -1: the open gate at the end.
+        factors = torch.cat([gates, gates.new_ones(1)])[owner.to(gates.device)]
+        return output * factors.to(output.dtype).view(-1, *[1] * (output.ndim - 2))
 
-        return hook
-
-    behind = normalised_by(model, places, image_shape)
+    behind = normalised_by(model, coupling.prunable, image_shape)
     with contextlib.ExitStack() as hooks:
-        for name, chosen in places.items():
+        for name in coupling.prunable:
+            hook = partial(multiplied, torch.from_numpy(coupling.owners[name, "out"]))
             site = model.get_submodule(behind.get(name, name))
-            hooks.callback(site.register_forward_hook(multiplied(chosen)).remove)
+            hooks.callback(site.register_forward_hook(hook).remove)
         yield current
 
 
 def normalised_by(
-    model: nn.Module, layers: Iterable[str], image_shape: tuple[int, int, int]
+    model: nn.Module, layers: Iterable[str], image_shape: ImageShape
 ) -> dict[str, str]:
     """Return the normalisation that each layer's output goes straight into, by the layer's name.
 
-    A forward pass of one black image shows it; layers without one are left out.
+    It would undo a factor before it, so gates come behind it. A forward pass of one black image
+    shows it; layers without one are left out.
     """
     # The tensors are kept as well, lest one that is gone leaves its id to another.
     made: dict[int, tuple[str, Tensor]] = {}
     found: dict[str, str] = {}
 
-    def note(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda module, inputs, output: made.update({id(output): (name, output)})  # noqa: ARG005
+    def note(name: str, _layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+        made[id(output)] = (name, output)
 
-    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001
-            if id(inputs[0]) in made:
-                found[made[id(inputs[0])][0]] = name
-
-        return hook
+    def look(name: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in made:
+            found[made[id(inputs[0])][0]] = name
 
     with contextlib.ExitStack() as hooks, evaluating(model), torch.no_grad():
         for name in layers:
-            hooks.callback(model.get_submodule(name).register_forward_hook(note(name)).remove)
+            hook = model.get_submodule(name).register_forward_hook(partial(note, name))
+            hooks.callback(hook.remove)
         for name, module in model.named_modules():
-            if isinstance(module, _NORMS):
-                hooks.callback(module.register_forward_pre_hook(look(name)).remove)
+            if isinstance(module, (_NormBase, nn.GroupNorm)):
+                hooks.callback(module.register_forward_pre_hook(partial(look, name)).remove)
         model(blank_images(model, image_shape))
     return found
 
 
-def _finite(value: float, iteration: int) -> float:
-    if not math.isfinite(value):
-        raise NetworkError(
-            f"Expected a finite loss in the search of autobot, found {value} in iteration "
-            f"{iteration}; prune a network whose training did not diverge."
-        )
-    return value
-
-
-def _course(sizes: tuple[float, ...]) -> dict[str, list[Any]]:
-    """Return some of a course's iterations and the sizes there, the first and last among them."""
-    number = min(POINTS, len(sizes))
-    places = np.linspace(0, len(sizes) - 1, number).round().astype(int).tolist()
-    return {"iterations": places, "soft_size": [round(sizes[place], 6) for place in places]}
-
-
-def _threshold(scores: list[NDArray[np.float64]], kept: Kept) -> float | None:
-    """Return the most open gate of the channels that go, None where none does."""
-    gone = [each[~stays] for each, stays in zip(scores, kept, strict=True)]
-    highest = max((float(each.max()) for each in gone if len(each)), default=None)
-    return None if highest is None else torch.tensor(highest).sigmoid().item()
+FILTERS = Entry[NetworkMethod](
+    "autobot",
+    AutoBot,
+    "removes the channels whose gates close when gates alone are trained under a budget",
+    "Castells and Yeom 2021, arXiv 2111.09635",
+    (
+        Parameter("iterations", 200.0, least=1.0, whole=True, named=True),
+        Parameter("learning_rate", 0.6, named=True),
+        Parameter("beta", 6.0, named=True),
+        Parameter("gamma_h", 0.0, named=True),
+    ),
+)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from raydrop.network import adapter
-from raydrop.network.base import Pruned, PruningTask
+from raydrop.network.base import NetworkMethod, Pruned, PruningTask
+from raydrop.network.cutting import cut_by_scores
 from raydrop.network.methods.magnitude import layer_scores
+from raydrop.study.catalogue import Entry
 
 
 def distances_to_others(weight: Tensor) -> Tensor:
@@ -18,25 +16,26 @@ def distances_to_others(weight: Tensor) -> Tensor:
 
     The geometric median of a layer's filters is the point where this is smallest, so filters with
     a small sum are those that the others can stand in for.
-
-    Args:
-        weight: (out_channels, in_channels, ...).
     """
     filters = weight.detach().double().flatten(1)
     return torch.cdist(filters, filters).sum(dim=1)
 
 
-@dataclass(frozen=True)
-class Fpgm:
+class Fpgm(NetworkMethod):
     """Filters that others can stand in for go first, small ones or not.
 
     Sums of distances are divided by the mean of their layer; the score of coupled filters is their
     mean.
     """
 
-    structured: ClassVar[bool] = True
-    reads_data: ClassVar[bool] = False
-
     def prune(self, task: PruningTask) -> Pruned:
-        """Return the pruned network; see :class:`raydrop.network.base.NetworkMethod`."""
-        return adapter.cut_by_scores(task, layer_scores(task, distances_to_others))
+        """Remove filters by their distances to the others."""
+        return cut_by_scores(task, layer_scores(task, distances_to_others))
+
+
+FILTERS = Entry[NetworkMethod](
+    "fpgm",
+    Fpgm,
+    "removes filters near the geometric median of their layer",
+    "He et al. 2019, arXiv 1811.00250",
+)

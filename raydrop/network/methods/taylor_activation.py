@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raydrop.network import adapter
-from raydrop.network.base import Pruned, PruningTask, Step
-from raydrop.network.channels import zero_removed
-from raydrop.network.coupling import Coupling
-from raydrop.network.methods.derivatives import seeded
+from raydrop.network.base import NetworkMethod, Pruned, PruningTask, Step
+from raydrop.network.channels import ChannelMap, zero_removed
+from raydrop.network.coupling import Coupling, Kept
+from raydrop.network.cutting import chosen, combined_scores, cut, named_layers
+from raydrop.network.tracing import coupling_of
+from raydrop.study.catalogue import Entry, Parameter
 
 
 def filter_changes(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -39,7 +37,7 @@ def unit_norm(scores: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TaylorActivation:
+class TaylorActivation(NetworkMethod):
     """A few steps of SGD, then the lowest filters go, round after round until the target is met.
 
     Each round removes the same share of the measure. The scores of a round are those of its own
@@ -48,28 +46,29 @@ class TaylorActivation:
     the task says not to restore them.
     """
 
-    rounds: float = 10.0
+    rounds: float
     """How often filters are removed."""
-    steps: float = 10.0
+    steps: float
     """Batches of each round."""
-    learning_rate: float = 1e-4
+    learning_rate: float
     """Of the steps, which have a momentum of 0.9."""
-    structured: ClassVar[bool] = True
-    reads_data: ClassVar[bool] = True
 
     def prune(self, task: PruningTask) -> Pruned:
-        """Return the pruned network; see :class:`raydrop.network.base.NetworkMethod`."""
-        coupling = adapter.coupling_of(task.model, task.image_shape)
+        """Remove filters round after round."""
+        coupling = coupling_of(task.model, task.image_shape)
         model = copy.deepcopy(task.model).requires_grad_(True).train()
-        with seeded(task.model, task.seed):
+        device = next(model.parameters()).device
+        # Dropout draws from torch's global generators, which are put back afterwards.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(task.seed)
             kept, course = self._searched(task, coupling, model)
         if not task.restore:
             task = replace(task, model=model.train(task.model.training))
-        return adapter.cut(task, coupling, kept, {"course": course})
+        return cut(task, coupling, kept, {"course": course})
 
     def _searched(
         self, task: PruningTask, coupling: Coupling, model: nn.Module
-    ) -> tuple[list[NDArray[np.bool_]], list[float]]:
+    ) -> tuple[Kept, list[float]]:
         """Train a copy of the network in place while its channels go, round after round.
 
         Returns:
@@ -83,20 +82,12 @@ class TaylorActivation:
         for done in range(1, int(self.rounds) + 1):
             some = islice(batches, int(self.steps))
             totals = _trained(task, model, optimiser, coupling, coupling.channels(kept), some)
-            scores = adapter.combined_scores(
-                coupling, {name: unit_norm(total) for name, total in totals.items()}
-            )
+            layers = {name: unit_norm(total) for name, total in totals.items()}
+            scores = np.where(kept, combined_scores(coupling, layers), -np.inf)
             fraction = start + (task.target.fraction - start) * done / int(self.rounds)
-            kept = adapter.chosen(task, coupling, _gone_first(scores, kept), fraction)
+            kept = chosen(task, coupling, scores, fraction)
             course.append(1 - coupling.size(kept, measure) / dense)
         return kept, course
-
-
-def _gone_first(
-    scores: Sequence[NDArray[np.float64]], kept: Sequence[NDArray[np.bool_]]
-) -> list[NDArray[np.float64]]:
-    """Return scores with those of removed channels below all others."""
-    return [np.where(stays, each, -np.inf) for each, stays in zip(scores, kept, strict=True)]
 
 
 def _trained(
@@ -104,42 +95,49 @@ def _trained(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     coupling: Coupling,
-    channels: Mapping[str, Any],
+    channels: ChannelMap,
     batches: Iterable[Step],
 ) -> dict[str, Tensor]:
     """Train without the removed channels and return the scores, summed over the batches."""
-    zero_removed(model, channels)
     totals: dict[str, Tensor] = {}
-    for step in batches:
-        with torch.enable_grad(), _outputs(model, coupling.prunable) as outputs:
-            loss = task.loss(model(step.images), step)
-            optimiser.zero_grad()
-            loss.backward()
-        for name, seen in outputs.items():
-            for activation in seen:
-                assert activation.grad is not None
-                scores = filter_changes(activation, activation.grad)
-                totals[name] = totals[name] + scores if name in totals else scores
-        optimiser.step()
-        zero_removed(model, channels)
-    return totals
-
-
-@contextmanager
-def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect the outputs of convolutions, and their gradients with them."""
-    outputs: dict[str, list[Tensor]] = {}
+    outputs: list[tuple[str, Tensor]] = []
 
     def keep(name: str, output: Tensor) -> None:
         output.retain_grad()
-        outputs.setdefault(name, []).append(output)
+        outputs.append((name, output))
 
     hooks = [
         layer.register_forward_hook(lambda _layer, _inputs, output, name=name: keep(name, output))
-        for name, layer in adapter.named_layers(model, names)
+        for name, layer in named_layers(model, coupling.prunable)
     ]
     try:
-        yield outputs
+        zero_removed(model, channels)
+        for step in batches:
+            outputs.clear()
+            with torch.enable_grad():
+                loss = task.loss(model(step.images), step)
+                optimiser.zero_grad()
+                loss.backward()
+            for name, activation in outputs:
+                assert activation.grad is not None
+                scores = filter_changes(activation, activation.grad)
+                totals[name] = totals[name] + scores if name in totals else scores
+            optimiser.step()
+            zero_removed(model, channels)
     finally:
         for hook in hooks:
             hook.remove()
+    return totals
+
+
+FILTERS = Entry[NetworkMethod](
+    "taylor_activation",
+    TaylorActivation,
+    "steps of SGD alternate with removing filters whose outputs change the loss least",
+    "Molchanov et al. 2017, arXiv 1611.06440; Meyer and Wong 2022, arXiv 2211.10285",
+    (
+        Parameter("rounds", 10.0, least=1.0, whole=True, named=True),
+        Parameter("steps", 10.0, least=1.0, whole=True, named=True),
+        Parameter("learning_rate", 1e-4, named=True),
+    ),
+)

@@ -15,8 +15,7 @@ from raydrop.network import METHODS, network_rule
 from raydrop.network.base import PruningTask
 from raydrop.network.masks import apply_masks, combined_masks, mask_by_scores
 from raydrop.network.measure import network_size, weights_of
-from raydrop.network.methods.derivatives import weight_gradients
-from raydrop.network.methods.unstructured_taylor import absolute_changes
+from raydrop.network.methods.taylor import summed_changes
 from tests.reference import masks_by_sorting
 
 SHAPE = SHAPES["small_cnn"]
@@ -91,7 +90,7 @@ def test_magnitude_is_the_absolute_value(model: nn.Module) -> None:
 def test_taylor_scores_are_derivatives_by_a_factor_on_each_weight(model: nn.Module) -> None:
     """|dL/dg| of a weight multiplied by g, by central differences, summed over batches."""
     task = _task(model, 0.5)
-    scores = absolute_changes(weight_gradients(task, 2))
+    scores = summed_changes(task, 2, torch.abs)
     for name, place in (("features.2.0.weight", (3, 1, 0, 2)), ("head.weight", (1, 5))):
         total = 0.0
         for batch in batches(SHAPE, 2):

@@ -1,0 +1,153 @@
+"""Removing channels by scores, and measuring what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from raydrop.errors import NetworkError
+from raydrop.network.base import MEASURES, Pruned, PruningTask
+from raydrop.network.channels import rebuild
+from raydrop.network.coupling import TOLERANCE, Combine, Coupling, Kept, choose, tolerance
+from raydrop.network.measure import network_size
+from raydrop.network.tracing import coupling_of
+
+
+def cut_by_scores(
+    task: PruningTask, scores: Mapping[str, Tensor], *, combine: Combine = "mean"
+) -> Pruned:
+    """Remove the filters with the lowest scores until the target is met.
+
+    All filters are ranked together, so scores of different layers have to be comparable. Filters
+    that are coupled (by a residual stream, or by a depthwise convolution) have one score, the mean
+    or sum of theirs, and go together. Equal scores go in a seeded order; at least one filter of
+    each layer stays.
+
+    Args:
+        task: The network and its target; the network is left as it is.
+        scores: For each convolution that can lose filters, (out_channels,); higher ones stay. Of
+            coupled convolutions some may be left out, but not all.
+        combine: How scores of coupled filters are combined, over those that are given.
+
+    Returns:
+        The cut network, measured. Its note says so where the target could not be reached within
+        2 % of what is to go, and of what is to stay.
+
+    Raises:
+        NetworkError: If the network cannot be traced (the message names the module), or a score is
+            missing, NaN, or of another shape.
+    """
+    coupling = coupling_of(task.model, task.image_shape)
+    return cut(task, coupling, chosen(task, coupling, combined_scores(coupling, scores, combine)))
+
+
+def combined_scores(
+    coupling: Coupling, scores: Mapping[str, Tensor], combine: Combine = "mean"
+) -> NDArray[np.float64]:
+    """Return the score of each coupled channel, (U,).
+
+    Raises:
+        NetworkError: If a score is missing, NaN, or of another shape.
+    """
+    given = [name for name in coupling.prunable if name in scores]
+    checked = {n: _checked(n, scores[n], coupling.layers[n].outputs) for n in given}
+    combined, number = coupling.combined(checked, combine)
+    for name in coupling.prunable:
+        owner = coupling.owners[name, "out"]
+        if not number[owner[owner >= 0]].all():
+            raise NetworkError(
+                f"Expected scores for the filters of {name}, found none; give scores for every "
+                "convolution that can lose filters."
+            )
+    return combined
+
+
+def chosen(
+    task: PruningTask,
+    coupling: Coupling,
+    scores: NDArray[np.float64],
+    fraction: float | None = None,
+) -> Kept:
+    """Return the coupled channels that stay so that a target is met.
+
+    Args:
+        task: The network's target and seed.
+        coupling: The network's coupled channels.
+        scores: (U,); higher ones stay.
+        fraction: Share of the dense network's measure that goes; None for the target's.
+    """
+    measure = task.target.measure
+    if measure == "sparsity":
+        raise NetworkError(
+            f"Expected a target of flops or parameters where channels go, found "
+            f"{task.target.name}; write flops({task.target.fraction:g})."
+        )
+    goes = task.target.fraction if fraction is None else fraction
+    dense = task.dense.of(measure)
+    return choose(
+        coupling, scores, round(dense * (1 - goes)), measure, tolerance(goes) * dense, task.seed
+    )
+
+
+def cut(
+    task: PruningTask, coupling: Coupling, kept: Kept, facts: Mapping[str, Any] | None = None
+) -> Pruned:
+    """Return the network with some of its channels only, measured.
+
+    Raises:
+        NetworkError: If a layer would vanish; the message names it.
+    """
+    channels = coupling.channels(kept)
+    model = rebuild(task.model, channels)
+    size = network_size(model, task.image_shape)
+    reached = 1 - size.of(task.target.measure) / task.dense.of(task.target.measure)
+    own = {"filters": coupling.filters(kept), "left_whole": list(coupling.left_whole)}
+    last_ones = int(kept.sum()) == len(np.unique(coupling.groups))
+    note = _note(task, reached, last_ones)
+    return Pruned(model, size, reached, channels, note=note, facts={**own, **(facts or {})})
+
+
+def named_layers(model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, _ConvNd]]:
+    """Yield convolutions by name."""
+    for name in names:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, _ConvNd)
+        yield name, layer
+
+
+def _checked(name: str, scores: Tensor, filters: int) -> NDArray[np.float64]:
+    if scores.shape != (filters,):
+        raise NetworkError(
+            f"Expected one score for each of the {filters} filters of {name}, found shape "
+            f"{tuple(scores.shape)}; give a vector."
+        )
+    values: NDArray[np.float64] = scores.detach().double().cpu().numpy()
+    if np.isnan(values).any():
+        raise NetworkError(
+            f"Expected a number as the score of every filter of {name}, found NaN; lower the "
+            "learning rate, or look at the loss."
+        )
+    return values
+
+
+def _note(task: PruningTask, reached: float, last_ones: bool) -> str:
+    """Return a sentence where the target was missed by more than the tolerance."""
+    target = task.target
+    if abs(reached - target.fraction) <= tolerance(target.fraction):
+        return ""
+    before = network_size(task.model, task.image_shape).of(target.measure)
+    if last_ones:
+        why = "every layer that can lose filters is down to its last one"
+    elif reached > target.fraction and 1 - before / task.dense.of(target.measure) >= reached:
+        why = "the network had no more to begin with"
+    else:
+        why = "the next filter is a larger step than that"
+    return (
+        f"The target {target.name} could not be reached within {TOLERANCE:.0%}: {reached:.4f} of "
+        f"the dense network's {MEASURES[target.measure]} are gone, because {why}."
+    )
