@@ -476,11 +476,11 @@ def test_an_unknown_split_is_named_with_its_row(tmp_path: Path, value: str) -> N
     fails(tmp_path, rf"every split of .* to be one of 0, train, 1, val.* found '{value}' in row 5")
 
 
-@pytest.mark.parametrize("value", ["", "  ", "NaN", "nan"])
-@pytest.mark.parametrize(("at", "column"), list(enumerate(HEADER.split(","))))
-def test_an_empty_value_is_named_with_its_row(
-    tmp_path: Path, at: int, column: str, value: str
-) -> None:
+@pytest.mark.parametrize(
+    ("at", "value"), [(0, ""), (1, "  "), (2, "NaN"), (3, "nan"), (0, "nan"), (3, "")]
+)
+def test_an_empty_value_is_named_with_its_row(tmp_path: Path, at: int, value: str) -> None:
+    column = HEADER.split(",")[at]
     write(tmp_path, rows())
     table: list[Any] = [list(row) for row in rows()]
     table[5][at] = value

@@ -25,7 +25,7 @@ from raydrop.selection import (
     smooth_recalls,
 )
 
-properties = settings(derandomize=True, deadline=None, max_examples=150)
+properties = settings(derandomize=True, deadline=None, max_examples=50)
 
 
 @st.composite
