@@ -1,8 +1,8 @@
 """One crew of actors for query runs and scores: each process imports torch and takes the data once.
 
 A worker is given calls only after it has answered a ping, and has up to two in flight, so that it
-never waits for the driver. What it had when it died is given to others; Ray starts it again
-meanwhile. Which of two calls it died of is not known, so each of them is made again with a worker
+never waits for the driver. What it had when it died is given to others, and another worker takes
+its place. Which of two calls it died of is not known, so each of them is made again with a worker
 to itself, and only one that kills there is given up. Where shards are short, several go into one
 call; they are computed one by one all the same, added, where it is a sum, along their branch of the
 tree, and apart from each other if the call fails. Gradient sums stay in the object store of the
@@ -25,7 +25,6 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray import exceptions
-from ray._private.state import actors as actor_table
 
 from raydrop.cluster import layout as cluster_layout
 from raydrop.cluster.deaths import RETRIES, WorkerDeaths
@@ -51,8 +50,8 @@ from raydrop.study import ScoringPrecision, Study
 IN_FLIGHT = 2
 """Calls with shards that a worker has at most: the one it works on and the next one."""
 
-RESTARTS = 64
-"""Times that Ray starts a worker again; generous, because the loss of a node counts too."""
+STARTS = 64
+"""Workers that may be started in each place; generous, because the loss of a node counts too."""
 
 BUNDLE_SECONDS = 0.5
 """How long a call may take that has several shards: a hundred times what a call costs."""
@@ -470,12 +469,11 @@ class _Sum(_Shards):
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """A call in flight."""
+    """A call in flight; a ping, where it is no work's."""
 
     actor: Any
     references: Sequence[Any]
     work: _Work | None = None
-    """Whose job it is; None for a ping."""
     job: _Job | None = None
 
 
@@ -498,14 +496,15 @@ def start_crew(
         deaths: Is told of every process that died.
         worker: Class of the actors.
     """
-    actor = ray.remote(worker).options(**layout.ray_options(), max_restarts=RESTARTS)
+    actor = ray.remote(worker).options(**layout.ray_options())
     reference = ray.cloudpickle.dumps(data)  # ``data`` itself is held by this frame
-    actors = [actor.remote(reference, layout, study, place) for _ in range(layout.workers)]
+    crew = Crew(
+        lambda: actor.remote(reference, layout, study, place), layout, deaths or WorkerDeaths()
+    )
     try:
-        yield Crew(actors, layout, deaths or WorkerDeaths())
+        yield crew
     finally:
-        for each in actors:
-            ray.kill(each)
+        crew.end()
         del data
 
 
@@ -516,25 +515,31 @@ class Crew:
     again when they end.
     """
 
-    def __init__(self, actors: Sequence[Any], layout: Layout, deaths: WorkerDeaths) -> None:
-        self._layout, self._deaths = layout, deaths
-        self._told = dict.fromkeys(actors, 0)  # deaths that were told of
+    def __init__(self, start: Callable[[], Any], layout: Layout, deaths: WorkerDeaths) -> None:
+        self._start, self._layout, self._deaths = start, layout, deaths
+        self._starts = 0
         self._load: dict[Any, list[_Call]] = {}  # of the actors that answered
         self._calls: dict[Any, _Call] = {}  # by the reference that tells of the end
         self._heard = time.monotonic()
         self._reason, self._about = "", ("scores", "")
-        for actor in actors:
-            self._ping(actor)
+        for _ in range(layout.workers):
+            self._hire()
 
     def query_runs(self, runs: Iterable[QueryRun]) -> Iterator[tuple[QueryRun, str | None]]:
         """Do query runs; yield each as it is done, with a sentence if it failed."""
-        yield from self._results(_Queries(map(_Job, runs)))
+        yield from self.results(_Queries(map(_Job, runs)))
 
     def executor(self, model: str, precision: ScoringPrecision = "fp32") -> CrewExecutor:
         """Return what runs shards of a network."""
-        return CrewExecutor(self, (model, precision), len(self._told))
+        return CrewExecutor(self, (model, precision), self._layout.workers)
 
-    def _results(self, work: _Work) -> Iterator[tuple[Any, Any]]:
+    def end(self) -> None:
+        """End all workers."""
+        for actor in {call.actor for call in self._calls.values()} | self._load.keys():
+            ray.kill(actor)
+
+    def results(self, work: _Work) -> Iterator[tuple[Any, Any]]:
+        """Do some work, and yield what comes of it."""
         for _ in self.steps(work):
             while work.results:
                 yield work.results.popleft()
@@ -564,10 +569,9 @@ class Crew:
             if actor is None:
                 return
             job = work.take()
-            references = work.call(job, actor)
             work.running += 1
-            call = _Call(actor, references, work, job)
-            self._calls[references[-1]] = call
+            call = _Call(actor, work.call(job, actor), work, job)
+            self._calls[call.references[-1]] = call
             self._load[actor].append(call)
 
     def _actor_for(self, room: int) -> Any | None:
@@ -593,47 +597,43 @@ class Crew:
     def _take(self, reference: Any) -> None:
         """Note how a call ended, and what became of its actor."""
         call = self._calls.pop(reference)
-        outcome = _outcome(reference)
-        if call.work is None or call.job is None:
-            self._answered(call.actor, outcome)
-            return
-        if not isinstance(outcome, DEATHS):
-            self._heard = time.monotonic()
-            if call in self._load.get(call.actor, ()):
-                self._load[call.actor].remove(call)
-        elif call in self._load.get(call.actor, ()):
-            del self._load[call.actor]
-            # Once for all calls that it had.
-            self._tell(call.actor, 1, call.work.stage, call.work.what(call.job))
-            self._ping(call.actor)
-        call.work.ended(call.job, call.references, outcome)
-
-    def _answered(self, actor: Any, outcome: Any) -> None:
-        """Note how a ping ended, and the deaths that no call ended with."""
-        if isinstance(outcome, exceptions.ActorDiedError):
-            self._reason = _last_words(outcome)  # it will not be started again
-            deaths = _restarts(actor) + (not outcome.actor_init_failed)
-            self._tell(actor, deaths - self._told[actor], *self._about)
-        elif isinstance(outcome, DEATHS):
-            self._ping(actor)
+        try:
+            outcome = ray.get(reference)
+        except exceptions.RayError as error:
+            outcome = error
+        if isinstance(outcome, DEATHS):
+            # Once for all calls that the actor had.
+            if call in self._load.pop(call.actor, ()) or call.work is None:
+                self._lose(call, outcome)
         else:
             self._heard = time.monotonic()
-            self._tell(actor, _restarts(actor) - self._told[actor], *self._about)
-            self._load[actor] = []
+            if call.work is None:
+                self._load[call.actor] = []
+            elif call in self._load.get(call.actor, ()):
+                self._load[call.actor].remove(call)
+        if call.work is not None and call.job is not None:
+            call.work.ended(call.job, call.references, outcome)
 
-    def _tell(self, actor: Any, deaths: int, stage: str, what: str) -> None:
-        for _ in range(deaths):
-            self._told[actor] += 1
-            self._deaths.note(stage, what)
+    def _lose(self, call: _Call, outcome: Exception) -> None:
+        """Count a worker that died, and put another in its place, unless none can be built."""
+        if getattr(outcome, "actor_init_failed", False):
+            self._reason = str(outcome).strip().splitlines()[-1].rstrip(".")
+            return
+        about = self._about if call.work is None else (call.work.stage, call.work.what(call.job))
+        self._deaths.note(*about)
+        ray.kill(call.actor)  # where only the way to it is gone
+        if self._starts < self._layout.workers * STARTS:
+            self._hire()
 
-    def _ping(self, actor: Any) -> None:
-        # While an actor is starting again, a ping fails after two seconds, and another one follows.
-        reference = actor.ping.remote()
-        self._calls[reference] = _Call(actor, (reference,))
+    def _hire(self) -> None:
+        self._starts += 1
+        actor = self._start()
+        ping = actor.ping.remote()
+        self._calls[ping] = _Call(actor, (ping,))
 
     def _nobody(self) -> IncompleteStudyError:
         """Say that nobody works, and how that came."""
-        workers = f"none of {len(self._told)} workers"
+        workers = f"none of {self._layout.workers} workers"
         if self._calls:
             found = (
                 f"that {workers} answered within {cluster_layout.WAIT_SECONDS:g} s, each of which "
@@ -641,30 +641,12 @@ class Crew:
                 "see with 'ray status' that there is room"
             )
         else:
-            reason = self._reason or f"each was started again {RESTARTS} times"
+            reason = self._reason or f"each was replaced {STARTS} times"
             found = f"that {workers} is left ({reason}); mend that"
         return IncompleteStudyError(
             f"Expected workers for {self._about[0]}, found {found}, and run the same command "
             "again, which does what is missing."
         )
-
-
-def _restarts(actor: Any) -> int:
-    """Return how often Ray has started an actor again."""
-    return int(actor_table(actor_id=actor._actor_id.hex()).get("NumRestarts", 0))
-
-
-def _outcome(reference: Any) -> Any:
-    """Return what a call gave, or the error of Ray's that it ended with."""
-    try:
-        return ray.get(reference)
-    except exceptions.RayError as error:
-        return error
-
-
-def _last_words(error: exceptions.ActorDiedError) -> str:
-    """Return why an actor could not be built; nothing if its process died."""
-    return str(error).strip().splitlines()[-1].rstrip(".") if error.actor_init_failed else ""
 
 
 class CrewExecutor:
@@ -683,7 +665,7 @@ class CrewExecutor:
         """Hand out shards as workers become free; results come in order of completion."""
         jobs = map(_Job, shards)
         work = _Values(jobs, self._workers, self._network, task, state, direction)
-        yield from self._crew._results(work)
+        yield from self._crew.results(work)
 
     def reduce(
         self, shards: Sequence[Shard], state: Any, on_shard: Callable[[Shard], object] = ignore

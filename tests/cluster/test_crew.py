@@ -512,73 +512,98 @@ def test_a_node_that_is_lost_takes_nothing_with_it(
 
 
 class Actor:
-    """Stands for an actor that Ray has started again so many times."""
+    """Stands for an actor of Ray."""
 
     def __init__(self) -> None:
-        self.restarts = 0
         self.ping = SimpleNamespace(remote=object)
 
 
-def _answers(
-    monkeypatch: pytest.MonkeyPatch, actor: Actor
-) -> tuple[Crew, WorkerDeaths, Callable[[Any, int], None]]:
-    deaths = WorkerDeaths()
-    monkeypatch.setattr(crew, "_restarts", lambda actor: actor.restarts)
-    members = Crew([actor], Layout(1, 1, 0.0), deaths)
+class Told:
+    """A crew whose calls end as they are told to, and the workers that it has started."""
 
-    def end(outcome: Any, restarts: int) -> None:
-        """Let whatever the actor was asked last end."""
-        actor.restarts = restarts
-        monkeypatch.setattr(crew, "_outcome", lambda reference: outcome)
-        members._take(list(members._calls)[-1])
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started: list[Actor] = []
+        self.deaths = WorkerDeaths()
+        self._patch = monkeypatch
+        monkeypatch.setattr(crew.ray, "kill", lambda actor: None)
+        self.crew = Crew(self._start, Layout(1, 1, 0.0), self.deaths)
 
-    return members, deaths, end
+    def _start(self) -> Actor:
+        self.started.append(Actor())
+        return self.started[-1]
+
+    def end(self, outcome: Any) -> None:
+        """Let whatever was asked last end."""
+
+        def get(reference: Any) -> Any:
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        self._patch.setattr(crew.ray, "get", get)
+        self.crew._take(list(self.crew._calls)[-1])
+
+    def work(self) -> Any:
+        """Let the worker be at two calls of some work."""
+        work, actor = _values([]), self.started[-1]
+        for _ in range(2):
+            call = crew._Call(actor, (object(),), work, crew._Job(None))
+            self.crew._calls[call.references[-1]] = call
+            self.crew._load[actor].append(call)
+            work.running += 1
+        return work
 
 
 UNAVAILABLE = ray.exceptions.ActorUnavailableError("gone", None)
 
 
-def test_a_worker_that_dies_before_its_first_answer_is_counted_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    _, deaths, end = _answers(monkeypatch, Actor())
-    end(UNAVAILABLE, 1)
-    end(UNAVAILABLE, 1)  # a ping every two seconds while it starts again
-    end(None, 1)
-    assert deaths.total == 1
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    return Told(monkeypatch)
 
 
-def test_a_worker_that_is_only_slow_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, deaths, end = _answers(monkeypatch, Actor())
-    end(None, 0)
-    assert deaths.total == 0
+def test_a_worker_that_dies_before_its_first_answer_is_counted_and_replaced(told: Told) -> None:
+    told.end(UNAVAILABLE)
+    assert (told.deaths.total, len(told.started)) == (1, 2)
+    told.end(None)
+    assert (told.deaths.total, len(told.started)) == (1, 2)
 
 
-def test_a_worker_that_dies_at_work_and_again_while_it_starts_is_counted_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    actor = Actor()
-    members, deaths, end = _answers(monkeypatch, actor)
-    end(None, 0)
-    work, job = _values([]), crew._Job(None)
-    call = crew._Call(actor, (object(),), work, job)
-    members._calls[call.references[-1]] = call
-    members._load[actor].append(call)
-    work.running += 1
-    end(UNAVAILABLE, 0)
-    assert deaths.total == 1
-    end(UNAVAILABLE, 1)
-    end(None, 2)
-    assert deaths.total == 2
+def test_a_worker_that_is_only_slow_is_not_counted(told: Told) -> None:
+    told.end(None)
+    assert told.deaths.total == 0
 
 
-@pytest.mark.parametrize("in_init", [False, True])
-def test_a_worker_that_is_not_started_again_is_counted_unless_it_could_not_be_built(
-    in_init: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, deaths, end = _answers(monkeypatch, Actor())
-    end(UNAVAILABLE, 1)
+def test_a_worker_that_dies_at_work_is_counted_once_for_all_its_calls(told: Told) -> None:
+    told.end(None)
+    work = told.work()
+    for left in (1, 0):
+        calls = [c for c in told.crew._calls.values() if c.work is not None]
+        assert len(calls) == left + 1
+        told.crew._calls = {
+            c.references[-1]: c for c in told.crew._calls.values() if c not in calls
+        }
+        told.crew._calls |= {c.references[-1]: c for c in calls}  # so that work ends first
+        told.end(UNAVAILABLE)
+    assert (told.deaths.total, len(told.started), work.running) == (1, 2, 0)
+    assert [job.deaths for job in work.waiting] == [1, 1]
+    told.end(UNAVAILABLE)  # while another one starts
+    assert (told.deaths.total, len(told.started)) == (2, 3)
+
+
+def test_a_worker_that_cannot_be_built_is_not_counted_and_not_replaced(told: Told) -> None:
+    told.end(UNAVAILABLE)
     died = ray.exceptions.ActorDiedError()
-    died._actor_init_failed = in_init
-    end(died, 2)
-    assert deaths.total == (2 if in_init else 3)
+    died._actor_init_failed = True
+    told.end(died)
+    assert (told.deaths.total, len(told.started)) == (1, 2)
+
+
+def test_workers_that_die_again_and_again_are_not_replaced_for_ever(told: Told) -> None:
+    for _ in range(crew.STARTS):
+        told.end(UNAVAILABLE)
+    assert (told.deaths.total, len(told.started)) == (crew.STARTS, crew.STARTS)
+    with pytest.raises(
+        IncompleteStudyError, match=r"none of 1 workers is left \(each was replaced"
+    ):
+        next(told.crew.steps(_values(make_shards(np.arange(64)))))
