@@ -23,18 +23,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, Self
+from typing import IO, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils import prune
 
 from raydrop.data.batches import PreparedData
 from raydrop.errors import ConfigError, NetworkError, in_one_line, unknown_name
 from raydrop.models import ImageShape, untried_model
 from raydrop.network.channels import rebuild
+from raydrop.store import Entry
 from raydrop.store.files import (
     OddFileError,
     misfit,
@@ -57,22 +57,15 @@ EXTRA = "raydrop.json"
 _HEADER = "model.json"
 _MOST_HEADER = 2**24
 _FOLDER, _SUFFIX = "state/", ".npy"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 # Weights that are not zero hardly become smaller, and compressing them takes seconds.
 _DENSE = 0.75
 # Everything that broken archives and arrays make zipfile, zlib, json and NumPy raise.
 _UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    OSError,
-    EOFError,
-    KeyError,
-    TypeError,
-    ValueError,
-    RuntimeError,
-    MemoryError,
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError),
+    *(TypeError, ValueError, RuntimeError, MemoryError),
 )
-
+# What values of another kind than expected make the code that reads them raise.
+_MALFORMED = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
 _KINDS = {
     **dict.fromkeys(("model", "network_method", "network_target"), "text"),
     "num_classes": "count",
@@ -81,9 +74,8 @@ _KINDS = {
     **dict.fromkeys(("mean", "std"), "number by channel"),
     **dict.fromkeys(("channels", "facts"), "object"),
 }
-
-# What values of another kind than expected make the code that reads them raise.
-_MALFORMED = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of the arrays of a state dict, by name."""
 
 
 @dataclass(frozen=True)
@@ -134,23 +126,10 @@ class NetworkSpec:
 
     @classmethod
     def of_data(cls, data: PreparedData, model: str, **fields: Any) -> Self:
-        """Return the specification of a network that was trained on some data.
-
-        Args:
-            data: Gives classes, the shape of images and their normalisation.
-            model: Architecture.
-            **fields: The other fields.
-        """
+        """Return the specification of a network of some architecture, trained on some data."""
         dataset = data.dataset
-        return cls(
-            model,
-            dataset.num_classes,
-            dataset.image_shape,
-            dataset.class_names,
-            data.mean,
-            data.std,
-            **fields,
-        )
+        shape, names = dataset.image_shape, dataset.class_names
+        return cls(model, dataset.num_classes, shape, names, data.mean, data.std, **fields)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -160,10 +139,9 @@ class NetworkSpec:
             NetworkError: If a field is absent or does not fit.
         """
         known = {each.name for each in dataclasses.fields(cls)}
-        problem = misfit(values, _KINDS)
-        if problem:
-            raise _undescribed(ValueError(problem))
         try:
+            if problem := misfit(values, _KINDS):
+                raise ValueError(problem)
             return cls(**{name: value for name, value in values.items() if name in known})
         except NetworkError:
             raise
@@ -175,13 +153,9 @@ class NetworkSpec:
         return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """Return images as the network was trained to see them.
+        """Return images as the network was trained to see them: (pixels / 255 - mean) / std.
 
-        Args:
-            pixels: uint8 values 0...255, (B, C, H, W), of :attr:`image_shape`.
-
-        Returns:
-            (pixels / 255 - mean) / std, float32.
+        Pixels are uint8, (B, C, H, W), of :attr:`image_shape`; the result is float32.
         """
         mean, std = (
             torch.tensor(values, dtype=torch.float64, device=pixels.device).view(1, -1, 1, 1)
@@ -197,43 +171,31 @@ def _undescribed(error: Exception) -> NetworkError:
     )
 
 
-class NetworkEntry(Protocol):
-    """What :func:`network_of` reads: an entry of the store."""
-
-    @property
-    def info(self) -> Mapping[str, Any]:
-        """Findings."""
-        ...
-
-    def array(
-        self, name: str, *, kinds: str = "", shape: tuple[int | None, ...] | None = None
-    ) -> NDArray[Any]:
-        """Return an array, of some kinds and a shape."""
-        ...
-
-
 def save_network(path: str | Path, spec: NetworkSpec, model: nn.Module) -> None:
     """Write a network so that the file appears whole or not at all.
 
     Args:
         path: File to write; one that is there is replaced.
         spec: How to build the network again, and what it is for.
-        model: The network; masks of ``torch.nn.utils.prune`` are applied first. Its floating-point
-            numbers are saved as float32. The same network gives the same bytes.
+        model: The network. Its floating-point numbers are saved as float32. The same network gives
+            the same bytes.
 
     Raises:
         NetworkError: If the network is not the one that ``spec`` builds, or the file cannot be
             written.
     """
-    state = _checked_state(skeleton(spec), unmasked(model).state_dict(), "the network to be saved")
+    state = _checked_state(spec, model, "the network to be saved")
     header = {"format": FORMAT, "version": VERSION, "network": spec.to_dict()}
     with _replaced(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
-        with archive.open(_member(_HEADER), "w") as member:
+        with archive.open(zipfile.ZipInfo(_HEADER), "w") as member:
             member.write(json.dumps(header, indent=1, sort_keys=True).encode())
         for name, value in state.items():
-            array = _array(value)
-            sparse = bool(np.count_nonzero(array) < _DENSE * array.size)
-            with archive.open(_member(f"{_FOLDER}{name}{_SUFFIX}", sparse), "w") as member:
+            value = value.float() if value.is_floating_point() else value
+            array = value.cpu().contiguous().numpy()
+            info = zipfile.ZipInfo(f"{_FOLDER}{name}{_SUFFIX}")  # of a date of its own, for all
+            if np.count_nonzero(array) < _DENSE * array.size:
+                info.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(info, "w") as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
@@ -246,12 +208,25 @@ def load_network(path: str | Path) -> tuple[nn.Module, NetworkSpec]:
         NetworkError: If the file cannot be read, is damaged or of another version, or the network
             that this version builds has other parameters than the file.
     """
-    with _reading(Path(path)), open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        spec = NetworkSpec.from_dict(_read_header(archive, path))
-        model = skeleton(spec, data=False)
-        state = _read_state(archive, model, str(path))
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            spec = NetworkSpec.from_dict(_read_header(archive, path))
+            model = skeleton(spec, data=False)
+            state = _read_state(archive, _shapes(model), str(path))
+    except NetworkError:
+        raise
+    except FileNotFoundError as error:
+        raise NetworkError(
+            f"Expected a saved network at {path}, found no such file; check the path."
+        ) from error
+    except _UNREADABLE as error:
+        found = error.strerror if isinstance(error, OddFileError) else in_one_line(error)
+        raise NetworkError(
+            f"Expected a network that raydrop saved in {path}, found {found}; save it anew, or "
+            "copy the whole file again."
+        ) from error
     model = model.to_empty(device="cpu")
-    _fill(model, state)
+    model.load_state_dict(state)
     return model, spec
 
 
@@ -259,10 +234,6 @@ def network_entry(
     spec: NetworkSpec, model: nn.Module
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return a network as findings and arrays of an entry of the store; see :func:`network_of`.
-
-    Args:
-        spec: How to build it again.
-        model: The network.
 
     Returns:
         ``info``: the fields of the specification, and ``state``, name and shape of each
@@ -272,22 +243,22 @@ def network_entry(
     Raises:
         NetworkError: If the network is not the one that ``spec`` builds.
     """
+    state = _checked_state(spec, model, "the network to be kept")
     filled = skeleton(spec)
-    _fill(filled, _checked_state(filled, unmasked(model).state_dict(), "the network to be kept"))
-    return spec.to_dict() | {"state": _shapes(filled)}, {"state": flat_state(filled)}
+    filled.load_state_dict(state)
+    return spec.to_dict() | {"state": [*_float_shapes(filled).items()]}, {
+        "state": flat_state(filled)
+    }
 
 
-def network_of(entry: NetworkEntry) -> tuple[nn.Module, NetworkSpec]:
+def network_of(entry: Entry) -> tuple[nn.Module, NetworkSpec]:
     """Return the network, in eval mode and on the CPU, that :func:`network_entry` took apart.
-
-    Args:
-        entry: An entry of the store with what that function returned.
 
     Raises:
         NetworkError: If the network that this version builds has other parameters.
     """
     spec = NetworkSpec.from_dict(entry.info)
-    shapes = dict(_shapes(skeleton(spec, data=False)))
+    shapes = _float_shapes(skeleton(spec, data=False))
     try:
         found = {name: tuple(shape) for name, shape in entry.info.get("state", ())}
     except _MALFORMED as error:
@@ -334,7 +305,7 @@ def export_network(
         with warnings.catch_warnings():
             # The exporters' own deprecations, which no one who exports can mend.
             warnings.simplefilter("ignore")
-            content = exporters[format](unmasked(model).cpu().eval(), example, facts)
+            content = exporters[format](copy.deepcopy(model).cpu().eval(), example, facts)
     except ImportError as error:
         raise NetworkError(
             f"Expected the packages onnx and onnxscript for {format}, found: {error}; "
@@ -375,22 +346,6 @@ def skeleton(spec: NetworkSpec, *, data: bool = True) -> nn.Module:
         ) from error
 
 
-def unmasked(model: nn.Module) -> nn.Module:
-    """Return a copy whose masked weights are plain parameters with zeros, on the same device."""
-    masked = [
-        (name, hook._tensor_name, getattr(module, hook._tensor_name))
-        for name, module in model.named_modules()
-        for hook in module._forward_pre_hooks.values()
-        if isinstance(hook, prune.BasePruningMethod)
-    ]
-    # A masked weight is the result of a product, and torch copies no results that carry gradients.
-    memo = {id(weight): weight.detach().clone() for *_, weight in masked}
-    result = copy.deepcopy(model, memo)
-    for name, parameter, _ in masked:
-        prune.remove(result.get_submodule(name), parameter)
-    return result
-
-
 def _pt2_bytes(model: nn.Module, example: Tensor, facts: str) -> bytes:
     program = torch.export.export(model, (example,), dynamic_shapes=_any_batch())
     buffer = io.BytesIO()
@@ -419,18 +374,6 @@ def _any_batch() -> tuple[dict[int, Any]]:
     return ({0: torch.export.Dim("batch")},)
 
 
-def _array(value: Tensor) -> NDArray[Any]:
-    value = value.detach().cpu()
-    return (value.float() if value.is_floating_point() else value).contiguous().numpy()
-
-
-def _member(name: str, compressed: bool = False) -> zipfile.ZipInfo:
-    """Return an entry of an archive whose bytes depend on neither clock nor user."""
-    member = zipfile.ZipInfo(name, date_time=_EPOCH)
-    member.compress_type = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
-    return member
-
-
 def _read_header(archive: zipfile.ZipFile, path: str | Path) -> Mapping[str, Any]:
     """Return the description of a saved network."""
     member = archive.getinfo(_HEADER)
@@ -447,7 +390,7 @@ def _read_header(archive: zipfile.ZipFile, path: str | Path) -> Mapping[str, Any
     return network
 
 
-def _read_state(archive: zipfile.ZipFile, model: nn.Module, where: str) -> dict[str, Tensor]:
+def _read_state(archive: zipfile.ZipFile, shapes: Shapes, where: str) -> dict[str, Tensor]:
     """Return the state of a saved network, once its arrays are known to be those of a model.
 
     A few bytes of an archive may stand for gigabytes, so nothing is read that is not of a size that
@@ -458,15 +401,15 @@ def _read_state(archive: zipfile.ZipFile, model: nn.Module, where: str) -> dict[
         for member in archive.infolist()
         if member.filename.startswith(_FOLDER) and member.filename.endswith(_SUFFIX)
     }
-    shapes = {}
+    found = {}
     for name, member in members.items():
         with _opened(archive, member) as file:
             header = read_npy_header(file)
             if header.dtype.kind not in "fiu" or file.tell() + header.nbytes != member.file_size:
                 raise ValueError(f"{member.filename} is no array of numbers")
-            shapes[name] = header.shape
-    _check_shapes({name: tuple(v.shape) for name, v in model.state_dict().items()}, shapes, where)
-    return {name: _read_tensor(archive, members[name]) for name in model.state_dict()}
+            found[name] = header.shape
+    _check_shapes(shapes, found, where)
+    return {name: _read_tensor(archive, members[name]) for name in shapes}
 
 
 def _read_tensor(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
@@ -475,34 +418,16 @@ def _read_tensor(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
         content = file.read(header.nbytes)
         if len(content) != header.nbytes or file.read(1):
             raise ValueError(f"{member.filename} is no array of numbers")
-    order: Literal["F", "C"] = "F" if header.fortran_order else "C"
-    array = np.frombuffer(content, header.dtype).reshape(header.shape, order=order)
-    return torch.from_numpy(array.copy())
+    array = np.frombuffer(content, header.dtype)
+    if header.fortran_order:
+        array = array.reshape(header.shape[::-1]).transpose()
+    return torch.from_numpy(array.reshape(header.shape).copy())
 
 
 def _opened(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{member.filename} compressed in another way than ours")
     return archive.open(member)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever a file that cannot be read raises into a sentence."""
-    try:
-        yield
-    except NetworkError:
-        raise
-    except FileNotFoundError as error:
-        raise NetworkError(
-            f"Expected a saved network at {path}, found no such file; check the path."
-        ) from error
-    except _UNREADABLE as error:
-        found = error.strerror if isinstance(error, OddFileError) else in_one_line(error)
-        raise NetworkError(
-            f"Expected a network that raydrop saved in {path}, found {found}; save it anew, or "
-            "copy the whole file again."
-        ) from error
 
 
 @contextmanager
@@ -518,26 +443,23 @@ def _replaced(path: Path) -> Iterator[IO[bytes]]:
         ) from error
 
 
-def _shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
-    """Return name and shape of every floating-point array of the state dict, in its order."""
+def _shapes(model: nn.Module) -> Shapes:
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def _float_shapes(model: nn.Module) -> Shapes:
     state = model.state_dict()
-    return [(name, tuple(v.shape)) for name, v in state.items() if v.is_floating_point()]
+    return {name: tuple(v.shape) for name, v in state.items() if v.is_floating_point()}
 
 
-def _checked_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return a state in the order of a model's own, or raise where the two do not fit."""
-    own = model.state_dict()
-    _check_shapes(
-        {name: tuple(value.shape) for name, value in own.items()},
-        {name: tuple(value.shape) for name, value in state.items()},
-        where,
-    )
-    return {name: state[name] for name in own}
+def _checked_state(spec: NetworkSpec, model: nn.Module, where: str) -> dict[str, Tensor]:
+    """Return a model's state in the order of what is described, or raise where they do not fit."""
+    expected, state = _shapes(skeleton(spec, data=False)), model.state_dict()
+    _check_shapes(expected, _shapes(model), where)
+    return {name: state[name].detach() for name in expected}
 
 
-def _check_shapes(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str
-) -> None:
+def _check_shapes(expected: Shapes, found: Shapes, where: str) -> None:
     """Raise where two states have other names or shapes; the message names the first."""
     remedy = "use the model and channels, or the version of raydrop, that belong to it."
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
@@ -557,9 +479,3 @@ def _check_shapes(
 
 def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "()"
-
-
-@torch.no_grad()
-def _fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    for name, value in model.state_dict().items():
-        value.copy_(state[name])

@@ -27,6 +27,13 @@ SHAPES: dict[str, Shape] = {
     "small_cnn": (1, 8, 8),
 }
 CLASSES = 4
+SHORT = {
+    "taylor": "taylor(batches=1)",
+    "unstructured_taylor": "unstructured_taylor(batches=1)",
+    "taylor_activation": "taylor_activation(rounds=2, steps=1)",
+    "autobot": "autobot(iterations=2)",
+}
+"""Methods with few batches, so that tests take seconds; how they choose does not change."""
 
 
 def network(name: str) -> nn.Module:

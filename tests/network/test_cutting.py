@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from network_cases import CLASSES, SHAPES, images, lively, logits, network, some_kept, task_of
+from network_cases import (
+    CLASSES,
+    SHAPES,
+    SHORT,
+    images,
+    lively,
+    logits,
+    network,
+    some_kept,
+    task_of,
+)
 from torch import Tensor, nn
 
 from raydrop.errors import NetworkError
@@ -25,12 +35,6 @@ from tests.reference import logits_without_channels
 
 MODELS = ("resnet18", "resnet56", "vgg16", "mobilenet_v2")
 TARGETS = (0.25, 0.5, 0.75, 0.9375, "parameters(0.5)", "parameters(0.75)")
-# Few batches, so that these tests take seconds; how they choose does not change.
-SHORT = {
-    "taylor": "taylor(batches=1)",
-    "taylor_activation": "taylor_activation(rounds=2, steps=1)",
-    "autobot": "autobot(iterations=2)",
-}
 STRUCTURED = [name for name in METHODS if network_rule(name).make().structured]
 
 
