@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,7 +195,7 @@ class Store:
         """Write an entry so that it appears whole or not at all.
 
         Args:
-            kind: What it is.
+            kind: What it is, in lower-case letters, digits, ``_`` and ``-``.
             config: What produced it; its hash is the key.
             info: Findings as plain JSON values.
             arrays: NumPy arrays by name; object arrays are refused, since they need pickle.
@@ -203,21 +203,17 @@ class Store:
         Returns:
             The entry as it stands in the store now; a sound one that was finished meanwhile stays,
             with its own findings, and a damaged one is replaced.
-
-        Raises:
-            StoreError: If the folder cannot be written, or ``kind`` is not made of lower-case
-                letters, digits, ``_`` and ``-``; or if it is a link.
         """
-        if not _are_names(kind):
+        at = self._at(kind, config_hash(config))
+        if at is None:
             raise StoreError(f"Expected lower-case letters in a kind of entry, found {kind!r}.")
-        key = config_hash(config)
-        place, work = self.folder(kind) / key, self.folder(".incomplete") / uuid.uuid4().hex
+        work = self.folder(".incomplete") / uuid.uuid4().hex
         try:
             body = self._fill(work, kind, config, info, arrays or {})
-            standing = None if self._remote is None else self.read(kind, key)
+            standing = None if self._remote is None else self.read(kind, at.key)
             if standing is None:
-                self._upload(work, kind, key, body)
-                standing = self._publish(work, kind, key)
+                self._upload(work, at, body)
+                standing = self._publish(work, at)
         except StoreError:
             raise
         except OSError as error:
@@ -225,29 +221,28 @@ class Store:
         finally:
             shutil.rmtree(work, ignore_errors=True)
             self._forget(kind)
-        return standing or self._entry(key, place, body)
+        return standing or self._entry(at, at.folder, body)
 
     def read(self, kind: str, key: str) -> Entry | None:
         """Return the entry, or None where it is absent or was found damaged (and moved aside).
 
         Raises:
-            StoreError: If it may be sound but cannot be read, or cannot be moved aside; or if the
-                kind is a link.
+            StoreError: If it may be sound but cannot be read, or cannot be moved aside.
         """
-        if not _are_names(kind, key):  # as a study.json of others may have it
+        at = self._at(kind, key)
+        if at is None:  # as a study.json of others may have it
             return None
-        place = self.folder(kind) / key
         try:
             if self._remote is not None:
-                return self._read_remote(self._remote, kind, key, place)
-            return self._verified(kind, key, place) if _is_folder(place) else None
+                return self._read_remote(self._remote, at)
+            return self._verified(at, at.folder) if _is_folder(at.folder) else None
         except (*_DAMAGE, OddFileError) as problem:
-            self._set_aside(kind, key, place, problem)
+            self._set_aside(at, problem)
             return None
         except StoreError:
             raise
         except OSError as error:
-            raise _unread(place, error) from error
+            raise _unread(at.folder, error) from error
 
     def find(self, kind: str, config: Mapping[str, Any]) -> Entry | None:
         """Return the entry that ``config`` identifies, or None."""
@@ -269,28 +264,26 @@ class Store:
             return []
         except OSError as error:
             raise _unread(folder, error) from error
-        return sorted(filter(_are_names, folders))
+        return sorted(filter(_NAME.fullmatch, folders))
 
     def peek(self, kind: str, key: str, *, arrays: bool = False) -> Entry | None:
         """Return what an entry says of itself, or None if that cannot be read.
 
-        Nothing is verified or set aside, and arrays, which may be large, are left alone.
-
-        Args:
-            kind: What it is.
-            key: Which one.
-            arrays: Whether arrays will be read; of an object store, they are brought here then.
+        Nothing is verified or set aside, and arrays, which may be large, are left alone; unless
+        ``arrays``, which brings them here from an object store.
         """
-        if not _are_names(kind, key):
-            return None
-        place, there = self.folder(kind) / key, self._remote
+        at, there = self._at(kind, key), self._remote
         try:
-            if there is None or self._has(there, kind, key):
-                return self._entry(key, place, _described(place)) if _is_folder(place) else None
-            if arrays:
-                return self._bring(there, kind, key, place)
-            content = there.read_bytes(f"{_prefix(kind, key)}/{META}")
-            return None if content is None else self._entry(key, place, parse_json(content))
+            if at is None:
+                return None
+            if there is None:
+                found = _described(at.folder) if _is_folder(at.folder) else None
+            elif arrays:
+                return self._read_remote(there, at)
+            else:
+                content = there.read_bytes(at.meta)
+                found = None if content is None else parse_json(content)
+            return None if found is None else self._entry(at, at.folder, found)
         except StoreError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -298,30 +291,36 @@ class Store:
 
     def changed(self, kind: str, key: str) -> float:
         """Return when an entry was written, in seconds since 1970, or 0 where there is none."""
-        if not _are_names(kind, key):
+        at, there = self._at(kind, key), self._remote
+        if at is None:
             return 0.0
-        if self._remote is not None:
-            facts = self._facts(self._remote, kind, key)
+        if there is not None:
+            facts = self._facts(there, at)
             return 0.0 if facts is None else facts.changed
-        place = self.folder(kind) / key
         try:
-            return (place / META).lstat().st_mtime if _is_folder(place) else 0.0
+            return (at.folder / META).lstat().st_mtime if _is_folder(at.folder) else 0.0
         except (OSError, ValueError):
             return 0.0
 
     def remove(self, kind: str, key: str) -> None:
         """Remove an entry if it is there."""
-        if not _are_names(kind, key):
+        at = self._at(kind, key)
+        if at is None:
             return
-        place = self.folder(kind) / key
         if self._remote is not None:
-            self._remote.remove(f"{_prefix(kind, key)}/{META}")  # first, so that no part is read
-            self._remote.remove_tree(_prefix(kind, key))
+            self._remote.remove(at.meta)  # first, so that no part is read
+            self._remote.remove_tree(at.prefix)
         with contextlib.suppress(OSError):
-            if place.is_symlink():
-                place.unlink()
-        shutil.rmtree(place, ignore_errors=True)
+            if at.folder.is_symlink():
+                at.folder.unlink()
+        shutil.rmtree(at.folder, ignore_errors=True)
         self._forget(kind)
+
+    def _at(self, kind: str, key: str) -> _Spot | None:
+        """Return where an entry is, or None where its name would lead elsewhere."""
+        if not (_NAME.fullmatch(kind) and _NAME.fullmatch(key)):
+            return None
+        return _Spot(kind, key, self.folder(kind) / key)
 
     def _fill(
         self,
@@ -353,131 +352,124 @@ class Store:
             file.write(json.dumps(sealed, indent=1, sort_keys=True).encode())
         return body
 
-    def _publish(self, work: Path, kind: str, key: str) -> Entry | None:
+    def _publish(self, work: Path, at: _Spot) -> Entry | None:
         """Rename a finished folder into its place, or return the sound entry that is there."""
-        place = self.folder(kind) / key
-        place.parent.mkdir(parents=True, exist_ok=True)
+        at.folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            work.replace(place)
+            work.replace(at.folder)
         except OSError:
-            standing = self.read(kind, key)
+            standing = self.read(at.kind, at.key)
             if standing is not None:
                 return standing
-            work.replace(place)  # what was in the way was damaged and is now aside
+            work.replace(at.folder)  # what was in the way was damaged and is now aside
         return None
 
-    def _entry(self, key: str, place: Path, body: Mapping[str, Any]) -> Entry:
+    def _entry(self, at: _Spot, folder: Path, body: Mapping[str, Any]) -> Entry:
         _check_files(body)
         files = body.get("arrays", {})
         names = tuple(files) if files else tuple(Path(name).stem for name in body["files"])
         info = visible_within(body["info"])  # to be shown, in tables and figures, as in a terminal
-        called = self.place.called(self.root / body["kind"] / key)
-        return Entry(body["kind"], key, body["config"], info, place, names, files, called)
+        called = self.place.called(at.folder)
+        return Entry(body["kind"], at.key, body["config"], info, folder, names, files, called)
 
-    def _verified(self, kind: str, key: str, place: Path) -> Entry:
+    def _verified(self, at: _Spot, folder: Path) -> Entry:
         """Return an entry whose files are as they were written, or raise one of ``_DAMAGE``."""
-        body = _body(kind, key, place)
+        body = _body(at, folder)
         for name, digest in body["files"].items():
-            if _digest(place / name) != digest:
+            if _digest(folder / name) != digest:
                 raise ValueError(f"{name} does not match its hash")
-        return self._entry(key, place, body)
+        return self._entry(at, folder, body)
 
-    def _set_aside(self, kind: str, key: str, place: Path, problem: Exception) -> None:
-        name = f"{kind}-{key}-{uuid.uuid4().hex[:8]}"
+    def _set_aside(self, at: _Spot, problem: Exception) -> None:
+        name = f"{at.kind}-{at.key}-{uuid.uuid4().hex[:8]}"
         aside: str | Path = self.folder("damaged") / name
         try:
             if self._remote is not None:
-                aside = _move_aside(self._remote, kind, key, name)
-                shutil.rmtree(place, ignore_errors=True)
+                aside = _move_aside(self._remote, at, name)
+                shutil.rmtree(at.folder, ignore_errors=True)
             else:
                 self.folder("damaged").mkdir(parents=True, exist_ok=True)
-                place.replace(aside)
+                at.folder.replace(aside)
         except FileNotFoundError:  # another reader was faster
             return
         except StoreError:
             raise
         except OSError as error:
             raise StoreError(
-                f"Expected a sound entry at {place}, found that {problem}, and it cannot be moved "
-                f"aside ({error.strerror}); allow writing there or remove that folder."
+                f"Expected a sound entry at {at.folder}, found that {problem}, and it cannot be "
+                f"moved aside ({error.strerror}); allow writing there or remove that folder."
             ) from error
-        self._forget(kind)
-        self.damaged.append(f"{kind}/{key}")
+        self._forget(at.kind)
+        self.damaged.append(f"{at.kind}/{at.key}")
         logger.warning(
             "Expected a sound entry %s/%s, found that %s; it is moved to %s, "
             "and the next run computes it again.",
-            *(kind, key[:12], problem, aside),
+            *(at.kind, at.key[:12], problem, aside),
         )
 
     # What an object store has, and the copy of it here.
 
-    def _upload(self, work: Path, kind: str, key: str, body: Mapping[str, Any]) -> None:
+    def _upload(self, work: Path, at: _Spot, body: Mapping[str, Any]) -> None:
         if self._remote is None:
             return
-        there, prefix = self._remote, _prefix(kind, key)
-        _at_once(lambda name: there.upload(work / name, f"{prefix}/{name}"), body["files"])
-        there.write_bytes(f"{prefix}/{META}", (work / META).read_bytes())
+        there = self._remote
+        _at_once(lambda name: there.upload(work / name, f"{at.prefix}/{name}"), body["files"])
+        there.write_bytes(at.meta, (work / META).read_bytes())
         _remember(work / META, None)
 
-    def _read_remote(self, there: Remote, kind: str, key: str, place: Path) -> Entry | None:
+    def _read_remote(self, there: Remote, at: _Spot) -> Entry | None:
         """Return an entry that the object store has, from the copy where that has the same."""
-        if self._facts(there, kind, key) is None:
-            shutil.rmtree(place, ignore_errors=True)
-            return None
-        if self._has(there, kind, key):
+        facts = self._facts(there, at)
+        if facts is not None and is_fresh(at.folder / META, facts):
             with contextlib.suppress(*_DAMAGE):
-                return self._verified(kind, key, place)
-        meta = f"{_prefix(kind, key)}/{META}"
-        for _ in range(_ATTEMPTS):
-            before = there.read_bytes(meta)
+                return self._verified(at, at.folder)
+        for _ in range(0 if facts is None else _ATTEMPTS):
+            said = there.read_bytes(at.meta)
+            if said is None:
+                break
             try:
-                return self._bring(there, kind, key, place)
+                return self._copied(there, at, said, facts)
             except _DAMAGE:
                 # Unless it was replaced or removed in the meantime, it is damaged.
-                if there.read_bytes(meta) == before:
+                if there.read_bytes(at.meta) == said:
                     raise
+        shutil.rmtree(at.folder, ignore_errors=True)
         return None
 
-    def _bring(self, there: Remote, kind: str, key: str, place: Path) -> Entry:
-        """Put an entry of the object store in place of what is here, or raise of ``_DAMAGE``."""
-        work, prefix = self.folder(".incomplete") / uuid.uuid4().hex, _prefix(kind, key)
+    def _copied(self, there: Remote, at: _Spot, said: bytes, facts: ObjectFacts | None) -> Entry:
+        """Return the copy here of an entry whose ``meta.json`` is given, made anew if need be."""
+        path, work = at.folder / META, self.folder(".incomplete") / uuid.uuid4().hex
+        with contextlib.suppress(*_DAMAGE):
+            if path.read_bytes() == said:
+                entry = self._verified(at, at.folder)
+                _remember(path, facts)
+                return entry
         work.mkdir(parents=True)
         try:
-            facts = there.facts(f"{prefix}/{META}")
-            there.download(f"{prefix}/{META}", work / META)
-            names = _body(kind, key, work)["files"]
-            _at_once(lambda name: there.download(f"{prefix}/{name}", work / name), names)
-            entry = self._verified(kind, key, work)
+            (work / META).write_bytes(said)
+            names = _body(at, work)["files"]
+            _at_once(lambda name: there.download(f"{at.prefix}/{name}", work / name), names)
+            entry = self._verified(at, work)
             _remember(work / META, facts)
-            _exchange(work, place)
+            _exchange(work, at.folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        return replace(entry, path=place)
+        return replace(entry, path=at.folder)
 
-    def _has(self, there: Remote, kind: str, key: str) -> bool:
-        """Return whether the entry here is what the object store has."""
-        facts, path = self._facts(there, kind, key), self.root / kind / key / META
-        if facts is None or not path.is_file():
-            return False
-        if is_fresh(path, facts):
-            return True
-        if path.read_bytes() != there.read_bytes(f"{_prefix(kind, key)}/{META}"):
-            return False
-        _remember(path, facts)
-        return True
-
-    def _facts(self, there: Remote, kind: str, key: str) -> ObjectFacts | None:
+    def _facts(self, there: Remote, at: _Spot) -> ObjectFacts | None:
         if self._seen is None:
-            return there.facts(f"{_prefix(kind, key)}/{META}")
-        return self._listed(there, kind).get(key)
+            return there.facts(at.meta)
+        return self._listed(there, at.kind).get(at.key)
 
     def _listed(self, there: Remote, kind: str) -> dict[str, ObjectFacts]:
         """Return the entries of a kind in the object store: those with a ``meta.json``."""
         if self._seen is not None and kind in self._seen:
             return self._seen[kind]
-        listed = there.listing(f"store/{kind}").items()
-        split = ((*name.partition("/")[::2], facts) for name, facts in listed)
-        found = {key: facts for key, file, facts in split if file == META and _are_names(key)}
+        found = {}
+        for name, facts in there.listing(f"store/{kind}").items():
+            key, _, file = name.partition("/")
+            if file == META and _NAME.fullmatch(key):
+                found[key] = facts
         if self._seen is not None:
             self._seen[kind] = found
         return found
@@ -485,6 +477,22 @@ class Store:
     def _forget(self, kind: str) -> None:
         if self._seen is not None:
             self._seen.pop(kind, None)
+
+
+class _Spot(NamedTuple):
+    """Where an entry is: here, and in an object store below the output location."""
+
+    kind: str
+    key: str
+    folder: Path
+
+    @property
+    def prefix(self) -> str:
+        return f"store/{self.kind}/{self.key}"
+
+    @property
+    def meta(self) -> str:
+        return f"{self.prefix}/{META}"
 
 
 def required(store: Store, kind: str, key: str) -> Entry:
@@ -509,10 +517,6 @@ def _unread(place: Path, error: OSError) -> StoreError:
     )
 
 
-def _are_names(*texts: str) -> bool:
-    return all(map(_NAME.fullmatch, texts))
-
-
 def _is_folder(place: Path) -> bool:
     """Return whether an entry is there, or raise a ValueError where it is a link."""
     try:
@@ -531,13 +535,13 @@ def _described(place: Path) -> dict[str, Any]:
     return parse_json(read_regular(place / META, links=False))
 
 
-def _body(kind: str, key: str, place: Path) -> dict[str, Any]:
+def _body(at: _Spot, folder: Path) -> dict[str, Any]:
     """Return what ``meta.json`` says, verified, or raise one of ``_DAMAGE``."""
-    body = _described(place)
+    body = _described(folder)
     expected = body.pop("sha256", None)
     if _seal(body) != expected:
         raise ValueError(f"{META} does not match its hash")
-    if body["kind"] != kind or config_hash(body["config"]) != key:
+    if body["kind"] != at.kind or config_hash(body["config"]) != at.key:
         raise ValueError(f"{META} describes another entry")
     _check_files(body)
     return body
@@ -614,11 +618,6 @@ def _is_like(found: tuple[int, ...], shape: tuple[int | None, ...] | None) -> bo
 # Object stores.
 
 
-def _prefix(kind: str, key: str) -> str:
-    """Return where an entry's objects are, relative to the output location."""
-    return f"store/{kind}/{key}"
-
-
 def _at_once(transfer: Callable[[str], None], names: Iterable[str]) -> None:
     """Transfer some files, several at a time, since each is mostly waiting."""
     with ThreadPoolExecutor(_TRANSFERS) as pool:
@@ -648,15 +647,11 @@ def _exchange(work: Path, place: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _move_aside(there: Remote, kind: str, key: str, name: str) -> str:
-    """Move an entry of the object store aside, ``meta.json`` first, and return where to.
-
-    Raises:
-        FileNotFoundError: If it is no longer there.
-    """
-    source, target = _prefix(kind, key), f"store/damaged/{name}"
-    if not there.move(f"{source}/{META}", f"{target}/{META}"):
-        raise FileNotFoundError(source)
-    for file in there.listing(source):
-        there.move(f"{source}/{file}", f"{target}/{file}")
+def _move_aside(there: Remote, at: _Spot, name: str) -> str:
+    """Move an entry of the object store aside, ``meta.json`` first, and return where to."""
+    target = f"store/damaged/{name}"
+    if not there.move(at.meta, f"{target}/{META}"):
+        raise FileNotFoundError(at.prefix)
+    for file in there.listing(at.prefix):
+        there.move(f"{at.prefix}/{file}", f"{target}/{file}")
     return there.url_of(target)
