@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ from raydrop.study import Study, Training
 from raydrop.training.checkpoints import load_state
 from raydrop.training.trace import Trace
 
-properties = settings(derandomize=True, deadline=None, max_examples=60)
+properties = settings(derandomize=True, deadline=None, max_examples=30)
 Matrix = NDArray[np.float64]
 
 
@@ -67,8 +68,8 @@ def _small(monkeypatch: pytest.MonkeyPatch, pool: int, rows: int = 7) -> None:
 # k-center.
 
 
-@pytest.mark.parametrize("pool", [1, 2, 9, 1024])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("pool", [1, 9, 1024])
+@pytest.mark.parametrize("seed", range(2))
 def test_pooled_choice_is_that_of_the_plain_algorithm(
     seed: int, pool: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,9 +85,8 @@ def test_pooled_choice_is_that_of_the_plain_algorithm(
 def test_exact_ties_go_to_the_lowest_position(pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
     _small(monkeypatch, pool)
     grid = np.array(list(itertools.product([-2.0, -1, 0, 1, 2], repeat=3)))
-    for seed in range(3):
-        points = np.random.default_rng(seed).permutation(grid)
-        assert greedy_order(torch.from_numpy(points)) == k_center_by_scan(points, len(points))
+    points = np.random.default_rng(pool).permutation(grid)
+    assert greedy_order(torch.from_numpy(points)) == k_center_by_scan(points, len(points))
 
 
 @properties
@@ -316,7 +316,7 @@ def test_ccs_reads_margins_and_sets_the_hardest_tenth_aside() -> None:
 # Embeddings of a model.
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "resnet56", "vgg16"])
+@pytest.mark.parametrize("name", ["small_cnn", "resnet56"])
 def test_logits_are_what_the_last_layer_makes_of_embeddings(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(name, 7, (3, 32, 32)).eval().double()
@@ -378,9 +378,18 @@ def data() -> PreparedData:
     return prepare(load_dataset(STUDY.dataset))
 
 
+@pytest.fixture(scope="module")
+def trained(data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the one query run that all methods read."""
+    folder = tmp_path_factory.mktemp("trained")
+    (query,) = score_run(STUDY, data.dataset.fingerprint, "ssp", STUDY.model, 0).queries
+    run_query(STUDY, query, data, Store(folder), "cpu")
+    return folder
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(tmp_path: Path, trained: Path) -> Store:
+    return Store(shutil.copytree(trained, tmp_path / "store"))
 
 
 class Counting(LocalExecutor):
@@ -403,9 +412,6 @@ def _scored(
     method: str, data: PreparedData, store: Store, executor: Counting
 ) -> tuple[Any, NDArray[np.float64]]:
     run = score_run(STUDY, data.dataset.fingerprint, method, STUDY.model, 0)
-    for query in run.queries:
-        if store.read("query", query.key) is None:
-            run_query(STUDY, query, data, store, "cpu")
     gradients = ShardedGradients(executor, data.dataset.train.ids)
     run_score(STUDY, run, data.dataset.train, store, gradients)
     return run, required(store, "scores", run.key).array("scores")
@@ -444,10 +450,10 @@ def test_scores_share_one_pass_over_the_trained_model(
 
 
 def test_an_interrupted_pass_goes_on_where_it_was(
-    data: PreparedData, tmp_path: Path, executor: Counting
+    data: PreparedData, store: Store, tmp_path: Path, trained: Path, executor: Counting
 ) -> None:
-    untouched = _scored("k_center", data, Store(tmp_path / "a"), executor)[1]
-    store = Store(tmp_path / "b")
+    copy = Store(shutil.copytree(trained, tmp_path / "copy"))
+    untouched = _scored("k_center", data, copy, executor)[1]
     executor.samples, executor.fails = {}, True
     with pytest.raises(ScoringError, match="found an end"):
         _scored("k_center", data, store, executor)
@@ -465,7 +471,6 @@ def test_embeddings_that_are_no_numbers_are_named_by_sample(
     data: PreparedData, store: Store, executor: Counting
 ) -> None:
     (query,) = score_run(STUDY, data.dataset.fingerprint, "ssp", STUDY.model, 0).queries
-    run_query(STUDY, query, data, store, "cpu")
     gradients = ShardedGradients(executor, data.dataset.train.ids)
     state = load_query(query, store).state_after(4).copy()
     state[:] = np.nan

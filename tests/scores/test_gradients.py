@@ -20,11 +20,9 @@ import torch
 import torch.nn.functional as F
 from gradient_cases import (
     BATCH,
-    BLOCKS,
     CASES,
     CLASSES,
     CONVOLUTIONS,
-    TRANSFORMERS,
     WIDTH,
     Case,
     LayerNormInFloat32,
@@ -169,9 +167,10 @@ every_case = pytest.mark.parametrize("name", CASES)
 
 
 @every_case
-def test_every_function_equals_the_batch_1_loop(name: str) -> None:
+def test_every_function_equals_the_batch_1_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And leaves the model as it was; and the comparison notices the least parameter dropped."""
-    case = solved(name)
+    monkeypatch.setattr(engine, "bytes_per_sample", lambda *_: 2**20)  # has tests of its own
+    case = solve(problem_of(CASES[name]))
     model = case.problem.model
     first = next(p for p in model.parameters() if p.requires_grad)
     first.grad = torch.ones_like(first)
@@ -200,15 +199,6 @@ def _assert_covered(case: Case, model: nn.Module, found: Any, *, run: bool) -> N
         if run and not case.seen:  # how a model uses its parameters shows more than its layers do
             continue
         assert each.path in case.paths(each.name, parameter, run=run), each
-
-
-@pytest.mark.parametrize("name", TRANSFORMERS | BLOCKS)
-def test_dot_over_one_parameter_at_a_time_equals_the_batch_1_loop(name: str) -> None:
-    case = solved(name)
-    for key in case.direction:
-        only = {k: v * (k == key) for k, v in case.direction.items()}
-        dots = norm_and_dot(*case.batch, only, loss=case.problem.loss)[1]
-        assert_dots(dots, case.gradients, only)
 
 
 # --- coverage ---
@@ -430,22 +420,15 @@ invariant_cases = pytest.mark.parametrize(
 
 
 @invariant_cases
-def test_batch_size_does_not_change_a_score(name: str) -> None:
-    case = solved(name)
-    whole = _scores(case, torch.arange(BATCH))
-    parts = [_scores(case, rows) for rows in torch.arange(BATCH).split(2)]
-    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=EXACT, atol=EXACT)
-
-
-@invariant_cases
-def test_order_of_samples_does_not_change_a_score(name: str) -> None:
+def test_size_and_order_of_a_batch_do_not_change_a_score(name: str) -> None:
     case = solved(name)
     order = torch.tensor([3, 0, 4, 2, 1])
     whole = _scores(case, torch.arange(BATCH))
-    torch.testing.assert_close(_scores(case, order), whole[:, order], rtol=EXACT, atol=EXACT)
+    parts = [_scores(case, rows) for rows in order.split(2)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole[:, order], rtol=EXACT, atol=EXACT)
 
 
-@pytest.mark.parametrize("bytes_at_once", [1, 3000])
+@pytest.mark.parametrize("bytes_at_once", [3000])
 @pytest.mark.parametrize(
     "name",
     [
@@ -621,7 +604,7 @@ def test_a_sample_that_skips_a_layer_is_seen_although_no_other_one_does() -> Non
 
 
 @pytest.mark.parametrize("name", ["conv2d", "batch norm 2d", "vision transformer", "lstm"])
-@pytest.mark.parametrize("row", [0, 1, 3])
+@pytest.mark.parametrize("row", [0, 3])
 def test_a_sample_that_is_not_finite_leaves_the_others_alone(name: str, row: int) -> None:
     case = solved(name)
     case.problem.inputs[row] = torch.nan
@@ -676,8 +659,7 @@ def _state(model: nn.Module) -> dict[str, Any]:
     return kept
 
 
-@pytest.mark.parametrize("name", ["conv2d", "vision transformer", "gradient of an energy"])
-def test_nothing_is_held_after_a_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_held_after_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     watching: list[weakref.ref[Any]] = []
     original = uses._Watching.__init__
 
@@ -686,10 +668,11 @@ def test_nothing_is_held_after_a_call(name: str, monkeypatch: pytest.MonkeyPatch
         original(self, *args)
 
     monkeypatch.setattr(uses._Watching, "__init__", watched)
-    case = solved(name)
-    norm_and_dot(*case.batch, case.direction)
+    for name in ("conv2d", "vision transformer", "gradient of an energy"):
+        case = solved(name)
+        norm_and_dot(*case.batch, case.direction)
     gc.collect()
-    assert watching
+    assert len(watching) > 6
     assert not any(each() for each in watching)
 
 
@@ -968,7 +951,7 @@ def test_an_empty_batch_has_empty_results(name: str) -> None:
     assert_norms(per_sample_norm(*case.batch), case.gradients)
 
 
-@pytest.mark.parametrize("kind", [torch.int32, torch.int16, torch.uint8, torch.int8])
+@pytest.mark.parametrize("kind", [torch.int16, torch.uint8])
 @pytest.mark.parametrize("name", ["conv2d", "lstm", "squared error"])
 def test_labels_of_any_whole_type_are_the_same(name: str, kind: torch.dtype) -> None:
     case = solved(name)
@@ -1131,14 +1114,14 @@ def test_comparisons_reject_another_order_of_samples() -> None:
 
 
 @functools.cache
-def _resnet18() -> Solved:
-    """ResNet-18 in float32 with statistics that are not initial, and float64 gradients.
+def _resnet() -> Solved:
+    """A ResNet in float32 with statistics that are not initial, and float64 gradients.
 
     SiLU instead of ReLU: an input so close to 0 that rounding changes its sign moves the gradient
     by more than the bound, whoever computes it.
     """
     torch.manual_seed(0)
-    model = build_model("resnet18", 10, (3, 16, 16))
+    model = build_model("resnet56", 10, (3, 16, 16))
     for module in model.modules():
         for key, child in module.named_children():
             if isinstance(child, nn.ReLU):
@@ -1169,7 +1152,7 @@ def _in_single(problem: Problem) -> Solved:
     return Solved(problem, gradients, means)
 
 
-single_models = pytest.mark.parametrize("case", [_resnet18, _transformer])
+single_models = pytest.mark.parametrize("case", [_resnet, _transformer])
 
 
 @single_models
