@@ -109,21 +109,30 @@ def _memory(name: str) -> int:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[Deeds]:
-    """Note what is done meanwhile."""
+def noted(deeds: Deeds) -> Iterator[None]:
+    """Note what Python's own modules do meanwhile."""
     if not _hooked:
         sys.addaudithook(_note)  # there is no way to take one away again
         _hooked.append(True)
+    _watching.append(deeds)
+    try:
+        yield
+    finally:
+        _watching.pop()
+
+
+@contextlib.contextmanager
+def watched(*, apart: bool = False) -> Iterator[Deeds]:
+    """Note what is done meanwhile; apart, what Python's modules do only where that is noted."""
     deeds = Deeds()
     children, sockets = _children(), _open_sockets()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before, started = _memory("VmRSS"), time.perf_counter()
-    _watching.append(deeds)
     try:
-        yield deeds
+        with contextlib.nullcontext() if apart else noted(deeds):
+            yield deeds
     finally:
-        _watching.pop()
         deeds.seconds = time.perf_counter() - started
         deeds.bytes = max(0, _memory("VmHWM") - before)
         deeds.processes += sorted(_children() - children)

@@ -115,7 +115,7 @@ def show_frontier(directory: str | Path, by: str | None = None, *, pdf: bool = F
 
 def _watch(directory: str, by: str | None, interval: float | None) -> None:
     """Follow a running sweep until it ends."""
-    from raydrop.frontier.live import INTERVAL, watch
+    from raydrop.frontier.watch import INTERVAL, watch
 
     try:
         watch(directory, console, by, INTERVAL if interval is None else interval)

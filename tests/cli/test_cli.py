@@ -22,7 +22,8 @@ from PIL import Image
 
 from raydrop import cli
 from raydrop.cli import load_sweep
-from raydrop.cluster import progress
+from raydrop.cluster import driver, progress
+from raydrop.cluster.briefing import Briefing
 from raydrop.data import load_dataset
 from raydrop.errors import RaydropError
 from raydrop.frontier.terminal import Console
@@ -31,6 +32,23 @@ from raydrop.store.tables import ScoreFacts, Units, read_scores, write_scores
 from raydrop.study import SCHEMA
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run times networks to say how long they would take, which is tested elsewhere."""
+    monkeypatch.setattr(Briefing, "forecast", lambda *_: None)
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run ends where its output folder has what it has from the beginning."""
+
+    def begun(_briefing: object, _options: object, beginning: Any) -> None:
+        with beginning():
+            pytest.fail("nothing was refused")
+
+    monkeypatch.setattr(driver, "_run", begun)
 
 
 def _main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -359,6 +377,7 @@ def test_results_of_another_schema_are_told_as_that(
     assert "choose another folder with --out" in said
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_no_right_to_write_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -368,6 +387,7 @@ def test_no_right_to_write_is_one_sentence(
     assert "choose another folder with --out" in _said(capsys)
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_no_space_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,11 +26,11 @@ from raydrop.training.evaluate import predict
 
 STUDY = Study(
     name="networks",
-    dataset="digits+subset(40, test=25)",
+    dataset="digits+subset(24, test=15)",
     model="small_cnn",
     param_space={},
     seeds=(0,),
-    training=Training(epochs=3, batch_size=16, augment=False),
+    training=Training(epochs=2, batch_size=8, augment=False),
     network=NetworkPruning(
         retraining=Training(epochs=1, batch_size=16, learning_rate=0.01, augment=False)
     ),

@@ -54,7 +54,7 @@ def even(sizes, recalls, budget, minimum, counts=None):
 LOSSES.add(Entry("scaled", Scaled, "times a factor", "", (Parameter("factor", 2.0),)))
 METHODS.add(Entry("last_error", LastError, LastError.summary))
 QUOTAS.add(QuotaRule("even", even, "the same share of every class"))
-PRUNERS.add(Entry("own_pruner", OwnPruner, "magnitudes"))
+PRUNERS.add(Entry("own_pruner", OwnPruner, "magnitudes", "", (Parameter("norm", 1.0),)))
 
 study = Study(
     name="brought",

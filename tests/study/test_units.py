@@ -52,7 +52,7 @@ def grouped(split: Split) -> Split:
 
 @pytest.fixture(scope="module")
 def plain() -> ImageDataset:
-    return load_dataset("digits+subset(40, test=25)")
+    return load_dataset("digits+subset(32, test=15)")
 
 
 @pytest.fixture(scope="module")
