@@ -28,12 +28,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Batch(NamedTuple):
-    """A batch on its device."""
+    """A batch on its device: normalised float images (B, C, H, W) and int64 labels (B,)."""
 
     images: Tensor
-    """Normalised float images, (B, C, H, W)."""
     labels: Tensor
-    """Class labels, (B,) int64."""
 
 
 class Batches(Protocol):
@@ -42,11 +40,9 @@ class Batches(Protocol):
     def __call__(
         self, groups: Sequence[Tensor], augment_seed: int | None = None
     ) -> Iterator[Batch]:
-        """Yield one batch per group.
+        """Yield one batch per group of positions in the split, (B,) int64, on the CPU.
 
-        Args:
-            groups: Positions in the split of each batch, (B,) int64, on the CPU.
-            augment_seed: Seed of the augmentation; None gives the deterministic transform.
+        Without a seed of the augmentation, images pass the deterministic transform.
         """
         ...
 
@@ -67,9 +63,8 @@ class PreparedData:
     dataset: ImageDataset
     """Images decoded, where they fit."""
     mean: tuple[float, ...]
-    """Channel means of the training images, in [0, 1]."""
+    """By channel, of the training images, in [0, 1]; and so the standard deviations."""
     std: tuple[float, ...]
-    """Channel standard deviations of the training images, in [0, 1]."""
 
 
 def prepare(dataset: ImageDataset) -> PreparedData:
@@ -106,12 +101,8 @@ def make_batches(
 ) -> Batches:
     """Return what gives batches of one split on a device.
 
-    Args:
-        data: The data set and its channel statistics.
-        split: One of its splits.
-        device: Where batches are wanted.
-        loader_workers: Processes that read files, where images stream; by default one for each
-            thread that torch may use, less the one that trains.
+    Where images stream, ``loader_workers`` processes read files; by default one for each thread
+    that torch may use, less the one that trains.
     """
     if isinstance(split.images, ArrayImages):
         return TensorBatches(data, split, device)
@@ -127,10 +118,8 @@ class TensorBatches:
         assert isinstance(split.images, ArrayImages)
         self._pixels = _tensor(split.images.pixels).to(device)
         self._labels = _tensor(split.labels).to(device)
-        self._scale = _scale(data, device)
-        self._padding = data.dataset.crop_padding
-        self._flip = data.dataset.horizontal_flip
-        self._device = device
+        self._scale, self._device = _scale(data, device), device
+        self._augment = data.dataset.crop_padding, data.dataset.horizontal_flip
 
     def __call__(
         self, groups: Sequence[Tensor], augment_seed: int | None = None
@@ -139,30 +128,20 @@ class TensorBatches:
         generator = None
         if augment_seed is not None:
             generator = torch.Generator(self._device).manual_seed(augment_seed)
-        scale, shift = self._scale
         for group in groups:
             chosen = group.to(self._device, non_blocking=True)
             pixels = self._pixels[chosen]
             if generator is not None:
-                pixels = augment(pixels, self._padding, self._flip, generator)
-            images = torch.addcmul(shift, pixels, scale)
-            yield Batch(_channels_last(images), self._labels[chosen])
+                pixels = augment(pixels, *self._augment, generator)
+            yield Batch(_normalised(pixels, self._scale), self._labels[chosen])
 
 
 def augment(pixels: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Shift and mirror each image of a batch at random.
 
-    Each image is padded with ``padding`` black pixels on every side, a window of its own size is
-    cut out at a uniformly random place, and, where ``flip``, it is mirrored with probability 1/2.
-
-    Args:
-        pixels: Images (B, C, H, W) of any dtype.
-        padding: Largest shift, in pixels.
-        flip: Whether to mirror left and right.
-        generator: Source of randomness, on the images' device.
-
-    Returns:
-        Images of the same shape and dtype.
+    Each of the images (B, C, H, W), of any dtype, is padded with ``padding`` black pixels on every
+    side, a window of its own size is cut out at a uniformly random place, and, where ``flip``, it
+    is mirrored with probability 1/2. The generator is on the images' device.
     """
     count, _, height, width = pixels.shape
     device = pixels.device
@@ -199,11 +178,10 @@ class StreamBatches:
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator(),  # or the loader would draw from the global one
         )
-        scale, shift = _scale(self._data, self._device)
-        for pixels, labels in loader:
-            moved = pixels.to(self._device, non_blocking=True)
-            images = torch.addcmul(shift, moved, scale)
-            yield Batch(_channels_last(images), labels.to(self._device, non_blocking=True))
+        scale = _scale(self._data, self._device)
+        for both in loader:
+            pixels, labels = (each.to(self._device, non_blocking=True) for each in both)
+            yield Batch(_normalised(pixels, scale), labels)
 
 
 class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -216,8 +194,7 @@ class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
         assert isinstance(split.images, FileImages)
         self._images, self._labels = split.images, split.labels
-        self._positions = positions.tolist()
-        self._seed = augment_seed
+        self._positions, self._seed = positions.tolist(), augment_seed
         self._transform = v2.Compose(
             [*_file_transforms(data.dataset, augment_seed is not None), v2.PILToTensor()]
         )
@@ -227,8 +204,7 @@ class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         position = self._positions[index]
-        image = self._images.open(position)
-        label = int(self._labels[position])
+        image, label = self._images.open(position), int(self._labels[position])
         if self._seed is None:
             return self._transform(image), label
         # A seed per sample, because a seed per worker would make results depend on their number.
@@ -281,11 +257,11 @@ def _scale(data: PreparedData, device: torch.device) -> tuple[Tensor, Tensor]:
     return tuple(t.float().view(1, -1, 1, 1).to(device) for t in (factor, offset))  # type: ignore[return-value]
 
 
-def _channels_last(images: Tensor) -> Tensor:
-    """Lay images out as a GPU's convolutions want them."""
-    if images.device.type == "cuda":
-        return images.to(memory_format=torch.channels_last)
-    return images
+def _normalised(pixels: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
+    images = torch.addcmul(scale[1], pixels, scale[0])
+    # As a GPU's convolutions want them.
+    on_gpu = images.device.type == "cuda"
+    return images.to(memory_format=torch.channels_last) if on_gpu else images
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:

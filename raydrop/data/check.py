@@ -46,6 +46,7 @@ _SAME = {
 _THUMBNAIL = re.compile(r"@eadir|__macosx|\.?_?thumb(nail)?s?|thumb[_-].*|synophoto_thumb.*", re.I)
 """Folders in which file managers keep small copies of images, and files that are such copies."""
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
+_STOPS = "a study would stop there, so replace or remove them"
 _RESIZED = "they are resized, whatever their proportions"
 _HASH = re.compile(r"[0-9a-f]{16,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
 
@@ -60,9 +61,7 @@ class Finding:
     kind: str
     """What some are, the same words for every data set, such as ``in train and test``."""
     count: int
-    """How many are."""
     of: int
-    """Of how many."""
     noun: str
     """What they are: images, classes, ..."""
     names: tuple[str, ...]
@@ -89,14 +88,11 @@ class Files:
     modes: dict[str, int]
     """How many have each of Pillow's modes, such as ``L`` (grey) and ``RGB``."""
     widths: tuple[int, int]
-    """Least and most, in pixels."""
+    """Least and most, in pixels; and so the heights."""
     heights: tuple[int, int]
-    """Least and most, in pixels."""
 
     def __str__(self) -> str:
-        kinds = [
-            f"{count:,} {name}" for name, count in (*self.formats.items(), *self.modes.items())
-        ]
+        kinds = [f"{n:,} {name}" for name, n in (*self.formats.items(), *self.modes.items())]
         sizes = [str(a) if a == b else f"{a} to {b}" for a, b in (self.widths, self.heights)]
         return f"{', '.join(kinds)}, {sizes[0]} wide and {sizes[1]} high"
 
@@ -108,23 +104,19 @@ class DataCheck:
     spec: str
     """What was understood, a canonical specification."""
     image_shape: tuple[int, int, int]
-    """Channels, height and width as models see them."""
     in_memory: bool
     """Whether images are decoded once, rather than read in every epoch."""
     horizontal_flip: bool
-    """Whether training mirrors images."""
     files: Files | None
     """None where images are in no files, or none could be read."""
     classes: dict[str, dict[str, int]]
-    """Samples of each class in train, validation and test."""
+    """Samples of each class in train, validation and test; and so of each group."""
     groups: dict[str, dict[str, int]]
-    """Samples of each group, where there are any."""
     compared: Literal["pixels", "bytes", "nothing"]
     """What of images was compared; drawn numbers may well coincide."""
     remarks: tuple[str, ...]
     """What loading noticed, a sentence each."""
     findings: tuple[Finding, ...]
-    """What is wrong or suspicious."""
 
     @property
     def fatal(self) -> bool:
@@ -159,6 +151,9 @@ def check_data(
     except UnreadableImageError as error:
         raise _all_unreadable(spec, data_root, error, progress) from error
     samples = list(_samples(dataset, dataset, quick, progress))
+    broken = [each.name for each in samples if not each.pixels]
+    in_files = isinstance(dataset.train.images, FileImages)
+    compared: Literal["pixels", "bytes"] = "bytes" if quick and in_files else "pixels"
     return DataCheck(
         spec=dataset.name,
         image_shape=dataset.image_shape,
@@ -167,12 +162,12 @@ def check_data(
         files=_files([each for each in samples if each.format]),
         classes=_sizes(dataset, "class"),
         groups=_sizes(dataset, "group") if dataset.group_names else {},
-        compared=_compared(dataset, quick),
+        compared=compared if dataset.image_shape[0] in CHANNELS else "nothing",
         remarks=dataset.remarks,
         findings=(
-            *_unreadable(samples),
+            *_found("unreadable", broken, len(samples), "images", _STOPS, fatal=True),
             *_odd_classes(dataset),
-            *(_odd_tree(samples) if isinstance(dataset.train.images, FileImages) else ()),
+            *(_odd_tree(samples) if in_files else ()),
             *_odd_sizes(dataset, samples),
             *_same_images(dataset, samples),
             *(each for by in dataset.units() for each in _few_in_validation(dataset, by)),
@@ -281,12 +276,6 @@ def _files(read: Sequence[_Sample]) -> Files | None:
     )
 
 
-def _compared(dataset: ImageDataset, quick: bool) -> Literal["pixels", "bytes", "nothing"]:
-    if dataset.image_shape[0] not in CHANNELS:
-        return "nothing"
-    return "bytes" if quick and isinstance(dataset.train.images, FileImages) else "pixels"
-
-
 def _sizes(dataset: ImageDataset, by: By) -> dict[str, dict[str, int]]:
     columns = {split: dataset.sizes(by, split).tolist() for split in dataset.splits()}
     return {
@@ -307,12 +296,6 @@ def _found(
     """Yield a finding where there is anything to be named."""
     if every := tuple(names):
         yield Finding(kind, len(every), of, noun, every, advice, fatal)
-
-
-def _unreadable(samples: Sequence[_Sample]) -> Iterator[Finding]:
-    names = (each.name for each in samples if not each.pixels)
-    advice = "a study would stop there, so replace or remove them"
-    yield from _found("unreadable", names, len(samples), "images", advice, fatal=True)
 
 
 def _all_unreadable(

@@ -348,17 +348,16 @@ class ImageDataset:
     ) -> ImageDataset:
         """Return a variant of this data set with other splits and a matching fingerprint.
 
+        One that changes nothing keeps the fingerprint.
+
         Args:
             name: Canonical specification of the variant.
-            train: Its training samples.
-            validation: Its validation samples; those of this data set by default.
-            test: Its test samples, likewise.
+            train: Its training samples; held-out ones are those of this data set by default.
+            validation: Its validation samples.
+            test: Its test samples.
             noisy: Which of its training labels are false, (n_train,).
             content: Hash of what its ids stand for, where its images are others than before.
             **facts: Fields that are others and enter the fingerprint.
-
-        Returns:
-            The variant. One that changes nothing keeps the fingerprint.
         """
         validation = self.validation if validation is None else validation
         test = self.test if test is None else test
@@ -380,20 +379,15 @@ class ImageDataset:
 
     def fits_decoded(self, limit_bytes: int = DECODED_BYTES) -> bool:
         """Return whether :meth:`decoded` gives images in memory; none is decoded here."""
-        if self._is_decoded():
-            return True
         size = sum(map(len, self.splits().values())) * math.prod(self.image_shape)
-        return max(self.image_shape[1:]) <= SMALL_SIDE and size <= limit_bytes
+        small = max(self.image_shape[1:]) <= SMALL_SIDE and size <= limit_bytes
+        return small or self._is_decoded()
 
     def decoded(self, limit_bytes: int = DECODED_BYTES) -> ImageDataset:
-        """Return the same data set with its images in memory, where they are small and fit.
+        """Return the same data set, of the same fingerprint, with its images in memory.
 
-        Args:
-            limit_bytes: Largest size of all splits' uint8 pixels together.
-
-        Returns:
-            A data set of :class:`ArrayImages` with the same fingerprint, or this one, where it has
-            nothing to decode, a side is longer than 64 pixels, or the limit is too low.
+        It is this one where there is nothing to decode, a side is longer than 64 pixels, or the
+        uint8 pixels of all splits together are more than the limit.
 
         Raises:
             DataError: If an image cannot be read; the message names the file.

@@ -97,12 +97,7 @@ def open_image(path: str | Path) -> Iterator[PIL.Image.Image]:
 
 
 def read_image(path: str | Path, mode: str, orientation: int = 1) -> PIL.Image.Image:
-    """Return an image in its own size, upright, in ``"RGB"`` or ``"L"``, as is said above.
-
-    Args:
-        path: Of the file.
-        mode: What it shall become.
-        orientation: What its EXIF data say, 1 to 8.
+    """Return an image in its own size, in ``"RGB"`` or ``"L"``, put upright by its orientation.
 
     Raises:
         DataError: As :func:`open_image`, or if no rule says what its values mean.
@@ -120,11 +115,8 @@ def is_grey(image: PIL.Image.Image) -> bool:
 def survey(files: Sequence[tuple[str, int]]) -> NDArray[np.uint8]:
     """Return what some files say of themselves, (n,): see :data:`TURNED`.
 
-    Their first and, but for JPEG, last 64 KiB are looked at, where cameras and programs put it.
-    Only what is seen here counts, so the answer is the same everywhere.
-
-    Args:
-        files: Path and size in bytes of each.
+    Of each path and size in bytes. Their first and, but for JPEG, last 64 KiB are looked at, where
+    cameras and programs put it. Only what is seen here counts, so the answer is the same anywhere.
 
     Raises:
         DataError: If a file cannot be read or is refused by its mode; the message names it.
@@ -132,7 +124,8 @@ def survey(files: Sequence[tuple[str, int]]) -> NDArray[np.uint8]:
     slices = [files[at : at + _SLICE] for at in range(0, len(files), _SLICE)]
     # Threads wait for slow disks and networks together; from the cache one is as fast.
     with ThreadPoolExecutor(_THREADS) as pool:
-        said = [word for part in pool.map(_surveyed, slices) for word in part]
+        parts = pool.map(lambda part: [_said(*file) for file in part], slices)
+        said = [word for part in parts for word in part]
     for at, word in enumerate(said):
         if word == _ASK_PILLOW:
             said[at] = _asked(files[at][0])
@@ -186,10 +179,6 @@ def _tag(image: PIL.Image.Image, number: int) -> int | None:
     """Return the value of a TIFF's tag, or None where the file is none or has no such tag."""
     value = getattr(image, "tag_v2", {}).get(number)
     return value[0] if isinstance(value, tuple) else value
-
-
-def _surveyed(files: Sequence[tuple[str, int]]) -> list[int]:
-    return [_said(path, size) for path, size in files]
 
 
 def _said(path: str, size: int) -> int:

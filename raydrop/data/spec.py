@@ -30,7 +30,8 @@ from raydrop.study.catalogue import Catalogue, Entry
 class DataSource(Entry[ImageDataset]):
     """Where data sets come from; it builds one from a path, the data root and its canonical name.
 
-    Its options are the keyword-only arguments of what builds it, texts all of them.
+    Relative paths start at the data root, the current folder by default, and ``~`` is expanded. Its
+    options are the keyword-only arguments of what builds it, texts all of them.
     """
 
     may_lack_path: bool = False

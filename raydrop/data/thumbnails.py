@@ -22,8 +22,8 @@ def thumbnails(
     larger files the middle square, about what is left of them for validation and testing.
 
     Args:
-        images: Of a split; only those at ``positions`` are read.
-        positions: (m,).
+        images: Of a split; only those at ``positions`` (m,) are read.
+        positions: Which.
         image_shape: C, height and width as the model sees them; C is 1 or 3.
 
     Returns:
@@ -33,7 +33,8 @@ def thumbnails(
         DataError: If a file is absent or no readable image; the message names it.
     """
     channels, *size = image_shape
-    height, width = _shrunk(size[0], size[1])
+    factor = min(1.0, SMALL_SIDE / max(size))
+    height, width = (max(1, round(side * factor)) for side in size)
     small = np.empty((len(positions), channels, height, width), np.uint8)
     for place, position in enumerate(np.asarray(positions).tolist()):
         picture = _picture(images, position)
@@ -43,12 +44,6 @@ def thumbnails(
             picture = picture.resize((width, height), PIL.Image.Resampling.BILINEAR)
         small[place] = np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
     return small
-
-
-def _shrunk(height: int, width: int) -> tuple[int, int]:
-    """Return the largest size of the same shape with no side above 64 pixels."""
-    factor = min(1.0, SMALL_SIDE / max(height, width))
-    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def _picture(images: ArrayImages | FileImages, position: int) -> PIL.Image.Image:

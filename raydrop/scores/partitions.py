@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.variants.sampling import shuffled_members
+from raydrop.data.sampling import shuffled_members
 from raydrop.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raydrop.data.variants.sampling import raw_draws
+from raydrop.data.sampling import raw_draws
 from raydrop.errors import StoreError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reference import members_by_scan, permutation_by_sorting
 
-from raydrop.data.variants.sampling import (
+from raydrop.data.sampling import (
     choose_per_class,
     class_members,
     halves,

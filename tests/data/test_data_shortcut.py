@@ -10,9 +10,9 @@ from reference import squared_pixel_by_pixel
 
 from raydrop.data import ArrayImages, ImageDataset, Split, load_dataset
 from raydrop.data.batches import augment
+from raydrop.data.sampling import shuffled_members
 from raydrop.data.variants import Shortcut, Subset, Thinned
 from raydrop.data.variants.painted import marked_shares, paint_squares
-from raydrop.data.variants.sampling import shuffled_members
 from raydrop.errors import ConfigError, DataError
 
 

@@ -10,6 +10,7 @@ import pytest
 from reference import bordered_pixel_by_pixel, other_attributes
 
 from raydrop.data import ArrayImages, ImageDataset, Split, load_dataset, parse_spec
+from raydrop.data.sampling import shuffled_members
 from raydrop.data.variants import Spurious
 from raydrop.data.variants.painted import (
     COLOURS,
@@ -17,7 +18,6 @@ from raydrop.data.variants.painted import (
     paint_borders,
     uniform_attributes,
 )
-from raydrop.data.variants.sampling import shuffled_members
 from raydrop.errors import ConfigError, DataError
 
 

@@ -38,14 +38,11 @@ def load_celeba(
     blond men are the small group. The splits are the official ones. An id is the position in
     list_attr_celeba.txt, from 0.
 
-    Args:
-        path: Folder with ``img_align_celeba/``, ``list_attr_celeba.txt`` and
-            ``list_eval_partition.txt``, or as Kaggle has them, with ``.csv``. None is
-            torchvision's: ``celeba`` in the data root, where torchvision downloads it, if those are
-            absent, and checks its MD5 sums.
-        data_root: Where downloads go and a relative path starts; ``~/.cache/raydrop`` and the
-            current folder by default.
-        name: Canonical specification.
+    The folder has ``img_align_celeba/``, ``list_attr_celeba.txt`` and ``list_eval_partition.txt``,
+    or as Kaggle has them, with ``.csv``. Without a path it is torchvision's: ``celeba`` in the data
+    root, where torchvision downloads it, if those are absent, and checks its MD5 sums.
+
+    Options:
         target: Attribute that is the label.
         group: Attribute that makes the groups with the label.
 

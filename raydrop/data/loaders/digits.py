@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
-from raydrop.data.variants.sampling import SPLIT_SEED, shuffled_members
+from raydrop.data.sampling import SPLIT_SEED, shuffled_members
 
 PER_CLASS = (80, 24, 70)
 """Images of each digit in train, validation and test; together the smallest class, 174 images."""
 
 
-def load_digits(path: str | None, data_root: str | None, name: str) -> ImageDataset:  # noqa: ARG001
+def load_digits(_: str | None, __: str | None, name: str) -> ImageDataset:
     """Return scikit-learn's digits (Alpaydin and Kaynak 1998, UCI repository), split in three.
 
     An id is the index in scikit-learn's order. Every class is equally large in every split, and

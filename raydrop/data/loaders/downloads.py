@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
-from raydrop.data.variants.sampling import halves
+from raydrop.data.sampling import halves
 from raydrop.errors import DataError
 from raydrop.store.places import data_folder, one_at_a_time
 
@@ -28,22 +28,13 @@ _DOWNLOADS = {
 the label, and padding of random crops, in pixels."""
 
 
-def load_download(
-    path: str | None,  # noqa: ARG001
-    data_root: str | None,
-    name: str,
-) -> ImageDataset:
+def load_download(_: str | None, data_root: str | None, name: str) -> ImageDataset:
     """Return a data set of torchvision; its test set is halved into validation and test.
 
     An id is the index in the official training set or, for the test set, the same plus the number
     of training images. CIFAR's files are pickles; torchvision opens them only where their MD5 sums
-    are those of the official ones.
-
-    Args:
-        path: None.
-        data_root: Folder for the files; :data:`DEFAULT_ROOT` by default. Of a URL, this machine
-            copies the data set's folder first.
-        name: What specifications call it.
+    are those of the official ones. The data root is :data:`DEFAULT_ROOT` by default; of a URL, this
+    machine copies the data set's folder first.
 
     Raises:
         DataError: If the files are neither there nor can be downloaded.
@@ -69,13 +60,7 @@ def load_download(
 
 
 def download(name: str, official: str, root: Path, **arguments: object) -> Any:
-    """Return torchvision's data set object, downloading its files where they are absent.
-
-    Args:
-        name: What specifications call it.
-        official: Class in ``torchvision.datasets``.
-        root: Folder for the files; made where it is absent.
-        **arguments: What else the class takes.
+    """Return an object of a class in ``torchvision.datasets``, downloading what is absent in root.
 
     Raises:
         DataError: If the files are neither there nor can be downloaded.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from raydrop.data.dataset import SMALL_SIDE, Facts, FileImages, ImageDataset, Shape, Split
 from raydrop.data.images import DEEP, SEVERAL, TURNED, is_grey, open_image, survey
-from raydrop.data.variants.sampling import halves
+from raydrop.data.sampling import halves
 from raydrop.errors import DataError, unknown_name, visible
 from raydrop.store.places import copy_source, data_folder
 from raydrop.study import By
@@ -134,9 +134,7 @@ _NOT_MIRRORED = (
 
 
 def resolve_folder(path: str | None, data_root: str | None) -> Path:
-    """Return the absolute folder that a specification means.
-
-    Absolute, because workers on the same machine have other working directories.
+    """Return the absolute folder that a specification means, since workers work elsewhere.
 
     Raises:
         ConfigError: If it is a URL of no object store.
@@ -173,20 +171,12 @@ def split_number(name: str) -> int | None:
 
 
 def is_on(option: str, value: str) -> bool:
-    """Return whether an option is on.
-
-    Raises:
-        ConfigError: If it is neither ``"on"`` nor ``"off"``.
-    """
+    """Return whether an option is on, or refuse what is neither ``"on"`` nor ``"off"``."""
     return one_of(f"value of {option}", value, ("on", "off")) == "on"
 
 
 def one_of(kind: str, value: str, known: Collection[str]) -> str:
-    """Return an option's value.
-
-    Raises:
-        ConfigError: If it is none of the known ones.
-    """
+    """Return an option's value, or refuse one that is not known."""
     if value not in known:
         raise unknown_name(kind, value, known)
     return value

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from raydrop.data.dataset import ImageDataset, crossed
 from raydrop.data.loaders.files import dataset_of_files, one_of, resolve_folder
 from raydrop.data.loaders.tables import Table, numbered, read_table
-from raydrop.data.variants.sampling import SPLIT_SEED, shuffled_members
+from raydrop.data.sampling import SPLIT_SEED, shuffled_members
 from raydrop.errors import DataError
 
 SKIN_TYPES = ("1-2", "3-4", "5-6")
@@ -38,15 +38,12 @@ def load_fitzpatrick(
     and the rest is training; of the other types, a tenth is validation and the rest is test. So
     every group can be judged, and those on which Meyer and Wong 2022 (arXiv 2211.10285) test, who
     train on types 1 and 2, lose a tenth. Rows of unknown skin type are left out. An id is the
-    position among the rows that remain, from 0.
+    position among the rows that remain, from 0. The folder has the authors' table and the images,
+    which have to be downloaded from the addresses in that table.
 
-    Args:
-        path: Folder with the authors' table and the images, which have to be downloaded from the
-            addresses in that table.
-        data_root: Where a relative path starts; the current folder by default.
-        name: Canonical specification.
-        file: The table, relative to ``path``.
-        folder: Folder of the images, ``MD5HASH.jpg``, relative to ``path``.
+    Options:
+        file: The table, relative to the folder.
+        folder: Folder of the images, ``MD5HASH.jpg``, relative to it.
         image: Column of the images' names without ``.jpg``.
         label: Column of labels: ``three_partition_label``, ``nine_partition_label`` or ``label``.
         skin: Column of skin types, 1 to 6, or -1 where it is unknown.

@@ -55,10 +55,7 @@ def load_folder(
     position in the listing of train, then val, then test, each sorted by class name and then by
     path. Without validation images, half of each class's test images become those.
 
-    Args:
-        path: The folder; ``~`` is expanded.
-        data_root: Where a relative path starts; the current folder by default.
-        name: Canonical specification.
+    Options:
         flip: ``"on"`` if a mirror image has the label of the image, which training then uses;
             mirrored letters or traffic signs are other ones.
 
@@ -144,11 +141,7 @@ def _dataset_of_folders(
 
 
 def _split_folders(root: Path) -> tuple[dict[str, int], list[str]]:
-    """Return the folders of train, perhaps validation, and test, with their numbers; and remarks.
-
-    Raises:
-        DataError: If one is absent or there are two for the same split.
-    """
+    """Return the folders of train, maybe validation, and test, with their numbers; and remarks."""
     found = defaultdict[int | None, list[str]](list)
     for name in _folders_in(root):
         found[split_number(name)].append(name)
@@ -277,10 +270,6 @@ def _list_images(
 
     Nested folders count; files and folders that are hidden or a system's do not, nor do files whose
     name does not end as that of an image: they are counted by their ending.
-
-    Raises:
-        DataError: If a class has no image, a folder cannot be read or leads back to itself, or what
-            is called like an image is no file.
     """
     files, labels = list[File](), list[int]()
     for label, name in enumerate(class_names):

@@ -25,7 +25,7 @@ from scipy import special
 
 from raydrop.data.arguments import Called
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
-from raydrop.data.variants.sampling import raw_draws
+from raydrop.data.sampling import raw_draws
 
 SIDE = 4
 """Pixels along a side of an image; P is its square."""

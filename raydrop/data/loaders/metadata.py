@@ -33,10 +33,7 @@ def load_metadata(
     attribute, of which those that occur in no split are left out. Without validation rows, half of
     each group's test rows become validation.
 
-    Args:
-        path: The folder; ``~`` is expanded.
-        data_root: Where a relative path starts; the current folder by default.
-        name: Canonical specification.
+    Options:
         file: The table, relative to the folder.
         image: Column of image files, relative to the folder.
         label: Column of labels, numbers or texts.

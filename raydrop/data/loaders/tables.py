@@ -115,13 +115,8 @@ class Table:
     def with_images(self, root: Path, missing: str, outside: bool) -> tuple[Table, tuple[str, ...]]:
         """Return the table without the rows whose image is absent, if wanted so, and remarks.
 
-        Args:
-            root: Folder that paths start from.
-            missing: One of :data:`MISSING`.
-            outside: Whether images may lie outside of it.
-
         Raises:
-            ConfigError: If there is no such choice of ``missing``.
+            ConfigError: If ``missing`` is none of :data:`MISSING`.
             DataError: If no image is there.
         """
         if one_of("choice of what to do where images are missing", missing, MISSING) == "refuse":

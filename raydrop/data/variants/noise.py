@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import ImageDataset
+from raydrop.data.sampling import raw_draws, shuffled
 from raydrop.data.variants.base import Variant
-from raydrop.data.variants.sampling import raw_draws, shuffled
 from raydrop.errors import ConfigError
 
 

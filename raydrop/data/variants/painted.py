@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split, crossed, pixel_digest
+from raydrop.data.sampling import shuffled_members
 from raydrop.data.variants.base import Shares, Variant
-from raydrop.data.variants.sampling import shuffled_members
 from raydrop.errors import ConfigError, DataError
 
 COLOURS = {
@@ -123,12 +123,7 @@ class Shortcut(Variant):
         object.__setattr__(self, "shares", self.checked_shares(shares))
 
     def apply(self, dataset: ImageDataset) -> ImageDataset:
-        """Paint the square and make a group of each class with it and without, "dog, square".
-
-        Raises:
-            ConfigError: If there is no such class.
-            DataError: If images are smaller than the square.
-        """
+        """Paint the square and make a group of each class with it and without, "dog, square"."""
         side = min(dataset.image_shape[1:])
         if self.size > side:
             raise DataError(
@@ -173,10 +168,6 @@ def _painted(
         paint: Gives painted copies, (n, 3, H, W), of pixels with such attributes.
         every: What every class has to have images with.
         remedy: What to use where a class has none.
-
-    Raises:
-        ConfigError: If the data have groups already.
-        DataError: If images are too large or too many for memory, or a group would be empty.
     """
     if dataset.group_names:
         raise ConfigError(
@@ -274,16 +265,10 @@ def marked_shares(
 def paint_squares(
     pixels: NDArray[np.uint8], marks: NDArray[np.int64], size: int, margin: int
 ) -> NDArray[np.uint8]:
-    """Paint a yellow square over the upper left of the marked images.
+    """Return RGB copies of images (n, 1 or 3, H, W), with a yellow square where a mark is 1.
 
-    Args:
-        pixels: Grey or RGB images, (n, 1 or 3, H, W); they are left as they are.
-        marks: 1 for an image that gets a square and 0 for one that does not, (n,).
-        size: Side of the square, in pixels; at most H and W.
-        margin: Pixels that it leaves above and on its left, as far as they are there.
-
-    Returns:
-        RGB images, (n, 3, H, W).
+    It has ``size`` pixels a side, and leaves a margin above and on its left, as far as that is
+    there.
     """
     painted = _as_rgb(pixels)
     height, width = painted.shape[2:]
@@ -296,15 +281,9 @@ def paint_squares(
 def paint_borders(
     pixels: NDArray[np.uint8], attributes: NDArray[np.int64], strength: float
 ) -> NDArray[np.uint8]:
-    """Blend a coloured border into images: (1 - strength) · pixel + strength · colour, rounded.
+    """Return RGB copies of images (n, 1 or 3, H, W) with a border of one of :data:`COLOURS`.
 
-    Args:
-        pixels: Grey or RGB images, (n, 1 or 3, H, W); they are left as they are.
-        attributes: Positions in :data:`COLOURS`, (n,).
-        strength: Opacity of the border, in [0, 1].
-
-    Returns:
-        RGB images, (n, 3, H, W).
+    There, they become (1 - strength) · pixel + strength · colour, rounded.
     """
     painted = _as_rgb(pixels)
     height, width = painted.shape[2:]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import ImageDataset
+from raydrop.data.sampling import SPLIT_SEED, choose_per_class
 from raydrop.data.variants.base import Shares, Variant
-from raydrop.data.variants.sampling import SPLIT_SEED, choose_per_class
 from raydrop.errors import DataError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.variants.sampling import shuffled
+from raydrop.data.sampling import shuffled
 from raydrop.scores.base import SamplingMethod
 from raydrop.scores.methods.aum import Aum
 from raydrop.training.trace import Trace
