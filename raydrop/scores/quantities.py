@@ -24,15 +24,11 @@ from raydrop.scores.gradients import (
 )
 from raydrop.study import ScoringPrecision
 
+Task = Literal["gradient_sum", "norm", "last_layer_norm", "dot", "embedding"]
+"""What is computed of a shard: sum_i g_i, (P,), or the values of each sample."""
 QuantityName = Literal[
     "norm", "last_layer_norm", "dot_with_mean", "dot_with_class_mean", "embedding"
 ]
-Task = Literal["gradient_sum", "norm", "last_layer_norm", "dot", "embedding"]
-"""What is computed of a shard: sum_i g_i, (P,), or the values of each sample."""
-Compute = Callable[
-    [nn.Module, Tensor, Tensor, "Mapping[str, Tensor] | None", ScoringPrecision], Tensor
-]
-"""From a model, images, labels, a direction and a precision to values (R, B)."""
 
 
 @torch.no_grad()
@@ -81,29 +77,17 @@ def embeddings_of(
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
-def _norms(
-    model: nn.Module, images: Tensor, labels: Tensor, _: Any, precision: ScoringPrecision
-) -> Tensor:
-    return per_sample_norm(model, images, labels, precision=precision)[None]
-
-
 def _last_layer_norms(
-    model: nn.Module, images: Tensor, labels: Tensor, _: Any, precision: ScoringPrecision
+    model: nn.Module, images: Tensor, labels: Tensor, *, precision: ScoringPrecision
 ) -> Tensor:
     with last_layer_only(model):
-        return _norms(model, images, labels, _, precision)
-
-
-def _dots(
-    model: nn.Module, images: Tensor, labels: Tensor, direction: Any, precision: ScoringPrecision
-) -> Tensor:
-    return per_sample_dot(model, images, labels, direction, precision=precision)[None]
+        return per_sample_norm(model, images, labels, precision=precision)
 
 
 def _embeddings(
-    model: nn.Module, images: Tensor, _: Tensor, __: Any, precision: ScoringPrecision
+    model: nn.Module, images: Tensor, _: Tensor, *, precision: ScoringPrecision
 ) -> Tensor:
-    return embeddings_of(model, images, precision=precision).T
+    return embeddings_of(model, images, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -111,8 +95,10 @@ class Quantity:
     """Values of a sample at a checkpoint, and the facts that others go by."""
 
     task: Task
-    """What shards call it."""
-    compute: Compute
+    """How shards compute it."""
+    compute: Callable[..., Tensor]
+    """From a model, images, labels, a direction where it takes one, and ``precision`` to values
+    (B,) or (B, R)."""
     mean_over: Literal["none", "all", "class"] = "none"
     """Samples whose mean gradient is the direction: none where it takes none, all that the query
     run covers, or those of one class among them."""
@@ -133,13 +119,13 @@ class Quantity:
 
 QUANTITIES: Mapping[QuantityName, Quantity] = {
     # || g_i ||
-    "norm": Quantity("norm", _norms),
+    "norm": Quantity("norm", per_sample_norm),
     # the same over the last layer's parameters alone
     "last_layer_norm": Quantity("last_layer_norm", _last_layer_norms, reads_last_layer=True),
     # <G, g_i>, with G the mean gradient of the samples that the query run covers
-    "dot_with_mean": Quantity("dot", _dots, "all"),
+    "dot_with_mean": Quantity("dot", per_sample_dot, "all"),
     # <G_c, g_i>, with G_c that of one class among them
-    "dot_with_class_mean": Quantity("dot", _dots, "class"),
+    "dot_with_class_mean": Quantity("dot", per_sample_dot, "class"),
     # the input of the last linear layer
     "embedding": Quantity("embedding", _embeddings, reads_last_layer=True, rows=None),
 }

@@ -49,16 +49,13 @@ class Shard:
 
 
 def make_shards(positions: NDArray[np.int64]) -> tuple[Shard, ...]:
-    """Cut positions into shards of a size that depends on their number alone.
+    """Cut ascending positions in the training set, (M,), into shards of a size that follows from M.
 
     About 64 shards of 64 to 8,192 samples: enough to share among workers, few enough that their
     gradient sums, one model's size each, stay cheap to move.
 
-    Args:
-        positions: Ascending positions in the training set, (M,), M at least 1.
-
     Raises:
-        ScoringError: If there is none, or they do not ascend.
+        ScoringError: If there is no position, or they do not ascend.
     """
     positions = np.asarray(positions, dtype=np.int64)
     if not len(positions) or (np.diff(positions) <= 0).any():
@@ -135,27 +132,26 @@ class GradientWorker:
             direction: For ``dot``: v, all trainable parameters in their order, (P,).
 
         Raises:
-            ScoringError: If the model, the labels or the direction do not fit; see
-                :mod:`raydrop.scores.gradients`.
+            ScoringError: If the model, the labels or the direction do not fit.
         """
         load_state(self._model, state)
         if task == "gradient_sum":
             return self._gradient_sum(shard)
-        quantity, named = PER_SAMPLE[task], None
+        quantity, further = PER_SAMPLE[task], list[dict[str, Tensor]]()
         if quantity.mean_over != "none":
-            named = _named(direction, parameters_of(self._model))
+            further.append(_named(direction, parameters_of(self._model)))
 
         def compute(images: Tensor, labels: Tensor) -> Tensor:
-            return quantity.compute(self._model, images, labels, named, self._precision)
+            batch = self._model, images, labels
+            values = quantity.compute(*batch, *further, precision=self._precision)
+            return values.reshape(len(values), -1).T
 
         values = torch.cat(list(self._in_batches(shard, compute)), dim=1)
         return values.float().cpu().numpy()
 
     def add(self, a: Vector, b: Vector) -> Vector:
-        """Return a + b, (P,) each: one node of the tree that sums the shards.
-
-        What overflows is found in the sum, by :meth:`ShardedGradients.mean_gradient`.
-        """
+        """Return a + b, (P,) each: one node of the tree that sums the shards."""
+        # What overflows is found in the sum.
         with np.errstate(over="ignore", invalid="ignore"):
             return a + b
 
@@ -235,12 +231,9 @@ class Executor(Protocol):
     def reduce(
         self, shards: Sequence[Shard], state: Any, on_shard: Callable[[Shard], object] = ignore
     ) -> Vector:
-        """Return the sum of all samples' gradients, (P,), along the tree of :mod:`.tree`.
+        """Return the sum of all samples' gradients, (P,), along the tree of the shards' order.
 
-        Args:
-            shards: At least one; their order is that of the sum.
-            state: A handle of the checkpoint.
-            on_shard: Is told each shard once, when it is done.
+        Tells of each shard once, when it is done.
 
         Raises:
             FailedShardsError: As soon as a shard failed, because no sum could be kept.
@@ -366,13 +359,7 @@ class ShardedGradients:
     def mean_gradient(self, state: Vector, positions: NDArray[np.int64]) -> Vector:
         """Return G = (1/M) sum_i g_i over M samples at a checkpoint, (P,).
 
-        g_i is the gradient of sample i's own loss over all trainable parameters. Each shard is
-        summed in float64, and the shards in float32 along the tree of
-        :mod:`raydrop.scores.gradients.tree`.
-
-        Args:
-            state: A checkpoint, as :func:`raydrop.training.checkpoints.flat_state` gives it.
-            positions: Ascending positions of the samples in the training set, (M,).
+        Each shard is summed in float64, and the shards in float32 along their tree.
 
         Raises:
             ScoringError: If a shard failed, or a gradient is not finite; names it by sample ids.
@@ -407,7 +394,7 @@ class ShardedGradients:
 
         Args:
             task: Any but ``gradient_sum``.
-            state: A checkpoint, as :func:`raydrop.training.checkpoints.flat_state` gives it.
+            state: A checkpoint.
             positions: Ascending positions of the samples in the training set, (M,).
             direction: For ``dot``: v, (P,).
             partial: What is there already. Shards without a gap are not run again, and what is

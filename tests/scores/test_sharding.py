@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from raydrop.data.batches import PreparedData, make_batches
 from raydrop.errors import ScoringError
 from raydrop.models import build_model
-from raydrop.scores import quantities, sharding
+from raydrop.scores import sharding
 from raydrop.scores.gradients import parameters_of
 from raydrop.scores.gradients.tree import PairwiseSum, pairs_of
 from raydrop.scores.quantities import PER_SAMPLE, Task
@@ -355,11 +356,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     state: Vector,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place, name = {
-        "norm": (quantities, "per_sample_norm"),
-        "gradient_sum": (sharding, "gradient_sum"),
-    }[task]
-    compute = getattr(place, name)
+    quantity = PER_SAMPLE["norm"]
+    compute = quantity.compute if task == "norm" else sharding.gradient_sum
     failures: list[int] = []
 
     def limited(model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Any:
@@ -370,7 +368,9 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
 
     shards = (Shard(0, np.arange(90)), Shard(1, np.arange(90, 150)))
     expected = [worker.run(task, shard, state) for shard in shards]
-    monkeypatch.setattr(place, name, limited)
+    limited_one = dataclasses.replace(quantity, compute=limited)
+    monkeypatch.setattr(sharding, "PER_SAMPLE", {"norm": limited_one})
+    monkeypatch.setattr(sharding, "gradient_sum", limited)
     monkeypatch.setattr(halving, "free", lambda: None)  # there is nothing to be given back
     tight = GradientWorker(digits, "small_cnn", memory_bytes=SMALL_MEMORY * 4)
     assert tight.batch_size > 80

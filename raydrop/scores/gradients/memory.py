@@ -29,10 +29,9 @@ def bytes_per_sample(model: nn.Module, input_shape: Sequence[int]) -> int:
     """Predict what norms and products hold at their peak for each sample of a batch.
 
     Every tensor that is saved for the backward pass, once, and twice the inputs and outputs of the
-    largest layer: their gradients are what the backward pass works on, and the rules of
-    :mod:`raydrop.scores.gradients.rules` pad and copy those of one layer at a time. Not counted are
-    parameters, buffers, the loss, and the workspace of compute kernels. Precision is that of the
-    parameters; autocast to a narrower type needs less.
+    largest layer: their gradients are what the backward pass works on, and the rules pad and copy
+    those of one layer at a time. Not counted are parameters, buffers, the loss, and the workspace
+    of compute kernels. Precision is that of the parameters; autocast needs less.
 
     Args:
         model: Left as it is; a copy is run, in eval mode.
@@ -68,15 +67,6 @@ def batch_size_for(
     size of all parameters and buffers and of one gradient (or direction); 1 where none fits. A
     function of its arguments alone, never of what is free at the moment, so that all workers form
     the same batches and scores are the same bits everywhere.
-
-    Args:
-        model: Left as it is; a copy is run.
-        input_shape: Shape of one sample, without the batch axis.
-        memory_bytes: What scoring may take, in bytes.
-        limit: No batch is larger.
-
-    Raises:
-        ScoringError: If the model does not take one sample of that shape.
     """
     constant = sum(map(_bytes, (*model.parameters(), *model.buffers())))
     constant += sum(_bytes(p) for p in model.parameters() if p.requires_grad)
