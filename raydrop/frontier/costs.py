@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from raydrop.frontier.points import has_several_models, scorer_name
-from raydrop.frontier.sources import Sources, scorer_of
+from raydrop.frontier.points import ALL, Point, has_several_models, of_model, rows_of, scorer_name
+from raydrop.frontier.sources import Sources
 
 UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
@@ -36,40 +36,29 @@ class Costs:
 
 
 def costs(sources: Sources) -> Costs | None:
-    """Return what a study took, by method; None where no trial says how long it took.
-
-    Args:
-        sources: What trials were made from.
-    """
+    """Return what a study took, by method; None where no trial says how long it took."""
     trials = _trials(sources.trials)
     if trials.empty:
         return None
-    seconds = {key: _seconds(info, "train_seconds") for key, info in sources.queries.items()}
-    readers = _readers(sources)
-    scored = {key: _seconds(entry.info, "seconds") for key, entry in sources.scores.items()}
-    rows = []
+    queries = {key: _seconds(info, "train_seconds") for key, info in sources.queries.items()}
+    scores = {key: _seconds(entry.info, "seconds") for key, entry in sources.scores.items()}
+    readers, rows = _readers(sources), []
     for name, read in sorted(readers.items()):
-        own = [key for key in sources.scores if sources.scorer(key) == name]
-        rows.append(
-            {
-                "name": name,
-                "query_runs": len(read),
-                "query_seconds": sum(seconds[key] for key in sorted(read)),
-                "query_share": sum(
-                    seconds[key] / sum(key in other for other in readers.values())
-                    for key in sorted(read)
-                ),
-                "score_seconds": sum(scored[key] for key in own),
-            }
-        )
+        shares = {key: sum(key in other for other in readers.values()) for key in sorted(read)}
+        row = {
+            "name": name,
+            "query_runs": len(read),
+            "query_seconds": sum(queries[key] for key in shares),
+            "query_share": sum(queries[key] / count for key, count in shares.items()),
+            "score_seconds": sum(scores[key] for key in scores if sources.scorer(key) == name),
+        }
+        rows.append(row)
     columns = ["name", "query_runs", "query_seconds", "query_share", "score_seconds"]
+    seconds = sources.trials["seconds"]
     totals = {
-        "query runs": (len(seconds), sum(seconds.values())),
-        "scores": (len(scored), sum(scored.values())),
-        "trials": (
-            int(sources.trials["seconds"].notna().sum()),
-            float(sources.trials["seconds"].sum()),
-        ),
+        "query runs": (len(queries), sum(queries.values())),
+        "scores": (len(scores), sum(scores.values())),
+        "trials": (int(seconds.notna().sum()), float(seconds.sum())),
     }
     return Costs(pd.DataFrame(rows, columns=columns), trials, totals)
 
@@ -85,36 +74,29 @@ def _readers(sources: Sources) -> dict[str, set[str]]:
     for key, entry in sources.scores.items():
         queries = set(entry.config.get("queries", ()))
         readers.setdefault(sources.scorer(key), set()).update(queries & set(sources.queries))
-    for trial in sources.trials.to_dict("records"):
+    for trial in rows_of(sources.trials):
         if trial["recalls"] in sources.queries:
-            readers.setdefault(_name(trial, sources), set()).add(trial["recalls"])
+            scored = trial["scores"] in sources.scores
+            name = sources.scorer(trial["scores"]) if scored else str(trial["method"])
+            readers.setdefault(name, set()).add(trial["recalls"])
     return readers
-
-
-def _name(trial: Mapping[Any, Any], sources: Sources) -> str:
-    if trial["scores"] in sources.scores:
-        return scorer_of(sources.scores[trial["scores"]], several_models=sources.several_models)
-    return str(trial["method"])
 
 
 def _trials(trials: pd.DataFrame) -> pd.DataFrame:
     several = has_several_models(trials)
+
+    def name(row: Point) -> str:
+        scorer = ALL if row["method"] == "none" else scorer_name(row)
+        return of_model(scorer, row, several_models=several)
+
     known = trials[trials["seconds"].notna()]
-    names = [_trial_name(row, several_models=several) for row in known.to_dict("records")]
-    known = known.assign(name=names, whole=known["method"] == "none")
-    spread = known.groupby(["model", "whole", "name", "keep_fraction"])["seconds"]
-    points = spread.agg(
+    known = known.assign(name=[*map(name, rows_of(known))], whole=known["method"] == "none")
+    order = ["model", "whole", "name", "keep_fraction"]
+    spread = known.groupby(order)["seconds"].agg(
         seconds="mean", seconds_min="min", seconds_max="max", n_trials="size"
-    ).reset_index()
-    points = points.sort_values(
-        ["model", "whole", "name", "keep_fraction"], ascending=[True, False, True, True]
     )
+    points = spread.reset_index().sort_values(order, ascending=[True, False, True, True])
     return points.drop(columns=["model", "whole"]).reset_index(drop=True)
-
-
-def _trial_name(row: Mapping[Any, Any], *, several_models: bool) -> str:
-    name = "all the data" if row["method"] == "none" else scorer_name(row)
-    return f"{row['model']}: {name}" if several_models else name
 
 
 def _seconds(info: Mapping[str, Any], name: str) -> float:

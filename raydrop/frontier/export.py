@@ -31,13 +31,7 @@ SUFFIXES = {"csv": "csv", "parquet": "parquet", "latex": "tex"}
 """Formats, and how their files are called by default: ``table.csv`` and so on."""
 
 ROW = (
-    "model",
-    "loss",
-    "network_method",
-    "network_target",
-    "network_sparsity",
-    "method",
-    "quotas",
+    *("model", "loss", "network_method", "network_target", "network_sparsity", "method", "quotas"),
     "query_model",
 )
 """What tells rows apart: everything that distinguishes points except the keep fraction. The

@@ -48,26 +48,11 @@ ORDER = [*SERIES, "keep_fraction", "loss", "network_method", "network_target"]
 
 COLUMNS = (
     *ORDER,
-    "pruned",
-    "n_seeds",
-    "average_accuracy_change",
-    "worst_accuracy_change",
-    "excess_accuracy_gap",
-    "excess_accuracy_gap_low",
-    "excess_accuracy_gap_high",
-    "most_harmed",
-    "excess_accuracy_gap_of_most_harmed",
-    "average_auc",
-    "worst_auc",
-    "worst_auc_change",
-    "n_exemplars",
-    "exemplar_share",
-    "worst",
-    "exemplar_share_of_worst",
-    "accuracy_on_exemplars",
-    "dense_accuracy_on_exemplars",
-    "accuracy_off_exemplars",
-    "note",
+    *("pruned", "n_seeds", "average_accuracy_change", "worst_accuracy_change"),
+    *("excess_accuracy_gap", "excess_accuracy_gap_low", "excess_accuracy_gap_high", "most_harmed"),
+    *("excess_accuracy_gap_of_most_harmed", "average_auc", "worst_auc", "worst_auc_change"),
+    *("n_exemplars", "exemplar_share", "worst", "exemplar_share_of_worst", "accuracy_on_exemplars"),
+    *("dense_accuracy_on_exemplars", "accuracy_off_exemplars", "note"),
 )
 """Columns of ``harm.csv``."""
 

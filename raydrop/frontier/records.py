@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -40,20 +40,8 @@ from raydrop.store.places import STUDY
 from raydrop.study import SCHEMA, By
 
 IDENTITY = (
-    "dataset",
-    "model",
-    "query_model",
-    "method",
-    "quotas",
-    "keep_fraction",
-    "n_kept",
-    "n_train",
-    "loss",
-    "network_method",
-    "network_target",
-    "network_sparsity",
-    "budget",
-    "seed",
+    *("dataset", "model", "query_model", "method", "quotas", "keep_fraction", "n_kept", "n_train"),
+    *("loss", "network_method", "network_target", "network_sparsity", "budget", "seed"),
 )
 """What a trial's record says it is. ``query_model`` is where scores and recalls come from; it is
 ``model`` where they come from there, or where none are read. ``network_target`` is ``none`` in
@@ -61,15 +49,8 @@ records of before networks could be pruned, and ``network_sparsity`` the share o
 network's parameters that is gone or masked."""
 
 NETWORK = (
-    "macs",
-    "parameters",
-    "weights",
-    "dense_macs",
-    "dense_parameters",
-    "dense_weights",
-    "macs_removed",
-    "forward_seconds",
-    "network_note",
+    *("macs", "parameters", "weights", "dense_macs", "dense_parameters", "dense_weights"),
+    *("macs_removed", "forward_seconds", "network_note"),
 )
 """What a trial's record says about its network: multiply-accumulates of an image, parameters and
 unmasked weights, before it was pruned too, the share of the first that is gone, the median time
@@ -88,25 +69,20 @@ _NETWORK_TYPES = {
 TRAINING = ("epochs", "steps", "kept_by_class", "train_seconds", "seconds", "device", "precision")
 """What a trial's record says about its training."""
 
-VALIDATION = ("validation_by_class", "validation_sizes_by_class")
+_COUNTED = ("validation_correct", "validation_totals")
+VALIDATION = tuple(column(name, "class") for name in _COUNTED)
 """Correct and all validation samples of each class; missing values in older records."""
+
+_WORST = ("worst_accuracy", "worst", "gap", "std")
+_EACH = ("recalls", "correct", "totals", "agreement", "areas", "worst_auc")
 
 TRIAL_COLUMNS = (
     "trial_id",
     *IDENTITY,
     "average_accuracy",
-    "worst_class_accuracy",
-    "worst_class",
-    "accuracy_gap",
-    "accuracy_std",
-    "worst_decile_accuracy",
-    "balanced_accuracy",
-    "by_class",
-    "correct_by_class",
-    "test_by_class",
-    "agreement_by_class",
-    "auc_by_class",
-    "worst_class_auc",
+    *(column(name, "class") for name in _WORST),
+    *("worst_decile_accuracy", "balanced_accuracy"),
+    *(column(name, "class") for name in _EACH),
     *VALIDATION,
     *NOISE,
     *NETWORK,
@@ -119,23 +95,10 @@ all seeds of a point have in common: see
 ROC curve, one class against the rest, and ``worst_class_auc`` the lowest of them; older records
 have none, so they are missing values there."""
 
-GROUP_COUNTS = ("validation_by_group", "validation_sizes_by_group", "kept_by_group")
+GROUP_COUNTS = tuple(column(name, "group") for name in (*_COUNTED, "kept"))
 """What a trial's record says about groups."""
 
-GROUP_COLUMNS = (
-    "by",
-    "worst_group_accuracy",
-    "worst_group",
-    "group_accuracy_gap",
-    "group_accuracy_std",
-    "by_group",
-    "correct_by_group",
-    "test_by_group",
-    "agreement_by_group",
-    "auc_by_group",
-    "worst_group_auc",
-    *GROUP_COUNTS,
-)
+GROUP_COLUMNS = ("by", *(column(name, "group") for name in (*_WORST, *_EACH)), *GROUP_COUNTS)
 """Further columns of ``trials.parquet`` where the data have groups. ``by`` is ``class`` or
 ``group``: what the trial's quotas and loss weights are about. The others are like their namesakes
 of classes, with a group's accuracy, correct over all its test samples, in place of a recall."""
@@ -181,12 +144,10 @@ class Records:
     """What is known about a study, finished or not."""
 
     place: Place
-    """The output folder."""
     trials: pd.DataFrame
     """A row per finished trial that the study asks for, with :data:`TRIAL_COLUMNS` and, where the
     data have groups, :data:`GROUP_COLUMNS`, ordered by :data:`ROW_ORDER`."""
     class_names: tuple[str, ...]
-    """K names."""
     class_sizes: tuple[int, ...]
     """(K,) samples in the full training set."""
     missing: tuple[dict[str, Any], ...]
@@ -208,7 +169,6 @@ class Records:
     test_labels: NDArray[np.integer[Any]] | None = None
     """(n_test,) true classes of the test images."""
     test_groups: NDArray[np.integer[Any]] | None = None
-    """(n_test,) groups of the test images; None where the data have no groups."""
     packed_hits: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
     """By trial, which test images it has right, eight to a byte; see :meth:`hits`."""
 
@@ -240,7 +200,7 @@ class Records:
             raise unknown_name("value of --by", unit, get_args(By))
         if unit == "group" and not self.group_names:
             raise no_groups(self.place)
-        return replace(self, unit=unit)
+        return replace(self, unit=cast("By", unit))
 
     def names(self, unit: By | None = None) -> tuple[str, ...]:
         """Return the names of the classes or of the groups; :attr:`unit` says of which if None."""
@@ -343,21 +303,32 @@ def load_records(directory: str | Path, by: str | None = None) -> Records:
     asked = study["trials"]
     found = [(trial, store.read("trial", trial["trial_id"])) for trial in asked]
     finished = [entry for _, entry in found if entry is not None]
+    absent = [(trial, store.read("failure", trial["trial_id"])) for trial, e in found if e is None]
+    missing = tuple(dict(trial) for trial, failure in absent if failure is None)
+    failures = tuple(
+        {**trial, "message": str(failure.info.get("message", ""))}
+        for trial, failure in absent
+        if failure is not None
+    )
+    if not finished:
+        reason = ""
+        if failures:
+            reason = f" ({len(failures)} failed, the first with: {failures[0]['message']})"
+        raise IncompleteStudyError(
+            f"Expected at least one finished trial in {place.called()}, found none of "
+            f"{len(asked)}{reason}; finish the sweep with `raydrop run`."
+        )
     packed: dict[str, NDArray[np.uint8]] = {}
-    rows = list(_rows(finished, data, packed))
-    failures, missing = _split_absent(store, [trial for trial, entry in found if entry is None])
-    if not rows:
-        raise _nothing_finished(place, len(asked), failures)
-    trials = _trials(rows, groups is not None)
+    trials = _trials(list(_rows(finished, data, packed)), groups is not None)
     read = Records(
         place=place,
         trials=trials,
         class_names=tuple(str(name) for name in data.info["class_names"]),
         class_sizes=tuple(int(size) for size in data.info["class_sizes"]),
-        missing=tuple(missing),
-        failures=tuple(failures),
+        missing=missing,
+        failures=failures,
         damaged=tuple(store.damaged),
-        provenance=_provenance(study, store, data, trials) | _cut_batches(finished),
+        provenance=_provenance(study, store, data, trials, finished),
         group_names=tuple(str(name) for name in data.info.get("group_names") or ()),
         group_sizes=tuple(int(size) for size in data.info.get("group_sizes") or ()),
         by=study["study"].get("by", "class"),
@@ -495,7 +466,13 @@ def _rows(
     sizes = _sizes(data)
     told = (*VALIDATION, *NOISE, *NETWORK, *TRAINING, *GROUP_COUNTS)
     for entry in entries:
-        _check_test_set(entry, data)
+        ours, theirs = data.config["fingerprint"], entry.config.get("data")
+        if theirs is not None and theirs != ours:
+            raise DataError(
+                f"Expected trials of one test set, that of data {ours[:12]}, found trial "
+                f"{entry.key} of data {str(theirs)[:12]}; keep studies of different data in "
+                "different folders."
+            )
         _check_info(entry, _KINDS, sizes)
         predictions = _predictions(entry, labels)
         try:
@@ -532,16 +509,6 @@ def _test_set(data: Entry) -> tuple[NDArray[Any], NDArray[Any] | None]:
     if not data.info.get("group_names"):
         return labels, None
     return labels, data.array("test_groups", kinds="iu", shape=labels.shape)
-
-
-def _check_test_set(entry: Entry, data: Entry) -> None:
-    """Refuse a trial that was tested on other data than those of the study."""
-    ours, theirs = data.config["fingerprint"], entry.config.get("data")
-    if theirs is not None and theirs != ours:
-        raise DataError(
-            f"Expected trials of one test set, that of data {ours[:12]}, found trial {entry.key} "
-            f"of data {str(theirs)[:12]}; keep studies of different data in different folders."
-        )
 
 
 def _predictions(entry: Entry, labels: NDArray[Any]) -> NDArray[Any]:
@@ -590,36 +557,16 @@ def _areas(entry: Entry, unit: By) -> dict[str, Any]:
     return {name: None if told is None else areas.tolist(), column("worst_auc", unit): lowest}
 
 
-def _split_absent(
-    store: Store, absent: Sequence[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the failed and the missing ones among the trials without a record."""
-    failures, missing = [], []
-    for trial in absent:
-        failure = store.read("failure", trial["trial_id"])
-        if failure is None:
-            missing.append(dict(trial))
-        else:
-            failures.append({**trial, "message": str(failure.info.get("message", ""))})
-    return failures, missing
-
-
-def _nothing_finished(
-    place: Place, asked: int, failures: Sequence[Mapping[str, Any]]
-) -> IncompleteStudyError:
-    reason = ""
-    if failures:
-        reason = f" ({len(failures)} failed, the first with: {failures[0]['message']})"
-    return IncompleteStudyError(
-        f"Expected at least one finished trial in {place.called()}, found none of {asked}{reason}; "
-        "finish the sweep with `raydrop run`."
-    )
-
-
 def _provenance(
-    study: Mapping[str, Any], store: Store, data: Entry, trials: pd.DataFrame
+    study: Mapping[str, Any],
+    store: Store,
+    data: Entry,
+    trials: pd.DataFrame,
+    finished: Sequence[Entry],
 ) -> dict[str, Any]:
     stored = set(store.keys("trial"))
+    # Older records do not say into how many parts memory had their batches cut: whole ones.
+    parts = [int(entry.info.get("batch_parts") or 1) for entry in finished]
     return {
         "name": study["study"].get("name", ""),
         "study_id": study["study_id"],
@@ -640,23 +587,13 @@ def _provenance(
         "trials_asked": len(study["trials"]),
         "worker_deaths": len(store.keys("loss")),
         "trials_of_other_studies": len(stored - {trial["trial_id"] for trial in study["trials"]}),
+        "cut_trials": sum(each > 1 for each in parts),
+        "most_parts": max(parts),
     }
 
 
-def _cut_batches(entries: Iterable[Entry]) -> dict[str, int]:
-    """Return how many trials had their batches cut because memory ran out, and into most parts.
-
-    Older records do not say so; theirs count as whole.
-    """
-    parts = [int(entry.info.get("batch_parts") or 1) for entry in entries]
-    return {"cut_trials": sum(p > 1 for p in parts), "most_parts": max(parts, default=1)}
-
-
 def _cost(store: Store, kind: str, key: str) -> tuple[int, float]:
-    """Return how many entries of a kind there are, and their seconds.
-
-    Reads what entries say about themselves and leaves their arrays, which may be large, alone.
-    """
+    """Return how many entries of a kind there are, and their seconds; arrays are not read."""
     seconds = []
     for each in store.keys(kind):
         entry = store.peek(kind, each)

@@ -35,8 +35,12 @@ class Sources:
     """What query runs that these scores or trials read say of themselves, by key."""
 
     def scorer(self, key: str) -> str:
-        """Return what scores are called: their method, and their query model if there are more."""
-        return scorer_of(self.scores[key], several_models=self.several_models)
+        """Return ``"moso"``, or ``"moso from resnet50"`` where scores come from several models."""
+        info = self.scores[key].info
+        model = info.get("query_model")
+        named = self.several_models and model is not None
+        row = {"method": info["method"], "query_model": model, "model": None if named else model}
+        return scorer_name(row)
 
     @property
     def several_models(self) -> bool:
@@ -50,28 +54,13 @@ def load_sources(records: Records) -> Sources:
     entries = [store.peek("trial", str(key)) for key in records.trials["trial_id"]]
     configs = [{} if entry is None else entry.config for entry in entries]
     read: dict[str, list[Any]] = {name: [config.get(name) for config in configs] for name in READS}
-    trials = records.trials.assign(
-        **{
-            name: pd.Series(keys, dtype=object, index=records.trials.index)
-            for name, keys in read.items()
-        }
-    )
+    index = records.trials.index
+    columns = {name: pd.Series(keys, dtype=object, index=index) for name, keys in read.items()}
     scores = _scores(store, {*read["scores"], *read["quota_scores"]} - {None})
     wanted = {query for entry in scores.values() for query in entry.config.get("queries", ())}
-    queries = {}
-    for key in sorted(wanted | (set(read["recalls"]) - {None})):
-        entry = store.peek("query", key)
-        if entry is not None:
-            queries[key] = entry.info
-    return Sources(trials, scores, queries)
-
-
-def scorer_of(entry: Entry, *, several_models: bool) -> str:
-    """Return ``"moso"``, or ``"moso from resnet50"`` where scores come from several models."""
-    model = entry.info.get("query_model")
-    named = several_models and model is not None
-    row = {"method": entry.info["method"], "query_model": model}
-    return scorer_name({**row, "model": None if named else model})
+    keys = sorted(wanted | (set(read["recalls"]) - {None}))
+    queries = {key: entry.info for key in keys if (entry := store.peek("query", key)) is not None}
+    return Sources(records.trials.assign(**columns), scores, queries)
 
 
 def _scores(store: Store, keys: Iterable[str]) -> dict[str, Entry]:

@@ -27,50 +27,27 @@ AVERAGE, WORST = "average_accuracy", "worst_accuracy"
 _NETWORK = ("network_sparsity", "macs", "parameters", "macs_removed")
 """What is measured of a network, beside the target that it was pruned to."""
 
+_WORST = (
+    *(WORST, f"{WORST}_min", f"{WORST}_max", f"{WORST}_of_mean"),
+    *("worst", "worst_low", "worst_high", "worst_on_validation"),
+)
+_SPREAD = ("gap", "std")
 _PLACE = POINT.index("network_target") + 1
 
 COLUMNS = (
     *POINT[:_PLACE],
     *_NETWORK,
     *POINT[_PLACE:],
-    "n_seeds",
-    "n_kept",
-    "average_accuracy",
-    "average_accuracy_min",
-    "average_accuracy_max",
-    "worst_class_accuracy",
-    "worst_class_accuracy_min",
-    "worst_class_accuracy_max",
-    "worst_class_accuracy_of_mean",
-    "worst_class",
-    "worst_class_low",
-    "worst_class_high",
-    "worst_class_on_validation",
-    "worst_decile_accuracy",
-    "balanced_accuracy",
-    "accuracy_gap",
-    "accuracy_std",
-    "noisy_pruned",
-    "on_front",
-    "on_front_at_keep_fraction",
-    "front_probability",
-    "front_status",
+    *("n_seeds", "n_kept", AVERAGE, f"{AVERAGE}_min", f"{AVERAGE}_max"),
+    *(column(name, "class") for name in _WORST),
+    *("worst_decile_accuracy", "balanced_accuracy"),
+    *(column(name, "class") for name in _SPREAD),
+    *("noisy_pruned", "on_front", "on_front_at_keep_fraction"),
+    *("front_probability", "front_status"),
 )
 """Columns of ``frontier.csv``."""
 
-GROUP_COLUMNS = (
-    "worst_group_accuracy",
-    "worst_group_accuracy_min",
-    "worst_group_accuracy_max",
-    "worst_group_accuracy_of_mean",
-    "worst_group",
-    "worst_group_low",
-    "worst_group_high",
-    "worst_group_on_validation",
-    "group_accuracy_gap",
-    "group_accuracy_std",
-    "front_by",
-)
+GROUP_COLUMNS = (*(column(name, "group") for name in (*_WORST, *_SPREAD)), "front_by")
 """Further columns where the data have groups: the same of groups, and what the marks of the fronts
 are about, ``class`` or ``group``."""
 

@@ -116,14 +116,8 @@ class GrowingFront:
 def best_worst(points: pd.DataFrame) -> pd.DataFrame:
     """Return the point with the best worst class (or group) at each keep fraction of each model.
 
-    Networks that were pruned to different targets are told apart like models.
-
-    Args:
-        points: As from :meth:`GrowingFront.points`.
-
-    Returns:
-        Rows of ``points``, by model, network target and falling keep fraction; of equals, the one
-        with the highest average, so each is on the front of its keep fraction.
+    By model, network target (told apart like models) and falling keep fraction; of equals, the one
+    with the highest average, so each is on the front of its keep fraction.
     """
     place, merit = ["model", "network_target", "keep_fraction"], [WORST, AVERAGE]
     order = points.dropna(subset=merit).sort_values(
@@ -137,17 +131,14 @@ class Snapshot:
     """What is known of a sweep at one moment."""
 
     name: str = ""
-    """The study's."""
     asked: int = 0
     """Trials that the study asks for; 0 where that is not known yet."""
     finished: int = 0
-    """Of these, trials with a record."""
     failed: int = 0
     """Of these, trials that failed in the run that is under way or was the last."""
     points: pd.DataFrame | None = None
     """As from :meth:`GrowingFront.points`; None where nothing is finished."""
     by: By = "class"
-    """Whether worst cases are those of a class or of a group."""
     newest: float = 0.0
     """When the newest record was left, in seconds since 1970; 0 where there is none."""
     waiting: str = ""
@@ -189,12 +180,9 @@ class Watcher:
     def __init__(self, directory: str | Path | Place, by: str | None = None) -> None:
         """Begin; the folder and the study in it may appear later.
 
-        Args:
-            directory: Output folder of ``raydrop run``.
-            by: ``class``, ``group``, or None for what the study is about.
-
         Raises:
-            ConfigError: If ``by`` is neither, or a file is in the folder's place.
+            ConfigError: If ``by`` is neither ``class``, ``group`` nor None (what the study is
+                about), or a file is in the folder's place.
         """
         if by is not None and by not in get_args(By):
             raise unknown_name("value of --by", by, get_args(By))
@@ -364,12 +352,7 @@ def _display(console: Console, place: str) -> Iterator[Callable[[Snapshot], None
 
 
 def line_view(snapshot: Snapshot, place: str) -> str:
-    """Return a snapshot as one line: the counts, and the points of the front.
-
-    Args:
-        snapshot: What is known.
-        place: The output folder, as the user wrote it.
-    """
+    """Return a snapshot as one line: the counts, and the points of the front."""
     head, points = _counts(snapshot, place), snapshot.points
     if points is None:
         return head
@@ -385,11 +368,7 @@ def line_view(snapshot: Snapshot, place: str) -> str:
 def live_view(snapshot: Snapshot, place: str, now: float, rows: int) -> RenderableType:
     """Return a snapshot as a compact table: the front, and the best point of each keep fraction.
 
-    Args:
-        snapshot: What is known.
-        place: The output folder, as the user wrote it.
-        now: Seconds since 1970.
-        rows: Most points to show.
+    ``place`` is as the user wrote it, ``now`` in seconds since 1970, ``rows`` the most points.
     """
     head = _counts(snapshot, place)
     quiet = now - snapshot.newest

@@ -104,15 +104,7 @@ def group_metrics(
 
 
 def class_counts(predictions: Labels, labels: Labels, num_classes: int) -> tuple[Counts, Counts]:
-    """Count the correct and all the test samples of every class.
-
-    Args:
-        predictions: (n_test,) predicted classes.
-        labels: (n_test,) true classes.
-        num_classes: K.
-
-    Returns:
-        (K,) correct and (K,) all.
+    """Count the correct and all the test samples (K,) of every class, from (n_test,) each.
 
     Raises:
         DataError: If shapes differ, nothing is there, or a class lies outside 0…K-1.
@@ -126,16 +118,7 @@ def class_counts(predictions: Labels, labels: Labels, num_classes: int) -> tuple
 def group_counts(
     predictions: Labels, labels: Labels, groups: Labels, num_groups: int
 ) -> tuple[Counts, Counts]:
-    """Count the correct and all the test samples of every group.
-
-    Args:
-        predictions: (n_test,) predicted classes.
-        labels: (n_test,) true classes.
-        groups: (n_test,) groups.
-        num_groups: G.
-
-    Returns:
-        (G,) correct and (G,) all.
+    """Count the correct and all the test samples (G,) of every group, from (n_test,) each.
 
     Raises:
         DataError: If shapes differ, nothing is there, or a group lies outside 0…G-1.
@@ -182,12 +165,6 @@ def auc_by_group(
     the same, among the samples of that group alone. So it tells how well the network ranks a
     group's own samples, and says nothing of a group whose samples are all of one class, as those
     that cross classes with attributes are.
-
-    Args:
-        probabilities: (n, K) of each class; finite.
-        labels: (n,) true classes.
-        groups: (n,) groups.
-        num_groups: G.
 
     Returns:
         (G,) in [0, 1]; NaN for a group with samples of fewer than two classes.

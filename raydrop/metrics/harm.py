@@ -67,15 +67,11 @@ def excess_accuracy_gaps(
 
 
 def modal_label(predictions: ArrayLike, num_classes: int) -> NDArray[np.int64]:
-    """Return the class (n,) that most of S runs predict for each image.
+    """Return the class (n,) that most of S runs (S, n) predict for each image.
 
     Of classes that equally many runs predict, it is the one with the lowest index. So the order of
     the runs does not matter, and equal counts give equal labels in any two populations; with two
     runs that disagree, though, it is no majority. With one run it is that run's prediction.
-
-    Args:
-        predictions: (S, n) predicted classes.
-        num_classes: K.
     """
     ordered = np.sort(_runs(predictions, num_classes), axis=0)
     modes: NDArray[np.int64] = ordered[0].astype(np.int64)
@@ -95,11 +91,7 @@ def pruning_identified_exemplars(dense: ArrayLike, pruned: ArrayLike, num_classe
     networks differs from that over a population of dense ones (Hooker et al., 2019, arXiv
     1911.05248), rightly or wrongly; ties as in :func:`modal_label`. With a single network on either
     side, what pruning changes and what another seed would have changed are the same thing here.
-
-    Args:
-        dense: (S_d, n) predicted classes of dense networks.
-        pruned: (S_p, n) those of pruned ones.
-        num_classes: K.
+    Takes the classes that dense (S_d, n) and pruned networks (S_p, n) predict.
     """
     before, after = modal_label(dense, num_classes), modal_label(pruned, num_classes)
     _check_images(len(before), len(after))
@@ -108,13 +100,7 @@ def pruning_identified_exemplars(dense: ArrayLike, pruned: ArrayLike, num_classe
 
 
 def share_by_unit(marked: Bools, members: Labels, number: int) -> Floats:
-    """Return which share of every unit's images is marked; NaN for a unit without images.
-
-    Args:
-        marked: (n,), such as :func:`pruning_identified_exemplars`.
-        members: (n,) class or group of every image.
-        number: U.
-    """
+    """Return which share (U,) of every unit's images is marked; NaN for a unit without images."""
     _check_images(len(marked), len(members))
     totals = np.bincount(members, minlength=number)
     return recalls(np.bincount(members[marked], minlength=number), totals)
@@ -133,16 +119,9 @@ def accuracy_on_and_off(
 
 
 def losses(dense: ArrayLike, pruned: ArrayLike, labels: Labels, num_classes: int) -> Bools:
-    """Return which pruned networks lose which images.
+    """Return which pruned networks lose which images, (S_p, n).
 
-    Args:
-        dense: (S_d, n) predicted classes of dense networks.
-        pruned: (S_p, n) those of pruned ones.
-        labels: (n,) true classes.
-        num_classes: K.
-
-    Returns:
-        (S_p, n): the modal label of the dense networks is right, and the pruned one is wrong.
+    That is where the modal label of the dense networks (S_d, n) is right, and the pruned one wrong.
     """
     had, after = modal_label(dense, num_classes) == labels, _runs(pruned, num_classes)
     _check_images(len(had), after.shape[1])

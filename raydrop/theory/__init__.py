@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,20 +44,10 @@ def average_risk_threshold(means: Pair, sigmas: Pair, prior0: float) -> float:
         t* = (μ_0 + μ_1) / 2 - [h² (σ_1² - σ_0²) + 2 σ_0² σ_1² ℓ] / [h (σ_0² + σ_1²) + σ_0 σ_1 √D],
         D = (μ_1 - μ_0)² - 2 (σ_1² - σ_0²) ℓ.
 
-    For D < 0 nothing crosses: the wider class is the likelier one at every x, so it is always
-    predicted, t = -∞ if it is class 1 and +∞ if it is class 0. Nor does anything cross if a prior
-    is 0; the other class is always predicted then.
-
-    Where the densities cross, t* is a local minimum. It can be beaten by always predicting one
-    class, if that class is so common or so wide; see :attr:`TwoGaussians.threshold_is_best`.
-
-    Args:
-        means: μ_0 < μ_1.
-        sigmas: σ_0, σ_1 > 0.
-        prior0: φ_0 in [0, 1].
-
-    Returns:
-        t*, perhaps infinite.
+    For D < 0, or a prior of 0, nothing crosses and one class, the wider or the only one, is always
+    predicted: t = -∞ if it is class 1 and +∞ if it is class 0. Where the densities cross, t* is a
+    local minimum, which always predicting one class may beat; see
+    :attr:`TwoGaussians.threshold_is_best`. Takes means μ_0 < μ_1, σ > 0 and φ_0 in [0, 1].
     """
     if prior0 in (0.0, 1.0):
         return math.inf if prior0 else -math.inf
@@ -74,14 +65,9 @@ def average_risk_threshold(means: Pair, sigmas: Pair, prior0: float) -> float:
 def fill(rates: Pair, priors: Pair, density: float | None) -> Pair:
     """Return class densities min(1, λ a_k) with Σ φ_k d_k = density: the water filling of DRoP.
 
-    As :func:`raydrop.selection.quotas.drop_densities` does it, for fractional sizes φ_k: a class
-    of rate 0 gets nothing until the other is whole, and two of them share in proportion to φ_k.
-
-    Args:
-        rates: a_k >= 0.
-        priors: φ_k > 0.
-        density: Share of all samples that is kept, in (0, 1]; None is the largest at which no class
-            would exceed its size.
+    As :func:`raydrop.selection.quotas.drop_densities` does it, for fractional sizes φ_k > 0: a
+    class of rate a_k = 0 gets nothing until the other is whole, and two of them share in proportion
+    to φ_k. A density of None is the largest at which no class would exceed its size.
     """
     top = max(rates)
     d0, d1 = (rates[0] / top, rates[1] / top) if top > 0 else (1.0, 1.0)
@@ -139,20 +125,15 @@ class TwoGaussians:
     def __post_init__(self) -> None:
         means, sigmas = _pair("means", self.means), _pair("sigmas", self.sigmas)
         if not means[0] < means[1]:
-            raise ConfigError(
-                f"Expected means in ascending order, found {means[0]:g} and {means[1]:g}; call the "
-                "class with the smaller mean 0."
-            )
+            found = f"{means[0]:g} and {means[1]:g}; call the class with the smaller mean 0."
+            raise ConfigError(f"Expected means in ascending order, found {found}")
         if min(sigmas) <= 0:
-            raise ConfigError(
-                f"Expected sigmas above 0, found {sigmas[0]:g} and {sigmas[1]:g}; they are "
-                "standard deviations."
-            )
+            found = f"{sigmas[0]:g} and {sigmas[1]:g}; they are standard deviations."
+            raise ConfigError(f"Expected sigmas above 0, found {found}")
         prior0 = _finite("prior0", self.prior0)
         if not 0 < prior0 < 1:
-            raise ConfigError(
-                f"Expected prior0 in (0, 1), found {prior0:g}; it is the share of class 0."
-            )
+            found = f"{prior0:g}; it is the share of class 0."
+            raise ConfigError(f"Expected prior0 in (0, 1), found {found}")
         for name, value in (("means", means), ("sigmas", sigmas), ("prior0", prior0)):
             object.__setattr__(self, name, value)
 
@@ -198,45 +179,32 @@ class TwoGaussians:
         at, ((m0, m1), (s0, s1)) = np.asarray(x, np.float64), (self.means, self.sigmas)
         scaled = np.stack([(at - m0) / s0, (at - m1) / s1])
         widths = np.sqrt(2 * np.pi) * np.array([s0, s1]).reshape(2, *[1] * at.ndim)
-        pdfs: FloatArray = np.exp(-(scaled**2) / 2) / widths
-        return pdfs
+        return cast("FloatArray", np.exp(-(scaled**2) / 2) / widths)
 
     def class_risks(self, t: ArrayLike | None = None) -> FloatArray:
-        """Return R_0(t) and R_1(t), shape (2, ...).
+        """Return R_0(t) and R_1(t), shape (2, ...), at thresholds of any shape.
 
-        Args:
-            t: Thresholds, of any shape; :attr:`threshold` by default.
+        Without any, it is :attr:`threshold`.
         """
         at = np.asarray(self.threshold if t is None else t, np.float64)
         ((m0, m1), (s0, s1)) = (self.means, self.sigmas)
-        risks: FloatArray = special.ndtr(np.stack([(m0 - at) / s0, (at - m1) / s1]))
-        return risks
+        return cast("FloatArray", special.ndtr(np.stack([(m0 - at) / s0, (at - m1) / s1])))
 
     def risk(self, t: ArrayLike | None = None) -> FloatArray:
-        """Return the average risk φ_0 R_0(t) + φ_1 R_1(t), of the shape of ``t``.
-
-        Args:
-            t: Thresholds, of any shape; :attr:`threshold` by default.
-        """
+        """Return the average risk φ_0 R_0(t) + φ_1 R_1(t), as :meth:`class_risks` takes ``t``."""
         risks = self.class_risks(t)
-        average: FloatArray = self.priors[0] * risks[0] + self.priors[1] * risks[1]
-        return average
+        return cast("FloatArray", self.priors[0] * risks[0] + self.priors[1] * risks[1])
 
     def pruned(self, densities: Pair) -> Pruning:
-        """Return what training on some share of each class, drawn at random, leads to.
-
-        Args:
-            densities: Share of each class that is kept, in [0, 1], not both 0.
+        """Return what training on some share of each class, in [0, 1], not both 0, leads to.
 
         Raises:
             ConfigError: If densities are out of range or both 0.
         """
         kept = _pair("densities", densities)
         if min(kept) < 0 or max(kept) > 1 or max(kept) == 0:
-            raise ConfigError(
-                f"Expected densities in [0, 1] and one above 0, found {kept[0]:g} and {kept[1]:g}; "
-                "they are the share of each class that is kept."
-            )
+            found = f"{kept[0]:g} and {kept[1]:g}; they are the share of each class that is kept."
+            raise ConfigError(f"Expected densities in [0, 1] and one above 0, found {found}")
         first, second = (prior * d for prior, d in zip(self.priors, kept, strict=True))
         prior0 = first / (first + second)
         threshold = average_risk_threshold(self.means, self.sigmas, prior0)
@@ -262,12 +230,6 @@ class TwoGaussians:
         It need not help the worst class: if one class is much narrower than the other, its risk is
         so much smaller that DRoP prunes it too far. At means -1 and 1, σ_1 = 1 and equal priors,
         this makes the worst class worse than the full data do for σ_0 up to 0.25.
-
-        Args:
-            density: As in :meth:`drop_densities`.
-
-        Raises:
-            ConfigError: If the density is out of range.
         """
         return self.pruned(self.drop_densities(density))
 
@@ -276,12 +238,6 @@ class TwoGaussians:
 
         d_0 / d_1 = (φ_1 / φ_0) (σ_0 / σ_1) makes t* = t̂. Where that would take more of a class
         than there is, it is kept whole, min(1, λ σ_k / φ_k): the nearest that the density allows.
-
-        Args:
-            density: As in :meth:`drop_densities`.
-
-        Raises:
-            ConfigError: If the density is out of range.
         """
         rates = (self.sigmas[0] / self.priors[0], self.sigmas[1] / self.priors[1])
         return fill(rates, self.priors, _checked_density(density))
@@ -289,11 +245,7 @@ class TwoGaussians:
     def strategies(self, density: float | None = None) -> dict[str, Pruning]:
         """Return random pruning (like the full data), DRoP and the optimal densities, by name.
 
-        Args:
-            density: As in :meth:`drop_densities`; with None, ``random`` keeps everything.
-
-        Raises:
-            ConfigError: If the density is out of range.
+        With a density of None, ``random`` keeps everything.
         """
         kept = _checked_density(density)
         even = 1.0 if kept is None else kept
@@ -309,10 +261,8 @@ def _checked_density(density: float | None) -> float | None:
         return None
     value = _finite("density", density)
     if not 0 < value <= 1:
-        raise ConfigError(
-            f"Expected a density in (0, 1], found {value:g}; it is the share of all samples that "
-            "is kept."
-        )
+        found = f"{value:g}; it is the share of all samples that is kept."
+        raise ConfigError(f"Expected a density in (0, 1], found {found}")
     return value
 
 
@@ -320,9 +270,8 @@ def _pair(name: str, values: Sequence[float]) -> Pair:
     try:
         first, second = values
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"Expected two numbers for {name}, found {values!r}; give one of each class."
-        ) from error
+        found = f"{values!r}; give one of each class."
+        raise ConfigError(f"Expected two numbers for {name}, found {found}") from error
     return _finite(name, first), _finite(name, second)
 
 

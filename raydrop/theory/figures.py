@@ -31,11 +31,7 @@ THRESHOLDS = {
     "drop": "after one DRoP step",
     "optimal": "least worst-class risk, t̂",
 }
-STRATEGIES = {
-    "random": "random pruning",
-    "drop": "DRoP",
-    "optimal": "optimal class densities",
-}
+STRATEGIES = {"random": "random pruning", "drop": "DRoP", "optimal": "optimal class densities"}
 CLASSES: tuple[dict[str, Any], ...] = (
     {"color": "#444444", "hatch": "////", "marker": "o", "fillstyle": "none"},
     {"color": "#BBBBBB", "hatch": None, "marker": "s", "fillstyle": "full"},
@@ -52,13 +48,11 @@ def plot_densities(mixture: TwoGaussians, ax: Axes, density: float | None = None
     Args:
         mixture: What to draw.
         ax: Where to draw.
-        density: Share of all samples that DRoP keeps, in (0, 1]; None is the largest at which no
-            class is kept whole.
-
-    Returns:
-        ``ax``.
+        density: As in :meth:`~raydrop.theory.TwoGaussians.drop_densities`.
     """
-    x = np.linspace(*_range(mixture), 500)
+    pairs = list(zip(mixture.means, mixture.sigmas, strict=True))
+    ends = min(m - REACH * s for m, s in pairs), max(m + REACH * s for m, s in pairs)
+    x = np.linspace(*ends, 500)
     weighted = zip(mixture.priors, mixture.class_pdfs(x), CLASSES, strict=True)
     for k, (prior, pdf, look) in enumerate(weighted):
         label = f"class {k}, a share of {prior:.3g}"
@@ -83,15 +77,7 @@ def plot_densities(mixture: TwoGaussians, ax: Axes, density: float | None = None
 
 
 def plot_risks(mixture: TwoGaussians, ax: Axes) -> Axes:
-    """Draw both class risks against the share of samples kept, for three ways of pruning.
-
-    Args:
-        mixture: What to draw.
-        ax: Where to draw.
-
-    Returns:
-        ``ax``.
-    """
+    """Draw both class risks against the share of samples kept, for three ways of pruning."""
     densities = np.linspace(SMALLEST_DENSITY, 1, 96)
     kept = [mixture.strategies(density) for density in densities.tolist()]
     ax.axhline(mixture.minimax_risk, color="#999999", linewidth=0.8, label="minimax risk")
@@ -143,11 +129,6 @@ def write_theory_figure(path: Path, mixture: TwoGaussians, density: float | None
         raise StoreError(
             f"Expected to write {path}, found: {error.strerror or error}; choose another file."
         ) from error
-
-
-def _range(mixture: TwoGaussians) -> tuple[float, float]:
-    pairs = list(zip(mixture.means, mixture.sigmas, strict=True))
-    return min(m - REACH * s for m, s in pairs), max(m + REACH * s for m, s in pairs)
 
 
 def _line(name: str) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def _changes(trials: pd.DataFrame, full: pd.DataFrame) -> dict[Row, FloatArray]:
     pruned = trials[changed & trials["seed"].isin(list(by_seed))]
     pruned = pruned.assign(series=[series_name(row) for row in rows_of(pruned)])
     changes = {}
-    for (name, keep), rows in pruned.groupby(["series", "keep_fraction"], sort=True):
+    for key, rows in pruned.groupby(["series", "keep_fraction"], sort=True):
+        name, keep = cast("Row", key)
         reference = np.array([by_seed[seed] for seed in rows["seed"]])
         changes[str(name), float(keep)] = (_recalls(rows) - reference).mean(axis=0)
     return changes

@@ -29,24 +29,9 @@ from raydrop.frontier.statistics.seeds import moderated
 Floats = NDArray[np.float64]
 
 COLUMNS = (
-    "model",
-    "loss",
-    "keep_fraction",
-    "method",
-    "quotas",
-    "query_model",
-    "network_method",
-    "network_target",
-    "reference",
-    "measure",
-    "difference",
-    "low",
-    "high",
-    "p_value",
-    "p_adjusted",
-    "verdict",
-    "seeds_needed",
-    "n_seeds",
+    *("model", "loss", "keep_fraction", "method", "quotas", "query_model", "network_method"),
+    *("network_target", "reference", "measure", "difference", "low", "high", "p_value"),
+    *("p_adjusted", "verdict", "seeds_needed", "n_seeds"),
 )
 """Columns of ``comparisons.csv``."""
 

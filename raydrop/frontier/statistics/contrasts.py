@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,7 @@ class Units:
 
     def sums(self, values: Floats) -> Floats:
         """Return sums (K,) of values (n_test,)."""
-        found: Floats = np.add.reduceat(values, self.starts)
-        return found
+        return cast("Floats", np.add.reduceat(values, self.starts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +89,12 @@ class Side:
     @property
     def share(self) -> Floats:
         """(n_test,) seeds that have each image right, as a share."""
-        found: Floats = self.times / len(self.correct)
-        return found
+        return self.times / len(self.correct)
 
     @property
     def lowest(self) -> Floats:
         """(K,) recalls as they are, seeds averaged."""
-        found: Floats = (self.correct / self.units.sizes).mean(axis=0)
-        return found
+        return cast("Floats", (self.correct / self.units.sizes).mean(axis=0))
 
     @cached_property
     def seeds(self) -> tuple[Floats, Floats, float]:
@@ -124,13 +121,7 @@ class Side:
 
 
 def side_of(hits: Bools, packed: NDArray[np.uint8], units: Units) -> Side:
-    """Return one point of a comparison.
-
-    Args:
-        hits: (S, n_test) which images each seed has right, in the order of the units.
-        packed: As in :attr:`Side.packed`.
-        units: What differences are taken of.
-    """
+    """Return one point of a comparison from hits (S, n_test), in the order of the units."""
     seeds, sizes, more = len(hits), units.sizes, units.sizes + 2.0
     times = hits.sum(axis=0, dtype=np.uint16)
     share = times / seeds
@@ -176,20 +167,17 @@ class Contrasts:
     @cached_property
     def seeds(self) -> Floats:
         """(K, K) variance due to seeds beyond that of images."""
-        net: Floats = np.maximum(self.gross - self.alone, 0.0)
-        return net
+        return cast("Floats", np.maximum(self.gross - self.alone, 0.0))
 
     @cached_property
     def error(self) -> Floats:
         """(K, K) standard errors."""
-        root: Floats = np.sqrt(self.images + self.seeds)
-        return root
+        return cast("Floats", np.sqrt(self.images + self.seeds))
 
     @cached_property
     def share(self) -> Floats:
         """(K, K) how much of the variance is estimated from the seeds, 1 at most."""
-        found: Floats = np.minimum(1.0, self.gross / (self.images + self.seeds))
-        return found
+        return cast("Floats", np.minimum(1.0, self.gross / (self.images + self.seeds)))
 
 
 def contrasts(one: Bools, other: Bools, members: NDArray[np.integer[Any]]) -> Contrasts:
@@ -214,9 +202,6 @@ def contrasts(one: Bools, other: Bools, members: NDArray[np.integer[Any]]) -> Co
         one: (S, n_test) which images the first point has right, by seed.
         other: (S, n_test) the same of the second, for the same seeds and images.
         members: (n_test,) class of each image, in ascending order.
-
-    Raises:
-        DataError: If shapes differ.
     """
     if one.shape != other.shape or one.shape[1:] != members.shape:
         raise DataError(
@@ -253,15 +238,7 @@ def interval(found: Contrasts, confidence: float = 0.95) -> tuple[float, float]:
     lie apart so do the recalls, however little is known of which classes those are. This way gets a
     fifth of the error e, half of that for either point, and the narrower end counts.
 
-    Args:
-        found: As from :func:`contrasts`.
-        confidence: Probability of covering, in (0, 1).
-
-    Returns:
-        Lower and upper end, in [-1, 1].
-
-    Raises:
-        ConfigError: If ``confidence`` is not in (0, 1).
+    Both ends are in [-1, 1].
     """
     check_confidence(confidence)
     error = (1.0 - confidence) / 2.0
@@ -314,24 +291,17 @@ def _touching(found: Contrasts) -> float:
 def seeds_needed(found: Contrasts, level: float, power: float = POWER) -> float:
     """Return how many seeds would tell, if the difference is as large as it seems.
 
-    The smallest S with |D| ≥ (t + z)·√(images + seeds(S)), where D is the difference between the
-    two classes that seem worst, t the quantile at ``level`` and z that of the power, and seeds(S)
-    the variance of a mean of S seeds. Classes that are nearly as bad are left out of account, so
-    more may be needed.
-
-    Args:
-        found: As from :func:`contrasts`, with two seeds or more.
-        level: Error of the comparison, two-sided.
-        power: Probability of telling.
-
-    Returns:
-        At least 2; NaN with one seed, or if 1,000 would not do.
+    The smallest S ≥ 2 with |D| ≥ (t + z)·√(images + seeds(S)), where D is the difference between
+    the two classes that seem worst, t the quantile at ``level``, two-sided, and z that of the
+    ``power``, and seeds(S) the variance of a mean of S seeds. Classes that are nearly as bad are
+    left out of account, so more may be needed. NaN with one seed, or if 1,000 would not do.
     """
     if found.n_seeds < 2:
         return float("nan")
     cell = found.worst
     images = found.images[cell]
-    tail = level / 2.0 * _part(len(found.mean), cell)
+    own, rest = _parts(len(found.mean))
+    tail = level / 2.0 * (own if cell[0] == cell[1] else rest)
 
     def enough(number: int) -> bool:
         seeds = found.seeds[cell] * found.n_seeds / number
@@ -396,15 +366,13 @@ class Pair:
         if classes > 1:
             return _seeds_of_sides((self.one, self.other))
         gross, alone, freedom = _seeds_of_difference(self.one, self.other)
-        return (
-            (gross, alone, freedom)
-            if self.moderated is None
-            else (self.moderated[0], alone, self.moderated[1])
-        )
+        if self.moderated is not None:
+            gross, freedom = self.moderated
+        return gross, alone, freedom
 
 
 def _seeds_of_sides(sides: tuple[Side, Side]) -> tuple[Floats, Floats, float]:
-    """Return gross and alone (K, K), and degrees of freedom, adding two points' variances."""
+    """Do the same for several classes, adding two points' variances."""
     gross, net, freedom = zip(*(side.seeds for side in sides), strict=True)
     least = min(freedom)
     # As one variance of the lesser degrees of freedom that is known as well as the sum is.
@@ -427,25 +395,16 @@ def _seeds_of_difference(one: Side, other: Side) -> tuple[Floats, Floats, float]
     return np.full((1, 1), gross), np.full((1, 1), alone), seeds - 1.0
 
 
-def _parts(classes: int) -> Floats:
-    """Return (K, K) shares of the error: half for the diagonal, half for the rest of a row."""
-    if classes == 1:
-        return np.ones((1, 1))
-    parts = np.full((classes, classes), 0.5 / (classes - 1))
-    np.fill_diagonal(parts, 0.5)
-    return parts
-
-
-def _part(classes: int, cell: tuple[int, int]) -> float:
-    """Return one of :func:`_parts`."""
-    if classes == 1:
-        return 1.0
-    return 0.5 if cell[0] == cell[1] else 0.5 / (classes - 1)
+def _parts(classes: int) -> tuple[float, float]:
+    """Return shares of the error: half for the diagonal, half for all the rest of a row."""
+    return (1.0, 1.0) if classes == 1 else (0.5, 0.5 / (classes - 1))
 
 
 def _tail(freedom: Floats, ratio: Floats) -> float:
     """Return max_j min_k of the upper tails at (K, K) ratios, each over its share of the error."""
-    tails = special.stdtr(freedom, -ratio) / _parts(len(ratio))
+    own, rest = _parts(len(ratio))
+    parts = np.where(np.eye(len(ratio), dtype=np.bool_), own, rest)
+    tails = special.stdtr(freedom, -ratio) / parts
     return float(tails.min(axis=1).max())
 
 
@@ -456,8 +415,7 @@ def _bounded_tail(freedom: Floats, ratio: Floats) -> float:
     deviate between u·√(1 - 1/(2d)) and u (Wallace, 1959, Annals of Mathematical Statistics
     30:1121). Only pairs of classes that may decide by these bounds are looked at.
     """
-    classes = len(ratio)
-    own, rest = (_part(classes, cell) for cell in ((0, 0), (0, 1)))
+    own, rest = _parts(len(ratio))
     with np.errstate(invalid="ignore", over="ignore"):
         square = np.where(freedom < 1e15, freedom * np.log1p(ratio**2 / freedom), ratio**2)
     near = np.sqrt(square)
@@ -490,12 +448,10 @@ def _ends(found: Contrasts, error: float) -> tuple[float, float]:
 
 def _widths(found: Contrasts, error: float) -> Floats:
     """Return (K, K) distances of one-sided limits that share an error."""
-    classes = len(found.mean)
-    own, rest = (_part(classes, cell) * error for cell in ((0, 0), (0, 1)))
+    own, rest = (part * error for part in _parts(len(found.mean)))
     quantiles = t_quantile(rest, found.share, found.freedom)
     np.fill_diagonal(quantiles, t_quantile(own, found.share.diagonal(), found.freedom))
-    widths: Floats = quantiles * found.error
-    return widths
+    return quantiles * found.error
 
 
 class _Widths:
@@ -507,16 +463,9 @@ class _Widths:
     """
 
     def __init__(self, errors: Floats, share: Floats, freedom: float, error: float) -> None:
-        """Bound all widths.
-
-        Args:
-            errors: (K, K) standard errors.
-            share: (K, K) of the variances that are estimated.
-            freedom: Degrees of freedom of these.
-            error: Error that all share.
-        """
+        """Bound all widths, from (K, K) errors and shares of :class:`Contrasts`."""
         self._errors, self._share, self._freedom = errors, share, freedom
-        own, self._rest = (_part(len(errors), cell) * error for cell in ((0, 0), (0, 1)))
+        own, self._rest = (part * error for part in _parts(len(errors)))
         coarse = t_quantile(self._rest, np.linspace(0.0, 1.0, _COARSE), freedom)
         place = share * (_COARSE - 1)
         below = np.maximum(place - _SLACK, 0.0).astype(np.intp)

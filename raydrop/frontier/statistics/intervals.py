@@ -9,7 +9,7 @@ themselves, and combines those.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +31,7 @@ def worst_class_interval(
     *,
     agreement: ArrayLike | None = None,
 ) -> tuple[float, float]:
-    r"""Return an interval for the true recall of the truly worst class.
+    r"""Return an interval in [0, 1] for the true recall of the truly worst class.
 
     *What it covers.* With one seed: min_k p_k, where p_k is the recall of this one network on the
     population that class k's test images were drawn from. With S > 1 seeds: p_k is the expected
@@ -76,11 +76,7 @@ def worst_class_interval(
         confidence: Probability of covering, in (0, 1).
         agreement: (K,) in [0, 1], as from :func:`image_agreement`.
 
-    Returns:
-        Lower and upper end, in [0, 1].
-
     Raises:
-        ConfigError: If ``confidence`` is not in (0, 1).
         DataError: If shapes do not fit, a count is impossible or every total is 0.
 
     Example:
@@ -96,11 +92,7 @@ def worst_class_interval(
 
 
 def check_confidence(confidence: float) -> None:
-    """Refuse what is no confidence.
-
-    Raises:
-        ConfigError: If it is not in (0, 1).
-    """
+    """Refuse what is no confidence: a number outside (0, 1)."""
     if not 0.0 < confidence < 1.0:
         raise ConfigError(
             f"Expected confidence in (0, 1), found {confidence}; use for example 0.95."
@@ -115,15 +107,8 @@ def image_agreement(
     For class k with mean recall m, and v the variance over its images (ddof 0) of the share of
     seeds that have an image right, the share is v / (m(1 - m)): 1 if all seeds make the same
     mistakes, near 1/S if they err independently. A class has its own or that of all classes
-    together, whichever is larger, because few mistakes can lie apart by luck.
-
-    Args:
-        hits: (S, n_test) whether a seed has an image right.
-        members: (n_test,) class or group of every image.
-        number: K.
-
-    Returns:
-        (K,) in [0, 1]; 1 where there are no images.
+    together, whichever is larger, because few mistakes can lie apart by luck. From ``hits``
+    (S, n_test) and the class of every image comes (K,) in [0, 1]; 1 where there are no images.
     """
     return agreement_of_shares(hits.mean(axis=0), members, number)
 
@@ -137,24 +122,21 @@ def agreement_of_shares(share: Floats, members: NDArray[np.integer], number: int
     whole = (totals * most).sum()
     pooled = (totals * spread).sum() / whole if whole > 0 else 1.0
     own = np.divide(spread, most, out=np.ones(number), where=most > 0)
-    larger: Floats = np.clip(np.maximum(own, pooled), 0.0, 1.0)
-    return larger
+    return cast("Floats", np.clip(np.maximum(own, pooled), 0.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
 class _Classes:
-    """What the limits of K classes are made of."""
+    """What the limits of K classes are made of, (K,) each."""
 
     mean: Floats
-    """(K,) recalls, seeds averaged."""
     sizes: Floats
-    """(K,) test images."""
     kept: Floats
-    """(K,) agreements."""
+    """Agreements."""
     spread: Floats
-    """(K,) variance due to seeds beyond that of independent errors on images."""
+    """Variance due to seeds beyond that of independent errors on images."""
     gross: Floats
-    """(K,) the same before those were taken off."""
+    """The same before those were taken off."""
     freedom: float
     """Degrees of freedom of ``gross``."""
 
@@ -169,8 +151,7 @@ class _Classes:
         with np.errstate(over="ignore"):
             share = np.divide(self.gross, variance, out=np.zeros_like(images), where=variance > 0)
         width = t_quantile(error, np.minimum(share, 1.0), self.freedom) * np.sqrt(variance)
-        limits: Floats = self.mean + width if upper else self.mean - width
-        return limits
+        return cast("Floats", self.mean + width if upper else self.mean - width)
 
 
 def t_quantile(error: float, share: Floats, freedom: float | Floats) -> Floats:
@@ -180,8 +161,7 @@ def t_quantile(error: float, share: Floats, freedom: float | Floats) -> Floats:
     1946, Biometrics Bulletin 2:110); no share is a normal quantile.
     """
     with np.errstate(divide="ignore", over="ignore"):
-        quantile: Floats = special.stdtrit(freedom / np.square(share), 1.0 - error)
-    return quantile
+        return cast("Floats", special.stdtrit(freedom / np.square(share), 1.0 - error))
 
 
 def _classes(counts: Floats, sizes: Floats, kept: Floats) -> _Classes:
@@ -216,12 +196,9 @@ def _clopper_pearson(hits: Floats, sizes: Floats, error: float, *, upper: bool) 
     """Return exact binomial limits; hits need not be whole, since seeds were averaged."""
     tiny = 1e-9  # all right or all wrong: the limit is then 1 or 0, as it should be
     misses = np.maximum(sizes - hits, tiny)
-    limits: Floats
     if upper:
-        limits = special.betaincinv(hits + 1.0, misses, 1.0 - error)
-    else:
-        limits = special.betaincinv(np.maximum(hits, tiny), misses + 1.0, error)
-    return limits
+        return cast("Floats", special.betaincinv(hits + 1.0, misses, 1.0 - error))
+    return cast("Floats", special.betaincinv(np.maximum(hits, tiny), misses + 1.0, error))
 
 
 def _checked(

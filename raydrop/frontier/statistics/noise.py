@@ -10,10 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from raydrop.frontier.points import has_several_models, series_name
-
-SERIES = ["model", "query_model", "method", "quotas"]
-"""What makes a line of the noise figure and a row of its table."""
+from raydrop.frontier.points import SERIES, has_several_models, rows_of, series_name
 
 SHARE = "noisy_pruned"
 
@@ -27,7 +24,7 @@ class Noise:
     n_train: int
     """Samples in the training set."""
     points: pd.DataFrame
-    """A row per series and keep fraction: :data:`SERIES`, ``name``, ``keep_fraction``,
+    """A row per series and keep fraction: its columns, ``name``, ``keep_fraction``,
     ``noisy_pruned``, ``noisy_pruned_min`` and ``noisy_pruned_max`` over seeds, ``n_seeds``,
     ``uniform`` (what a uniform draw prunes on average, 1 - keep fraction). Series that exceed a
     uniform draw most come first, then small keep fractions."""
@@ -51,7 +48,7 @@ def noise_of(trials: pd.DataFrame) -> Noise | None:
 
 
 def _joined(trials: pd.DataFrame, *, several_models: bool) -> pd.DataFrame:
-    """Leave out of :data:`SERIES` what does not matter for the samples that are pruned.
+    """Leave out of the series what does not matter for the samples that are pruned.
 
     With several target models none is named, so that names say where scores come from. Random
     pruning has no model's scores, so all its draws under a quota rule are one series.
@@ -67,7 +64,7 @@ def _points(trials: pd.DataFrame) -> pd.DataFrame:
     spread = seeds.groupby([*SERIES, "keep_fraction"]).agg(["mean", "min", "max", "size"])
     spread.columns = [SHARE, f"{SHARE}_min", f"{SHARE}_max", "n_seeds"]
     points = spread.reset_index()
-    points["name"] = [series_name(row) for row in points.to_dict("records")]
+    points["name"] = [series_name(row) for row in rows_of(points)]
     points["uniform"] = 1.0 - points["keep_fraction"]
     excess = (points[SHARE] - points["uniform"]).groupby(points["name"]).transform("mean")
     points = points.assign(excess=excess).sort_values(

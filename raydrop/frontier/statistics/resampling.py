@@ -59,12 +59,8 @@ class Resamples:
 def resample(records: Records, draws: int = DRAWS) -> Resamples:
     """Resample every point of a study, seeded from the study's identity.
 
-    Args:
-        records: Their ``unit`` is what worst cases are of.
-        draws: Number of resamples.
-
-    Raises:
-        DataError: If the records do not hold which test images each trial has right.
+    Worst cases are of the records' ``unit``; a ``DataError`` says that records do not hold which
+    test images each trial has right.
     """
     trials = records.trials
     hits = records.hits(trials["trial_id"].tolist())
@@ -108,9 +104,6 @@ def joint_resamples(
 
     Returns:
         (B, P) average accuracies and (B, P) lowest recalls, seeds averaged first.
-
-    Raises:
-        DataError: If the test set is too large for exact counts.
     """
     most = max(map(len, rows))
     if len(members) * max(1, most - 1) >= 2**24:
@@ -138,14 +131,7 @@ class _Block:
     """Points with the same seeds, P' of them, and what has been counted of them so far."""
 
     def __init__(self, points: Ints, rows: Ints, times: NDArray[np.float32], drawn: int) -> None:
-        """Begin without a class.
-
-        Args:
-            points: (P',) places among all points.
-            rows: (S, P') rows of hits.
-            times: (B, S) how often each seed is drawn.
-            drawn: Seeds in each resample.
-        """
+        # (P',) places among all points, (S, P') rows of hits, (B, S) how often a seed is drawn.
         self.points, self.rows, self.times, self.drawn = points, rows, times, drawn
         shape = (len(times), len(points))
         self.correct = np.zeros(shape)
