@@ -14,14 +14,8 @@ from raydrop.study import Study
 def load_sweep(sweep: str | Path, scale: str | None = None, data: str | None = None) -> Study:
     """Return the study of a sweep script, or of the ``study.json`` that a run left.
 
-    Args:
-        sweep: A script; a ``study.json``; or what has one in it, a folder or a URL.
-        scale: Name in the script of another study than ``study``, perhaps a smaller one.
-        data: Data set that the user names in place of the one that others wrote down.
-
-    Raises:
-        ConfigError: If the file is not there or holds no such study.
-        StoreError: If an object store cannot be read.
+    That may lie in a folder or at a URL. A scale is the name in the script of another study than
+    ``study``; data are what the user names in place of those that others wrote down.
     """
     from raydrop.store.places import STUDY
     from raydrop.store.remote import is_url

@@ -58,13 +58,8 @@ def trial_configs(study: Study, points: Iterable[Mapping[str, Any]]) -> tuple[Tr
     there it is the loss of dense networks. The dense trial of every network trial is among the
     trials.
 
-    Args:
-        study: Gives the seeds, the default models, and whether unpruned runs are added.
-        points: Points of its search space, without seeds.
-
     Raises:
-        ConfigError: If a point does not describe a trial, names an unknown method, quota rule or
-            loss, or there is no point.
+        ConfigError: If a point describes no trial or names what there is not, or there is none.
     """
     points = list(points)
     found = {
@@ -111,10 +106,7 @@ def _normalised(study: Study, trial: TrialConfig) -> TrialConfig:
 def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: ImageDataset) -> Plan:
     """Return everything that a study takes, after checking that all of it exists and fits.
 
-    Args:
-        study: What is to be studied.
-        trials: Its trials, from :func:`trial_configs`.
-        dataset: Its data; only labels, groups and the fingerprint are read.
+    Of the data only labels, groups and the fingerprint are read.
 
     Raises:
         ConfigError: On an unknown name, a budget that is too small for its rule, a study by group

@@ -226,7 +226,7 @@ def checkpoint_epochs(study: Study, seed: int) -> dict[str, tuple[int, ...]]:
 def gradient_units(study: Study, run: ScoreRun) -> tuple[tuple[QueryRun, Unit], ...]:
     """Return the gradient quantities or embeddings that a score is made of, with their query runs.
 
-    Which class a quantity is about, where it is about one, shows only once the query run is done.
+    Which class one is about, if any, shows only once the query run is done.
     """
     method = score_method(run.method)
     if not isinstance(method, CheckpointMethod):

@@ -16,10 +16,7 @@ from raydrop.study import SCHEMA, By
 Predictions = NDArray[np.integer[Any]]
 """Predicted classes of a split's samples, (n,)."""
 
-RECALLS: Mapping[By, str] = {
-    "class": "validation_recalls",
-    "group": "validation_group_recalls",
-}
+RECALLS: Mapping[By, str] = {"class": "validation_recalls", "group": "validation_group_recalls"}
 """Where a query run's record has its recalls on validation; None where it has no such ones."""
 
 

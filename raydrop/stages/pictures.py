@@ -197,10 +197,7 @@ def _most_lost(
         return chosen, {}
     dense, after = (
         np.stack([predicted[chosen] for each in sides for predicted in each.values()])
-        for sides in (
-            [each.dense for each in populations],
-            [each.pruned for each in populations],
-        )
+        for sides in ([each.dense for each in populations], [each.pruned for each in populations])
     )
     # Runs that do not lose an image vote for a class that there is not.
     wrong = np.where(lost[:, chosen], after, num_classes)

@@ -70,13 +70,7 @@ def run_score(
 ) -> None:
     """Compute one method's scores and leave them.
 
-    Args:
-        study: Gives the precision of gradients.
-        run: Which scores.
-        train: The training samples; their images are not read.
-        store: Where the query runs are and the scores go.
-        gradients: Of the run's query model; needed by methods that read its checkpoints.
-        device: ``cpu`` or ``cuda``, on which this process works where a method has use for it.
+    Methods that read checkpoints need the gradients of the run's query model. Images are not read.
 
     Raises:
         ScoringError: If a score is no number; the message names the first samples by their ids.
@@ -112,11 +106,7 @@ def run_score(
 
 
 def _scored(
-    method: ScoreMethod,
-    result: QueryResult,
-    source: GradientSource | None,
-    seed: int,
-    device: str,
+    method: ScoreMethod, result: QueryResult, source: GradientSource | None, seed: int, device: str
 ) -> NDArray[np.floating]:
     """Return the scores that one query run gives of the samples that it covers."""
     if isinstance(method, TraceMethod):

@@ -6,13 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from raydrop.errors import ConfigError, unknown_name
-from raydrop.network.saving import (
-    EXPORTS,
-    NetworkSpec,
-    export_network,
-    network_of,
-    save_network,
-)
+from raydrop.network.saving import EXPORTS, NetworkSpec, export_network, network_of, save_network
 from raydrop.store import Store, open_place, required
 
 FORMATS = ("raydrop", *EXPORTS)
@@ -41,16 +35,13 @@ def ship(
     out: str | Path,
     format: str = "raydrop",  # noqa: A002 - what the field calls it
 ) -> NetworkSpec:
-    """Write the pruned network of a trial to a file.
+    """Write the pruned network of a trial to a file, and return what that says of it.
 
     Args:
         directory: Output folder of ``raydrop run``.
         trial_id: Of a trial that pruned a network, or the beginning of its id alone.
         out: File to write; one that is there is replaced.
         format: One of :data:`FORMATS`.
-
-    Returns:
-        What the file says of the network.
 
     Raises:
         ConfigError: If there is no such format, folder or trial, several trials begin so, or the

@@ -101,18 +101,8 @@ def run_trial(
 ) -> dict[str, Any]:
     """Select, train on what is kept, predict the test set, and leave one record.
 
-    A trial whose network others prune leaves its weights too, before its record.
-
-    Args:
-        study: Gives training and budget.
-        run: Which trial, of those that train a network of their own.
-        data: Prepared data.
-        store: Where scores are and the record goes.
-        device: ``cpu`` or ``cuda``.
-
-    Returns:
-        The trial's average accuracy, that of the worst class (or group, where the study is by
-        group) and its seconds, for progress alone.
+    A trial whose network others prune leaves its weights too, before its record. What is returned
+    is for progress alone: average accuracy, that of the worst class or group, and seconds.
     """
     work = TrialTraining(study, run, data, store, device, study.training)
     work.log_budget()
@@ -210,14 +200,7 @@ class TrialTraining:
         reference: Callable[[], Reference] | None = None,
         after_step: Callable[[], None] | None = None,
     ) -> None:
-        """Train a network in place; see :func:`raydrop.training.loop.train`.
-
-        Args:
-            model: On its device.
-            seed: Of order and augmentation.
-            reference: Asked for the dense network's logits where the loss reads them.
-            after_step: Called after each step of the optimiser.
-        """
+        """Train a network in place; the reference is asked for where the loss reads one."""
         loss, log_epoch = self.loss(), epoch_log(self.length.epochs)
 
         def after(end: EpochEnd) -> None:
@@ -245,16 +228,9 @@ class TrialTraining:
     def record(
         self, model: nn.Module, size: NetworkSize, dense: NetworkSize, facts: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Predict the test set, once, and leave the trial's record.
+        """Predict the test set, once, and leave the trial's record; see :func:`run_trial`.
 
-        Args:
-            model: The trial's network.
-            size: Its measured size.
-            dense: Size of the dense network that it comes from.
-            facts: What is known of its pruning.
-
-        Returns:
-            What :func:`run_trial` returns.
+        Sizes are those of the network and of the dense one it comes from.
         """
         study, dataset = self.study, self.data.dataset
         test = self._batches_of(dataset.test)

@@ -1,13 +1,7 @@
 """What is asked: specifications, their identity, names, and the papers' comparisons."""
 
 from raydrop.study.checks import plain
-from raydrop.study.identity import (
-    SCHEMA,
-    canonical_json,
-    config_hash,
-    derive_seed,
-    sorted_json,
-)
+from raydrop.study.identity import SCHEMA, canonical_json, config_hash, derive_seed, sorted_json
 from raydrop.study.spec import (
     TRIAL_AXES,
     Budget,

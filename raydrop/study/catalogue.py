@@ -56,11 +56,7 @@ class Parameter:
     """Largest number that it may be."""
 
     def parse(self, owner: str, text: str) -> Value:
-        """Return the value that a text writes, for the entry of that name.
-
-        Raises:
-            ConfigError: If it is neither a number within bounds nor one of the words.
-        """
+        """Return the number within bounds, or the word, that a text writes for an entry."""
         word = text.strip()
         if word in self.words:
             return word
@@ -113,12 +109,7 @@ class Entry(Generic[Built]):
         return self.named([]).name + (f":{self.text}" if self.text else "")
 
     def named(self, arguments: Arguments, text: str | None = None) -> Named[Built]:
-        """Return the entry with some parameters given and the others at their defaults.
-
-        Raises:
-            ConfigError: If there are too many, one is given twice or unknown, or a value is out of
-                range.
-        """
+        """Return the entry with the parameters given, and the others at their defaults."""
         names = [parameter.name for parameter in self.parameters]
         given: dict[str, str] = {}
         for place, (name, value) in enumerate(arguments):
@@ -181,13 +172,7 @@ class Catalogue(Mapping[str, Some]):
     """All catalogues of this process by kind."""
 
     def __init__(self, kind: str, entries: Iterable[Some], *, example: str = "name(2)") -> None:
-        """Take the package's own entries.
-
-        Args:
-            kind: What messages call one, such as ``"loss"``.
-            entries: Under names that differ.
-            example: A name with parameters, for messages.
-        """
+        """Take the package's own entries of a kind, and a name with parameters for messages."""
         self.kind, self._example = kind, example
         self._entries = {entry.name: entry for entry in entries}
         self._own = frozenset(self._entries)
@@ -207,11 +192,7 @@ class Catalogue(Mapping[str, Some]):
     def add(self, entry: Some) -> Some:
         """Add an entry of a script's own, in place of an earlier one that it added by this name.
 
-        Its source, as far as Python shows it, becomes part of the identity of what it takes part
-        in.
-
-        Raises:
-            ConfigError: If the package has an entry of this name, or it is no name.
+        Its source, as far as Python shows it, becomes part of the identity of what reads it.
         """
         if entry.name in self._own or not entry.name.isidentifier():
             raise ConfigError(
@@ -227,12 +208,7 @@ class Catalogue(Mapping[str, Some]):
         return tuple(entry for name, entry in self._entries.items() if name not in self._own)
 
     def named(self, text: str) -> Named[Any]:
-        """Return what a text such as ``focal(2)`` names, its parameters spelled out.
-
-        Raises:
-            ConfigError: If there is none, in which case the message lists the nearest names, or if
-                its parameters do not fit.
-        """
+        """Return what a text such as ``focal(2)`` names, its parameters spelled out."""
         with_text = [entry for entry in self.values() if entry.text]
         head, colon, rest = text.partition(":") if with_text else (text, "", "")
         entry = self._entries.get(head.strip())
@@ -264,7 +240,7 @@ class Brought:
 
     @classmethod
     def here(cls) -> Brought | None:
-        """Return what this process has, or None where that is nothing."""
+        """Return what this process has; None for nothing."""
         found = [(k, each) for k, one in Catalogue.kinds.items() for each in one.brought()]
         return cls(tuple(found)) if found else None
 
@@ -296,12 +272,6 @@ def sources(*named: Named[Any]) -> dict[str, Any]:
 def parse_call(text: str, kind: str, example: str = "name(2)") -> tuple[str, Arguments]:
     """Take ``name(value, key=value)`` apart.
 
-    Returns:
-        The name, and the key (or None) and text of each argument.
-
-    Raises:
-        ConfigError: If it is of another form.
-
     Example:
         >>> parse_call("ldam_drw(0.3, scale = 10)", "loss")
         ('ldam_drw', [(None, '0.3'), ('scale', '10')])
@@ -316,12 +286,7 @@ def parse_call(text: str, kind: str, example: str = "name(2)") -> tuple[str, Arg
 
 
 def parse_arguments(text: str) -> Arguments:
-    """Take what stands between parentheses apart.
-
-    Example:
-        >>> parse_arguments("500, test = 100")
-        [(None, '500'), ('test', '100')]
-    """
+    """Take what stands between parentheses apart."""
     found: Arguments = []
     for part in filter(None, map(str.strip, text.split(","))):
         key, equals, value = part.rpartition("=")

@@ -15,12 +15,23 @@ Check = Callable[[str, Any], Any]
 _MOST = 2**63 - 1
 
 
+def setting(check: Any, default: Any) -> Any:
+    """Return a field of a dataclass whose values pass a check, or are among those of a ``Literal``.
+
+    Where the default is None, it may be None.
+    """
+    check = one_of(check) if get_args(check) else check
+    return dataclasses.field(
+        default=default, metadata={"check": optional(check) if default is None else check}
+    )
+
+
 def conform(specification: Any, **checks: Check) -> None:
     """Have every field of a frozen dataclass hold a plain value that passes its check."""
     for each in dataclasses.fields(specification):
         value = plain(getattr(specification, each.name))
-        if each.name in checks:
-            value = checks[each.name](each.name, value)
+        check = checks.get(each.name, each.metadata.get("check"))
+        value = value if check is None else check(each.name, value)
         object.__setattr__(specification, each.name, value)
 
 

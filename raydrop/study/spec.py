@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from raydrop.errors import ConfigError, unknown_name, visible
@@ -23,9 +23,8 @@ from raydrop.study.checks import (
     flag,
     instance_of,
     number,
-    one_of,
-    optional,
     plain,
+    setting,
     text,
     whole,
 )
@@ -53,59 +52,49 @@ TRIAL_AXES = (
 """Keys that a ``param_space`` may hold."""
 
 
+_SHARE, _SIZE, _COUNT = between(0.0, 1.0), between(0.0, math.inf), whole(1)
+_SHARES = each_of(_SHARE)
+
+
 @dataclass(frozen=True)
 class Training:
     """How every network of a study is trained."""
 
-    epochs: int = 30
+    epochs: int = setting(_COUNT, 30)
     """Passes over the full training set; the budget rule says how many for a pruned one."""
-    batch_size: int = 32
+    batch_size: int = setting(_COUNT, 32)
     """Samples per step."""
-    optimizer: Optimizer = "sgd"
+    optimizer: Optimizer = setting(Optimizer, "sgd")
     """``sgd`` (with momentum) or ``adamw``."""
-    learning_rate: float = 0.1
+    learning_rate: float = setting(_SIZE, 0.1)
     """At the start, or after the warm-up."""
-    momentum: float = 0.9
+    momentum: float = setting(_SHARE, 0.9)
     """For ``sgd``."""
-    nesterov: bool = False
+    nesterov: bool = setting(flag, False)
     """For ``sgd``."""
-    weight_decay: float = 5e-4
+    weight_decay: float = setting(_SIZE, 5e-4)
     """On all parameters."""
-    schedule: Schedule = "cosine"
+    schedule: Schedule = setting(Schedule, "cosine")
     """How the learning rate falls: ``constant``, ``cosine`` to zero, or ``step``."""
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    milestones: tuple[float, ...] = setting(_SHARES, (0.5, 0.75))
     """For ``step``: fractions of the run at which the rate is multiplied by :attr:`decay`."""
-    decay: float = 0.2
+    decay: float = setting(_SHARE, 0.2)
     """For ``step``."""
-    warmup: float = 0.0
+    warmup: float = setting(_SHARE, 0.0)
     """Fraction of the run in which the rate rises linearly from zero."""
-    gradient_clip: float | None = None
+    gradient_clip: float | None = setting(_SIZE, None)
     """Largest norm of the whole gradient, or None."""
-    precision: Precision = "auto"
+    precision: Precision = setting(Precision, "auto")
     """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU and fp32 elsewhere."""
-    augment: bool = True
+    augment: bool = setting(flag, True)
     """Whether images are augmented. Query runs follow it only in ``Study.query_training``; those
     that train as the study's trials do are never augmented (DRoP, arXiv 2404.05579)."""
 
     def __post_init__(self) -> None:
-        share, size = between(0.0, 1.0), between(0.0, math.inf)
-        conform(
-            self,
-            optimizer=one_of(Optimizer),
-            schedule=one_of(Schedule),
-            precision=one_of(Precision),
-            epochs=whole(1),
-            batch_size=whole(1),
-            learning_rate=size,
-            momentum=share,
-            weight_decay=size,
-            decay=share,
-            warmup=share,
-            milestones=each_of(share),
-            gradient_clip=optional(size),
-            nesterov=flag,
-            augment=flag,
-        )
+        conform(self)
+
+
+_TRAINING, _AS_USUAL = instance_of(Training, "epochs=30"), Training()
 
 
 @dataclass(frozen=True)
@@ -117,25 +106,40 @@ class NetworkPruning:
     trial's method and then retrains, both under the trial's loss.
     """
 
-    rounds: int = 1
+    rounds: int = setting(_COUNT, 1)
     """Rounds of pruning and retraining: 1 is one-shot; more reach the target in steps that each
     leave the same share of what was there before."""
-    restore: bool = True
+    restore: bool = setting(flag, True)
     """Whether what remains gets back the weights that it had before a method that trains them on
     its way (``taylor_activation``) looked for what to remove."""
-    retraining: Training | None = None
+    retraining: Training | None = setting(_TRAINING, None)
     """How each round retrains; None is as the study trains, at a tenth of its learning rate."""
-    dense_loss: str = "cross_entropy"
+    dense_loss: str = setting(text, "cross_entropy")
     """Loss that dense networks are trained with."""
 
     def __post_init__(self) -> None:
-        conform(
-            self,
-            rounds=whole(1),
-            restore=flag,
-            dense_loss=text,
-            retraining=optional(instance_of(Training, "epochs=30")),
+        conform(self)
+
+
+def _keep_fraction(name: str, value: Any) -> float:
+    # Rounded, so that 1 - 0.7 and 0.1 + 0.2 are the same trial as 0.3.
+    fraction = round(number(name, value), 12)
+    if not 0.0 < fraction <= 1.0:
+        raise ConfigError(
+            f"Expected keep_fraction in (0, 1], found {value}; "
+            "it is the share of the training set that remains."
         )
+    return fraction
+
+
+def _kept_after(prune_fraction: Any) -> float:
+    fraction = number("prune_fraction", prune_fraction)
+    if not 0.0 <= fraction < 1.0:
+        raise ConfigError(
+            f"Expected prune_fraction in [0, 1), found {prune_fraction}; "
+            "it is the share of the training set that goes."
+        )
+    return 1.0 - fraction
 
 
 @dataclass(frozen=True, order=True)
@@ -188,15 +192,8 @@ class TrialConfig:
     ) -> TrialConfig:
         """Build the trial that one point of a search space describes.
 
-        Args:
-            point: Any of :data:`TRIAL_AXES`, at most one of the two fractions; what is absent is
-                ``none``, ``cross_entropy``, 1.0, or the next two arguments.
-            seed: One of the study's seeds.
-            model: Architecture where the point names none.
-            query_model: Query model where the point names none; None is the trial's own model.
-
-        Raises:
-            ConfigError: On an unknown key or a value of the wrong kind.
+        What the point leaves out is ``none``, ``cross_entropy``, 1.0, or the model and the query
+        model that are given; without the latter, the trial's own model.
         """
         point, model, query_model = plain((dict(point), model, query_model))
         for key in point:
@@ -245,6 +242,38 @@ class TrialConfig:
         return fields
 
 
+_NETWORK = instance_of(NetworkPruning, "rounds=2")
+
+
+def _folder_name(name: str, value: Any) -> str:
+    if {"/", "\\", "\0"} & set(text(name, value)) or value in (".", ".."):
+        raise ConfigError(
+            f"Expected a study name that can be a folder's, found {value!r}; rename it."
+        )
+    return str(value)
+
+
+def _search_spaces(_name: str, value: Any) -> Any:
+    if isinstance(value, str) or not isinstance(value, Mapping | Sequence):
+        raise ConfigError(
+            f"Expected param_space to be a dict or a list of dicts, found {type(value).__name__}; "
+            'write for example {"method": tune.grid_search(["random", "el2n"])}.'
+        )
+    if not isinstance(value, Mapping) and not all(isinstance(each, Mapping) for each in value):
+        raise ConfigError(
+            "Expected a dict or a list of dicts for param_space, found a list of something "
+            "else; write each search space as a dict."
+        )
+    return value
+
+
+def _distinct(name: str, value: Any) -> tuple[int, ...]:
+    seeds: tuple[int, ...] = each_of(whole(0))(name, value)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"Expected distinct seeds, found {seeds}; list each one once.")
+    return seeds
+
+
 @dataclass(frozen=True)
 class Study:
     """Everything that determines a sweep's results, except the data themselves.
@@ -268,75 +297,52 @@ class Study:
     """A plain Tune search space over ``method``, ``quotas``, ``keep_fraction`` (or
     ``prune_fraction``), ``loss``, ``model``, ``query_model``, ``network_method`` and
     ``network_target``; or several, whose points are joined."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = setting(_distinct, (0, 1, 2))
     """One repetition of everything per seed."""
-    budget: Budget = "equal_epochs"
+    budget: Budget = setting(Budget, "equal_epochs")
     """How long a pruned set is trained: the same number of epochs, the same number of steps, or
     int((0.5 + 0.5 d) E / d) epochs at density d as in DRoP."""
-    by: By = "class"
+    by: By = setting(By, "class")
     """Whose quotas, minimum, weights in losses and validation recalls these are: those of the
     classes, or of the groups that the data carry. Query runs and scores depend on neither."""
-    training: Training = field(default_factory=Training)
+    training: Training = setting(_TRAINING, _AS_USUAL)
     """How networks are trained."""
-    query_model: str | None = None
+    query_model: str | None = setting(text, None)
     """Architecture that scores and validation recalls come from, where ``param_space`` names none;
     None is each trial's own."""
-    query_training: Training | None = None
+    query_training: Training | None = setting(_TRAINING, None)
     """How query runs are trained, surrogates and further initialisations included. None is like
     :attr:`training`, but without augmentation; given, its own ``augment`` is obeyed."""
-    minimum_per_class: int = 0
+    minimum_per_class: int = setting(whole(0), 0)
     """Samples that a quota rule leaves every class (or group, as :attr:`by` says) at least; without
     quotas there is no minimum."""
-    recall_smoothing: float = 0.0
+    recall_smoothing: float = setting(_SIZE, 0.0)
     """Validation samples of each outcome added to every class or group before quotas read its
     recall: r = (correct + a) / (n + 2 a). With 1 (add-one), a class whose few validation samples
     all happen to be right still keeps something."""
-    checkpoints: int = 10
+    checkpoints: int = setting(_COUNT, 10)
     """Checkpoints of a query run at which ``moso`` and others of its kind look, each drawn at
     random from its own stretch of the run (:func:`raydrop.training.checkpoints.sampled_epochs`)."""
-    score_epoch_fraction: float = 0.1
+    score_epoch_fraction: float = setting(_SHARE, 0.1)
     """Point of the query run at which ``el2n`` and ``grand`` look, as a fraction of its epochs."""
-    initialisations: int = 1
+    initialisations: int = setting(_COUNT, 1)
     """Query runs of different initial weights and order over which ``el2n`` and ``grand``
     average; all but the first stop after the epoch at which these look."""
-    partitions: int = 1
+    partitions: int = setting(_COUNT, 1)
     """I, the parts that ``moso`` cuts the training set into, to score each of them by a surrogate
     trained on that part alone; with 1, the query run itself is the surrogate."""
-    score_precision: ScoringPrecision = "fp32"
+    score_precision: ScoringPrecision = setting(ScoringPrecision, "fp32")
     """Precision of the passes that per-sample gradients take; sums are always in fp32 or better."""
-    network: NetworkPruning | None = None
+    network: NetworkPruning | None = setting(_NETWORK, None)
     """How networks are pruned, where ``param_space`` asks for it; None is
     ``NetworkPruning()``."""
-    include_unpruned: bool = True
+    include_unpruned: bool = setting(flag, True)
     """Whether to train on all the data too, for reference, once per model, loss and seed."""
-    num_samples: int = 1
+    num_samples: int = setting(_COUNT, 1)
     """Draws from distributions in ``param_space``, as in ``TuneConfig``."""
 
     def __post_init__(self) -> None:
-        training, count = instance_of(Training, "epochs=30"), whole(1)
-        conform(
-            self,
-            name=_folder_name,
-            dataset=text,
-            model=text,
-            query_model=optional(text),
-            param_space=_search_spaces,
-            seeds=_distinct,
-            budget=one_of(Budget),
-            by=one_of(By),
-            score_precision=one_of(ScoringPrecision),
-            training=training,
-            query_training=optional(training),
-            network=optional(instance_of(NetworkPruning, "rounds=2")),
-            minimum_per_class=whole(0),
-            checkpoints=count,
-            initialisations=count,
-            partitions=count,
-            num_samples=count,
-            recall_smoothing=between(0.0, math.inf),
-            score_epoch_fraction=between(0.0, 1.0),
-            include_unpruned=flag,
-        )
+        conform(self, name=_folder_name, dataset=text, model=text, param_space=_search_spaces)
 
     def __getstate__(self) -> dict[str, Any]:
         # A study takes what scripts have added along, to every process that works on it.
@@ -378,17 +384,9 @@ class Study:
         return json.loads(canonical_json(base))  # type: ignore[no-any-return]
 
     def to_dict(self, points: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the study as JSON values, its search space spelled out.
-
-        Args:
-            points: The points that the search space stands for, without seeds.
-        """
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name in ("training", "query_training", "network"):
-            if fields[name] is not None:
-                fields[name] = dataclasses.asdict(fields[name])
-        fields["param_space"] = [dict(point) for point in points]
-        return json.loads(json.dumps(fields))  # type: ignore[no-any-return]
+        """Return the study as JSON values, its search space spelled out as points."""
+        spelled = dataclasses.replace(self, param_space=[dict(point) for point in points])
+        return json.loads(json.dumps(dataclasses.asdict(spelled)))  # type: ignore[no-any-return]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Study:
@@ -400,18 +398,10 @@ class Study:
         Raises:
             ConfigError: If a field is unknown or absent, or a point holds more than plain values.
         """
-        fields = dict(values)
-        _check_known("field of a study", fields, cls)
+        fields = _rebuilt("field of a study", values, cls)
         _check_points(fields.get("param_space"))
-        fields["num_samples"] = 1
-        for name in ("training", "query_training"):
-            fields |= _rebuilt(fields, name, Training)
-        if fields.get("network") is not None:
-            network = dict(fields["network"])
-            fields["network"] = network | _rebuilt(network, "retraining", Training)
-            fields |= _rebuilt(fields, "network", NetworkPruning)
         try:
-            return cls(**fields)
+            return cls(**fields | {"num_samples": 1})
         except TypeError as error:
             raise ConfigError(
                 f"Expected the fields of a study, found a problem ({error}); "
@@ -419,6 +409,13 @@ class Study:
             ) from error
 
 
+_NESTED = {
+    "training": Training,
+    "query_training": Training,
+    "retraining": Training,
+    "network": NetworkPruning,
+}
+"""Fields whose values are specifications, too."""
 _SHARED = (
     "budget",
     "by",
@@ -433,74 +430,21 @@ _SHARED = (
 """Fields that all results of a study depend on as they are."""
 
 
-def _folder_name(name: str, value: Any) -> str:
-    if {"/", "\\", "\0"} & set(text(name, value)) or value in (".", ".."):
-        raise ConfigError(
-            f"Expected a study name that can be a folder's, found {value!r}; rename it."
-        )
-    return str(value)
-
-
-def _search_spaces(_name: str, value: Any) -> Any:
-    if isinstance(value, str) or not isinstance(value, Mapping | Sequence):
-        raise ConfigError(
-            f"Expected param_space to be a dict or a list of dicts, found {type(value).__name__}; "
-            'write for example {"method": tune.grid_search(["random", "el2n"])}.'
-        )
-    if not isinstance(value, Mapping) and not all(isinstance(each, Mapping) for each in value):
-        raise ConfigError(
-            "Expected a dict or a list of dicts for param_space, found a list of something "
-            "else; write each search space as a dict."
-        )
-    return value
-
-
-def _distinct(name: str, value: Any) -> tuple[int, ...]:
-    seeds: tuple[int, ...] = each_of(whole(0))(name, value)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"Expected distinct seeds, found {seeds}; list each one once.")
-    return seeds
-
-
-def _keep_fraction(name: str, value: Any) -> float:
-    # Rounded, so that 1 - 0.7 and 0.1 + 0.2 are the same trial as 0.3.
-    fraction = round(number(name, value), 12)
-    if not 0.0 < fraction <= 1.0:
-        raise ConfigError(
-            f"Expected keep_fraction in (0, 1], found {value}; "
-            "it is the share of the training set that remains."
-        )
-    return fraction
-
-
-def _kept_after(prune_fraction: Any) -> float:
-    fraction = number("prune_fraction", prune_fraction)
-    if not 0.0 <= fraction < 1.0:
-        raise ConfigError(
-            f"Expected prune_fraction in [0, 1), found {prune_fraction}; "
-            "it is the share of the training set that goes."
-        )
-    return 1.0 - fraction
-
-
-def _rebuilt(fields: Mapping[str, Any], name: str, owner: type[Any]) -> dict[str, Any]:
-    """Return the dataclass that a field's JSON values describe, where there are any."""
-    if fields.get(name) is None:
-        return {}
-    _check_known(f"field of {name}", fields[name], owner)
-    return {name: owner(**fields[name])}
-
-
-def _check_known(kind: str, values: Any, owner: type[Any]) -> None:
+def _rebuilt(kind: str, values: Any, owner: type[Any]) -> dict[str, Any]:
+    """Return the fields of a specification, of which JSON values are given."""
     if not isinstance(values, Mapping):
         raise ConfigError(
             f"Expected a dict for the {kind}, found {values!r}; "
             "use a study.json that this version of raydrop wrote."
         )
-    known = [each.name for each in dataclasses.fields(owner)]
-    for name in values:
+    known, fields = [each.name for each in dataclasses.fields(owner)], dict(values)
+    for name, value in values.items():
         if name not in known:
             raise unknown_name(kind, name, known)
+        nested = _NESTED.get(name)
+        if nested is not None and value is not None:
+            fields[name] = nested(**_rebuilt(f"field of {name}", value, nested))
+    return fields
 
 
 def _check_points(space: Any) -> None:

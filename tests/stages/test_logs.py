@@ -22,10 +22,10 @@ from raydrop.data.batches import PreparedData, prepare
 from raydrop.errors import ConfigError, StoreError
 from raydrop.plan import Plan, make_plan, trial_configs
 from raydrop.stages import logs
-from raydrop.stages.queries import run_query
-from raydrop.stages.trials import run_trial
 from raydrop.stages.logs import describe_trial, failure_sentence, work_log
 from raydrop.stages.networks import run_network_trial
+from raydrop.stages.queries import run_query
+from raydrop.stages.trials import run_trial
 from raydrop.store import Entry, Place, Store, required
 from raydrop.store.remote import Remote
 from raydrop.study import NetworkPruning, Study, Training, TrialConfig
