@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -22,9 +24,16 @@ CLASSES = ("cat", "dog")
 
 def noise(path: Path, seed: int, size: tuple[int, int] = (6, 5)) -> None:
     """Write an image that is like no other."""
-    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.fromarray(values).save(path)
+    path.write_bytes(png(seed, size))
+
+
+@functools.cache
+def png(seed: int, size: tuple[int, int]) -> bytes:
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(values).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,11 @@ def write(root: Path, table: list[Row], header: str = HEADER, folder: str = "ima
     (root / folder).mkdir(parents=True)
     lines = [f"{name},{kind},any,{label},http://x" for name, kind, label in table]
     (root / "fitzpatrick17k.csv").write_text("\n".join([header, *lines]) + "\n")
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (6, 5)).save(file, "JPEG")
     for name, _, _ in table:
         if name:
-            PIL.Image.new("RGB", (6, 5)).save(root / folder / f"{name}.jpg")
+            (root / folder / f"{name}.jpg").write_bytes(file.getvalue())
     return root
 
 

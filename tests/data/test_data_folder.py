@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import os
 import pickle
 import shutil
@@ -18,7 +20,15 @@ from raydrop.errors import ConfigError, DataError
 
 def write(path: Path, size: tuple[int, int] = (6, 5), mode: str = "RGB", value: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new(mode, size, value if mode == "L" else (value, 0, 0)).save(path)
+    kind = PIL.Image.registered_extensions()[path.suffix.lower()]
+    path.write_bytes(encoded(kind, size, mode, value))
+
+
+@functools.cache
+def encoded(kind: str, size: tuple[int, int], mode: str, value: int) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.new(mode, size, value if mode == "L" else (value, 0, 0)).save(file, kind)
+    return file.getvalue()
 
 
 def make(root: Path, test: int = 4, val: int = 0, **how: object) -> Path:

@@ -16,7 +16,7 @@ from raydrop.data.loaders.gaussians import SIDE, Gaussians
 from raydrop.data.spec import DatasetSpec, parse_spec
 from raydrop.errors import ConfigError
 
-properties = settings(derandomize=True, deadline=None, max_examples=30)
+properties = settings(derandomize=True, deadline=None, max_examples=15)
 
 SMALL = Gaussians(n=3000, test=2000)
 UNEVEN = Gaussians(mean0=-3, mean1=2, sigma0=2, sigma1=0.3, prior0=0.7, n=3000, test=2000, seed=5)

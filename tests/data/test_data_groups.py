@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
 import os
 import shutil
 from collections.abc import Sequence
@@ -50,8 +52,15 @@ def write(
         path = root / row[0]
         if row[0] and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            PIL.Image.new("RGB", size, (at, 0, 0)).save(path)
+            path.write_bytes(png(at, size))
     return root
+
+
+@functools.cache
+def png(red: int, size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", size, (red, 0, 0)).save(file, "PNG")
+    return file.getvalue()
 
 
 def paths(split: Split) -> tuple[str, ...]:
@@ -516,7 +525,7 @@ def write_faces(folder: Path, missing: str = "") -> Path:
     signs = np.stack([np.arange(FACES) // step % 2 for step in (2, 1, 4)], axis=1)
     (folder / IMAGES).mkdir(parents=True)
     for name in names:
-        PIL.Image.new("RGB", (178, 218)).save(folder / IMAGES / name)
+        (folder / IMAGES / name).write_bytes(png(0, (178, 218)))
     attributes = [
         f"{n}  " + " ".join(f"{2 * v - 1:2}" for v in row)
         for n, row in zip(names, signs, strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +20,14 @@ CLASSES = ("n01443537", "n02124075", "n07734744")
 
 def write(path: Path, size: tuple[int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", size, (len(path.name), 0, 0)).save(path)
+    path.write_bytes(jpeg(len(path.name), size))
+
+
+@functools.cache
+def jpeg(red: int, size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", size, (red, 0, 0)).save(file, "JPEG")
+    return file.getvalue()
 
 
 def make_tiny(root: Path, per_class: int = 4) -> Path:

@@ -94,11 +94,13 @@ def test_groups_of_the_digits(base: ImageDataset, coloured: ImageDataset) -> Non
 # Painting.
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    ("size", "margin"), [((8, 8), 1), ((5, 40), 1), ((64, 40), 2), ((1, 3), 1)]
+    ("channels", "size", "margin", "strength"),
+    [
+        *((channels, (8, 8), 1, strength) for channels in (1, 3) for strength in (0, 0.3, 1)),
+        *((3, size, margin, 0.3) for size, margin in (((5, 40), 1), ((48, 40), 2), ((1, 3), 1))),
+    ],
 )
-@pytest.mark.parametrize("strength", [0, 0.3, 1])
 def test_painting_matches_a_loop_over_pixels(
     rng: np.random.Generator, channels: int, size: tuple[int, int], margin: int, strength: float
 ) -> None:
