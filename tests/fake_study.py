@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Sequence
@@ -47,6 +48,10 @@ class FakeStudy:
     """Targets whose trials say that they were not reached."""
 
     def trials(self) -> list[TrialConfig]:
+        return list(self._trials)
+
+    @functools.cached_property
+    def _trials(self) -> list[TrialConfig]:
         cells = itertools.product(
             self.models, self.methods, self.quotas, self.keeps, self.losses, self.seeds
         )
@@ -170,8 +175,12 @@ class FakeStudy:
             counts += [kept - rare * others, *[rare] * others]
         return counts
 
+    @functools.cached_property
+    def _places(self) -> dict[TrialConfig, int]:
+        return {trial: place for place, trial in reversed([*enumerate(self.trials())])}
+
     def predictions(self, trial: TrialConfig) -> NDArray[np.int16]:
-        rng = np.random.default_rng([self.trials().index(trial), 7])
+        rng = np.random.default_rng([self._places[trial], 7])
         classes = len(self.class_names)
         difficulty = np.linspace(0.05, 0.5, classes) * (1.3 - trial.keep_fraction)
         if trial.quotas == "drop":
@@ -199,7 +208,7 @@ class FakeStudy:
 
     def validation(self, trial: TrialConfig) -> dict[str, Any]:
         """Counts as if validation were another draw of the test set's recalls."""
-        rng = np.random.default_rng([self.trials().index(trial), 11])
+        rng = np.random.default_rng([self._places[trial], 11])
         correct, found = self.predictions(trial) == self.labels(), {}
         units: dict[str, tuple[NDArray[np.int64], int]]
         units = {"class": (self.labels(), len(self.class_names))}

@@ -107,7 +107,11 @@ def frontier_table(
     names: dict[By, Sequence[str] | None] = {"class": class_names}
     if column(WORST, "group") in trials:
         names["group"] = group_names
-    points = [point | _summary(seeds, names) for point, seeds in points_of(trials)]
+    points = [point | _summary(seeds) for point, seeds in points_of(with_unit(trials, "class"))]
+    for unit, called in names.items():
+        for point, (_, seeds) in zip(points, points_of(with_unit(trials, unit)), strict=True):
+            worst = _worst(seeds, called)
+            point |= {column(name, unit): value for name, value in worst.items()}
     table = with_fronts(with_unit(pd.DataFrame(points), by))
     table["front_probability"] = np.nan if resamples is None else front_probability(resamples)
     table["front_status"] = front_status(table["front_probability"])
@@ -186,10 +190,10 @@ def mean_recalls(trials: pd.DataFrame, unit: By = "class") -> NDArray[np.float64
     return np.array([_seed_recalls(seeds).mean(axis=0) for _, seeds in points])
 
 
-def _summary(seeds: pd.DataFrame, names: Mapping[By, Sequence[str] | None]) -> dict[str, Any]:
-    """Join the seeds of one point, for classes and, where they are among names, for groups."""
-    found = _seed_recalls(with_unit(seeds, "class"))
-    summary = {
+def _summary(seeds: pd.DataFrame) -> dict[str, Any]:
+    """Join the seeds of one point, but for what is about the worst class or group."""
+    found = _seed_recalls(seeds)
+    return {
         "n_seeds": len(seeds),
         "n_kept": seeds["n_kept"].mean(),
         **_with_range(seeds, AVERAGE),
@@ -198,10 +202,6 @@ def _summary(seeds: pd.DataFrame, names: Mapping[By, Sequence[str] | None]) -> d
         "worst_decile_accuracy": float(np.mean([worst_decile(each) for each in found])),
         "balanced_accuracy": float(np.nanmean(found, axis=1).mean()),
     }
-    for unit, called in names.items():
-        worst = _worst(with_unit(seeds, unit), called)
-        summary |= {column(name, unit): value for name, value in worst.items()}
-    return summary
 
 
 def _worst(seeds: pd.DataFrame, names: Sequence[str] | None) -> dict[str, Any]:
