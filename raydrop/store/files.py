@@ -18,10 +18,10 @@ import os
 import re
 import stat
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 MOST_TEXT_BYTES = 64 * 2**20
 """Descriptions in JSON, tables of labels and the like are no longer than this."""
 
-_BLOCK = 2**20
 _MOST_LEVELS = 64
 _MOST_NUMBER = 2**63
 _KINDS = {"text": (str,), "object": (dict,), "count": (int,), "yes or no": (bool,)}
@@ -72,221 +71,15 @@ def open_regular(
 
 
 def read_regular(path: str | Path, most: int = MOST_TEXT_BYTES, *, links: bool = True) -> bytes:
-    """Return what is in a regular file of at most ``most`` bytes.
-
-    Raises:
-        OddFileError: As :func:`open_regular`.
-        OSError: If it cannot be read.
-    """
-    number = _open(path, most, links, os.O_RDONLY)
-    try:
-        parts = []
-        while part := os.read(number, _BLOCK):
-            parts.append(part)
-        return b"".join(parts)
-    finally:
-        os.close(number)
+    """Return what is in a regular file of at most ``most`` bytes; as :func:`open_regular`."""
+    with open_regular(path, most, links=links) as file:
+        return file.read()
 
 
 def open_appending(path: str | Path) -> IO[bytes]:
-    """Open a file to add to it, without a buffer; it is made where it is absent.
-
-    Raises:
-        OddFileError: If it is a link or anything else that is no file.
-        OSError: If it cannot be opened.
-    """
+    """Open a file, which is no link, to add to it, unbuffered; it is made where it is absent."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     return os.fdopen(_open(path, None, False, flags), "ab", buffering=0)
-
-
-def link_below(folder: str | Path, *names: str) -> Path | None:
-    """Return the first link on the way from a folder to what is below it, or None.
-
-    Args:
-        folder: Itself and what is above it may be links.
-        names: Of a folder in it, of what is in that, and so on; they need not be there.
-    """
-    place = Path(folder)
-    for name in names:
-        place /= name
-        if place.is_symlink():
-            return place
-    return None
-
-
-def said_of_link(place: Path) -> str:
-    """Say that a folder of results is a link, and what to do."""
-    return (
-        f"Expected a folder at {place}, found a link; results are neither read nor written through "
-        "links, so put the folder itself there, or remove the link."
-    )
-
-
-def parse_json(content: bytes) -> dict[str, Any]:
-    """Return the object that a description in JSON holds.
-
-    Raises:
-        ValueError: If it is no JSON in UTF-8 with an object outermost, or says what Python's reader
-            takes and others do not, or what leaves the next reader without memory or stack: a name
-            twice, NaN, numbers of thousands of digits, many levels.
-    """
-    text = content.decode()
-    try:
-        value = _JSON.decode(text)
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    except ValueError as error:
-        if "integer string conversion" not in str(error):
-            raise
-        raise ValueError("a number of thousands of digits") from None
-    if not isinstance(value, dict):
-        raise ValueError("no JSON object")
-    if text.count("[") + text.count("{") > _MOST_LEVELS:  # in names too, so look
-        _check_levels(value)
-    return value
-
-
-def _check_levels(value: object) -> None:
-    level = [value]
-    for _ in range(_MOST_LEVELS):
-        level = [
-            child
-            for each in level
-            if isinstance(each, dict | list)
-            for child in (each.values() if isinstance(each, dict) else each)
-        ]
-    if level:
-        raise ValueError(_TOO_DEEP)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice[:40]!r} twice")
-    return found
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text}, which is no number")
-
-
-def misfit(
-    values: Mapping[str, Any], kinds: Mapping[str, str], sizes: Mapping[str, int] | None = None
-) -> str | None:
-    """Return what among some values from JSON is of another kind than it has to be, or None.
-
-    Args:
-        values: By name; those that are absent or None are passed over.
-        kinds: ``text``, ``object``, ``number``, ``count``, ``yes or no``, ``class or group``, or a
-            list of these such as ``count by class``.
-        sizes: How many a list by something has; any number where not given.
-    """
-    for name, kind in kinds.items():
-        value = values.get(name)
-        if value is not None and not _is_of(value, kind, sizes or {}):
-            return f"{name} {str(value)[:40]!r} where {kind} is right"
-    return None
-
-
-def _is_of(value: Any, kind: str, sizes: Mapping[str, int]) -> bool:
-    each, by, unit = kind.partition(" by ")
-    if by:
-        if type(value) is not list or len(value) != sizes.get(unit, len(value)):
-            return False
-        return all(_is_of(one, each, sizes) or (one, each) == (None, "number") for one in value)
-    if kind == "class or group":
-        return value in ("class", "group")
-    if type(value) not in _KINDS.get(kind, (int, float)):
-        return False
-    if kind in ("text", "object", "yes or no"):
-        return True
-    # What arrays and tables hold; infinity is no number, and NaN is not read.
-    return bool((0 if kind == "count" else -_MOST_NUMBER) <= value < _MOST_NUMBER)
-
-
-_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
-
-
-@dataclass(frozen=True)
-class NpyHeader:
-    """What the beginning of an array's file says of the rest."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    fortran_order: bool
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that follow."""
-        return self.dtype.itemsize * math.prod(self.shape)
-
-
-def read_npy_header(file: IO[bytes]) -> NpyHeader:
-    """Read what ``np.save`` writes before the numbers or texts of an array, and no more.
-
-    NumPy's own reader evaluates it as Python, and believes any size; this one takes the one form
-    that arrays of ours have, so that a size can be compared with what is there.
-
-    Raises:
-        ValueError: If the file does not begin so, or has an array of anything else.
-    """
-    begin = file.read(len(_NPY) + 2)
-    length = int.from_bytes(begin[len(_NPY) :], "little")
-    found = _NPY_HEADER.fullmatch(file.read(length)) if begin.startswith(_NPY) else None
-    if found is None:
-        raise ValueError("no array of numbers that NumPy saved")
-    try:
-        dtype = np.dtype(found[1].decode())
-    except TypeError as error:
-        raise ValueError(f"an array of an unknown kind, {found[1].decode()}") from error
-    shape = tuple(int(side) for side in found[3].split(b",") if side.strip())
-    return NpyHeader(dtype, shape, found[2] == b"True")
-
-
-def csv_text(table: pd.DataFrame) -> str:
-    """Return a table as CSV: six decimals, Unix line ends, NaN is empty.
-
-    Spreadsheets run what begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end. Texts that
-    do, and names of columns, get an apostrophe in front, as do those with apostrophes before that,
-    so that :func:`original_text` gives back what was there. Texts that are numbers stay as they
-    are, and so do numbers.
-    """
-    safe = table.set_axis([_harmless(name) for name in table.columns], axis="columns")
-    for place in range(safe.shape[1]):
-        cells = safe.iloc[:, place]
-        if cells.dtype.kind == "O" and any(map(_is_harmful, cells)):
-            safe.isetitem(place, [_harmless(cell) for cell in cells])
-    form: dict[str, Any] = {"float_format": "%.6f", "lineterminator": "\n", "index": False}
-    text: str = safe.to_csv(**form)
-    # Python leaves cells with "\r" unquoted, and what follows would begin a row.
-    return safe.to_csv(**form, quoting=csv.QUOTE_ALL) if "\r" in text else text
-
-
-def parquet_bytes(table: pd.DataFrame) -> bytes:
-    """Return a table as a Parquet file, without its index."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, engine="pyarrow", index=False)
-    return buffer.getvalue()
-
-
-def original_text(cell: str) -> str:
-    """Return what a cell of a table that :func:`csv_text` wrote stood for.
-
-    Example:
-        >>> original_text("'=1+1")
-        '=1+1'
-    """
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
-
-
-def _is_harmful(value: object) -> bool:
-    return isinstance(value, str) and bool(_FORMULA.match(value)) and not _NUMBER.fullmatch(value)
-
-
-def _harmless(value: Any) -> Any:
-    return f"'{value}" if _is_harmful(value) else value
 
 
 @contextlib.contextmanager
@@ -333,12 +126,196 @@ def _open(path: str | Path, most: int | None, links: bool, flags: int) -> int:
 
 def _check_regular(path: str | Path, facts: os.stat_result, most: int | None = None) -> None:
     if not stat.S_ISREG(facts.st_mode):
-        raise OddFileError(errno.EINVAL, f"{_kind(facts.st_mode)} instead of a file", str(path))
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(facts.st_mode), "a device")
+        raise OddFileError(errno.EINVAL, f"{kind} instead of a file", str(path))
     if most is not None and facts.st_size > most:
         found = f"a file of {facts.st_size} bytes where {most} are the most"
         raise OddFileError(errno.EFBIG, found, str(path))
 
 
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
+def link_below(folder: str | Path, *names: str) -> Path | None:
+    """Return the first link on the way from a folder to what is below it, or None.
+
+    Args:
+        folder: Itself and what is above it may be links.
+        names: Of a folder in it, of what is in that, and so on; they need not be there.
+    """
+    place = Path(folder)
+    for name in names:
+        place /= name
+        if place.is_symlink():
+            return place
+    return None
+
+
+def said_of_link(place: Path) -> str:
+    """Say that a folder of results is a link, and what to do."""
+    return (
+        f"Expected a folder at {place}, found a link; results are neither read nor written through "
+        "links, so put the folder itself there, or remove the link."
+    )
+
+
+# Descriptions in JSON.
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """Return the object that a description in JSON holds.
+
+    Raises:
+        ValueError: If it is no JSON in UTF-8 with an object outermost, or says what Python's reader
+            takes and others do not, or what leaves the next reader without memory or stack: a name
+            twice, NaN, numbers of thousands of digits, many levels.
+    """
+    try:
+        value = _JSON.decode(content.decode())
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    except ValueError as error:
+        if "integer string conversion" not in str(error):
+            raise
+        raise ValueError("a number of thousands of digits") from None
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    level: list[Any] = [value]
+    for _ in range(_MOST_LEVELS):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for items in inner for each in items if isinstance(each, dict | list)]
+    if level:
+        raise ValueError(_TOO_DEEP)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the name {twice[:40]!r} twice")
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text}, which is no number")
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
+
+
+def misfit(
+    values: Mapping[str, Any], kinds: Mapping[str, str], sizes: Mapping[str, int] | None = None
+) -> str | None:
+    """Return what among some values from JSON is of another kind than it has to be, or None.
+
+    Args:
+        values: By name; those that are absent or None are passed over.
+        kinds: ``text``, ``object``, ``number``, ``count``, ``yes or no``, ``class or group``, or a
+            list of these such as ``count by class``.
+        sizes: How many a list by something has; any number where not given.
+    """
+    for name, kind in kinds.items():
+        value = values.get(name)
+        if value is not None and not _is_of(value, kind, sizes or {}):
+            return f"{name} {str(value)[:40]!r} where {kind} is right"
+    return None
+
+
+def _is_of(value: Any, kind: str, sizes: Mapping[str, int]) -> bool:
+    each, by, unit = kind.partition(" by ")
+    if by:
+        if type(value) is not list or len(value) != sizes.get(unit, len(value)):
+            return False
+        return all(_is_of(one, each, sizes) or (one, each) == (None, "number") for one in value)
+    if kind == "class or group":
+        return value in ("class", "group")
+    if type(value) not in _KINDS.get(kind, (int, float)):
+        return False
+    if kind in ("text", "object", "yes or no"):
+        return True
+    # What arrays and tables hold; infinity is no number, and NaN is not read.
+    return bool((0 if kind == "count" else -_MOST_NUMBER) <= value < _MOST_NUMBER)
+
+
+# Arrays.
+
+
+class NpyHeader(NamedTuple):
+    """What the beginning of an array's file says of the rest."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran_order: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that follow."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def read_npy_header(file: IO[bytes]) -> NpyHeader:
+    """Read what ``np.save`` writes before the numbers or texts of an array, and no more.
+
+    NumPy's own reader evaluates it as Python, and believes any size; this one takes the one form
+    that arrays of ours have, so that a size can be compared with what is there.
+
+    Raises:
+        ValueError: If the file does not begin so, or has an array of anything else.
+    """
+    begin = file.read(len(_NPY) + 2)
+    length = int.from_bytes(begin[len(_NPY) :], "little")
+    found = _NPY_HEADER.fullmatch(file.read(length)) if begin.startswith(_NPY) else None
+    if found is None:
+        raise ValueError("no array of numbers that NumPy saved")
+    try:
+        dtype = np.dtype(found[1].decode())
+    except TypeError as error:
+        raise ValueError(f"an array of an unknown kind, {found[1].decode()}") from error
+    shape = tuple(int(side) for side in found[3].split(b",") if side.strip())
+    return NpyHeader(dtype, shape, found[2] == b"True")
+
+
+# Tables.
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as CSV: six decimals, Unix line ends, NaN is empty.
+
+    Spreadsheets run what begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end. Texts that
+    do, and names of columns, get an apostrophe in front, as do those with apostrophes before that,
+    so that :func:`original_text` gives back what was there. Texts that are numbers stay as they
+    are, and so do numbers.
+    """
+    safe = table.set_axis([_harmless(name) for name in table.columns], axis="columns")
+    for place in range(safe.shape[1]):
+        cells = safe.iloc[:, place]
+        if cells.dtype.kind == "O" and any(map(_is_harmful, cells)):
+            safe.isetitem(place, [_harmless(cell) for cell in cells])
+    form: dict[str, Any] = {"float_format": "%.6f", "lineterminator": "\n", "index": False}
+    text: str = safe.to_csv(**form)
+    # Python leaves cells with "\r" unquoted, and what follows would begin a row.
+    return safe.to_csv(**form, quoting=csv.QUOTE_ALL) if "\r" in text else text
+
+
+def parquet_bytes(table: pd.DataFrame) -> bytes:
+    """Return a table as a Parquet file, without its index."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, engine="pyarrow", index=False)
+    return buffer.getvalue()
+
+
+def original_text(cell: str) -> str:
+    """Return what a cell of a table that :func:`csv_text` wrote stood for.
+
+    Example:
+        >>> original_text("'=1+1")
+        '=1+1'
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _is_harmful(value: object) -> bool:
+    return isinstance(value, str) and bool(_FORMULA.match(value)) and not _NUMBER.fullmatch(value)
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if _is_harmful(value) else value

@@ -906,7 +906,7 @@ def test_a_file_that_describes_no_cluster_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize("broken", [None, 1, "text", [1], {"a": None}], ids=repr)
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
+@pytest.mark.parametrize("file", [AWS, LOCAL, RAYJOB], ids=lambda f: f.name)
 def test_whatever_stands_in_a_key_is_met_with_sentences(file: Path, broken: Any) -> None:
     problems = kuberay_problems if file == RAYJOB else launcher_problems
     for key in filled(file):

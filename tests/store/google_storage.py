@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import threading
 import uuid
@@ -160,7 +161,7 @@ def google_storage() -> Iterator[tuple[str, Objects]]:
     handler = type("OwnHandler", (Handler,), {"objects": objects})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield f"127.0.0.1:{server.server_port}", objects
@@ -170,7 +171,12 @@ def google_storage() -> Iterator[tuple[str, Objects]]:
 
 
 def write_account(path: Path) -> None:
-    """Write the file of a service account that nobody knows, with a key of its own."""
+    """Write the file of a service account that nobody knows."""
+    path.write_text(_account())
+
+
+@functools.cache
+def _account() -> str:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -188,4 +194,4 @@ def write_account(path: Path) -> None:
         "client_email": "nobody@none.iam.gserviceaccount.com",
         "token_uri": "http://127.0.0.1:9/token",
     }
-    path.write_text(json.dumps(account))
+    return json.dumps(account)

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from raydrop.cli import load_sweep
 from raydrop.cluster.driver import check_folder
-from raydrop.data import load_dataset
+from raydrop.data.batches import PreparedData
 from raydrop.errors import ConfigError, RaydropError, StoreError
-from raydrop.frontier import _details, load_records, write_frontier
+from raydrop.frontier import load_records, write_frontier
+from raydrop.frontier.figures.catalogue import FIGURES, Results
 from raydrop.frontier.watch import Watcher
 from raydrop.models import build_model
 from raydrop.network.saving import NetworkSpec, load_network, save_network
@@ -75,13 +76,15 @@ def test_a_study_file_that_is_a_link_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["store", "tune", "logs", "tensorboard"])
-def test_a_run_writes_into_no_folder_that_is_a_link(name: str, tmp_path: Path) -> None:
+def test_a_run_writes_into_no_folder_that_is_a_link(
+    name: str, digits: PreparedData, tmp_path: Path
+) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / name).symlink_to(tmp_path / "outside")
     study = Study("s", "digits", "small_cnn", {"method": "random"})
     with pytest.raises(ConfigError, match=f"^Expected a folder at .*{name}, found a link; "):
-        check_folder(Place(tmp_path / "results"), study, load_dataset("digits"))
+        check_folder(Place(tmp_path / "results"), study, digits.dataset)
 
 
 @pytest.mark.parametrize("linked", ["logs", "logs/trials", "logs/trials/3f2a.log"])
@@ -298,7 +301,9 @@ NOT_JSON: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", NOT_JSON)
-def test_a_description_that_is_no_sound_json_is_one_sentence(kind: str, tmp_path: Path) -> None:
+def test_a_description_that_is_no_sound_json_is_one_sentence(
+    kind: str, digits: PreparedData, tmp_path: Path
+) -> None:
     content, found = NOT_JSON[kind]
     results = SMALL.write(tmp_path)
     (results / "study.json").write_bytes(content)
@@ -307,7 +312,7 @@ def test_a_description_that_is_no_sound_json_is_one_sentence(kind: str, tmp_path
         load_records,
         lambda folder: Watcher(folder).look(),
         load_sweep,
-        lambda folder: check_folder(Place(folder), study, load_dataset("digits")),
+        lambda folder: check_folder(Place(folder), study, digits.dataset),
     ):
         with pytest.raises(RaydropError, match=found) as caught:
             read(results)
@@ -542,8 +547,9 @@ def test_an_entry_that_a_report_only_shows_is_one_sentence_where_it_cannot_be_sh
     store = Store(results / "store")
     store.write("scores", SCORES | config, TOLD | info, {"scores": np.arange(3.0)} | scores)
     store.write("images", {"scores": key}, TOLD, PICTURES | pictures)
+    shown = Results(load_records(results), pd.DataFrame())
     with pytest.raises(StoreError) as caught:
-        _details(load_records(results), "class")
+        _ = [FIGURES[name].given(shown) for name in ("scores", "costs", "images")]
     assert "\n" not in str(caught.value)
 
 
