@@ -60,8 +60,7 @@ def write_overlay(
     Args:
         directories: Output folders of ``raydrop run``, two or more.
         out: Folder to write into; made where it is not there.
-        by: Whether worst cases are those of a ``class`` or of a ``group``; None is what the
-            studies' own quotas and loss weights are about.
+        by: As for :func:`~raydrop.frontier.write_frontier`.
 
     Raises:
         ConfigError: If there are fewer than two folders, one is named twice, or the studies are
@@ -71,7 +70,8 @@ def write_overlay(
         IncompleteStudyError: If a study has no finished trial.
     """
     from raydrop.frontier.figures.canvas import to_png, to_svg
-    from raydrop.frontier.figures.overlay_plot import overlay_figure
+    from raydrop.frontier.figures.chart import overlay_chart
+    from raydrop.frontier.figures.frontier import overlay_figure
 
     _check_distinct(directories)
     loaded = [load_records(directory) for directory in directories]
@@ -80,7 +80,7 @@ def write_overlay(
     _check_same_unit(loaded)
     studies = dict(zip(study_names(loaded), loaded, strict=True))
     table, unit = overlay_table(studies), loaded[0].unit
-    figure = overlay_figure(table, unit)
+    figure = overlay_figure(overlay_chart(table))
     filed = table.drop(columns=["unit", *NEUTRAL], errors="ignore")
     files = {
         "overlay.csv": csv_text(filed).encode(),
@@ -109,14 +109,10 @@ def study_names(studies: Sequence[Records]) -> list[str]:
 
 
 def overlay_table(studies: Mapping[str, Records]) -> pd.DataFrame:
-    """Return the points of all studies, with fronts over all of them.
+    """Return the points of all studies, by their names, with fronts over all of them.
 
-    Args:
-        studies: Records about one unit, by the name of their study.
-
-    Returns:
-        ``study``, the columns of ``frontier.csv`` but :data:`ABOUT_ONE_STUDY`, and the neutral
-        ones; studies in the order given.
+    That is ``study``, the columns of ``frontier.csv`` but :data:`ABOUT_ONE_STUDY`, and the neutral
+    ones; studies in the order given.
     """
     tables = []
     for name, records in studies.items():

@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from raydrop.frontier.costs import costs
 from raydrop.frontier.harm import harm_table
 from raydrop.frontier.points import has_networks
-from raydrop.frontier.records import Records, as_written, load_records
-from raydrop.frontier.sources import load_sources
-from raydrop.frontier.statistics.changes import recall_changes
+from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.statistics.comparisons import comparisons
-from raydrop.frontier.statistics.densities import correlation_points, density_points
 from raydrop.frontier.statistics.resampling import resample
 from raydrop.frontier.table import as_filed, table_of
 from raydrop.store.files import csv_text, parquet_bytes
 from raydrop.study import By
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +72,13 @@ def write_frontier(directory: str | Path, by: str | None = None, *, pdf: bool = 
     """
     # Drawing takes matplotlib, which nothing else here does.
     from raydrop.frontier.figures.canvas import to_pdf, to_png, to_svg
+    from raydrop.frontier.figures.catalogue import draw_figures
     from raydrop.frontier.report.page import render_report
 
     records = load_records(directory, by)
     table, compared = table_of(records, resample(records)), comparisons(records)
     harmed = harm_table(records) if has_networks(table) else None
-    drawn = figures(records, table)
+    drawn = draw_figures(records, table)
     svgs = {name: to_svg(figure) for name, figure in drawn.items()}
     files = {
         "trials.parquet": parquet_bytes(records.trials),
@@ -95,57 +88,7 @@ def write_frontier(directory: str | Path, by: str | None = None, *, pdf: bool = 
         **{f"{name}.png": to_png(figure) for name, figure in drawn.items()},
         **{f"{name}.svg": svg for name, svg in svgs.items()},
         **({f"{name}.pdf": to_pdf(figure) for name, figure in drawn.items()} if pdf else {}),
-        "report.html": render_report(records, table, svgs, records.unit, compared, harmed).encode(),
+        "report.html": render_report(records, table, svgs, compared, harmed).encode(),
     }
     paths = {name: records.place.write(name, content) for name, content in files.items()}
     return Frontier(records, table, compared, paths)
-
-
-def figures(records: Records, table: pd.DataFrame) -> dict[str, Figure]:
-    """Return the figures that the records permit, by the names of their files."""
-    from raydrop.frontier.figures.details import heatmap_figure
-    from raydrop.frontier.figures.network import network_points
-    from raydrop.frontier.figures.network_plot import network_figure
-    from raydrop.frontier.figures.plots import (
-        SeriesStyle,
-        correlation_figure,
-        density_figure,
-        frontier_figure,
-        keep_fraction_figure,
-    )
-
-    unit, trials, sizes = records.unit, records.trials, records.sizes()
-    drawn = {"frontier": frontier_figure(table, unit), "curves": keep_fraction_figure(table, unit)}
-    if (networks := network_points(table)) is not None:
-        drawn["network"] = network_figure(networks, unit, SeriesStyle.of(table))
-    if (densities := density_points(trials, sizes, unit)) is not None:
-        drawn["densities"] = density_figure(densities, unit)
-    if (correlated := correlation_points(trials, sizes, unit)) is not None:
-        drawn["correlations"] = correlation_figure(correlated, unit)
-    if (changes := recall_changes(trials, unit)) is not None:
-        drawn["heatmap"] = heatmap_figure(changes, records.names(), unit)
-    return drawn | figures_of_sources(records)
-
-
-def figures_of_sources(records: Records) -> dict[str, Figure]:
-    """Return figures of what the store has besides records: scores, seconds and samples."""
-    from raydrop.frontier.figures.details import costs_figure, images_figure, scores_figure
-    from raydrop.frontier.figures.lost_plot import lost_figure
-    from raydrop.frontier.figures.samples import sample_grids
-    from raydrop.frontier.figures.scores import score_distributions
-    from raydrop.frontier.report.lost import lost_images
-
-    with as_written(records):
-        sources = load_sources(records)
-        distributions, spent = score_distributions(sources), costs(sources)
-        grids, lost = sample_grids(records, sources), lost_images(records)
-    drawn = {}
-    if distributions:
-        drawn["scores"] = scores_figure(distributions)
-    if spent is not None:
-        drawn["costs"] = costs_figure(spent)
-    if grids:
-        drawn["images"] = images_figure(grids)
-    if lost is not None:
-        drawn["lost"] = lost_figure(lost)
-    return drawn

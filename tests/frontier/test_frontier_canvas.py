@@ -65,7 +65,7 @@ def test_an_svg_has_all_elements_and_coordinates_to_a_hundredth(figure: Figure) 
     for short, long in zip(ours, theirs, strict=True):
         assert short.keys() == long.keys()
         for name, value in long.items():
-            if name in ("d", "x", "y"):
+            if name in ("d", "x", "y", "transform"):
                 numbers = [list(map(float, NUMBER.findall(t))) for t in (short.get(name), value)]
                 np.testing.assert_allclose(*numbers, atol=0.00501)
             else:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from reference import change_seed_by_seed
 
 from raydrop.frontier.figures.canvas import to_svg
-from raydrop.frontier.figures.details import LOSS_TO_GAIN, heatmap_figure, plot_recall_changes
+from raydrop.frontier.figures.heatmap import LOSS_TO_GAIN, heatmap_figure, plot_recall_changes
 from raydrop.frontier.points import series_name
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.statistics.changes import (

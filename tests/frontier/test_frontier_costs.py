@@ -12,8 +12,8 @@ from test_frontier_sources import QUERY_SECONDS, SOURCED, SourcedStudy, sources_
 
 from raydrop.frontier.costs import Costs, costs, time_unit
 from raydrop.frontier.figures.canvas import to_svg
-from raydrop.frontier.figures.details import costs_figure, plot_score_costs, plot_trial_costs
-from raydrop.frontier.figures.plots import KeepStyle
+from raydrop.frontier.figures.costs import costs_figure, plot_score_costs, plot_trial_costs
+from raydrop.frontier.figures.looks import KeepStyle
 from raydrop.store import META
 
 

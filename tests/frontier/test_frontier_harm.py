@@ -18,11 +18,16 @@ from scipy import stats
 
 from raydrop.frontier import write_frontier
 from raydrop.frontier.figures.canvas import to_png, to_svg
-from raydrop.frontier.figures.lost_plot import lost_figure, plot_lost_images
+from raydrop.frontier.figures.pictures import (
+    LostImages,
+    lost_figure,
+    lost_images,
+    plot_lost_images,
+)
 from raydrop.frontier.harm import COLUMNS, ONE_SEED, dense_trials, harm_table
 from raydrop.frontier.records import Records, load_records
-from raydrop.frontier.report.harm_rows import harm_facts
-from raydrop.frontier.report.lost import LostImages, lost_images
+from raydrop.frontier.report.page import _lost
+from raydrop.frontier.report.tables import harm_table_of
 from raydrop.store import Store
 from raydrop.store.files import csv_text
 from raydrop.study import SCHEMA, TrialConfig, config_hash
@@ -195,7 +200,7 @@ def test_records_without_areas_have_none(tmp_path: Path) -> None:
     row = only_row(harm_table(records))
     for name in ("average_auc", "worst_auc", "worst_auc_change"):
         assert math.isnan(row[name])
-    facts = harm_facts(records, harm_table(records), "class")["harm"]
+    facts = harm_table_of(harm_table(records), "class", several=False)
     assert "worst AUC" not in [column["name"] for column in facts["columns"]]
 
 
@@ -241,7 +246,7 @@ def test_data_pruning_is_compared_with_all_the_data_and_networks_with_theirs(
     reference = dense_trials(records)
     assert reference[study.trial_id(part)] == study.trial_id(ALL)
     assert reference[study.trial_id(pruned_from(part))] == study.trial_id(part)
-    facts = harm_facts(records, harm_table(records), "class")["harm"]
+    facts = harm_table_of(harm_table(records), "class", several=False)
     assert facts["data"]
     assert not facts["one_seed"]
     assert len(facts["rows"]) == 3
@@ -381,10 +386,9 @@ def test_the_report_shows_harm_and_pictures_and_escapes_names(tmp_path: Path) ->
 
 def test_large_pictures_lose_some_exactness_in_the_page(tmp_path: Path) -> None:
     picture(STUDY, STUDY.write(tmp_path), networks(), count=60, shape=(3, 64, 64))
-    facts = harm_facts(load_records(tmp_path), None, "class")
-    assert facts["harm"] is None
-    assert not facts["lost"]["small"]
-    assert all("data:image/webp;base64," in tile["picture"] for tile in facts["lost"]["tiles"])
+    facts = _lost(shown(load_records(tmp_path)))
+    assert not facts["small"]
+    assert all("data:image/webp;base64," in tile["picture"] for tile in facts["tiles"])
 
 
 def test_studies_that_prune_no_networks_have_neither(tmp_path: Path) -> None:

@@ -26,15 +26,11 @@ from raydrop.frontier import (
     write_frontier,
 )
 from raydrop.frontier.export import latex_table, wide_table
+from raydrop.frontier.figures.canvas import to_svg
+from raydrop.frontier.figures.chart import frontier_chart, network_chart
+from raydrop.frontier.figures.frontier import curves_figure, frontier_figure, network_figure
 from raydrop.frontier.figures.interactive import interactive_frontier
-from raydrop.frontier.figures.network import network_points
-from raydrop.frontier.figures.network_plot import network_figure
-from raydrop.frontier.figures.plots import (
-    SeriesStyle,
-    frontier_figure,
-    keep_fraction_figure,
-    to_svg,
-)
+from raydrop.frontier.figures.looks import SeriesStyle
 from raydrop.frontier.overlay import write_overlay
 from raydrop.frontier.points import (
     DENSE_NETWORK,
@@ -47,10 +43,9 @@ from raydrop.frontier.points import (
     target_place,
 )
 from raydrop.frontier.records import NETWORK, Records
-from raydrop.frontier.report.gaps import gaps
-from raydrop.frontier.report.network_sentences import network_answers
 from raydrop.frontier.report.page import render_report
-from raydrop.frontier.report.tables import point_columns, point_rows, with_forward_times
+from raydrop.frontier.report.sentences import gaps, network_answers
+from raydrop.frontier.report.tables import points_table, with_forward_times
 from raydrop.frontier.report.tables import recall_changes as cell_changes
 from raydrop.frontier.statistics.changes import recall_changes
 from raydrop.frontier.statistics.comparisons import ERROR, comparisons, holm
@@ -143,7 +138,7 @@ def test_records_of_before_networks_were_pruned_are_dense(tmp_path: Path) -> Non
     assert points["macs"].isna().all()
     new = load_records(tmp_path / "new")
     assert csv_text(points) == csv_text(frontier_table(new.trials, new.class_names))
-    assert network_points(points) is None
+    assert network_chart(points) is None
     assert len(Watcher(old).look().points) == len(points)
 
 
@@ -317,8 +312,9 @@ def test_masked_weights_are_compared_with_random_weights_of_the_same_options(
     expected = means["unstructured_magnitude(rounds=3)"] - means["unstructured_random(rounds=3)"]
     assert magnitude["difference"] == pytest.approx(expected)
     # Its size is told by its weights, since masked ones are still computed.
-    points = network_points(frontier_table(records.trials))
-    assert points is not None
+    chart = network_chart(frontier_table(records.trials))
+    assert chart is not None
+    points = chart.table
     pruned = points[points["network_target"] != "none"]
     assert pruned["masked"].all()
     assert pruned["remaining"].to_numpy() == pytest.approx(0.1)
@@ -378,7 +374,7 @@ def test_the_number_of_seeds_is_the_first_that_is_enough() -> None:
 
 
 def test_a_panel_per_target_and_loss_with_its_own_points(table: pd.DataFrame) -> None:
-    figure = frontier_figure(table)
+    figure = frontier_figure(frontier_chart(table))
     titles = [ax.get_title() for ax in figure.axes]
     expected = ["loss: cross_entropy"]
     for loss in NETWORKS.losses:
@@ -399,7 +395,7 @@ def test_a_panel_per_target_and_loss_with_its_own_points(table: pd.DataFrame) ->
         for ax in figure.axes[:2]
     )
     assert (dense, pruned) == (2, 3)
-    assert to_svg(frontier_figure(table)) == to_svg(figure)
+    assert to_svg(frontier_figure(frontier_chart(table))) == to_svg(figure)
 
 
 def test_network_methods_have_colours_that_data_methods_leave(table: pd.DataFrame) -> None:
@@ -411,7 +407,7 @@ def test_network_methods_have_colours_that_data_methods_leave(table: pd.DataFram
 
 
 def test_curves_have_a_row_per_target(table: pd.DataFrame) -> None:
-    assert len(keep_fraction_figure(table).axes) == 2 * 7
+    assert len(curves_figure(frontier_chart(table)).axes) == 2 * 7
 
 
 def test_the_report_of_dense_networks_alone_does_not_know_of_others(tmp_path: Path) -> None:
@@ -425,9 +421,10 @@ def test_the_report_of_dense_networks_alone_does_not_know_of_others(tmp_path: Pa
 
 
 def test_what_remains_of_networks_is_by_data_method_and_loss(table: pd.DataFrame) -> None:
-    points = network_points(table)
-    assert points is not None
-    assert points["data"].unique().tolist() == [
+    chart = network_chart(table)
+    assert chart is not None
+    points = chart.table
+    assert [panel.title for panel in chart.panels] == [
         "all the data",
         "random + none, keep 0.5",
         "random + none, keep 0.3",
@@ -438,7 +435,7 @@ def test_what_remains_of_networks_is_by_data_method_and_loss(table: pd.DataFrame
     removed = points.loc[~dense, "network_target"].str.extract(r"\((.*)\)")[0].astype(float)
     assert points.loc[~dense, "remaining"].to_numpy() == pytest.approx(1 - removed.to_numpy())
     unknown = table.assign(macs_removed=np.nan)
-    assert network_points(unknown) is None
+    assert network_chart(unknown) is None
 
 
 def test_the_heat_map_compares_networks_with_the_dense_one_on_all_the_data(
@@ -516,7 +513,7 @@ def test_a_fall_is_where_the_first_verdict_is(
 def test_the_report_filters_by_network_and_names_what_was_not_reached(
     records: Records, table: pd.DataFrame, compared: pd.DataFrame
 ) -> None:
-    data = interactive_frontier(by_merit(table))
+    data = interactive_frontier(frontier_chart(by_merit(table)))
     assert data["filters"]["sparsity"]["options"] == ["dense", *TARGETS[1:]]
     assert data["filters"]["network"]["options"] == ["random", "autobot", "magnitude"]
     assert data["panels"] == [
@@ -543,13 +540,14 @@ def test_a_network_without_its_dense_one_is_told(records: Records, table: pd.Dat
 def test_rows_of_points_have_columns_about_networks(table: pd.DataFrame) -> None:
     points = by_merit(table)
     assert points["network_target"].unique().tolist() == TARGETS
-    names = [column["name"] for column in point_columns(points, "class")]
-    cells = dict(zip(names, point_rows(points, "class")[-1], strict=True))
+    shown = points_table(points, "class")
+    names = [column["name"] for column in shown["columns"]]
+    cells = dict(zip(names, shown["rows"][-1], strict=True))
     assert cells["target"]["text"] == "flops(0.9)"
     assert cells["MACs removed"]["text"] == "0.900"
     assert cells["parameters"]["text"] == "2,000"
-    dense = point_columns(points[points["network_target"] == "none"], "class")
-    assert not {"target", "MACs removed"} & {column["name"] for column in dense}
+    dense = points_table(points[points["network_target"] == "none"], "class")
+    assert not {"target", "MACs removed"} & {column["name"] for column in dense["columns"]}
 
 
 def test_forward_times_are_means_of_the_points_own_trials(
@@ -561,7 +559,8 @@ def test_forward_times_are_means_of_the_points_own_trials(
     for row in points.sample(8, random_state=0).to_dict("records"):
         own = np.logical_and.reduce([trials[name] == row[name] for name in POINT])
         assert row["forward_ms"] == pytest.approx(1000 * trials["forward_seconds"][own].mean())
-    assert point_columns(points, "class")[-1] == {"name": "forward, ms", "text": False}
+    last = points_table(points, "class")["columns"][-1]
+    assert last == {"name": "forward, ms", "left": False}
     dense = table[table["network_target"] == "none"]
     assert "forward_ms" not in with_forward_times(dense, trials)
 
@@ -634,9 +633,9 @@ def test_a_study_of_networks_on_all_the_data_alone_is_written(tmp_path: Path) ->
         NETWORKS, methods=(), keeps=(), network_methods=("autobot",), seeds=(0, 1)
     )
     found = write_frontier(study.write(tmp_path))
-    points = network_points(found.table)
-    assert points is not None
-    again = to_svg(network_figure(points, style=SeriesStyle.of(found.table)))
+    chart = network_chart(found.table)
+    assert chart is not None
+    again = to_svg(network_figure(chart))
     assert found.paths["network.svg"].read_bytes() == again
     page = found.report.read_text()
     assert "With autobot and cross_entropy on all the data" in page

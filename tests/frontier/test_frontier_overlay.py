@@ -14,10 +14,12 @@ from fake_study import GROUPED, TRANSFER, FakeStudy
 
 from raydrop.errors import ConfigError, StudyMismatchError
 from raydrop.frontier import frontier_table, load_records, summary_table
-from raydrop.frontier.figures.overlay_plot import overlay_figure
-from raydrop.frontier.figures.plots import FRONT_COLOUR
+from raydrop.frontier.figures.chart import overlay_chart
+from raydrop.frontier.figures.frontier import overlay_figure
+from raydrop.frontier.figures.looks import FRONT_COLOUR
 from raydrop.frontier.overlay import (
     ABOUT_ONE_STUDY,
+    Overlay,
     overlay_table,
     study_names,
     write_overlay,
@@ -37,14 +39,22 @@ def _write(study: FakeStudy, folder: Path, name: str) -> Path:
     return folder
 
 
-def _both(tmp_path: Path) -> tuple[Path, Path]:
-    return _write(FIRST, tmp_path / "a", "first"), _write(SECOND, tmp_path / "b", "second")
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    place = tmp_path_factory.mktemp("studies")
+    return _write(FIRST, place / "a", "first"), _write(SECOND, place / "b", "second")
 
 
-def test_every_study_keeps_its_points_and_their_numbers(tmp_path: Path) -> None:
-    folders = _both(tmp_path)
-    overlay = write_overlay(folders, tmp_path / "new" / "out")
-    assert {path.name for path in (tmp_path / "new" / "out").iterdir()} == {
+@pytest.fixture(scope="module")
+def overlay(folders: tuple[Path, Path]) -> Overlay:
+    return write_overlay(folders, folders[0].parent / "new" / "out")
+
+
+def test_every_study_keeps_its_points_and_their_numbers(
+    folders: tuple[Path, Path], overlay: Overlay
+) -> None:
+    out = overlay.place.folder
+    assert {path.name for path in out.iterdir()} == {
         "overlay.csv", "overlay.png", "overlay.svg",
     }  # fmt: skip
     assert list(dict.fromkeys(overlay.table["study"])) == ["first", "second"]
@@ -55,15 +65,15 @@ def test_every_study_keeps_its_points_and_their_numbers(tmp_path: Path) -> None:
         shared = [c for c in alone.columns if c not in (*ABOUT_ONE_STUDY, *marks)]
         found = overlay.table[overlay.table["study"] == name].reset_index(drop=True)
         pd.testing.assert_frame_equal(found[shared], alone[shared])
-    stored = pd.read_csv(tmp_path / "new" / "out" / "overlay.csv", keep_default_na=False)
+    stored = pd.read_csv(out / "overlay.csv", keep_default_na=False)
     assert stored.columns[0] == "study"
     assert len(stored) == len(overlay.table) == 18
 
 
 def test_the_fronts_are_over_all_studies(tmp_path: Path) -> None:
     better, worse = (FakeStudy(unpruned=False, keeps=keeps) for keeps in ((0.5, 0.8), (0.2, 0.5)))
-    folders = _write(better, tmp_path / "a", "a"), _write(worse, tmp_path / "b", "b")
-    table = write_overlay(folders, tmp_path / "out").table
+    studies = {"a": better, "b": worse}
+    table = overlay_table({n: load_records(s.write(tmp_path / n)) for n, s in studies.items()})
     points = table[["average_accuracy", "worst_class_accuracy"]].to_numpy()
     for within, mark in (
         (np.zeros(len(table)), "on_front"),
@@ -78,14 +88,13 @@ def test_the_fronts_are_over_all_studies(tmp_path: Path) -> None:
     assert pd.concat(own).sum() > table["on_front"].sum()
 
 
-def test_series_are_named_with_their_study(tmp_path: Path) -> None:
-    overlay = write_overlay(_both(tmp_path), tmp_path / "out")
+def test_series_are_named_with_their_study(overlay: Overlay) -> None:
     (texts,) = summary_table(overlay).values()
     assert {"first: random + drop", "second: random + drop", "second: all the data"} <= set(
         texts.index
     )
     assert texts.loc["first: random + drop", 0.35] == ""
-    (legend,) = overlay_figure(overlay.table, "class").legends
+    (legend,) = overlay_figure(overlay_chart(overlay.table)).legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels[0] == "first"
     assert labels.count("second: moso + none") == 1
@@ -94,9 +103,8 @@ def test_series_are_named_with_their_study(tmp_path: Path) -> None:
     )
 
 
-def test_every_point_is_drawn_once_and_series_differ(tmp_path: Path) -> None:
-    overlay = write_overlay(_both(tmp_path), tmp_path / "out")
-    (ax,) = overlay_figure(overlay.table, "class").axes
+def test_every_point_is_drawn_once_and_series_differ(overlay: Overlay) -> None:
+    (ax,) = overlay_figure(overlay_chart(overlay.table)).axes
     single = [line for line in ax.lines if len(line.get_xdata()) == 1 and line.get_gid() is None]
     drawn = {
         (line.get_xdata()[0], line.get_ydata()[0])
@@ -116,11 +124,12 @@ def test_every_point_is_drawn_once_and_series_differ(tmp_path: Path) -> None:
     assert first > second
 
 
-def test_the_same_studies_give_the_same_bytes(tmp_path: Path) -> None:
-    folders = _both(tmp_path)
-    one, two = (write_overlay(folders, tmp_path / name).paths for name in ("one", "two"))
-    for name, path in one.items():
-        assert path.read_bytes() == two[name].read_bytes(), name
+def test_the_same_studies_give_the_same_bytes(
+    folders: tuple[Path, Path], overlay: Overlay, tmp_path: Path
+) -> None:
+    again = write_overlay(folders, tmp_path)
+    for name, path in overlay.paths.items():
+        assert path.read_bytes() == again.paths[name].read_bytes(), name
 
 
 def test_studies_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
@@ -134,11 +143,11 @@ def test_studies_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> 
 
 
 def test_several_models_have_a_panel_each(tmp_path: Path) -> None:
-    folders = _write(TRANSFER, tmp_path / "a", "a"), _write(TRANSFER, tmp_path / "b", "b")
-    overlay = write_overlay(folders, tmp_path / "out")
-    titles = [ax.get_title() for ax in overlay_figure(overlay.table, "class").axes]
+    records = load_records(TRANSFER.write(tmp_path))
+    table = overlay_table({"a": records, "b": records})
+    titles = [ax.get_title() for ax in overlay_figure(overlay_chart(table)).axes]
     assert titles == ["resnet18, cross_entropy", "resnet50, cross_entropy"]
-    fronts = overlay.table[overlay.table["on_front"]]
+    fronts = table[table["on_front"]]
     assert set(fronts["model"]) == {"resnet18", "resnet50"}
     # The same trials twice: a point and its copy share their fate.
     assert (fronts["study"] == "a").sum() == (fronts["study"] == "b").sum()

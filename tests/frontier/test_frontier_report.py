@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import re
@@ -17,34 +16,33 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_study import GROUPED, TRANSFER, FakeStudy
-from PIL import Image
-from plotly.offline import get_plotlyjs
+from html_page import PLOTLY, Page
 from reference import recall_by_counting
-from test_frontier_write import Page
 
 from raydrop.errors import visible
-from raydrop.frontier import Records, frontier_table, load_records
-from raydrop.frontier.figures.inline import inline_png, inline_svg, with_lossy_images
-from raydrop.frontier.figures.interactive import (
-    DARK,
-    interactive_frontier,
-    quotas_key,
-    sparsity_name,
+from raydrop.frontier import Records, load_records
+from raydrop.frontier.figures import interactive
+from raydrop.frontier.figures.canvas import COLOURS
+from raydrop.frontier.figures.chart import frontier_chart
+from raydrop.frontier.figures.inline import inline_svg
+from raydrop.frontier.figures.interactive import DARK, quotas_key, target_name
+from raydrop.frontier.figures.looks import SeriesStyle
+from raydrop.frontier.report.page import LARGEST, render_report
+from raydrop.frontier.report.sentences import (
+    ONE_SEED,
+    SHOWN_LINES,
+    comparison_answers,
+    gaps,
+    signed,
 )
-from raydrop.frontier.figures.plots import COLOURS, SeriesStyle
-from raydrop.frontier.report.gaps import ONE_SEED, SHOWN_LINES, gaps
-from raydrop.frontier.report.page import LARGEST, LOSSY_FROM, render_report
-from raydrop.frontier.report.sentences import comparison_answers
 from raydrop.frontier.report.tables import (
     SHOWN_POINTS,
     SHOWN_RECALLS,
     chosen_points,
     recall_changes,
     recall_rows,
-    signed,
 )
-from raydrop.frontier.table import by_merit, mean_recalls, worst_accuracy
-from raydrop.study import By
+from raydrop.frontier.table import by_merit, mean_recalls, table_of
 
 MINUS = "\N{MINUS SIGN}"
 STUDY = FakeStudy(losses=("cross_entropy", "cdb_w"))
@@ -58,7 +56,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
 
 @pytest.fixture(scope="module")
 def points(records: Records) -> pd.DataFrame:
-    return by_merit(frontier_table(records.trials, records.class_names))
+    return by_merit(table_of(records))
 
 
 def rendered(
@@ -69,9 +67,11 @@ def rendered(
 ) -> str:
     """Return a report with stand-ins for the figures that would take time to draw."""
     stand_ins = {"frontier": SVG % b"", "curves": SVG % b""}
-    return render_report(
-        records, points.sort_index(), stand_ins | dict(drawn or {}), "class", compared
-    )
+    return render_report(records, points.sort_index(), stand_ins | dict(drawn or {}), compared)
+
+
+def interactive_frontier(table: pd.DataFrame) -> dict[str, Any]:
+    return interactive.interactive_frontier(frontier_chart(table))
 
 
 def data_of(html: str) -> dict[str, Any]:
@@ -89,9 +89,9 @@ def filtered(data: dict[str, Any], name: str) -> list[str]:
 @pytest.mark.parametrize("study", [STUDY, TRANSFER, GROUPED], ids=["losses", "models", "groups"])
 def test_the_figure_holds_every_point_of_the_table(study: FakeStudy, tmp_path: Path) -> None:
     records = load_records(study.write(tmp_path))
-    by: By = study.by
-    table = frontier_table(records.trials, None, group_names=records.group_names or None, by=by)
-    data = interactive_frontier(table, by)
+    by = study.by
+    table = table_of(records.about(by))
+    data = interactive_frontier(table)
     full = table["method"] == "none"
     for name, column in (("model", "model"), ("loss", "loss")):
         assert filtered(data, name) == table[column].tolist()
@@ -104,7 +104,7 @@ def test_the_figure_holds_every_point_of_the_table(study: FakeStudy, tmp_path: P
     assert (
         filtered(data, "method") == (table["method"] + origin).mask(full, "all the data").tolist()
     )
-    for name in ("average_accuracy", worst_accuracy(by), "keep_fraction", "n_kept"):
+    for name in ("average_accuracy", "worst_accuracy", "keep_fraction", "n_kept"):
         values = data["measures"][name]["values"]
         assert values == pytest.approx(table[name].tolist(), abs=5e-7)
     for end in ("low", "high"):
@@ -119,7 +119,7 @@ def test_lines_join_what_differs_in_the_keep_fraction_alone(points: pd.DataFrame
         range(len(points))
     )
     for series in data["series"]:
-        rows = points.iloc[series["points"]]
+        rows = points.iloc[list(series["points"])]
         assert (rows[["model", "loss", "method", "quotas"]].nunique() == 1).all()
         assert rows["keep_fraction"].is_monotonic_increasing
         assert [data["panels"][k] for k in series["panels"]] == [f"loss: {rows['loss'].iloc[0]}"]
@@ -150,7 +150,7 @@ def test_losses_on_all_the_data_alone_are_in_the_other_panels(points: pd.DataFra
     data = interactive_frontier(alone)
     assert data["panels"] == ["loss: cross_entropy"]
     (star,) = (series for series in data["series"] if series["alone"])
-    assert (star["panels"], star["trace"]["text"]) == ([0], "cdb_w")
+    assert (star["panels"], star["trace"]["text"]) == ((0,), "cdb_w")
     whole = interactive_frontier(points[points["method"] == "none"])
     assert whole["panels"] == ["loss: cdb_w", "loss: cross_entropy"]
     assert not any(series["alone"] for series in whole["series"])
@@ -165,12 +165,12 @@ def test_networks_that_are_pruned_are_told_apart(points: pd.DataFrame) -> None:
     assert len(data["series"]) == 2 * len(interactive_frontier(points)["series"])
     assert data["filters"]["network"]["options"] == ["magnitude"]
     assert data["filters"]["network"]["of"] == [-1] * len(points) + [0] * len(points)
-    assert sparsity_name(points.iloc[0]) == "dense"
+    assert target_name(points.iloc[0].to_dict()) == "dense"
 
 
 def test_further_columns_become_axes_and_what_is_not_known_is_null(points: pd.DataFrame) -> None:
     names = set(interactive_frontier(points.drop(columns="noisy_pruned"))["measures"])
-    assert names >= {"average_accuracy", "worst_class_accuracy", "accuracy_gap", "accuracy_std"}
+    assert names >= {"average_accuracy", "worst_accuracy", "gap", "std"}
     some = points.assign(front_probability=[0.25] + [np.nan] * (len(points) - 1))
     data = interactive_frontier(some.assign(worst_decile_accuracy=np.nan))
     assert data["measures"]["front_probability"]["values"][:2] == [0.25, None]
@@ -182,7 +182,7 @@ def test_the_page_carries_the_figures_data_whatever_names_there_are(tmp_path: Pa
     evil = '</script><script>alert("1")</script><!--\u2028'
     study = dataclasses.replace(TRANSFER, models=(evil, "b"), query_models=(evil, "b"))
     records = load_records(study.write(tmp_path))
-    table = frontier_table(records.trials, records.class_names)
+    table = table_of(records)
     html = rendered(records, table)
     data = data_of(html)
     assert data == json.loads(json.dumps(interactive_frontier(by_merit(table))))
@@ -215,7 +215,7 @@ def test_only_the_pages_own_scripts_may_run(records: Records, points: pd.DataFra
     rules = dict(rule.strip().split(" ", 1) for rule in policy[1].split(";"))
     scripts = [html.partition("<script>")[2].partition("</script>")[0]]
     scripts.append(html.rpartition("<script>")[2].partition("</script>")[0])
-    assert scripts[0] == get_plotlyjs()
+    assert scripts[0] == PLOTLY
     assert rules["script-src"].split() == [
         f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'"
         for s in scripts
@@ -272,7 +272,7 @@ def test_rows_of_both_tables_are_named_for_their_points(
 
 
 def test_changes_of_recalls_are_those_from_all_the_data(records: Records) -> None:
-    table = frontier_table(records.trials, records.class_names)
+    table = table_of(records)
     changes = recall_changes(table, mean_recalls(records.trials))
 
     def mean(method: str, quotas: str, loss: str, keep: float) -> np.ndarray:
@@ -287,10 +287,13 @@ def test_changes_of_recalls_are_those_from_all_the_data(records: Records) -> Non
 
     for row, found in zip(table.to_dict("records"), changes, strict=True):
         own = mean(row["method"], row["quotas"], row["loss"], row["keep_fraction"])
-        np.testing.assert_allclose(found, own - mean("none", "none", row["loss"], 1.0))
+        expected = own - mean("none", "none", row["loss"], 1.0)
+        # What keeps all the data is compared with nothing.
+        np.testing.assert_allclose(found, expected if row["method"] != "none" else np.nan)
     without = table[(table["method"] != "none") | (table["loss"] == "cdb_w")]
     kept = recall_changes(without, mean_recalls(records.trials)[without.index])
-    assert np.isnan(kept).all(axis=1).tolist() == (without["loss"] == "cross_entropy").tolist()
+    absent = (without["loss"] == "cross_entropy") | (without["method"] == "none")
+    assert np.isnan(kept).all(axis=1).tolist() == absent.tolist()
 
 
 def test_cells_say_and_show_by_how_much_a_recall_changes(points: pd.DataFrame) -> None:
@@ -302,8 +305,7 @@ def test_cells_say_and_show_by_how_much_a_recall_changes(points: pd.DataFrame) -
     shown = [f"{MINUS}0.20", f"{MINUS}0.02", "+0.05", "", "+0.30"]
     assert [cell["change"] for cell in row["cells"]] == shown
     assert [cell["look"] for cell in row["cells"]] == ["lowest down4", "", "up2", "", "up4"]
-    full = points[points["method"] == "none"].head(1)
-    (row,) = recall_rows(full, recalls, 0 * changes, range(5))
+    (row,) = recall_rows(pruned, recalls, np.nan * changes, range(5))
     assert not any(cell["change"] for cell in row["cells"])
     assert [signed(value) for value in (-0.004, 0.004, 0.006)] == ["0.00", "0.00", "+0.01"]
 
@@ -325,7 +327,7 @@ def test_of_very_many_points_the_foremost_are_shown(points: pd.DataFrame) -> Non
 def test_a_page_of_very_many_points_says_that_there_are_more(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = frontier_table(records.trials, records.class_names)
+    table = table_of(records)
     monkeypatch.setattr(chosen_points, "__defaults__", (9,))
     html = rendered(records, table)
     assert SHOWN_POINTS > 9
@@ -337,7 +339,7 @@ def test_figures_that_do_not_fit_are_named_and_the_page_stays_small(
     records: Records, points: pd.DataFrame
 ) -> None:
     large, small = SVG % (b"x" * 900_000), SVG % b"small"
-    drawn = {"densities": large, "correlations": large, "other": small, "curves": small}
+    drawn = {"densities": large, "correlations": large, "costs": small, "curves": small}
     html = rendered(records, points, drawn | {"frontier": large})
     assert len(html.encode()) <= LARGEST < 6_000_000
     text = Page(html).text
@@ -346,21 +348,19 @@ def test_figures_that_do_not_fit_are_named_and_the_page_stays_small(
     assert "This figure is too large for one page; it is correlations.svg" in text
     assert "densities.svg" not in text
     assert html.count(">small<") == 2
-    # One that the page does not know has its own name as a heading.
-    assert '<section id="other">\n<h2>Other</h2>' in html
 
 
 def test_inlined_figures_keep_their_references_and_their_places() -> None:
     svg = (
-        b'<?xml?><svg width="9pt" height="9pt" viewBox="0 0 9 9">\n <!-- a --> <g id="a"/>\n'
-        b'<g id="unused"/> <use xlink:href="#a" x="-0.001234" transform="translate(1.23456 0)"/>'
-        b'<path d="M 0.5 12.999 L -7.125999 4" transform="scale(0.015625)"/>'
-        b'<rect clip-path="url(#c)"/><clipPath id="c"/><text>a  b</text></svg>'
+        b'<?xml?><svg width="9pt" height="9pt" viewBox="0 0 9 9"><!-- a --><g id="a"/>'
+        b'<g id="unused"/><use xlink:href="#a" x="-0.5" transform="translate(1.2 0)"/>'
+        b'<path d="M 0.5 13 L -7.13 4" transform="scale(0.015625)"/>'
+        b'<rect clip-path="url(#c)"/><clipPath id="c"/><text>a  b</text></svg>\n'
     )
     assert inline_svg(svg, "left", 'x"y') == (
         '<svg viewBox="0 0 9 9" style="stroke-linejoin: round; stroke-linecap: butt" role="img" '
         'aria-label="x&quot;y"><g id="left-0"/>'
-        '<g/><use href="#left-0" x="0" transform="translate(1.23 0)"/>'
+        '<g/><use href="#left-0" x="-0.5" transform="translate(1.2 0)"/>'
         '<path d="M 0.5 13 L -7.13 4" transform="scale(0.015625)"/>'
         '<rect clip-path="url(#left-1)"/><clipPath id="left-1"/><text>a  b</text></svg>'
     )
@@ -379,49 +379,10 @@ def test_styles_of_many_parts_are_written_once_and_stay_within_their_figure() ->
     assert "*{" not in text
 
 
-def photograph(side: int) -> bytes:
-    """Return a PNG that compresses about as badly as one of a photograph does."""
-    ramp = np.add.outer(np.arange(side), np.arange(side))[..., None] * [1.0, 0.7, 0.4] / 3
-    noise = np.random.default_rng(0).normal(0, 12, (side, side, 3))
-    pixels = np.clip(ramp + noise, 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def test_images_may_be_pixels(records: Records, points: pd.DataFrame) -> None:
-    png = photograph(40)
-    html = rendered(records, points, {"images": png})
-    (image,) = [each for tag, each in Page(html).tags if tag == "img"]
-    assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == png
-    assert image["alt"]
-    assert "Images kept and pruned" in Page(html).text
-    assert 'alt="x&quot;y"' in inline_png(png, 'x"y')
-
-
-def test_large_images_lose_some_exactness_and_nothing_else(
-    records: Records, points: pd.DataFrame
-) -> None:
-    png = photograph(400)
-    svg = b'<svg><image xlink:href="data:image/png;base64,%s" id="a"/></svg>'
-    html = rendered(records, points, {"images": svg % base64.b64encode(png)})
-    assert "data:image/png" not in html.replace(get_plotlyjs(), "")
-    (data,) = re.findall(r'<image href="data:image/webp;base64,([^"]*)"/>', html)
-    assert len(png) > LOSSY_FROM
-    assert len(data) < 0.4 * len(png)
-    shown, exact = (
-        np.asarray(Image.open(io.BytesIO(file)).convert("RGB"), dtype=float)
-        for file in (base64.b64decode(data), png)
-    )
-    assert shown.shape == exact.shape
-    assert 0 < np.abs(shown - exact).mean() < 12
-    assert with_lossy_images('<img src="data:,">') == '<img src="data:,">'
-
-
 def test_one_seed_and_no_reference_are_warned_of(tmp_path: Path) -> None:
     alone = dataclasses.replace(STUDY, seeds=(0,), unpruned=False)
     records = load_records(alone.write(tmp_path))
-    text = Page(rendered(records, frontier_table(records.trials, records.class_names))).text
+    text = Page(rendered(records, table_of(records))).text
     assert ONE_SEED in text
     assert "Without training on all the data: 2; what pruning costs there is not known." in text
     assert "so changes by pruning are not known" in text

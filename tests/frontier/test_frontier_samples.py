@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 from test_frontier_sources import SOURCED, SourcedStudy
 
 from raydrop.frontier.figures.canvas import to_svg
-from raydrop.frontier.figures.details import images_figure, plot_samples
-from raydrop.frontier.figures.samples import SampleGrid, mosaic, sample_grids
+from raydrop.frontier.figures.pictures import (
+    SampleGrid,
+    images_figure,
+    mosaic,
+    plot_samples,
+    sample_grids,
+)
 from raydrop.frontier.records import load_records
 from raydrop.frontier.sources import load_sources
 from raydrop.store import Store

@@ -14,14 +14,16 @@ from reference import last_kept_by_counting
 from test_frontier_sources import SOURCED, SourcedStudy, sources_of
 
 from raydrop.frontier.figures.canvas import to_svg
-from raydrop.frontier.figures.details import _asinh_ticks, plot_scores, scores_figure
-from raydrop.frontier.figures.plots import KeepStyle
+from raydrop.frontier.figures.looks import KeepStyle
 from raydrop.frontier.figures.scores import (
     BINS,
     ScoreDistribution,
+    _asinh_ticks,
     bin_edges,
     linear_width,
+    plot_scores,
     score_distributions,
+    scores_figure,
 )
 
 

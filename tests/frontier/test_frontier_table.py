@@ -11,7 +11,7 @@ from reference import pareto_front_by_pairs
 
 from raydrop.frontier import frontier_table, worst_class_interval
 from raydrop.frontier.records import Records, load_records
-from raydrop.frontier.report.answers import answers, verdict, verdicts
+from raydrop.frontier.report.sentences import answers, verdict, verdicts
 from raydrop.frontier.table import (
     COLUMNS,
     GROUP_COLUMNS,
@@ -383,14 +383,14 @@ def test_csv_by_group_does_not_depend_on_row_order(grouped: Records) -> None:
 
 def test_sentences_and_order_are_about_the_chosen_unit(grouped: Records) -> None:
     table = table_of(grouped.about("group"))
-    for text in (verdict(table, "group"), *answers(table, "group")):
+    for text in (verdict(table), *answers(table)):
         assert "worst group" in text
         assert "class" not in text
     full, best = (
         table[table["method"] == name]["worst_group_accuracy"].max() for name in ("none", "random")
     )
-    assert f"all the data at {full:.2f}" in verdict(table, "group")
-    assert f"keeps the worst group at {best:.2f}" in " ".join(answers(table, "group"))
+    assert f"all the data at {full:.2f}" in verdict(table)
+    assert f"keeps the worst group at {best:.2f}" in " ".join(answers(table))
     for by in ("class", "group"):
         ordered = by_merit(table_of(grouped.about(by)))
         cells = ordered.groupby(["loss", "keep_fraction"])
@@ -405,7 +405,7 @@ def test_other_verdicts_are_about_the_chosen_unit_too() -> None:
         spreads = {"accuracy_gap": "group_accuracy_gap", "accuracy_std": "group_accuracy_std"}
         groups = trials.rename(columns=names | spreads)
         both = groups.join(trials[[*spreads, *(c for c in trials if "class" in c)]])
-        return verdict(frontier_table(both, by="group"), "group")
+        return verdict(frontier_table(both, by="group"))
 
     nothing = verdict_of(none_none_100=[[0, 9]], random_none_50=[[0, 8]], random_drop_50=[[1, 8]])
     assert nothing.startswith("All the data leave the worst group at 0.00")

@@ -14,16 +14,17 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_study import NETWORKS, TRANSFER, FakeStudy
 
-from raydrop.frontier import frontier_table, load_records
-from raydrop.frontier.figures.plots import COLOURS
+from raydrop.frontier import load_records
+from raydrop.frontier.figures.canvas import COLOURS
 from raydrop.frontier.report.page import render_report
+from raydrop.frontier.table import table_of
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -74,15 +75,25 @@ const choose = async (name, value) => {
 """
 """What the injected scripts are written with."""
 
-# Windows are no narrower than 500 pixels, frames are.
-FRAME = """<!doctype html><html><body style="margin: 0"><script>
+FRAMES = """<!doctype html><html><body style="margin: 0"><script>
 addEventListener("message", (event) => {
   const place = document.createElement("pre");
-  place.id = "found"; place.textContent = event.data; document.body.append(place);
+  place.className = "found"; place.textContent = event.data; document.body.append(place);
 });
-</script><iframe src="page.html" style="width: %dpx; height: 900px; border: 0"></iframe></body>
-</html>
+</script>%s</body></html>
 """
+FRAME = """<iframe src="%s.html" style="position: absolute; top: 0; left: 0; width: %dpx;
+height: 900px; border: 0; color-scheme: %s"></iframe>"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Visit:
+    """What is done with a page, in which kind of window."""
+
+    page: str
+    body: str
+    width: int = 1600
+    scheme: str = "light"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +106,13 @@ class Opened:
     """What the injected script left."""
 
 
-Open = Callable[..., Opened]
-
-
-def injected(page: str, body: str) -> str:
+def injected(page: str, body: str, name: str) -> str:
     """Return a copy of a page with a script at its end, which its policy lets run."""
     script = (
         f"(async () => {{ {LOOK}\n"
         "for (let i = 0; i < 60 && !figure.dataset.ready; i += 1) await settle();\n"
         f"const found = await (async () => {{ {body} }})();\n"
-        'parent.postMessage(JSON.stringify(found ?? null), "*"); })();'
+        f'parent.postMessage(JSON.stringify(["{name}", found ?? null]), "*"); }})();'
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
@@ -112,35 +120,161 @@ def injected(page: str, body: str) -> str:
     return f"{before}<script>{script}</script>{end}{after}"
 
 
-@pytest.fixture(scope="module")
-def open_page(tmp_path_factory: pytest.TempPathFactory) -> Open:
-    """Open a page in a fresh browser and let a script look at it."""
-
-    def open_(page: str, body: str = "", width: int = 1600, *flags: str) -> Opened:
-        folder = tmp_path_factory.mktemp("browser")
-        (folder / "frame.html").write_text(FRAME % width, encoding="utf-8")
-        (folder / "page.html").write_text(injected(page, body), encoding="utf-8")
-        assert BROWSER
-        command = [BROWSER, *FLAGS, *flags, f"--user-data-dir={folder / 'profile'}"]
-        command += ["--window-size=1700,1000", "--dump-dom", (folder / "frame.html").as_uri()]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=180)
-        # The browser's own troubles are logged too; what pages say is marked.
-        console = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
-        place = re.search(r'<pre id="found">(.*?)</pre>', result.stdout, re.DOTALL)
-        assert place, (console, result.stdout[-500:], result.stderr[-2000:])
-        return Opened(console, json.loads(html.unescape(place[1])))
-
-    return open_
+def opened_in_one_browser(visits: Mapping[str, Visit], folder: Path) -> dict[str, Opened]:
+    """Open pages beside each other, a frame each, and let a script look at each of them."""
+    frames = [FRAME % (name, visit.width, visit.scheme) for name, visit in visits.items()]
+    (folder / "frames.html").write_text(FRAMES % "".join(frames), encoding="utf-8")
+    for name, visit in visits.items():
+        page = injected(visit.page, visit.body, name)
+        (folder / f"{name}.html").write_text(page, encoding="utf-8")
+    assert BROWSER
+    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}"]
+    command += ["--window-size=1700,1000", "--dump-dom", (folder / "frames.html").as_uri()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    # The browser's own troubles are logged too; what pages say is marked.
+    console = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+    places = re.findall(r'<pre class="found">(.*?)</pre>', result.stdout, re.DOTALL)
+    found = dict(json.loads(html.unescape(place)) for place in places)
+    assert set(found) == set(visits), (console, result.stdout[-500:], result.stderr[-2000:])
+    return {
+        name: Opened([line for line in console if f"/{name}.html" in line], found[name])
+        for name in visits
+    }
 
 
 def page_of(study: FakeStudy, folder: Path) -> str:
     records = load_records(study.write(folder))
-    return render_report(records, frontier_table(records.trials, records.class_names))
+    return render_report(records, table_of(records))
+
+
+OPENING = """
+  const root = document.documentElement;
+  const colours = figure.data.filter((t) => t.customdata).map((t) => t.marker.color);
+  return { ...look(), wide: root.scrollWidth, width: root.clientWidth,
+    dark: matchMedia("(prefers-color-scheme: dark)").matches, colours,
+    paper: getComputedStyle(document.body).backgroundColor,
+    figure: figure._fullLayout.paper_bgcolor, over: figure._fullLayout.width,
+    tools: [...figure.querySelectorAll(".modebar-btn")].map((b) => b.dataset.title) };
+"""
+FAULTS = {
+    "logged": 'console.error("broken")',
+    "thrown": "setTimeout(() => { throw new Error('thrown'); })",
+    "network": "document.body.append(Object.assign(new Image(), { src: 'https://a.org/a.png' }))",
+    "foreign": "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"x()\">')",
+}
+BODIES = {
+    "filters": """
+        const seen = [await press("loss", "cdb_w")];
+        seen.push(await press("quotas", "none"));
+        seen.push(await press("keep", "0.5"));
+        form.querySelector("button[type=reset]").click(); await settle();
+        seen.push(look());
+        seen.push(await press("method", "el2n"));
+        return seen;
+    """,
+    "nothing": 'await press("loss", "cdb_w"); return press("loss", "cross_entropy");',
+    "legend": """
+        const toggle = async (name, times) => {
+          for (let i = 0; i < times; i += 1) {
+            const target = [...figure.querySelectorAll(".legendtext")]
+              .find((each) => each.textContent === name)
+              .closest(".traces").querySelector(".legendtoggle");
+            const at = target.getBoundingClientRect();
+            const init = { bubbles: true, clientX: at.x + 5, clientY: at.y + 5 };
+            target.dispatchEvent(new MouseEvent("mousedown", init));
+            target.dispatchEvent(new MouseEvent("mouseup", init));
+          }
+          await settle(); await settle(); await settle();
+          return { ...look(), ticked: box("method", "random").checked };
+        };
+        return [await toggle("random", 1), await toggle("random", 1), await toggle("el2n", 2),
+          await toggle("Pareto front", 1)];
+    """,
+    "axes": """
+        await choose("x", "keep_fraction");
+        form.elements.intervals.click(); await settle();
+        const trace = figure.data.find((each) => each.customdata && each.mode.includes("lines"));
+        const bars = figure.querySelectorAll(".errorbar").length;
+        const labels = [figure.layout.xaxis.title.text, figure.layout.shapes.length];
+        await choose("y", "average_accuracy");
+        return { x: trace.x, bars, labels, then: figure.querySelectorAll(".errorbar").length };
+    """,
+    "sorting": """
+        figure.emit("plotly_click", { points: [{ customdata: 7 }] });
+        const pressed = [...document.querySelectorAll("tr.pressed")].map((r) => r.dataset.point);
+        const head = (text) => [...document.querySelectorAll("table.sortable th button")]
+          .find((button) => button.textContent === text);
+        const column = (text) => head(text).parentElement.cellIndex;
+        head("worst class").click();
+        const texts = (name) => rows("table.sortable")
+          .map((row) => row.cells[column(name)].textContent);
+        const falling = texts("worst class");
+        head("method").click(); head("method").click();
+        const names = texts("method");
+        const controls = [...document.querySelectorAll(
+          "a[href], button, input, select, summary, [role=region]")]
+          .filter((each) => each.checkVisibility() && !figure.contains(each));
+        const reached = controls.filter((control) => {
+          control.focus();
+          return document.activeElement === control && control.tabIndex >= 0;
+        });
+        const unnamed = [...form.querySelectorAll("input, select")].filter((e) => !e.labels.length);
+        const sort = head("method").parentElement.getAttribute("aria-sort");
+        return { pressed, falling, names, sort,
+          controls: [controls.length, reached.length, unnamed.length],
+          ...(await press("method", "random")) };
+    """,
+}
+EVIL = "<a href='https://example.org'>b</a> & c"
+POINTING = """
+    const curve = figure.data.findIndex((each) => each.customdata && each.x.length === 2);
+    Plotly.Fx.hover(figure, [{ curveNumber: curve, pointNumber: 0 }],
+      [figure.data[curve].xaxis + figure.data[curve].yaxis]);
+    await settle();
+    const index = figure.data[curve].customdata[0];
+    const row = document.querySelector(`table.sortable tr[data-point="${index}"]`);
+    return {
+      lines: [...figure.querySelectorAll(".hoverlayer .nums, .hoverlayer tspan.line")]
+        .map((each) => each.textContent),
+      links: figure.querySelectorAll("a[href]").length,
+      // The page's own style leaves Plotly's texts alone.
+      strokes: [...figure.querySelectorAll(".hoverlayer tspan.line")]
+        .map((each) => getComputedStyle(each).stroke),
+      row: [...row.cells].map((cell) => cell.textContent.trim()),
+      panels: look().panels,
+      titles: [...figure.querySelectorAll(".annotation-text")].map((each) => each.textContent),
+    };
+"""
+NETWORK_FILTERS = """
+    const seen = [look(), await press("network", "magnitude")];
+    seen.push(await press("sparsity", "flops(0.75)"));
+    seen.push(await press("sparsity", "dense"));
+    return seen;
+"""
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return page_of(STUDY, tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def opened(page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Opened]:
+    """What one browser made of all visits."""
+    networks = dataclasses.replace(NETWORKS, keeps=(0.5,), seeds=(0,))
+    evil = dataclasses.replace(
+        TRANSFER, models=("resnet18", EVIL), query_models=(EVIL,), seeds=(0, 1)
+    )
+    visits = {name: Visit(page, body) for name, body in BODIES.items()}
+    for width, scheme in ((400, "dark"), (1600, "light")):
+        visits[f"{scheme}{width}"] = Visit(page, OPENING, width, scheme)
+    visits["pointing"] = Visit(page_of(evil, tmp_path_factory.mktemp("evil")), POINTING)
+    visits["networks"] = Visit(
+        page_of(networks, tmp_path_factory.mktemp("networks")), NETWORK_FILTERS
+    )
+    for name, fault in FAULTS.items():
+        visits[name] = Visit(page, f"{fault}; await settle();", 600)
+    return opened_in_one_browser(visits, tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture(scope="module")
@@ -157,24 +291,13 @@ def those(points: dict[str, list[str]], name: str, hidden: Sequence[str]) -> lis
     return [i for i, option in enumerate(points[name]) if option not in hidden]
 
 
-@pytest.mark.parametrize("width", [400, 1600])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1600, "light")])
 def test_the_page_opens_without_a_word_in_the_console(
-    open_page: Open, page: str, width: int, scheme: str
+    opened: dict[str, Opened], width: int, scheme: str
 ) -> None:
-    body = """
-      const root = document.documentElement;
-      const colours = figure.data.filter((t) => t.customdata).map((t) => t.marker.color);
-      return { ...look(), wide: root.scrollWidth, width: root.clientWidth,
-        dark: matchMedia("(prefers-color-scheme: dark)").matches, colours,
-        paper: getComputedStyle(document.body).backgroundColor,
-        figure: figure._fullLayout.paper_bgcolor, over: figure._fullLayout.width,
-        tools: [...figure.querySelectorAll(".modebar-btn")].map((b) => b.dataset.title) };
-    """
-    setting = f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"
-    opened = open_page(page, body, width, setting)
-    found = opened.found
-    assert opened.console == []
+    visit = opened[f"{scheme}{width}"]
+    found = visit.found
+    assert visit.console == []
     assert found["dark"] == (scheme == "dark")
     assert found["said"] == "18 of 18 points shown."
     assert sorted(found["drawn"]) == found["rows"] == found["recalls"] == list(range(18))
@@ -192,36 +315,15 @@ def test_the_page_opens_without_a_word_in_the_console(
     assert (found["paper"], found["figure"]) == paper[scheme]
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        'console.error("broken")',
-        "setTimeout(() => { throw new Error('thrown'); })",
-        "document.body.append(Object.assign(new Image(), { src: 'https://example.org/a.png' }))",
-        "document.body.insertAdjacentHTML('beforeend', '<img src=\"data:,\" onerror=\"x()\">')",
-    ],
-    ids=["logged", "thrown", "network", "foreign script"],
-)
-def test_the_console_is_listened_to(open_page: Open, page: str, fault: str) -> None:
-    assert open_page(page, f"{fault}; await settle();").console
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_console_is_listened_to(opened: dict[str, Opened], fault: str) -> None:
+    assert opened[fault].console
 
 
 def test_filters_change_the_figure_and_both_tables(
-    open_page: Open, page: str, points: dict[str, list[str]]
+    opened: dict[str, Opened], points: dict[str, list[str]]
 ) -> None:
-    opened = open_page(
-        page,
-        """
-        const seen = [await press("loss", "cdb_w")];
-        seen.push(await press("quotas", "none"));
-        seen.push(await press("keep", "0.5"));
-        form.querySelector("button[type=reset]").click(); await settle();
-        seen.push(look());
-        seen.push(await press("method", "el2n"));
-        return seen;
-        """,
-    )
-    assert opened.console == []
+    assert opened["filters"].console == []
     loss = those(points, "loss", ["cdb_w"])
     quotas = [i for i in loss if points["quotas"][i] != "none"]
     keep = [i for i in quotas if points["keep"][i] != "0.5"]
@@ -229,34 +331,25 @@ def test_filters_change_the_figure_and_both_tables(
     method = those(points, "method", ["el2n"])
     # The reference that keeps all the data has no quotas, so it stays with either.
     assert [len(each) for each in (loss, quotas, keep, method)] == [9, 5, 3, 10]
-    for found, expected in zip(opened.found, (loss, quotas, keep, everything, method), strict=True):
+    seen = opened["filters"].found
+    for found, expected in zip(seen, (loss, quotas, keep, everything, method), strict=True):
         assert sorted(found["drawn"]) == expected
         assert found["rows"] == found["recalls"] == expected
         assert found["said"] == f"{len(expected)} of 18 points shown."
-    first, *_, last = opened.found
-    assert first["panels"] == ["loss: cross_entropy"]
-    assert last["grey"] == ["el2n"]
+    assert seen[0]["panels"] == ["loss: cross_entropy"]
+    assert seen[-1]["grey"] == ["el2n"]
 
 
-def test_networks_are_filtered_by_method_and_target(open_page: Open, tmp_path: Path) -> None:
-    page = page_of(dataclasses.replace(NETWORKS, keeps=(0.5,)), tmp_path)
-    opened = open_page(
-        page,
-        """
-        const seen = [look(), await press("network", "magnitude")];
-        seen.push(await press("sparsity", "flops(0.75)"));
-        seen.push(await press("sparsity", "dense"));
-        return seen;
-        """,
-    )
-    assert opened.console == []
+def test_networks_are_filtered_by_method_and_target(opened: dict[str, Opened]) -> None:
+    assert opened["networks"].console == []
+    seen = opened["networks"].found
     # Two dense networks; of each of two data selections and losses, three methods and targets.
-    assert [len(each["rows"]) for each in opened.found] == [38, 26, 18, 16]
-    for found in opened.found:
+    assert [len(each["rows"]) for each in seen] == [38, 26, 18, 16]
+    for found in seen:
         assert found["rows"] == found["recalls"]
         # The dense network on all the data is in no other panel than its own.
         assert sorted(found["drawn"]) == found["rows"]
-    everything, method, target, dense = opened.found
+    everything, method, target, dense = seen
     assert len(everything["panels"]) == 7
     assert not any("flops(0.75)" in panel for panel in target["panels"])
     assert "loss: cross_entropy" not in dense["panels"]
@@ -264,38 +357,18 @@ def test_networks_are_filtered_by_method_and_target(open_page: Open, tmp_path: P
     assert method["grey"] == ["network: magnitude"]
 
 
-def test_without_any_point_the_figure_says_so(open_page: Open, page: str) -> None:
-    opened = open_page(page, 'await press("loss", "cdb_w"); return press("loss", "cross_entropy");')
-    assert opened.console == []
-    assert opened.found["rows"] == opened.found["drawn"] == []
-    assert opened.found["panels"] == ["No point passes the filters."]
+def test_without_any_point_the_figure_says_so(opened: dict[str, Opened]) -> None:
+    visit = opened["nothing"]
+    assert visit.console == []
+    assert visit.found["rows"] == visit.found["drawn"] == []
+    assert visit.found["panels"] == ["No point passes the filters."]
 
 
 def test_the_legend_toggles_methods_by_their_boxes(
-    open_page: Open, page: str, points: dict[str, list[str]]
+    opened: dict[str, Opened], points: dict[str, list[str]]
 ) -> None:
-    opened = open_page(
-        page,
-        """
-        const toggle = async (name, times) => {
-          for (let i = 0; i < times; i += 1) {
-            const target = [...figure.querySelectorAll(".legendtext")]
-              .find((each) => each.textContent === name)
-              .closest(".traces").querySelector(".legendtoggle");
-            const at = target.getBoundingClientRect();
-            const init = { bubbles: true, clientX: at.x + 5, clientY: at.y + 5 };
-            target.dispatchEvent(new MouseEvent("mousedown", init));
-            target.dispatchEvent(new MouseEvent("mouseup", init));
-          }
-          await settle(); await settle(); await settle();
-          return { ...look(), ticked: box("method", "random").checked };
-        };
-        return [await toggle("random", 1), await toggle("random", 1), await toggle("el2n", 2),
-          await toggle("Pareto front", 1)];
-        """,
-    )
-    assert opened.console == []
-    off, on, alone, rings = opened.found
+    assert opened["legend"].console == []
+    off, on, alone, rings = opened["legend"].found
     assert off["rows"] == sorted(off["drawn"]) == those(points, "method", ["random"])
     assert (off["ticked"], off["grey"]) == (False, ["random"])
     assert (on["ticked"], on["rows"], on["grey"]) == (True, list(range(18)), [])
@@ -304,52 +377,17 @@ def test_the_legend_toggles_methods_by_their_boxes(
     assert rings["rows"] == alone["rows"]
 
 
-def test_axes_and_intervals_are_chosen(open_page: Open, page: str) -> None:
-    opened = open_page(
-        page,
-        """
-        await choose("x", "keep_fraction");
-        form.elements.intervals.click(); await settle();
-        const trace = figure.data.find((each) => each.customdata && each.mode.includes("lines"));
-        const bars = figure.querySelectorAll(".errorbar").length;
-        const labels = [figure.layout.xaxis.title.text, figure.layout.shapes.length];
-        await choose("y", "average_accuracy");
-        return { x: trace.x, bars, labels, then: figure.querySelectorAll(".errorbar").length };
-        """,
-    )
-    assert opened.console == []
-    assert opened.found["x"] == [0.2, 0.5]
-    assert opened.found["labels"] == ["keep fraction", 0]
-    assert (opened.found["bars"], opened.found["then"]) == (18, 0)
+def test_axes_and_intervals_are_chosen(opened: dict[str, Opened]) -> None:
+    found = opened["axes"].found
+    assert opened["axes"].console == []
+    assert found["x"] == [0.2, 0.5]
+    assert found["labels"] == ["keep fraction", 0]
+    assert (found["bars"], found["then"]) == (18, 0)
 
 
-def test_pointing_at_a_marker_tells_its_trial(open_page: Open, tmp_path: Path) -> None:
-    evil = "<a href='https://example.org'>b</a> & c"
-    study = dataclasses.replace(TRANSFER, models=("resnet18", evil), query_models=(evil,))
-    opened = open_page(
-        page_of(study, tmp_path),
-        """
-        const curve = figure.data.findIndex((each) => each.customdata && each.x.length === 2);
-        Plotly.Fx.hover(figure, [{ curveNumber: curve, pointNumber: 0 }],
-          [figure.data[curve].xaxis + figure.data[curve].yaxis]);
-        await settle();
-        const index = figure.data[curve].customdata[0];
-        const row = document.querySelector(`table.sortable tr[data-point="${index}"]`);
-        return {
-          lines: [...figure.querySelectorAll(".hoverlayer .nums, .hoverlayer tspan.line")]
-            .map((each) => each.textContent),
-          links: figure.querySelectorAll("a[href]").length,
-          // The page's own style leaves Plotly's texts alone.
-          strokes: [...figure.querySelectorAll(".hoverlayer tspan.line")]
-            .map((each) => getComputedStyle(each).stroke),
-          row: [...row.cells].map((cell) => cell.textContent.trim()),
-          panels: look().panels,
-          titles: [...figure.querySelectorAll(".annotation-text")].map((each) => each.textContent),
-        };
-        """,
-    )
-    found = opened.found
-    assert opened.console == []
+def test_pointing_at_a_marker_tells_its_trial(opened: dict[str, Opened]) -> None:
+    found = opened["pointing"].found
+    assert opened["pointing"].console == []
     assert found["links"] == 0
     assert set(found["strokes"]) == {"none"}
     text = " ".join(found["lines"])
@@ -362,64 +400,24 @@ def test_pointing_at_a_marker_tells_its_trial(open_page: Open, tmp_path: Path) -
         f"95 % interval {interval}",
     ):
         assert words in text
-    assert any(evil in title for title in found["titles"])
+    assert any(EVIL in title for title in found["titles"])
 
 
-def test_pressing_a_marker_marks_its_rows(open_page: Open, page: str) -> None:
-    opened = open_page(
-        page,
-        """
-        figure.emit("plotly_click", { points: [{ customdata: 7 }] });
-        return [...document.querySelectorAll("tr.pressed")].map((row) => row.dataset.point);
-        """,
-    )
-    assert opened.console == []
-    assert opened.found == ["7", "7"]
-
-
-def test_headings_sort_and_the_filter_still_finds_its_rows(open_page: Open, page: str) -> None:
-    opened = open_page(
-        page,
-        """
-        const head = (text) => [...document.querySelectorAll("table.sortable th button")]
-          .find((button) => button.textContent === text);
-        const column = (text) => head(text).parentElement.cellIndex;
-        head("worst class").click();
-        const texts = (name) => rows("table.sortable")
-          .map((row) => row.cells[column(name)].textContent);
-        const falling = texts("worst class");
-        head("method").click(); head("method").click();
-        const names = texts("method");
-        return { falling, names, sort: head("method").parentElement.getAttribute("aria-sort"),
-          ...(await press("method", "random")) };
-        """,
-    )
-    assert opened.console == []
-    falling = [float(text.split()[0]) for text in opened.found["falling"]]
+def test_headings_sort_rows_are_marked_and_every_control_has_a_name_and_the_keyboard(
+    opened: dict[str, Opened],
+) -> None:
+    found = opened["sorting"].found
+    assert opened["sorting"].console == []
+    assert found["pressed"] == ["7", "7"]
+    falling = [float(text.split()[0]) for text in found["falling"]]
     assert falling == sorted(falling, reverse=True)
     assert falling != sorted(falling)
-    names = [name.strip() for name in opened.found["names"]]
+    names = [name.strip() for name in found["names"]]
     assert names == sorted(names)
-    assert opened.found["sort"] == "ascending"
-    assert len(opened.found["rows"]) == 10
-    assert sorted(opened.found["rows"]) == sorted(opened.found["drawn"])
-
-
-def test_every_control_is_reached_with_the_keyboard(open_page: Open, page: str) -> None:
-    opened = open_page(
-        page,
-        """
-        const controls = [...document.querySelectorAll(
-          "a[href], button, input, select, summary, [role=region]")]
-          .filter((each) => each.checkVisibility() && !figure.contains(each));
-        const reached = controls.filter((control) => {
-          control.focus();
-          return document.activeElement === control && control.tabIndex >= 0;
-        });
-        const unnamed = [...form.querySelectorAll("input, select")].filter((e) => !e.labels.length);
-        return [controls.length, reached.length, unnamed.length];
-        """,
-    )
-    controls, reached, unnamed = opened.found
+    assert found["sort"] == "ascending"
+    # The filter still finds its rows.
+    assert len(found["rows"]) == 10
+    assert sorted(found["rows"]) == sorted(found["drawn"])
+    controls, reached, unnamed = found["controls"]
     assert controls == reached > 30
     assert unnamed == 0

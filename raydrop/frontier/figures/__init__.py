@@ -1,1 +1,1 @@
-"""Drawings: values that hold what a figure shows, and their drawing."""
+"""Drawings: values computed from tables and the store, and figures that show them."""

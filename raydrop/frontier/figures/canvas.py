@@ -1,4 +1,4 @@
-"""What all figures share: the look, the palette, one legend outside, and files as bytes.
+"""What all figures share: the look, panels on a canvas, one legend outside, and files as bytes.
 
 Figures are made without pyplot's global state, and the same drawing gives the same bytes.
 """
@@ -7,30 +7,35 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
+import numpy as np
 import PIL.Image
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 Look = dict[str, Any]
 """Keyword arguments of a line."""
+Entries = Sequence[Line2D | Patch]
+"""Of a legend."""
 
 # Okabe and Ito's colour-blind-safe set without its yellow, which vanishes on white; black first,
 # so that random pruning, the method to beat, stands out.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
-
-FRONT_COLOUR = "#B8860B"
+GREY = "#555555"
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 STYLE = {
     "font.size": 10,
@@ -49,16 +54,22 @@ STYLE = {
 }
 """On top of Matplotlib's own defaults."""
 
-_COORDINATES = re.compile(r'(?<= d=")[^"]*|(?<= [xy]=")[^"]*')
+LONGEST_NAME = 48
+"""Letters of a name in a figure, where there is not even less room; the rest is cut off."""
+UNIT_LETTERS = 22
+"""Letters of the name of a class or group beside a row."""
+DPI = 150
+"""Dots per inch of a PNG, and of what is pixels in an SVG."""
+
+_METADATA = {
+    "svg": ("Date", "Creator", "Format", "Type"),
+    "png": ("Software",),
+    "pdf": ("CreationDate", "Creator", "Producer"),
+}
+_COORDINATES = re.compile(r'(?<= d=")[^"]*|(?<= [xy]=")[^"]*|translate\([^)]*\)')
 _DECIMALS = re.compile(r"-?\d*\.\d{3,}")
 _PNG = re.compile('data:image/png;base64,([^"]+)')
 _LINE_END = re.compile(r"\s*\n\s*")
-
-LONGEST_NAME = 48
-"""Letters of a name in a figure, where there is not even less room; the rest is cut off."""
-
-DPI = 150
-"""Dots per inch of a PNG, and of what is pixels in an SVG."""
 
 
 def to_svg(figure: Figure) -> bytes:
@@ -66,36 +77,44 @@ def to_svg(figure: Figure) -> bytes:
 
     Photographs in it are JPEG, which takes a third of what PNG takes of a report.
     """
-    buffer, nothing = io.BytesIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with _drawable(figure):
-        canvas: Any = FigureCanvasSVG(figure)
-        canvas.print_svg(buffer, metadata=nothing)
-    return _compact(buffer.getvalue().decode()).encode()
+    svg = _drawn(figure, "svg", FigureCanvasSVG).decode()
+    # Line ends and what nobody sees of coordinates are a sixth of the file.
+    svg = _COORDINATES.sub(lambda found: _DECIMALS.sub(_hundredths, found[0]), svg)
+    svg = _PNG.sub(_smaller_picture, svg)
+    return (_LINE_END.sub(" ", svg).replace("> <", "><") + "\n").encode()
 
 
 def to_png(figure: Figure) -> bytes:
     """Return a figure as PNG at 150 dots per inch."""
-    buffer = io.BytesIO()
-    with _drawable(figure):
-        canvas: Any = FigureCanvasAgg(figure)
-        canvas.print_png(buffer, metadata={"Software": None})
-    return buffer.getvalue()
+    return _drawn(figure, "png", FigureCanvasAgg)
 
 
 def to_pdf(figure: Figure) -> bytes:
     """Return a figure as PDF with text as text, and without date or other metadata."""
-    buffer, nothing = io.BytesIO(), dict.fromkeys(("CreationDate", "Creator", "Producer"))
-    with _drawable(figure), mpl.rc_context({"pdf.fonttype": 42}):
-        canvas: Any = FigureCanvasPdf(figure)
-        canvas.print_pdf(buffer, metadata=nothing)
+    return _drawn(figure, "pdf", FigureCanvasPdf)
+
+
+def _drawn(figure: Figure, kind: str, canvas_of: Any) -> bytes:
+    """Draw once by a canvas; ``savefig`` would draw twice, once for nothing."""
+    buffer, canvas, dpi = io.BytesIO(), figure.canvas, figure.dpi
+    with styled(), mpl.rc_context({"pdf.fonttype": 42}):
+        engine = figure.get_layout_engine()
+        if isinstance(engine, ConstrainedLayoutEngine):
+            # Once for all formats, since it takes as long as drawing.
+            engine.execute(figure)
+            figure.set_layout_engine("none")
+        figure.set_dpi(DPI)
+        try:
+            write = getattr(canvas_of(figure), f"print_{kind}")
+            write(buffer, metadata=dict.fromkeys(_METADATA[kind]))
+        finally:
+            figure.set_dpi(dpi)
+            figure.set_canvas(canvas)
     return buffer.getvalue()
 
 
-def _compact(svg: str) -> str:
-    """Leave out line ends and what nobody sees of coordinates: about a sixth of the file."""
-    short = _COORDINATES.sub(lambda found: _DECIMALS.sub(_hundredths, found[0]), svg)
-    short = _PNG.sub(_smaller_picture, short)
-    return _LINE_END.sub(" ", short).replace("> <", "><") + "\n"
+def _hundredths(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def _smaller_picture(found: re.Match[str]) -> str:
@@ -111,32 +130,6 @@ def _smaller_picture(found: re.Match[str]) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _hundredths(number: re.Match[str]) -> str:
-    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
-
-
-@contextmanager
-def _drawable(figure: Figure) -> Iterator[None]:
-    """Prepare for one drawing by a canvas; ``savefig`` would draw twice, once for nothing."""
-    canvas, dpi = figure.canvas, figure.dpi
-    with styled():
-        _lay_out(figure)
-        figure.set_dpi(DPI)
-        try:
-            yield
-        finally:
-            figure.set_dpi(dpi)
-            figure.set_canvas(canvas)
-
-
-def _lay_out(figure: Figure) -> None:
-    """Place everything once, since that takes as long as drawing it, for every format."""
-    engine = figure.get_layout_engine()
-    if isinstance(engine, ConstrainedLayoutEngine):
-        engine.execute(figure)
-        figure.set_layout_engine("none")
-
-
 @contextmanager
 def styled() -> Iterator[None]:
     """Have our look on top of Matplotlib's own, whatever the user's settings are.
@@ -147,26 +140,86 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float, handles: Sequence[Line2D]) -> Figure:
+def new_figure(width: float, height: float, entries: Entries = (), **layout: str) -> Figure:
     """Return a figure of some width and height in inches, or higher if the legend takes more."""
-    height = max(height, 0.3 + 0.23 * len(handles))
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, max(height, 0.3 + 0.23 * len(entries))), **layout)  # type: ignore[arg-type]
     FigureCanvasAgg(figure)
     return figure
 
 
-def draw_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Put the one legend to the right of all panels."""
-    legend = figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
-    for handle, text in zip(handles, legend.get_texts(), strict=True):
-        text.set_fontweight("bold" if handle.get_gid() == "heading" else "normal")
+def panel_grid(
+    titles: Sequence[str],
+    places: Sequence[tuple[int, int]],
+    panel: tuple[float, float],
+    entries: Entries,
+    *,
+    letters: int = LONGEST_NAME + 1,
+    labels: tuple[str, str] = ("", ""),
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels on shared axes in some rows and columns, and its legend.
+
+    Args:
+        titles: Of the panels.
+        places: Their rows and columns; other places stay empty.
+        panel: Width and height of a panel in inches.
+        entries: Of the legend.
+        letters: That fit above a panel; longer titles are wrapped.
+        labels: Of both axes, written at the outermost panels of each column and row.
+    """
+    rows, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
+    size = panel[0] * columns + (2.2 if entries else 1.2), panel[1] * rows + 0.3
+    figure = new_figure(*size, entries, layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for place in np.ndindex(rows, columns):
+        if place not in places:
+            figure.delaxes(axes.item(place))
+    for title, (row, column) in zip(titles, places, strict=True):
+        ax = axes.item(row, column)
+        narrow = letters <= LONGEST_NAME
+        ax.set_title(
+            textwrap.fill(cut(title), letters, break_long_words=False),
+            fontsize=9 if narrow else "large",
+        )
+        left = all((row, other) not in places for other in range(column))
+        bottom = all((other, column) not in places for other in range(row + 1, rows))
+        ax.tick_params(labelleft=left, labelbottom=bottom)
+        ax.set_xlabel(labels[0] if bottom else "")
+        ax.set_ylabel(labels[1] if left else "")
+    draw_legend(figure, entries)
+    return figure, [axes[place] for place in places]
 
 
-def cut(name: str, longest: int = LONGEST_NAME, end: int = 0) -> str:
-    """Return a name, or as much as there is room for: ``end`` letters of its end, and its begin."""
-    if len(name) <= longest:
-        return name
-    return f"{name[: longest - 1 - end]}…{name[len(name) - end :]}"
+def in_rows(count: int, columns: int) -> list[tuple[int, int]]:
+    """Return the rows and columns of panels that fill a grid row by row."""
+    return [divmod(number, columns) for number in range(count)]
+
+
+def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """Return axes at some inches from the left and from the top.
+
+    Where labels are many, a layout engine would take longer than the drawing.
+    """
+    across, down = figure.get_size_inches()
+    return figure.add_axes((x / across, 1 - (y + height) / down, width / across, height / down))
+
+
+def text_width(texts: Iterable[str], size: float) -> float:
+    """Return inches that suffice for the longest of some texts of ``size`` points."""
+    return 0.62 * size / 72 * max(map(len, texts), default=0)
+
+
+def draw_legend(figure: Figure, entries: Entries, x: float | None = None) -> None:
+    """Draw the one legend: to the right of all panels, or at some inches from the left."""
+    if not entries:
+        return
+    place: Look = {"loc": "outside right upper", "handlelength": 2.6}
+    if x is not None:
+        across, down = figure.get_size_inches()
+        place = {"loc": "upper left", "bbox_to_anchor": (x / across, 1 - 0.15 / down)}
+        place |= {"fontsize": 8, "handlelength": 2.2}
+    legend = figure.legend(handles=list(entries), **place)
+    for entry, text in zip(entries, legend.get_texts(), strict=True):
+        text.set_fontweight("bold" if entry.get_gid() == "heading" else "normal")
 
 
 def heading(text: str) -> Line2D:
@@ -181,26 +234,24 @@ def legend_entry(label: str, look: Look) -> Line2D:
     return Line2D([], [], label=shown, **look)
 
 
-def equality_look() -> Look:
-    """Return the look of the line on which the worst accuracy is the average."""
-    return {"color": "#999999", "linewidth": 0.8, "linestyle": (0, (1, 3))}
+def write_beside(ax: Axes, text: str, place: tuple[float, float], colour: Any = "black") -> None:
+    """Write a short text right of a place, perhaps beyond the frame."""
+    look: Look = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+    ax.annotate(cut(text), place, (6, 0), color=colour, fontsize=8, **look)
 
 
-def ring_look(width: float) -> Look:
-    """Return the look of a ring of some line width around points of a front."""
-    return {
-        "color": FRONT_COLOUR,
-        "marker": "o",
-        "markersize": 17,
-        "fillstyle": "none",
-        "markeredgewidth": width,
-        "linestyle": "none",
-    }
+def without_frame(ax: Axes) -> None:
+    """Leave nothing of a panel but what is drawn in it, and the labels of its ticks."""
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
 
 
-def marker_size(keep_fraction: float) -> float:
-    """Return a diameter in points, so that areas grow with the keep fraction."""
-    return 3.5 + 7.0 * math.sqrt(keep_fraction)
+def cut(name: str, longest: int = LONGEST_NAME, end: int = 0) -> str:
+    """Return a name, or as much as there is room for: ``end`` letters of its end, and its begin."""
+    if len(name) <= longest:
+        return name
+    return f"{name[: longest - 1 - end]}…{name[len(name) - end :]}"
 
 
 def ordered_from(names: Iterable[str], first: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""One offline page: the answer, the figures, every number, and what is missing."""
+"""The page that says and shows what was found."""

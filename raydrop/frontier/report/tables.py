@@ -1,24 +1,32 @@
-"""The report's tables as cells: what is written, what is sorted by, and how it is marked."""
+"""The report's tables: a description per column, and cells with what is written and sorted by."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.frontier.figures.interactive import network_name, sparsity_name
+from raydrop.frontier.figures.interactive import DENSE_OPTION, target_name
 from raydrop.frontier.points import (
+    ALL,
+    DENSE_NETWORK,
     POINT,
+    Point,
     has_networks,
     has_several_models,
-    is_dense,
     point_name,
+    references,
+    rows_of,
     scorer_name,
 )
-from raydrop.frontier.table import front_mark, gap_and_std, worst_accuracy
+from raydrop.frontier.report.sentences import MINUS, NOISY, noise_answer, signed
+from raydrop.frontier.statistics.noise import Noise
+from raydrop.frontier.table import AVERAGE, WORST, front_mark
 from raydrop.study import By
 
 SHOWN_POINTS = 600
@@ -26,45 +34,199 @@ SHOWN_POINTS = 600
 SHOWN_CLASSES = 100
 SHOWN_RECALLS = 6000
 """Cells of the table by class."""
+SHOWN_HARM = 300
+"""Rows of the table of what pruning harms; all are in ``harm.csv``."""
 
 STEPS = (0.02, 0.05, 0.10, 0.20)
 """From which changes of recall on a cell is shaded, in steps; either sign."""
 
 Cell = dict[str, Any]
-Row = Mapping[Any, Any]
 
-_COLUMNS: tuple[tuple[str, bool], ...] = (
-    ("front", True),
-    ("model", True),
-    ("method", True),
-    ("quotas", True),
-    ("loss", True),
-    ("network", True),
-    ("target", True),
-    ("MACs removed", False),
-    ("parameters", False),
-    ("keep fraction", False),
-    ("kept", False),
-    ("seeds", False),
-    ("worst {by}", False),
-    ("95 % interval", False),
-    ("worst is", True),
-    ("average", False),
-    ("gap", False),
-    ("std", False),
-)
-"""Headings of the table of points, and whether what is below them is text."""
 
-_FURTHER: tuple[tuple[str, str, bool], ...] = (
-    ("worst_{by}_on_validation", "worst on validation", False),
-    ("worst_decile_accuracy", "worst tenth", False),
-    ("balanced_accuracy", "balanced", False),
-    ("front_probability", "P(front)", False),
-    ("front_status", "status", True),
-    ("forward_ms", "forward, ms", False),
+@dataclass(frozen=True)
+class Column:
+    """A column of a table that can be sorted, left out where nothing is known of it."""
+
+    name: str
+    """Its heading; ``{unit}`` is class or group."""
+    key: str
+    """The column that it is sorted by."""
+    text: str = ""
+    """A format of that value, in which all others of the row may occur; empty where it is text."""
+    soft: str = ""
+    """What is said besides, in soft print; left out where a number in it is not known."""
+
+    def cell(self, row: Point, absent: str) -> Cell:
+        """Return what is written (``text``, ``range``), sorted by, and where it begins."""
+        value = row[self.key]
+        known = bool(pd.notna(value)) and value != ""
+        text = _printed(self.text.format(value, **row)) if self.text else str(value)
+        soft: str = _printed(self.soft.format(**row)) if known else ""
+        return {
+            "value": (f"{value:.6g}" if isinstance(value, float) else value) if known else "",
+            "text": text if known else absent,
+            "range": "" if "nan" in soft else soft,
+            "left": self.left,
+            "best": self.key == "front",
+        }
+
+    @property
+    def left(self) -> bool:
+        """Whether it is text, which begins at the left."""
+        return ":" not in self.text
+
+
+def _range(name: str, form: str = ".3f") -> str:
+    return f"[{{{name}_min:{form}}}, {{{name}_max:{form}}}]"
+
+
+def _printed(text: str) -> str:
+    """Return formatted numbers with a real minus, zero without a sign, and room before a %."""
+    text = re.sub(r"[+-](?=0\.0+(?!\d))", "", text)
+    return text.replace("-", MINUS).replace("%", " %")
+
+
+POINT_COLUMNS = (
+    Column("front", "front", "{mark}"),
+    Column("model", "model"),
+    Column("method", "scorer"),
+    Column("quotas", "quotas"),
+    Column("loss", "loss"),
+    Column("network", "network"),
+    Column("target", "target"),
+    Column("MACs removed", "macs_removed", "{:.3f}"),
+    Column("parameters", "parameters", "{:,.0f}"),
+    Column("keep fraction", "keep_fraction", "{:g}"),
+    Column("kept", "n_kept", "{:.0f}"),
+    Column("seeds", "n_seeds", "{:d}"),
+    Column("worst {unit}", WORST, "{:.3f}", _range(WORST)),
+    Column("95 % interval", "worst_low", "{:.3f} to {worst_high:.3f}"),
+    Column("worst is", "worst"),
+    Column("average", AVERAGE, "{:.3f}", _range(AVERAGE)),
+    Column("gap", "gap", "{:.3f}"),
+    Column("std", "std", "{:.3f}"),
+    Column("worst on validation", "worst_on_validation", "{:.3f}"),
+    Column("worst tenth", "worst_decile_accuracy", "{:.3f}"),
+    Column("balanced", "balanced_accuracy", "{:.3f}"),
+    Column("P(front)", "front_probability", "{:.3f}"),
+    Column("status", "front_status"),
+    Column("forward, ms", "forward_ms", "{:.3f}"),
 )
-"""Columns of the frontier's table that are shown where it has them, their headings, and whether
-they are text."""
+
+HARM_COLUMNS = (
+    Column("point", "point"),
+    Column("against", "against"),
+    Column("seeds", "n_seeds", "{:d}"),
+    Column(
+        "excess gap",
+        "excess_accuracy_gap",
+        "{:+.3f}",
+        "({excess_accuracy_gap_low:+.3f} to {excess_accuracy_gap_high:+.3f})",
+    ),
+    Column("most harmed {unit}", "most_harmed"),
+    Column("change of worst {unit}", "worst_accuracy_change", "{:+.3f}"),
+    Column("change of average", "average_accuracy_change", "{:+.3f}"),
+    Column("worst AUC", "worst_auc", "{:.3f}"),
+    Column("change of worst AUC", "worst_auc_change", "{:+.3f}"),
+    Column("exemplars", "n_exemplars", "{:d}", "({exemplar_share:.1%})"),
+    Column("… of worst {unit}", "exemplar_share_of_worst", "{:.1%}"),
+)
+
+
+def sortable(
+    table: pd.DataFrame, columns: Sequence[Column], unit: By, absent: str = ""
+) -> dict[str, Any]:
+    """Return a table's headings, ``name`` and whether it begins at the ``left``, and its cells.
+
+    Args:
+        table: A row per row. Columns that it lacks, or that know nothing, are left out.
+        columns: What is shown.
+        unit: What a heading names.
+        absent: What is said where a value is not known.
+    """
+    shown = [each for each in columns if each.key in table and _known(table[each.key])]
+    return {
+        "columns": [{"name": c.name.format(unit=unit), "left": c.left} for c in shown],
+        "rows": [[column.cell(row, absent) for column in shown] for row in rows_of(table)],
+    }
+
+
+def _known(values: pd.Series[Any]) -> bool:
+    return bool((values.notna() & (values != "")).any())
+
+
+def points_table(points: pd.DataFrame, unit: By) -> dict[str, Any]:
+    """Return the table of points, with columns about models and networks where these differ."""
+    rows = rows_of(points)
+    marks = [front_mark(row) for row in rows]
+    table = points.assign(
+        mark=marks,
+        front=[" ○●".index(mark or " ") for mark in marks],
+        scorer=[scorer_name(row) for row in rows],
+    )
+    if not has_several_models(points):
+        table = table.drop(columns="model")
+    if has_networks(points):
+        table["target"] = [target_name(row) for row in rows]
+        table["network"] = points["network_method"].mask(
+            table["target"] == DENSE_OPTION, DENSE_OPTION
+        )
+    else:
+        table = table.drop(columns=["macs_removed", "parameters"])
+    return sortable(table, POINT_COLUMNS, unit, "not known")
+
+
+def harm_table_of(harmed: pd.DataFrame, unit: By, several: bool) -> dict[str, Any] | None:
+    """Return what pruning harms, the largest excess accuracy gap first; None if nothing is known.
+
+    Args:
+        harmed: As from :func:`~raydrop.frontier.harm.harm_table`.
+        unit: Whether it is about classes or groups.
+        several: Whether models have to be named.
+    """
+    if harmed.empty:
+        return None
+    order = ["excess_accuracy_gap", "exemplar_share"]
+    shown = harmed.sort_values(order, ascending=False, kind="stable").head(SHOWN_HARM)
+    shown = shown.assign(
+        point=[point_name(row, several_models=several) for row in rows_of(shown)],
+        against=shown["pruned"].map({"network": "the dense networks", "data": ALL}),
+    )
+    return {
+        **sortable(shown, HARM_COLUMNS, unit),
+        "hidden": len(harmed) - len(shown),
+        "one_seed": bool((harmed["n_seeds"] == 1).any()),
+        "data": bool((harmed["pruned"] == "data").any()),
+    }
+
+
+def noise_table(noise: Noise) -> dict[str, Any]:
+    """Return the share of the label noise that each series prunes, a cell per keep fraction."""
+    keeps = sorted(noise.points["keep_fraction"].unique(), reverse=True)
+    best = noise.points.groupby("keep_fraction")[NOISY].max()
+    column, alone = Column("", NOISY, "{:.3f}", _range(NOISY)), Column("", NOISY, "{:.3f}")
+    rows: list[dict[str, Any]] = [
+        {
+            "name": "uniform draw, on average",
+            "cells": [alone.cell({NOISY: 1 - keep}, "") for keep in keeps],
+        }
+    ]
+    for name, series in noise.points.groupby("name", sort=False):
+        there = {row["keep_fraction"]: row for row in rows_of(series)}
+        cells = []
+        for keep in keeps:
+            row = there.get(keep, {NOISY: np.nan, "n_seeds": 1})
+            shown = alone if row["n_seeds"] == 1 else column
+            cells.append(shown.cell(row, "") | {"best": row[NOISY] == best[keep]})
+        rows.append({"name": name, "cells": cells})
+    return {
+        "n_noisy": noise.n_noisy,
+        "n_train": noise.n_train,
+        "percent": f"{100 * noise.n_noisy / noise.n_train:.3g}",
+        "answer": noise_answer(noise.points),
+        "keeps": [f"{keep:g}" for keep in keeps],
+        "rows": rows,
+    }
 
 
 def chosen_points(ordered: pd.DataFrame, limit: int = SHOWN_POINTS) -> pd.DataFrame:
@@ -90,115 +252,12 @@ def with_forward_times(points: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFra
 
     That is the mean over seeds of the milliseconds that a forward pass of 64 images took. It is a
     timing, so it is no column of ``frontier.csv``, which one study always gives the same bytes.
-
-    Args:
-        points: Rows of the frontier's table.
-        trials: A row per trial.
     """
     if not has_networks(points):
         return points
     seconds = trials.groupby(list(POINT))["forward_seconds"].mean()
     keys = pd.MultiIndex.from_frame(points[list(POINT)])
     return points.assign(forward_ms=1000 * seconds.astype("float64").reindex(keys).to_numpy())
-
-
-def point_columns(points: pd.DataFrame, by: By) -> list[Cell]:
-    """Return the headings of the table of points: ``name``, and whether it heads ``text``."""
-    skipped = _skipped(points)
-    columns = [
-        {"name": name.format(by=by), "text": text} for name, text in _COLUMNS if name not in skipped
-    ]
-    return columns + [{"name": name, "text": text} for _, name, text in _further(points, by)]
-
-
-def point_rows(points: pd.DataFrame, by: By) -> list[list[Cell]]:
-    """Return the cells of the table of points, below :func:`point_columns`."""
-    skipped, further = _skipped(points), _further(points, by)
-    rows = []
-    for row in points.to_dict("records"):
-        cells = _point_cells(row, by)
-        shown = [cell for name, cell in cells.items() if name not in skipped]
-        rows.append(shown + [_further_cell(row[column], text) for column, _, text in further])
-    return rows
-
-
-NETWORK_COLUMNS = {"network", "target", "MACs removed", "parameters"}
-"""Columns that say something only where networks are pruned."""
-
-
-def _skipped(points: pd.DataFrame) -> set[str]:
-    """Return the columns that would say the same in every row."""
-    skipped = set() if has_several_models(points) else {"model"}
-    return skipped if has_networks(points) else skipped | NETWORK_COLUMNS
-
-
-def _further(points: pd.DataFrame, by: By) -> list[tuple[str, str, bool]]:
-    named = [(column.format(by=by), name, text) for column, name, text in _FURTHER]
-    return [each for each in named if each[0] in points and _known(points[each[0]]).any()]
-
-
-def _known(values: pd.Series[Any]) -> pd.Series[bool]:
-    return values.notna() & (values != "")
-
-
-def _point_cells(row: Row, by: By) -> dict[str, Cell]:
-    mark, (gap, std) = front_mark(row), gap_and_std(by)
-    low, high = row[f"worst_{by}_low"], row[f"worst_{by}_high"]
-    cells = [
-        {**cell(" ○●".index(mark or " "), mark, left=True), "best": True},
-        *(_text(row[name] if name != "method" else scorer_name(row)) for name in _NAMES),
-        _text(network_name(row)),
-        _text(sparsity_name(row)),
-        _measured(row["macs_removed"], "{:.3f}"),
-        _measured(row["parameters"], "{:,.0f}"),
-        cell(row["keep_fraction"], f"{row['keep_fraction']:g}"),
-        cell(row["n_kept"], f"{row['n_kept']:.0f}"),
-        cell(row["n_seeds"], row["n_seeds"]),
-        with_range(row, worst_accuracy(by)),
-        cell(low, f"{low:.3f} to {high:.3f}"),
-        _text(row[f"worst_{by}"]),
-        with_range(row, "average_accuracy"),
-        cell(row[gap], f"{row[gap]:.3f}"),
-        cell(row[std], f"{row[std]:.3f}"),
-    ]
-    return {name: each for (name, _), each in zip(_COLUMNS, cells, strict=True)}
-
-
-def _measured(value: float, form: str) -> Cell:
-    return cell("", "not known") if pd.isna(value) else cell(value, form.format(value))
-
-
-_NAMES = ("model", "method", "quotas", "loss")
-
-
-def _further_cell(value: Any, text: bool) -> Cell:
-    if pd.isna(value) or value == "":
-        return cell("", "not known", left=text)
-    return _text(value) if text else cell(value, f"{value:.3f}")
-
-
-def with_range(row: Row, name: str) -> Cell:
-    """Return a cell with a mean over seeds, and the lowest and highest seed in brackets."""
-    low, high = row[f"{name}_min"], row[f"{name}_max"]
-    return cell(row[name], f"{row[name]:.3f}", f"[{low:.3f}, {high:.3f}]")
-
-
-def cell(value: Any, text: Any, range_: str = "", *, left: bool = False) -> Cell:
-    """Return a cell.
-
-    Args:
-        value: What it is sorted by.
-        text: What it says.
-        range_: What it says besides, in soft print.
-        left: Whether it is text, and begins at the left.
-    """
-    if isinstance(value, float):
-        value = f"{value:.6g}"
-    return {"value": value, "text": text, "range": range_, "text_align": left, "best": False}
-
-
-def _text(value: Any) -> Cell:
-    return cell(value, value, left=True)
 
 
 def shown_classes(recalls: NDArray[np.float64]) -> list[int]:
@@ -213,45 +272,20 @@ def shown_classes(recalls: NDArray[np.float64]) -> list[int]:
 
 
 def recall_changes(table: pd.DataFrame, recalls: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return by how much recalls differ from those of training on all the data.
+    """Return by how much recalls (n_points, K) differ from those of training on all the data.
+
+    Those of a pruned network are compared with its dense network. NaN where there is no reference.
 
     Args:
         table: Points of :func:`~raydrop.frontier.table.frontier_table`.
         recalls: (n_points, K) of these points, means over seeds.
-
-    Returns:
-        (n_points, K) recall minus that of the point that keeps all the data with the same model
-        and loss; of a pruned network, minus that of its dense network. NaN where there is none.
     """
-    rows = table.to_dict("records")
-    full = {key: place for place, row in enumerate(rows) for key in _is_reference_for(row)}
     changes = np.full(recalls.shape, np.nan)
-    for place, row in enumerate(rows):
-        reference = next((full[key] for key in _references_of(row) if key in full), None)
+    for place, found in enumerate(references(rows_of(table))):
+        reference = found.get(ALL, found.get(DENSE_NETWORK))
         if reference is not None:
             changes[place] = recalls[place] - recalls[reference]
     return changes
-
-
-_DATA = ("dataset", "model", "query_model", "method", "quotas", "keep_fraction", "budget")
-
-
-def _references_of(row: Row) -> list[tuple[Any, ...]]:
-    """Return the keys of what a point's recalls are compared with, the first that is there."""
-    if is_dense(row):
-        return [(row["dataset"], row["model"], row["loss"])]
-    data = tuple(row[name] for name in _DATA)
-    return [(*data, "cross_entropy"), (*data, row["loss"])]
-
-
-def _is_reference_for(row: Row) -> list[tuple[Any, ...]]:
-    """Return the keys by which a point is found as a reference."""
-    if not is_dense(row):
-        return []
-    own = [(*(row[name] for name in _DATA), row["loss"])]
-    if row["method"] == "none":
-        own.append((row["dataset"], row["model"], row["loss"]))
-    return own
 
 
 def recall_rows(
@@ -271,31 +305,24 @@ def recall_rows(
     several = has_several_models(points)
     places = pd.Series(range(len(points)), index=points.index)
     shown = chosen_points(points, max(SHOWN_RECALLS // max(len(classes), 1), 1))
-    rows = zip(places[shown.index], shown.to_dict("records"), strict=True)
+    rows = zip(places[shown.index], rows_of(shown), strict=True)
     return [
         {
             "place": place,
             "name": point_name(row, several_models=several),
-            "cells": [_recall(recalls[place], changes[place], k, row) for k in classes],
+            "cells": [_recall(recalls[place], changes[place], k) for k in classes],
         }
         for place, row in rows
     ]
 
 
-def _recall(recalls: NDArray[np.float64], changes: NDArray[np.float64], k: int, row: Row) -> Cell:
+def _recall(recalls: NDArray[np.float64], changes: NDArray[np.float64], k: int) -> Cell:
     if np.isnan(recalls[k]):
         return {"text": "none", "change": "", "look": ""}
     looks = ["lowest"] if recalls[k] == np.nanmin(recalls) else []
     change = ""
-    pruned = row["method"] != "none" or not is_dense(row)
-    if pruned and not np.isnan(changes[k]):
+    if not np.isnan(changes[k]):
         change = signed(changes[k])
         step = int(np.searchsorted(STEPS, abs(changes[k]) + 1e-9, side="right"))
         looks += [f"{'up' if changes[k] > 0 else 'down'}{step}"] if step else []
     return {"text": f"{recalls[k]:.3f}", "change": change, "look": " ".join(looks)}
-
-
-def signed(value: float) -> str:
-    """Return a change with two decimals and a real minus; none at all has no sign."""
-    text = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
-    return "0.00" if text[1:] == "0.00" else text

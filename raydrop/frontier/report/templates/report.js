@@ -5,7 +5,7 @@
   const form = document.getElementById("filters");
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const count = data.points.size.length;
-  const worst = `worst_${data.by}_accuracy`;
+  const worst = "worst_accuracy";
   // Rings that were hidden in the legend, by name.
   const hiddenRings = new Set();
 
@@ -74,7 +74,7 @@
       `${data.filters.model.options.length > 1 ? `${option("model", i)}, ` : ""}${option("loss", i)}`,
       `keep fraction ${option("keep", i)} (${Math.round(points.kept[i])} kept), ${seeds}`,
       `average ${fixed(measures.average_accuracy.values[i])} (${range("average")})`,
-      `worst ${data.by} ${fixed(measures[worst].values[i])} (${range("worst")}),`,
+      `worst ${data.unit} ${fixed(measures[worst].values[i])} (${range("worst")}),`,
       `  95 % interval ${fixed(points.low[i])} to ${fixed(points.high[i])}`,
       `  lowest on average: ${escaped(points.worst_is[i])}`,
     ];
