@@ -200,11 +200,11 @@ def test_rounding_of_a_keep_fraction_makes_no_other_trial() -> None:
     assert written == computed
 
 
-@pytest.mark.parametrize("percent", range(1, 100))
-def test_prune_fraction_and_keep_fraction_name_the_same_trial(percent: int) -> None:
-    kept = from_space({"method": "random", "keep_fraction": percent / 100})
-    pruned = {"method": "random", "prune_fraction": (100 - percent) / 100}
-    assert config_hash(from_space(pruned).as_dict()) == config_hash(kept.as_dict())
+def test_prune_fraction_and_keep_fraction_name_the_same_trial() -> None:
+    for percent in range(1, 100):
+        kept = from_space({"method": "random", "keep_fraction": percent / 100})
+        pruned = {"method": "random", "prune_fraction": (100 - percent) / 100}
+        assert config_hash(from_space(pruned).as_dict()) == config_hash(kept.as_dict())
 
 
 def test_pruning_nothing_is_the_trial_that_keeps_everything() -> None:
