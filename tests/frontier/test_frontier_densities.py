@@ -118,7 +118,7 @@ def test_nothing_pruned_or_nothing_said_is_none(tmp_path: Path) -> None:
 values = st.integers(0, 6).map(float)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(values, values), min_size=3, max_size=12))
 def test_correlations_equal_those_of_the_definition(pairs: list[tuple[float, float]]) -> None:
     x, y = zip(*pairs, strict=True)

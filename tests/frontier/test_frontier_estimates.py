@@ -63,7 +63,7 @@ def test_without_validation_counts_there_is_no_such_estimate() -> None:
         worst_estimates([[5, 7]], [9, 9], validation_correct=[[1]], validation_totals=[2])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.lists(st.integers(0, 20), min_size=3, max_size=3), min_size=1, max_size=4),
     st.lists(st.floats(0, 1), min_size=3, max_size=3),
@@ -98,7 +98,7 @@ def test_agreement_narrows_the_interval_and_it_still_covers(spread: float, share
     assert widths[0] < 0.95 * widths[1]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=12), st.integers(1, 5))
 def test_moderated_variances_equal_the_slow_twin(variances: list[float], freedom: int) -> None:
     drawn, degrees = moderated(np.array(variances), freedom)

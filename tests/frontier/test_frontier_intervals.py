@@ -108,7 +108,7 @@ def test_leaving_out_better_classes_does_not_uncover_the_worst(gap: float, seeds
     assert covered(intervals, 0.8) >= 0.95
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.lists(st.integers(0, 20), min_size=3, max_size=3), min_size=1, max_size=4),
     st.sampled_from([0.8, 0.95, 0.99]),

@@ -18,21 +18,21 @@ planar = st.lists(st.tuples(coordinates, coordinates), max_size=30)
 spatial = st.lists(st.tuples(coordinates, coordinates, coordinates), max_size=15)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(planar)
 def test_two_columns_equal_comparing_all_pairs(points: list[tuple[float, float]]) -> None:
     front = pareto_front(np.reshape(points, (-1, 2)))
     assert front.tolist() == pareto_front_by_pairs(points)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(spatial)
 def test_three_columns_equal_comparing_all_pairs(points: list[tuple[float, ...]]) -> None:
     front = pareto_front(np.reshape(points, (-1, 3)))
     assert front.tolist() == pareto_front_by_pairs(points)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(planar, st.randoms(use_true_random=False))
 def test_order_columns_and_scale_do_not_matter(
     points: list[tuple[float, float]], rng: random.Random

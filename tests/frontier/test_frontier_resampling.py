@@ -180,14 +180,14 @@ def test_status_is_sure_only_where_noise_cannot_change_it() -> None:
     ]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(coordinates, coordinates), max_size=8))
 def test_hypervolume_equals_that_of_cells(points: list[tuple[float, ...]]) -> None:
     expected = hypervolume_by_cells(points, [0.0, 0.0])
     assert hypervolume(np.reshape(points, (-1, 2))) == pytest.approx(expected)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=4))
 def test_agreement_equals_that_of_pairs_of_seeds(hits: list[list[bool]]) -> None:
     members = [0, 0, 0, 0, 2, 2, 2, 3, 3]

@@ -15,9 +15,12 @@ import pandas as pd
 import pytest
 from fake_study import FakeStudy
 
+import raydrop.frontier
 from raydrop import cli
 from raydrop.errors import visible
+from raydrop.frontier import Frontier, load_records
 from raydrop.frontier import terminal as terminal_module
+from raydrop.frontier.table import table_of
 from raydrop.frontier.watch import Watcher, live_view
 from raydrop.store.tables import ScoreFacts, Units, write_scores
 
@@ -182,15 +185,28 @@ def test_log_records_warnings_and_tracebacks_are_shown_as_text(
     assert shown.splitlines()[-1].startswith(r"RuntimeError: [/INST] [red]:smile:\x1b[2J\x1b]8;;")
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Frontier:
+    """What the command finds, drawn once for all encodings."""
+    records = load_records(STUDY.write(tmp_path_factory.mktemp("written")))
+    return Frontier(records, table_of(records), pd.DataFrame(), {})
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
 def test_what_an_encoding_lacks_is_escaped(
-    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoding: str, drawn: Frontier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = STUDY.write(tmp_path)
+    real = raydrop.frontier.write_frontier
+    monkeypatch.setattr(
+        "raydrop.frontier.write_frontier",
+        lambda place, *rest, **options: (
+            drawn if place == "drawn" else real(place, *rest, **options)
+        ),
+    )
     streams = {name: io.BytesIO() for name in ("stdout", "stderr")}
     for name, written in streams.items():
         monkeypatch.setattr(sys, name, io.TextIOWrapper(written, encoding=encoding))
-    assert main(monkeypatch, "frontier", folder) == 0
+    assert main(monkeypatch, "frontier", "drawn") == 0
     assert main(monkeypatch, "methods") == 0
     assert main(monkeypatch, "frontier", "café \udce9 ●") == 1
     sys.stdout.flush()

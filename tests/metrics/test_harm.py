@@ -41,7 +41,7 @@ def ranked(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return (np.array(cells).reshape(n, 4) / 4).astype(np.float32), np.array(labels)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(ranked())
 def test_areas_by_class_equal_those_of_sklearn_and_of_counting_pairs(
     case: tuple[NDArray[np.float32], NDArray[np.int64]],
@@ -140,7 +140,7 @@ accuracies = st.lists(st.integers(0, 10), min_size=15, max_size=15).map(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(accuracies, accuracies, st.sets(st.integers(0, 4), max_size=4))
 def test_excess_gaps_equal_those_of_loops(
     pruned: NDArray[np.float64], dense: NDArray[np.float64], absent: set[int]
@@ -210,7 +210,7 @@ votes = st.integers(1, 6).flatmap(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(votes)
 def test_modal_labels_equal_those_of_counting(columns: list[list[int]]) -> None:
     predictions = np.array(columns, dtype=np.int16).T

@@ -28,7 +28,7 @@ def arrays(samples: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return predictions, labels.astype(np.int64)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(pairs)
 def test_recalls_equal_those_of_sklearn_and_of_counting(samples: list[tuple[int, int]]) -> None:
     predictions, labels = arrays(samples)
@@ -40,7 +40,7 @@ def test_recalls_equal_those_of_sklearn_and_of_counting(samples: list[tuple[int,
     np.testing.assert_array_equal(recalls, recall_by_counting(predictions, labels, CLASSES))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(pairs)
 def test_reductions_follow_from_recalls_of_present_classes(samples: list[tuple[int, int]]) -> None:
     predictions, labels = arrays(samples)
@@ -53,7 +53,7 @@ def test_reductions_follow_from_recalls_of_present_classes(samples: list[tuple[i
     assert metrics.by_class[metrics.worst_class] == min(present)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(pairs)
 def test_balanced_accuracy_equals_that_of_sklearn(samples: list[tuple[int, int]]) -> None:
     predictions, labels = arrays(samples)
@@ -64,7 +64,7 @@ def test_balanced_accuracy_equals_that_of_sklearn(samples: list[tuple[int, int]]
     assert class_metrics(predictions, labels, CLASSES).balanced_accuracy == expected
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.5, 1.0, float("nan")]), min_size=1, max_size=45))
 def test_the_worst_decile_is_the_mean_of_the_lowest_tenth(recalls: list[float]) -> None:
     present = sorted(recall for recall in recalls if recall == recall)
@@ -134,7 +134,7 @@ def test_impossible_predictions_are_errors(
         class_metrics(np.array(predictions), np.array(labels), 3)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(triples)
 def test_accuracies_of_groups_equal_those_of_counting(samples: list[tuple[int, int, int]]) -> None:
     predictions, labels, groups = np.array(samples, dtype=np.int64).T
@@ -150,7 +150,7 @@ def test_accuracies_of_groups_equal_those_of_counting(samples: list[tuple[int, i
     assert metrics.accuracy_std == pytest.approx(float(np.std(present)))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(pairs)
 def test_classes_taken_for_groups_have_the_metrics_of_classes(
     samples: list[tuple[int, int]],

@@ -18,7 +18,7 @@ from raydrop.errors import ConfigError
 from raydrop.selection.quotas import drop_densities
 from raydrop.theory import TwoGaussians
 
-properties = settings(derandomize=True, deadline=None, max_examples=150)
+properties = settings(derandomize=True, deadline=None, max_examples=50)
 
 FIRST = TwoGaussians((-1, 1), (0.5, 1), 0.5)
 
@@ -173,7 +173,9 @@ def test_risks_and_densities_are_scipys(mixture: TwoGaussians, points: list[floa
     t = np.array(points)
     zero, one = (stats.norm(m, s) for m, s in zip(mixture.means, mixture.sigmas, strict=True))
     np.testing.assert_allclose(mixture.class_risks(t), [zero.sf(t), one.cdf(t)], rtol=1e-9)
-    np.testing.assert_allclose(mixture.class_pdfs(t), [zero.pdf(t), one.pdf(t)], rtol=1e-9)
+    expected = [zero.pdf(t), one.pdf(t)]
+    # The smallest numbers have fewer digits.
+    np.testing.assert_allclose(mixture.class_pdfs(t), expected, rtol=1e-9, atol=1e-300)
     assert mixture.risk(t).shape == t.shape
     assert mixture.class_pdfs(t[None]).shape == (2, 1, len(t))
 
