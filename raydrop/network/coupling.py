@@ -130,9 +130,8 @@ class Coupling:
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the score of every coupled channel, and of how many filters it is made, (U,) each.
 
-        Args:
-            scores: (out_channels,) for convolutions; at least one for each coupled channel.
-            combine: Mean or sum over those filters of a coupled channel that have a score.
+        It is the mean or sum over those of its filters that have a score: ``scores`` are
+        (out_channels,) for some convolutions.
         """
         total, number = np.zeros(len(self.groups)), np.zeros(len(self.groups), np.int64)
         for name in self.prunable:
@@ -162,8 +161,8 @@ def choose(
     Args:
         coupling: The coupled channels.
         scores: (U,); higher ones stay.
-        size: What is to be left, of the measure.
-        measure: ``flops`` or ``parameters``.
+        size: What is to be left, of the measure: ``flops`` or ``parameters``.
+        measure: Which.
         slack: How far from the size is near enough.
         seed: Of the order of equal scores.
     """

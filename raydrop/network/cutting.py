@@ -29,14 +29,11 @@ def cut_by_scores(
     each layer stays.
 
     Args:
-        task: The network and its target; the network is left as it is.
+        task: The network, which is left as it is, and its target. The note of what is returned says
+            so where it could not be reached within 2 % of what is to go, and of what is to stay.
         scores: For each convolution that can lose filters, (out_channels,); higher ones stay. Of
             coupled convolutions some may be left out, but not all.
         combine: How scores of coupled filters are combined, over those that are given.
-
-    Returns:
-        The cut network, measured. Its note says so where the target could not be reached within
-        2 % of what is to go, and of what is to stay.
 
     Raises:
         NetworkError: If the network cannot be traced (the message names the module), or a score is
@@ -49,11 +46,7 @@ def cut_by_scores(
 def combined_scores(
     coupling: Coupling, scores: Mapping[str, Tensor], combine: Combine = "mean"
 ) -> NDArray[np.float64]:
-    """Return the score of each coupled channel, (U,).
-
-    Raises:
-        NetworkError: If a score is missing, NaN, or of another shape.
-    """
+    """Return the score of each coupled channel, (U,); see :func:`cut_by_scores`."""
     given = [name for name in coupling.prunable if name in scores]
     checked = {n: _checked(n, scores[n], coupling.layers[n].outputs) for n in given}
     combined, number = coupling.combined(checked, combine)
@@ -73,13 +66,9 @@ def chosen(
     scores: NDArray[np.float64],
     fraction: float | None = None,
 ) -> Kept:
-    """Return the coupled channels that stay so that a target is met.
+    """Return the coupled channels that stay, those of higher scores (U,), so that a target is met.
 
-    Args:
-        task: The network's target and seed.
-        coupling: The network's coupled channels.
-        scores: (U,); higher ones stay.
-        fraction: Share of the dense network's measure that goes; None for the target's.
+    ``fraction`` of the dense network's measure goes; None stands for the target's.
     """
     measure = task.target.measure
     if measure == "sparsity":
@@ -97,11 +86,7 @@ def chosen(
 def cut(
     task: PruningTask, coupling: Coupling, kept: Kept, facts: Mapping[str, Any] | None = None
 ) -> Pruned:
-    """Return the network with some of its channels only, measured.
-
-    Raises:
-        NetworkError: If a layer would vanish; the message names it.
-    """
+    """Return the network with some of its channels only, measured."""
     channels = coupling.channels(kept)
     model = rebuild(task.model, channels)
     size = network_size(model, task.image_shape)

@@ -18,11 +18,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Set the masked weights of a network to zero, in place.
 
     Called after each step of an optimiser this keeps them at zero, whatever the optimiser (decay,
-    momentum) would make of them.
-
-    Args:
-        model: The network, with or without its masks applied.
-        masks: True where a weight stays, by the name of its parameter, of the parameter's shape.
+    momentum) would make of them. Masks are by the name of their parameter, True where it stays.
     """
     for name, mask in masks.items():
         weight = model.get_parameter(name)
@@ -45,11 +41,8 @@ def mask_by_scores(task: PruningTask, scores: Mapping[str, Tensor]) -> Pruned:
     order; the highest weight of each layer stays.
 
     Args:
-        task: The network and its target; the network is left as it is.
+        task: The network, which is left as it is, and its target.
         scores: For each weight of :func:`raydrop.network.measure.weights_of`, of its shape.
-
-    Returns:
-        A copy of the network whose masked weights are zero, and the masks.
 
     Raises:
         NetworkError: If the target is of another measure, or a score is missing, NaN or of another
@@ -72,7 +65,13 @@ def mask_by_scores(task: PruningTask, scores: Mapping[str, Tensor]) -> Pruned:
     model.to(next(task.model.parameters()).device)
     size = network_size(model, task.image_shape)
     reached = 1 - size.weights / dense
-    note = "" if size.weights == wanted else _note(task, reached)
+    note = ""
+    if size.weights != wanted:
+        note = (
+            f"The target {task.target.name} could not be reached exactly: {reached:.6f} of the "
+            f"dense network's {MEASURES['sparsity']} are gone, because each layer keeps at least "
+            "one weight or more were zero to begin with."
+        )
     return Pruned(model, size, reached, masks=masks, note=note)
 
 
@@ -121,11 +120,3 @@ def _checked(name: str, weight: Tensor, scores: Mapping[str, Tensor]) -> Tensor:
             "loss and at the weights."
         )
     return torch.where(weight.detach() == 0, -torch.inf, values)
-
-
-def _note(task: PruningTask, reached: float) -> str:
-    return (
-        f"The target {task.target.name} could not be reached exactly: {reached:.6f} of the dense "
-        f"network's {MEASURES['sparsity']} are gone, because each layer keeps at least one weight "
-        "or more were zero to begin with."
-    )

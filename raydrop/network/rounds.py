@@ -53,10 +53,6 @@ def prune_in_rounds(
     Returns:
         What came of the last round, with the channel map and masks relative to the task's network.
         Its facts have ``rounds``: the target, what was reached, and the note of each.
-
-    Raises:
-        ConfigError: If there are no rounds.
-        NetworkError: What the method raises.
     """
     channels: dict[str, Any] = {}
     masks: dict[str, Tensor] = {}

@@ -174,11 +174,8 @@ def _undescribed(error: Exception) -> NetworkError:
 def save_network(path: str | Path, spec: NetworkSpec, model: nn.Module) -> None:
     """Write a network so that the file appears whole or not at all.
 
-    Args:
-        path: File to write; one that is there is replaced.
-        spec: How to build the network again, and what it is for.
-        model: The network. Its floating-point numbers are saved as float32. The same network gives
-            the same bytes.
+    A file that is there is replaced. Floating-point numbers are saved as float32; the same network
+    gives the same bytes.
 
     Raises:
         NetworkError: If the network is not the one that ``spec`` builds, or the file cannot be
@@ -235,10 +232,9 @@ def network_entry(
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return a network as findings and arrays of an entry of the store; see :func:`network_of`.
 
-    Returns:
-        ``info``: the fields of the specification, and ``state``, name and shape of each
-        floating-point array; ``arrays``: all of these in a row, ``state``, (P,) float32. A vector,
-        because a file for each of hundreds of arrays would take far longer to write and verify.
+    The findings are the fields of the specification, and ``state``, name and shape of each
+    floating-point array; these are in a row, ``state``, (P,) float32, because a file for each of
+    hundreds of arrays would take far longer to write and verify.
 
     Raises:
         NetworkError: If the network is not the one that ``spec`` builds.
@@ -323,12 +319,8 @@ def export_network(
 def skeleton(spec: NetworkSpec, *, data: bool = True) -> nn.Module:
     """Return a network of the shape that a specification describes, in eval mode.
 
-    Neither trained weights are downloaded nor does the global generator move on.
-
-    Args:
-        spec: The specification.
-        data: Whether it has any weights; otherwise it is on torch's meta device and takes no
-            memory, whatever size somebody wrote down.
+    Neither trained weights are downloaded nor does the global generator move on. Without ``data``
+    it is on torch's meta device and takes no memory, whatever size somebody wrote down.
 
     Raises:
         NetworkError: If the architecture is unknown or the channels do not fit it.
@@ -347,7 +339,9 @@ def skeleton(spec: NetworkSpec, *, data: bool = True) -> nn.Module:
 
 
 def _pt2_bytes(model: nn.Module, example: Tensor, facts: str) -> bytes:
-    program = torch.export.export(model, (example,), dynamic_shapes=_any_batch())
+    program = torch.export.export(
+        model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={EXTRA: facts})
     return buffer.getvalue()
@@ -360,7 +354,7 @@ def _onnx_bytes(model: nn.Module, example: Tensor, facts: str) -> bytes:
         model,
         (example,),
         dynamo=True,
-        dynamic_shapes=_any_batch(),
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
         input_names=["images"],
         output_names=["logits"],
         verbose=False,
@@ -368,10 +362,6 @@ def _onnx_bytes(model: nn.Module, example: Tensor, facts: str) -> bytes:
     program.model.metadata_props["raydrop"] = facts
     content: bytes = program.model_proto.SerializeToString()
     return content
-
-
-def _any_batch() -> tuple[dict[int, Any]]:
-    return ({0: torch.export.Dim("batch")},)
 
 
 def _read_header(archive: zipfile.ZipFile, path: str | Path) -> Mapping[str, Any]:

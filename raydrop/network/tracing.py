@@ -113,11 +113,7 @@ def _only(coupling: Coupling, proven: Sequence[int], model: nn.Module) -> Coupli
 
 
 def _called(model: nn.Module, images: Tensor) -> list[str]:
-    """Return the names of the modules that a forward pass calls, in the order of their first call.
-
-    Raises:
-        NetworkError: If the pass fails, or does not end in logits; the message names the module.
-    """
+    """Return the names of the modules that a forward pass calls, in order of their first call."""
     called: dict[str, None] = {}
     running: list[str] = []
 
@@ -159,12 +155,7 @@ def _untraceable(model: nn.Module, name: str, found: str) -> NetworkError:
 def _followed(
     model: nn.Module, images: Tensor, called: Sequence[str]
 ) -> tuple[NDArray[np.int64], Owners]:
-    """Return group and places of the channels that may be cut.
-
-    Raises:
-        NetworkError: If a convolution that is called is not in the graph of gradients, or it cannot
-            be followed.
-    """
+    """Return the groups and places of the channels that may be cut."""
     try:
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             graph = torch_pruning.DependencyGraph().build_dependency(

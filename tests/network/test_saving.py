@@ -36,7 +36,6 @@ from raydrop.network.saving import (
 from raydrop.store import Store
 
 SHAPE = (3, 32, 32)
-MODELS = ["resnet56", "vgg16", "mobilenet_v2"]
 
 
 def spec_of(model: str, classes: int = 10, shape: tuple[int, int, int] = SHAPE) -> NetworkSpec:
@@ -108,9 +107,8 @@ def step(seed: int, spec: NetworkSpec) -> Step:
 # Files.
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_saved_network_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
-    spec = spec_of(name)
+def test_a_saved_network_comes_back_as_it_was(tmp_path: Path) -> None:
+    spec = spec_of("resnet56")
     model = network(spec)
     save_network(tmp_path / "net.raydrop", spec, model)
     before = torch.random.get_rng_state()
@@ -127,9 +125,8 @@ def test_a_saved_network_comes_back_as_it_was(name: str, tmp_path: Path) -> None
     assert torch.equal(logits(loaded, images(3)), logits(model, images(3)))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_pruned_network_comes_back_with_its_channels(name: str, tmp_path: Path) -> None:
-    model, spec = pruned(spec_of(name))
+def test_a_pruned_network_comes_back_with_its_channels(tmp_path: Path) -> None:
+    model, spec = pruned(spec_of("resnet56"))
     save_network(tmp_path / "pruned", spec, model)
     loaded, found = load_network(tmp_path / "pruned")
     assert found == spec
@@ -393,7 +390,7 @@ def test_a_file_that_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Path
     with pytest.raises(
         NetworkError, match=r"Expected to write .*folder, found: a folder instead of"
     ):
-        export_network(tmp_path / "folder", network(spec), SHAPE, "pt2")
+        export_network(tmp_path / "folder", network(spec_of("linear")), SHAPE, "pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
@@ -467,7 +464,7 @@ def test_only_our_own_way_of_compressing_is_undone(kind: int, tmp_path: Path) ->
     ("model", "changes", "message"),
     [
         ("linear", {"image_shape": [3, 10**6, 10**6]}, "head.weight .* the shape 10x30000000000"),
-        ("small_cnn", {"num_classes": 10**6, "class_names": ["a"] * 10**6}, "head.* 1000000"),
+        ("small_cnn", {"num_classes": 10**5, "class_names": ["a"] * 10**5}, "head.* 100000"),
         ("small_cnn", {"num_classes": 10**12}, "class_names of a network to be 1000000000000"),
         (
             "small_cnn",

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from network_cases import CLASSES, SHAPES, lively, task_of
-from test_cutting import assert_met, assert_rebuilt, assert_whole, prunable, random_scores
+from network_cases import (
+    CLASSES,
+    SHAPES,
+    assert_met,
+    assert_rebuilt,
+    assert_whole,
+    lively,
+    prunable,
+    random_scores,
+    task_of,
+)
 from torch import Tensor, nn
 
 from raydrop.errors import NetworkError

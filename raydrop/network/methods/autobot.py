@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,42 +38,16 @@ POINTS = 50
 """Iterations of the course that are reported, at most."""
 
 
-@dataclass(frozen=True, eq=False)
-class SoftSize:
-    """What a network costs when its channels are there as far as their gates are open.
+def soft_size(
+    coupling: Coupling, measure: str, unit: float, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Return the soft form of :meth:`raydrop.network.coupling.Coupling.size`, in units.
 
-    F = rest + sum_l (product_l o_l i_l + vector_l o_l), with o_l and i_l the shares of a layer's
-    outputs and inputs that are open: 1 - sum_u share_lu (1 - gate_u), share_lu the share of the
-    layer's outputs (inputs) that is coupled channel u. Where all gates are 0 or 1 that is the size
-    of the network without the channels whose gates are 0.
-    """
-
-    outputs: Tensor
-    """Share of each layer's outputs that each gate controls, (L, U)."""
-    inputs: Tensor
-    """Share of its inputs, (L, U)."""
-    products: Tensor
-    """Cost that is proportional to outputs times inputs, (L,)."""
-    vectors: Tensor
-    """Cost that is proportional to outputs alone, (L,)."""
-    rest: float
-    """Cost that no gate can change."""
-
-    def __call__(self, gates: Tensor) -> Tensor:
-        """Return F, a scalar that is differentiable in the gates (U,)."""
-        closed = 1 - gates
-        outputs, inputs = 1 - self.outputs @ closed, 1 - self.inputs @ closed
-        return self.rest + (outputs * (self.products * inputs + self.vectors)).sum()
-
-
-def soft_size(coupling: Coupling, measure: str, unit: float, device: torch.device) -> SoftSize:
-    """Return the soft form of :meth:`raydrop.network.coupling.Coupling.size`, in float64.
-
-    Args:
-        coupling: Of the network.
-        measure: ``flops`` for multiply-accumulates, or ``parameters``.
-        unit: What a cost of 1 is.
-        device: Where gates are.
+    It makes of gates (U,), in float64, F = rest + sum_l (product_l o_l i_l + vector_l o_l), with
+    o_l and i_l the shares of a layer's outputs and inputs that are open: 1 - sum_u share_lu
+    (1 - gate_u), share_lu the share of the layer's outputs (inputs) that is coupled channel u.
+    Where all gates are 0 or 1 that is the size of the network without the channels whose gates are
+    0, in multiply-accumulates (``flops``) or parameters.
     """
     count, flops = len(coupling.groups), measure == "flops"
     shares = {side: np.zeros((len(coupling.layers), count)) for side in ("out", "in")}
@@ -85,9 +58,15 @@ def soft_size(coupling: Coupling, measure: str, unit: float, device: torch.devic
     sizes = coupling.layers.values()
     costs = [(each.macs, 0) if flops else (each.weights, each.vectors) for each in sizes]
     parts = (shares["out"], shares["in"], *(np.array(costs).T / unit))
-    outputs, inputs, products, vectors = (torch.from_numpy(part).to(device) for part in parts)
-    rest = coupling.rest_macs if flops else coupling.rest_parameters
-    return SoftSize(outputs, inputs, products, vectors, rest / unit)
+    of_outputs, of_inputs, products, vectors = (torch.from_numpy(each).to(device) for each in parts)
+    rest = (coupling.rest_macs if flops else coupling.rest_parameters) / unit
+
+    def size(gates: Tensor) -> Tensor:
+        closed = 1 - gates
+        outputs, inputs = 1 - of_outputs @ closed, 1 - of_inputs @ closed
+        return rest + (outputs * (products * inputs + vectors)).sum()
+
+    return size
 
 
 def distance(cost: Tensor, target: float, whole: float) -> Tensor:
@@ -125,7 +104,7 @@ class AutoBot(NetworkMethod):
     that its convolution's output goes into (behind the convolution where there is none). Channels
     that can only go together, as those of a residual stream, share one gate, so the cost that the
     search sees is the one that is measured after cutting. b starts at 2.1972; Adam trains nothing
-    else, on L = L_data + beta g + gamma_h h, with :func:`distance` g of :class:`SoftSize` from the
+    else, on L = L_data + beta g + gamma_h h, with :func:`distance` g of :func:`soft_size` from the
     target and :func:`indecision` h; the authors use a beta of 2.7 to 6, and a gamma_h of 0. Weights
     and the statistics of BatchNorm stay as they are. Of the last 40 % of the iterations the one
     with the smallest L gives the order in which channels go, by one threshold for all layers, until
@@ -152,11 +131,7 @@ class AutoBot(NetworkMethod):
         self._beta, self._gamma_h = beta, gamma_h
 
     def prune(self, task: PruningTask) -> Pruned:
-        """Remove the channels whose gates closed.
-
-        Raises:
-            NetworkError: If the network cannot be traced or cut, or the loss is not finite.
-        """
+        """Remove the channels whose gates closed."""
         coupling = coupling_of(task.model, task.image_shape)
         target = 1 - task.target.fraction
         found = self._converged(task, coupling, target)
@@ -188,13 +163,7 @@ class AutoBot(NetworkMethod):
         return found
 
     def search(self, task: PruningTask, coupling: Coupling, target: float, beta: float) -> Search:
-        """Train gates and return the best ones.
-
-        Args:
-            task: Gives network, batches and loss; the network stays as it is.
-            coupling: Of the network.
-            target: T, as a share of the dense network's measure.
-            beta: Weight of the distance from it.
+        """Train gates for a target T, a share of the dense network's measure; return the best.
 
         Raises:
             NetworkError: If the loss is not finite.
@@ -235,11 +204,7 @@ class AutoBot(NetworkMethod):
 
 @contextlib.contextmanager
 def gated(model: nn.Module, coupling: Coupling, image_shape: ImageShape) -> Iterator[list[Tensor]]:
-    """Multiply channels by their gates inside the context.
-
-    Yields:
-        A list to put the gates (U,) into before a forward pass.
-    """
+    """Multiply channels by the gates (U,) that are in the list given, in every forward pass."""
     current = list[Tensor]()
 
     def multiplied(owner: Tensor, _layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

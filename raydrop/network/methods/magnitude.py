@@ -20,9 +20,7 @@ from raydrop.study.catalogue import Entry, Parameter
 def filter_norms(weight: Tensor, norm: float) -> Tensor:
     """Return the norm of each filter, ``(sum_j |w_ij|^p)^(1/p)``, (out_channels,) in float64.
 
-    Args:
-        weight: (out_channels, in_channels, ...).
-        norm: The exponent p: 1 as published, or 2.
+    The exponent p is 1 as published, or 2.
     """
     norms: Tensor = torch.linalg.vector_norm(weight.detach().double().flatten(1), norm, dim=1)
     return norms

@@ -27,12 +27,7 @@ def summed_changes(
 
     The network is in eval mode: with the statistics of a batch, a BatchNorm would make the loss
     indifferent to the scale of the filter before it, and the products of each filter would sum to
-    zero.
-
-    Args:
-        task: The network, its batches and their losses L_b; the network is left as it is.
-        batches: How many to take.
-        change: Of the products, of the weight's shape in float64.
+    zero. The products are of the weight's shape, in float64.
     """
     model = copy.deepcopy(task.model).eval().requires_grad_(False)
     weights = weights_of(model)

@@ -22,9 +22,7 @@ from raydrop.study.catalogue import Entry, Parameter
 def filter_changes(activation: Tensor, gradient: Tensor) -> Tensor:
     """Return ``mean_b |sum_hw a dL/da|`` of each filter, (out_channels,) in float64.
 
-    Args:
-        activation: Outputs a of a convolution, (B, out_channels, ...).
-        gradient: Derivative of the batch's loss by them, of the same shape.
+    Outputs a of a convolution and the gradient of the batch's loss are (B, out_channels, ...).
     """
     products = (activation.detach() * gradient.detach()).double()
     return products.flatten(2).sum(dim=2).abs().mean(dim=0)
@@ -69,11 +67,7 @@ class TaylorActivation(NetworkMethod):
     def _searched(
         self, task: PruningTask, coupling: Coupling, model: nn.Module
     ) -> tuple[Kept, list[float]]:
-        """Train a copy of the network in place while its channels go, round after round.
-
-        Returns:
-            The channels that stay, and the share of the measure that was gone by round.
-        """
+        """Train in place, round after round; return what stays, and the share gone by round."""
         optimiser = torch.optim.SGD(model.parameters(), lr=self.learning_rate, momentum=0.9)
         batches = task.steps(int(self.rounds) * int(self.steps))
         kept, course = coupling.everything(), list[float]()
