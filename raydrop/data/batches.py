@@ -8,6 +8,7 @@ of worker processes.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -104,36 +105,58 @@ def make_batches(
     Where images stream, ``loader_workers`` processes read files; by default one for each thread
     that torch may use, less the one that trains.
     """
+    scale = _scale(data, device)
     if isinstance(split.images, ArrayImages):
-        return TensorBatches(data, split, device)
+        pixels = _tensor(split.images.pixels).to(device)
+        how = data.dataset.crop_padding, data.dataset.horizontal_flip
+        return functools.partial(_in_memory, pixels, _tensor(split.labels).to(device), scale, how)
     if loader_workers is None:
         loader_workers = torch.get_num_threads() - 1
-    return StreamBatches(data, split, device, loader_workers)
+    return functools.partial(_streamed, data.dataset, split, scale, loader_workers)
 
 
-class TensorBatches:
-    """Batches of images that lie in memory as one uint8 tensor on the device."""
+def _in_memory(
+    pixels: Tensor,
+    labels: Tensor,
+    scale: tuple[Tensor, Tensor],
+    how: tuple[int, bool],
+    groups: Sequence[Tensor],
+    augment_seed: int | None = None,
+) -> Iterator[Batch]:
+    """Yield batches of images that lie in memory as one uint8 tensor on the device."""
+    generator = None
+    if augment_seed is not None:
+        generator = torch.Generator(pixels.device).manual_seed(augment_seed)
+    for group in groups:
+        chosen = group.to(pixels.device, non_blocking=True)
+        images = pixels[chosen]
+        if generator is not None:
+            images = augment(images, *how, generator)
+        yield Batch(_normalised(images, scale), labels[chosen])
 
-    def __init__(self, data: PreparedData, split: Split, device: torch.device) -> None:
-        assert isinstance(split.images, ArrayImages)
-        self._pixels = _tensor(split.images.pixels).to(device)
-        self._labels = _tensor(split.labels).to(device)
-        self._scale, self._device = _scale(data, device), device
-        self._augment = data.dataset.crop_padding, data.dataset.horizontal_flip
 
-    def __call__(
-        self, groups: Sequence[Tensor], augment_seed: int | None = None
-    ) -> Iterator[Batch]:
-        """Yield batches; see :class:`Batches`."""
-        generator = None
-        if augment_seed is not None:
-            generator = torch.Generator(self._device).manual_seed(augment_seed)
-        for group in groups:
-            chosen = group.to(self._device, non_blocking=True)
-            pixels = self._pixels[chosen]
-            if generator is not None:
-                pixels = augment(pixels, *self._augment, generator)
-            yield Batch(_normalised(pixels, self._scale), self._labels[chosen])
+def _streamed(
+    dataset: ImageDataset,
+    split: Split,
+    scale: tuple[Tensor, Tensor],
+    workers: int,
+    groups: Sequence[Tensor],
+    augment_seed: int | None = None,
+) -> Iterator[Batch]:
+    """Yield batches of images that are read from files as they are needed."""
+    device = scale[0].device
+    files = _FileDataset(dataset, split, torch.cat(list(groups)), augment_seed)
+    places = torch.arange(len(files)).split([len(group) for group in groups])
+    loader: torch.utils.data.DataLoader[tuple[Tensor, int]] = torch.utils.data.DataLoader(
+        files,
+        batch_sampler=[place.tolist() for place in places],
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # or the loader would draw from the global one
+    )
+    for both in loader:
+        pixels, labels = (each.to(device, non_blocking=True) for each in both)
+        yield Batch(_normalised(pixels, scale), labels)
 
 
 def augment(pixels: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
@@ -156,39 +179,11 @@ def augment(pixels: Tensor, padding: int, flip: bool, generator: torch.Generator
     return pixels
 
 
-class StreamBatches:
-    """Batches of images that are read from files as they are needed."""
-
-    def __init__(
-        self, data: PreparedData, split: Split, device: torch.device, workers: int
-    ) -> None:
-        assert isinstance(split.images, FileImages)
-        self._data, self._split, self._device, self._workers = data, split, device, workers
-
-    def __call__(
-        self, groups: Sequence[Tensor], augment_seed: int | None = None
-    ) -> Iterator[Batch]:
-        """Yield batches; see :class:`Batches`."""
-        files = _FileDataset(self._data, self._split, torch.cat(list(groups)), augment_seed)
-        places = torch.arange(len(files)).split([len(group) for group in groups])
-        loader: torch.utils.data.DataLoader[tuple[Tensor, int]] = torch.utils.data.DataLoader(
-            files,
-            batch_sampler=[place.tolist() for place in places],
-            num_workers=self._workers,
-            pin_memory=self._device.type == "cuda",
-            generator=torch.Generator(),  # or the loader would draw from the global one
-        )
-        scale = _scale(self._data, self._device)
-        for both in loader:
-            pixels, labels = (each.to(self._device, non_blocking=True) for each in both)
-            yield Batch(_normalised(pixels, scale), labels)
-
-
 class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """Decoded and transformed images of a split, in a given order."""
 
     def __init__(
-        self, data: PreparedData, split: Split, positions: Tensor, augment_seed: int | None
+        self, dataset: ImageDataset, split: Split, positions: Tensor, augment_seed: int | None
     ) -> None:
         from torchvision.transforms import v2
 
@@ -196,7 +191,7 @@ class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
         self._images, self._labels = split.images, split.labels
         self._positions, self._seed = positions.tolist(), augment_seed
         self._transform = v2.Compose(
-            [*_file_transforms(data.dataset, augment_seed is not None), v2.PILToTensor()]
+            [*_file_transforms(dataset, augment_seed is not None), v2.PILToTensor()]
         )
 
     def __len__(self) -> int:

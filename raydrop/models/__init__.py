@@ -191,19 +191,19 @@ def _torchvision_model(name: str, num_classes: int, head: Head | None = None) ->
     if base not in known:
         raise unknown_name("model", name, {*MODELS, *known})
     arguments = dict[str, Any](_TORCHVISION_ARGUMENTS.get(base, {}))
+    get_model = torchvision.models.get_model
+    if name == base:
+        return get_model(base, weights=None, num_classes=num_classes, **arguments)
     there = torchvision.models.get_model_weights(base).__members__
     weights = next(there[each] for each in PRETRAINED_WEIGHTS if each in there)
-    if name == base or head is None:
-        if name != base:  # what torchvision sets where it loads weights
-            if "aux_logits" in arguments:
-                arguments["transform_input"] = True
-            if base.startswith("vit_"):
-                arguments["image_size"] = weights.meta["min_size"][0]
-        return torchvision.models.get_model(
-            base, weights=None, num_classes=num_classes, **arguments
-        )
+    if head is None:  # what torchvision sets where it loads weights
+        if "aux_logits" in arguments:
+            arguments["transform_input"] = True
+        if base.startswith("vit_"):
+            arguments["image_size"] = weights.meta["min_size"][0]
+        return get_model(base, weights=None, num_classes=num_classes, **arguments)
     try:
-        model = torchvision.models.get_model(base, weights=weights)
+        model = get_model(base, weights=weights)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise ConfigError(
             f"Expected ImageNet weights of {base} to be there or to be downloaded, found "
