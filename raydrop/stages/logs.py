@@ -68,9 +68,6 @@ def work_log(place: Place, kind: Kind, key: str, what: str, device: str) -> Iter
 
     Yields:
         What takes the words of the last line.
-
-    Raises:
-        ValueError: If ``key`` is no key of the store, which could lead elsewhere.
     """
     file = _LogFile(place, log_name(kind, key))
     log, start = WorkLog(), time.perf_counter()
@@ -92,10 +89,7 @@ def work_log(place: Place, kind: Kind, key: str, what: str, device: str) -> Iter
 
 
 def log_name(kind: Kind, key: str) -> str:
-    """Return where a log is, relative to the study's folder.
-
-    Raises:
-        ValueError: If ``key`` is no key of the store.
+    """Return where a log is, relative to the study's folder, if ``key`` can be one of the store.
 
     Example:
         >>> log_name("trials", "3f2a9c1b")

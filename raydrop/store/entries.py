@@ -29,7 +29,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -45,6 +45,7 @@ from raydrop.store.files import (
     read_npy_header,
     read_regular,
     said_of_link,
+    written_whole,
 )
 from raydrop.store.places import Place, is_fresh, open_place
 from raydrop.store.remote import ObjectFacts, Remote, is_url
@@ -104,8 +105,7 @@ class Entry:
             shape: What it has to have, with None where any length is right.
 
         Raises:
-            StoreError: If there is no such array, it cannot be read, or it is of another kind or
-                shape.
+            StoreError: If there is none that can be read, of that kind and shape.
         """
         path = self.path / self.files.get(name, f"{name}.npy")
         try:
@@ -160,6 +160,7 @@ class Store:
         """The folder of entries on this machine."""
         self.damaged: list[str] = []
         """``KIND/KEY`` of every entry that this object found truncated or altered."""
+        self._remote = self.place.remote
         self._folders: dict[str, Path] = {}
         self._seen: dict[str, dict[str, ObjectFacts]] | None = {} if glance else None
 
@@ -167,10 +168,6 @@ class Store:
     def location(self) -> str | Path:
         """What opens the same store on another machine."""
         return self.root if self._remote is None else self._remote.url
-
-    @property
-    def _remote(self) -> Remote | None:
-        return self.place.remote
 
     def folder(self, name: str) -> Path:
         """Return the folder of a kind, or another one in the store; it need not be there.
@@ -221,7 +218,7 @@ class Store:
         finally:
             shutil.rmtree(work, ignore_errors=True)
             self._forget(kind)
-        return standing or self._entry(at, at.folder, body)
+        return standing or self._entry(at, body)
 
     def read(self, kind: str, key: str) -> Entry | None:
         """Return the entry, or None where it is absent or was found damaged (and moved aside).
@@ -235,7 +232,7 @@ class Store:
         try:
             if self._remote is not None:
                 return self._read_remote(self._remote, at)
-            return self._verified(at, at.folder) if _is_folder(at.folder) else None
+            return self._verified(at) if _is_folder(at.folder) else None
         except (*_DAMAGE, OddFileError) as problem:
             self._set_aside(at, problem)
             return None
@@ -276,14 +273,15 @@ class Store:
         try:
             if at is None:
                 return None
-            if there is None:
-                found = _described(at.folder) if _is_folder(at.folder) else None
-            elif arrays:
+            if there is not None and arrays:
                 return self._read_remote(there, at)
+            if there is not None:
+                said = there.read_bytes(at.meta)
+            elif _is_folder(at.folder):
+                said = read_regular(at.folder / META, links=False)
             else:
-                content = there.read_bytes(at.meta)
-                found = None if content is None else parse_json(content)
-            return None if found is None else self._entry(at, at.folder, found)
+                said = None
+            return None if said is None else self._entry(at, parse_json(said))
         except StoreError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -364,21 +362,21 @@ class Store:
             work.replace(at.folder)  # what was in the way was damaged and is now aside
         return None
 
-    def _entry(self, at: _Spot, folder: Path, body: Mapping[str, Any]) -> Entry:
+    def _entry(self, at: _Spot, body: Mapping[str, Any]) -> Entry:
         _check_files(body)
         files = body.get("arrays", {})
         names = tuple(files) if files else tuple(Path(name).stem for name in body["files"])
         info = visible_within(body["info"])  # to be shown, in tables and figures, as in a terminal
         called = self.place.called(at.folder)
-        return Entry(body["kind"], at.key, body["config"], info, folder, names, files, called)
+        return Entry(body["kind"], at.key, body["config"], info, at.folder, names, files, called)
 
-    def _verified(self, at: _Spot, folder: Path) -> Entry:
+    def _verified(self, at: _Spot) -> Entry:
         """Return an entry whose files are as they were written, or raise one of ``_DAMAGE``."""
-        body = _body(at, folder)
+        body = _body(at, read_regular(at.folder / META, links=False))
         for name, digest in body["files"].items():
-            if _digest(folder / name) != digest:
+            if _digest(at.folder / name) != digest:
                 raise ValueError(f"{name} does not match its hash")
-        return self._entry(at, folder, body)
+        return self._entry(at, body)
 
     def _set_aside(self, at: _Spot, problem: Exception) -> None:
         name = f"{at.kind}-{at.key}-{uuid.uuid4().hex[:8]}"
@@ -418,61 +416,51 @@ class Store:
         _remember(work / META, None)
 
     def _read_remote(self, there: Remote, at: _Spot) -> Entry | None:
-        """Return an entry that the object store has, from the copy where that has the same."""
-        facts = self._facts(there, at)
-        if facts is not None and is_fresh(at.folder / META, facts):
-            with contextlib.suppress(*_DAMAGE):
-                return self._verified(at, at.folder)
-        for _ in range(0 if facts is None else _ATTEMPTS):
-            said = there.read_bytes(at.meta)
+        """Return an entry that the object store has; what is not here yet is brought."""
+        for _ in range(_ATTEMPTS):
+            said = self._said(there, at)
             if said is None:
                 break
             try:
-                return self._copied(there, at, said, facts)
+                body = _body(at, said)
+                _at_once(lambda item: _bring(there, at, *item), body["files"].items())
+                return self._entry(at, body)
             except _DAMAGE:
                 # Unless it was replaced or removed in the meantime, it is damaged.
+                (at.folder / META).unlink(missing_ok=True)
                 if there.read_bytes(at.meta) == said:
                     raise
         shutil.rmtree(at.folder, ignore_errors=True)
         return None
 
-    def _copied(self, there: Remote, at: _Spot, said: bytes, facts: ObjectFacts | None) -> Entry:
-        """Return the copy here of an entry whose ``meta.json`` is given, made anew if need be."""
-        path, work = at.folder / META, self.folder(".incomplete") / uuid.uuid4().hex
-        with contextlib.suppress(*_DAMAGE):
-            if path.read_bytes() == said:
-                entry = self._verified(at, at.folder)
-                _remember(path, facts)
-                return entry
-        work.mkdir(parents=True)
-        try:
-            (work / META).write_bytes(said)
-            names = _body(at, work)["files"]
-            _at_once(lambda name: there.download(f"{at.prefix}/{name}", work / name), names)
-            entry = self._verified(at, work)
-            _remember(work / META, facts)
-            _exchange(work, at.folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        return replace(entry, path=at.folder)
+    def _said(self, there: Remote, at: _Spot) -> bytes | None:
+        """Return ``meta.json``, from here where that is what the object store has."""
+        facts, path = self._facts(there, at), at.folder / META
+        if facts is None:
+            return None
+        if is_fresh(path, facts):
+            return read_regular(path, links=False)
+        said = there.read_bytes(at.meta)
+        if said is not None:
+            at.folder.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as file:
+                file.write(said)
+            _remember(path, facts)
+        return said
 
     def _facts(self, there: Remote, at: _Spot) -> ObjectFacts | None:
-        if self._seen is None:
-            return there.facts(at.meta)
-        return self._listed(there, at.kind).get(at.key)
+        seen = None if self._seen is None else self._listed(there, at.kind)
+        return there.facts(at.meta) if seen is None else seen.get(at.key)
 
     def _listed(self, there: Remote, kind: str) -> dict[str, ObjectFacts]:
         """Return the entries of a kind in the object store: those with a ``meta.json``."""
-        if self._seen is not None and kind in self._seen:
-            return self._seen[kind]
-        found = {}
-        for name, facts in there.listing(f"store/{kind}").items():
-            key, _, file = name.partition("/")
-            if file == META and _NAME.fullmatch(key):
-                found[key] = facts
-        if self._seen is not None:
-            self._seen[kind] = found
-        return found
+        seen = {} if self._seen is None else self._seen
+        if kind not in seen:
+            listed = there.listing(f"store/{kind}").items()
+            found = ((name.rpartition("/"), facts) for name, facts in listed)
+            whole = ((key, facts) for (key, _, file), facts in found if file == META)
+            seen[kind] = {key: facts for key, facts in whole if _NAME.fullmatch(key)}
+        return seen[kind]
 
     def _forget(self, kind: str) -> None:
         if self._seen is not None:
@@ -496,11 +484,7 @@ class _Spot(NamedTuple):
 
 
 def required(store: Store, kind: str, key: str) -> Entry:
-    """Return an entry that an earlier stage must have left.
-
-    Raises:
-        StoreError: If it is not there.
-    """
+    """Return an entry that an earlier stage must have left, or raise a StoreError."""
     entry = store.read(kind, key)
     if entry is None:
         raise StoreError(
@@ -531,13 +515,9 @@ def _is_folder(place: Path) -> bool:
 # What meta.json says.
 
 
-def _described(place: Path) -> dict[str, Any]:
-    return parse_json(read_regular(place / META, links=False))
-
-
-def _body(at: _Spot, folder: Path) -> dict[str, Any]:
+def _body(at: _Spot, content: bytes) -> dict[str, Any]:
     """Return what ``meta.json`` says, verified, or raise one of ``_DAMAGE``."""
-    body = _described(folder)
+    body = parse_json(content)
     expected = body.pop("sha256", None)
     if _seal(body) != expected:
         raise ValueError(f"{META} does not match its hash")
@@ -618,10 +598,10 @@ def _is_like(found: tuple[int, ...], shape: tuple[int | None, ...] | None) -> bo
 # Object stores.
 
 
-def _at_once(transfer: Callable[[str], None], names: Iterable[str]) -> None:
+def _at_once(transfer: Callable[[Any], None], items: Iterable[Any]) -> None:
     """Transfer some files, several at a time, since each is mostly waiting."""
     with ThreadPoolExecutor(_TRANSFERS) as pool:
-        for _ in pool.map(transfer, names):
+        for _ in pool.map(transfer, items):
             pass
 
 
@@ -632,19 +612,20 @@ def _remember(path: Path, facts: ObjectFacts | None) -> None:
     os.utime(path, (changed, changed))
 
 
-def _exchange(work: Path, place: Path) -> None:
-    """Put a verified folder into its place in the copy, where others may be reading."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    old = work.with_name(f"{work.name}-old")
-    with contextlib.suppress(FileNotFoundError):
-        place.rename(old)
+def _bring(there: Remote, at: _Spot, name: str, digest: str) -> None:
+    """Bring a file of an entry from the object store, unless it is here as it should be."""
+    path = at.folder / name
+    with contextlib.suppress(OSError):
+        if _digest(path) == digest:
+            return
+    work = path.with_name(f".{uuid.uuid4().hex}")
     try:
-        work.replace(place)
-    except OSError:  # another process of this machine was faster
-        if not place.is_dir():
-            raise
+        there.download(f"{at.prefix}/{name}", work)
+        if _digest(work) != digest:
+            raise ValueError(f"{name} does not match its hash")
+        work.replace(path)
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        work.unlink(missing_ok=True)
 
 
 def _move_aside(there: Remote, at: _Spot, name: str) -> str:

@@ -35,7 +35,7 @@ _THREADS = 16
 
 @dataclass(frozen=True)
 class Place:
-    """A location of results."""
+    """A location of results; what cannot be read or written raises a StoreError."""
 
     folder: Path
     """Where to work on this machine: the location itself, or the copy of an object store's."""
@@ -69,11 +69,7 @@ class Place:
         return Path(self.remote.url.partition("?")[0]).name
 
     def make(self) -> None:
-        """Make the folder, with its parents, where it is not there yet.
-
-        Raises:
-            StoreError: If it cannot be made, or a file is in its place.
-        """
+        """Make the folder, with its parents, where it is not there yet, or raise a StoreError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -83,11 +79,7 @@ class Place:
             ) from error
 
     def write(self, name: str, content: bytes) -> Path:
-        """Write a file whole or not at all, and to an object store first; return its path here.
-
-        Raises:
-            StoreError: If it cannot be written; what was there before stays.
-        """
+        """Write a file whole or not at all, to an object store first; return its path here."""
         path = self.folder / name
         try:
             with written_whole(path) as file:
@@ -104,11 +96,7 @@ class Place:
         return path
 
     def upload(self, name: str) -> None:
-        """Upload what lies in a folder here, such as logs, where results go to an object store.
-
-        Raises:
-            StoreError: If it cannot be uploaded.
-        """
+        """Upload what lies in a folder here, such as logs, where results go to an object store."""
         if self.remote is None:
             return
         for path in sorted((self.folder / name).rglob("*")):
@@ -116,11 +104,7 @@ class Place:
                 self.remote.upload(path, path.relative_to(self.folder).as_posix())
 
     def refresh(self) -> None:
-        """Bring ``study.json`` up to date with the object store, where there is one.
-
-        Raises:
-            StoreError: If it cannot be read.
-        """
+        """Bring ``study.json`` up to date with the object store, where there is one."""
         if self.remote is None:
             return
         facts, path = self.remote.facts(STUDY), self.folder / STUDY

@@ -228,22 +228,12 @@ class Remote:
 
 @functools.cache
 def remote(url: str) -> Remote:
-    """Return the objects below a prefix; the same object for the same URL.
-
-    Raises:
-        ConfigError: As :class:`Remote`.
-        StoreError: As :class:`Remote`.
-    """
+    """Return the objects below a prefix, the same for the same URL; raise as :class:`Remote`."""
     return Remote(url)
 
 
 def read_object(url: str) -> bytes | None:
-    """Return what is at the URL of one object, or None where there is none.
-
-    Raises:
-        ConfigError: As :class:`Remote`.
-        StoreError: As :class:`Remote`, and if it cannot be read.
-    """
+    """Return what is at the URL of one object, or None; raise as :class:`Remote`."""
     parts = urlsplit(canonical_url(url))
     prefix, _, name = parts.path.rpartition("/")
     return remote(parts._replace(path=prefix).geturl()).read_bytes(name)
@@ -310,14 +300,8 @@ def joined_url(url: str, path: str) -> str:
 def refuse_options(url: str, found: str) -> None:
     """Refuse what others wrote if it says where, or how, an object store is to be reached.
 
-    Whoever runs a study decides whom credentials are shown to. Others may name a bucket.
-
-    Args:
-        url: Of an object store, or any path.
-        found: What the URL is part of, for the message.
-
-    Raises:
-        ConfigError: If the URL has options other than a region.
+    Whoever runs a study decides whom credentials are shown to. Others may name a bucket, and a
+    region; any other option raises a ConfigError, which quotes what the URL was ``found`` in.
     """
     names = dict(parse_qsl(_split(url).query, keep_blank_values=True)).keys() - _HARMLESS
     if is_url(url) and names:

@@ -578,7 +578,7 @@ def test_what_is_written_is_read_back_on_every_node(nodes: Nodes) -> None:
     assert [entry.key for entry in second.entries("scores")] == [written.key]
     assert second.changed("scores", written.key) > 1.7e9
     assert first.damaged == second.damaged == []
-    assert not any((second.root / ".incomplete").iterdir())
+    assert not list((second.root / ".incomplete").glob("*"))
 
 
 def test_what_was_not_written_is_absent(url: str) -> None:
