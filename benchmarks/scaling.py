@@ -41,12 +41,14 @@ import numpy as np
 import ray
 from ray import tune
 
-from raydrop.cluster.crew import CrewWorker, start_crew
+from raydrop.cluster.crew import CrewWorker, WorkContext, start_crew
 from raydrop.cluster.layout import Layout
 from raydrop.cluster.session import ray_session
+from raydrop.cluster.shared_store import SharedStore
 from raydrop.cluster.sweep import make_tuner
 from raydrop.scores.sharding import Shard
 from raydrop.store import Place
+from raydrop.study import Study
 
 SHARD_SAMPLES = 64
 STATE_VALUES = 100_000
@@ -115,7 +117,8 @@ def measure_trials(count: int) -> None:
 
 def shard_seconds(workers: int, layout: Layout, count: int) -> float:
     """Return how long shards that do nothing take, in seconds for all, with workers at work."""
-    with start_crew(ray.put(None), layout, worker=Idle) as crew:
+    context = WorkContext(Study("idle", "digits", "linear", {}), None, layout, SharedStore(""))
+    with start_crew(context, worker=Idle) as crew:
         executor = crew.executor("")
         state = executor.share(np.zeros(STATE_VALUES, np.float32))
         for _ in executor.map("norm", _shards(50 * workers), state):

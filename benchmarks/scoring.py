@@ -623,9 +623,11 @@ def compare_executors(pairs: int, *, quick: bool) -> None:
     import ray
     from training import made_up_cifar
 
-    from raydrop.cluster.crew import start_crew
+    from raydrop.cluster.crew import WorkContext, start_crew
     from raydrop.cluster.layout import Layout
     from raydrop.cluster.session import ray_session
+    from raydrop.cluster.shared_store import SharedStore
+    from raydrop.study import Study
 
     torch.set_num_threads(1)
     # Three CPUs by Ray's book, so that both crews can be there; only one of them works at a time.
@@ -633,16 +635,14 @@ def compare_executors(pairs: int, *, quick: bool) -> None:
         for model, samples in list(SHARDED_MODELS.items())[: 1 if quick else None]:
             data = made_up_cifar(samples)
             reference = ray.put(data)
-            crews = contextlib.ExitStack()
+            study, crews = Study("sharded", "made up", model, {}), contextlib.ExitStack()
+            places = SharedStore("")  # where nothing is written
             one, two = (
-                Checkpoint(
-                    data,
-                    model,
-                    crews.enter_context(start_crew(reference, Layout(workers, 1, 0.0))).executor(
-                        model
-                    ),
+                Checkpoint(data, model, crews.enter_context(start_crew(context)).executor(model))
+                for context in (
+                    WorkContext(study, reference, Layout(workers, 1, 0.0), places)
+                    for workers in (1, 2)
                 )
-                for workers in (1, 2)
             )
             here = Checkpoint(data, model, LocalExecutor(GradientWorker(data, model)))
             gains = [1 / ratio for ratio in paired_ratios(two.run, one.run, pairs)]

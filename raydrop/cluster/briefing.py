@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import ray
 from rich.console import Console
 from rich.text import Text
 
-from raydrop.cluster import forecast
+from raydrop.cluster import forecast as forecasting
 from raydrop.cluster import layout as cluster_layout
 from raydrop.cluster.layout import Layout, Node, layout_text, make_layout, this_machine
 from raydrop.cluster.session import ray_session
@@ -22,7 +23,7 @@ from raydrop.data.dataset import ImageDataset
 from raydrop.errors import ConfigError, visible
 from raydrop.plan import Plan
 from raydrop.plan.runs import QueryRun
-from raydrop.plan.workload import sample_passes, unshared_query_runs, workload
+from raydrop.plan.workload import Work, sample_passes, unshared_query_runs, workload
 from raydrop.store import Store
 from raydrop.study import Study
 
@@ -39,6 +40,11 @@ class Briefing:
     dataset: ImageDataset
     store: Store
     console: Console
+
+    @cached_property
+    def _workload(self) -> tuple[Work, ...]:
+        """What is to be done takes; nothing of it is done while a briefing lasts."""
+        return workload(self.study, self.missing, self.dataset, self.store)
 
     def say(self, name: str, text: str) -> None:
         """Print a line."""
@@ -115,7 +121,7 @@ class Briefing:
 
     def _tell_work(self) -> None:
         study, n = self.study, len(self.dataset.train)
-        work = sample_passes(workload(study, self.missing, self.dataset, self.store))
+        work = sample_passes(self._workload)
         total = sum(work.values())
         shares = ", ".join(f"{name} {count / total:.0%}" for name, count in work.items())
         self.say(
@@ -148,13 +154,15 @@ class Briefing:
                 self.say("layout", f"none now, and {wait}: {error}")
                 return
             self.tell_layout(layout, found)
-            self.tell_time(layout, forecast.measured_on_ray if joins else forecast.measured_here)
+            self.tell_time(
+                layout, forecasting.measured_on_ray if joins else forecasting.measured_here
+            )
 
     def tell_layout(self, layout: Layout, found: Sequence[Node]) -> None:
         """Say how many workers there are at a time, with what, and on which nodes."""
         self.say("layout", layout_text(layout, found))
 
-    def tell_time(self, layout: Layout, measure: forecast.Measure | None = None) -> None:
+    def tell_time(self, layout: Layout, measure: forecasting.Measure | None = None) -> None:
         """Say how long each stage is likely to take.
 
         Args:
@@ -163,9 +171,10 @@ class Briefing:
                 nothing is said.
         """
         study, dataset, store = self.study, self.dataset, self.store
-        todo = workload(study, self.missing, dataset, store)
-        finished = forecast.finished_runs(study, self.plan, dataset, store, layout.device)
-        text = forecast.Forecast.of(study, todo, finished).sentence(dataset, layout, measure)
+        finished = forecasting.finished_runs(study, self.plan, dataset, store, layout.device)
+        text = forecasting.Forecast.of(study, self._workload, finished).sentence(
+            dataset, layout, measure
+        )
         if text is not None:
             self.say("likely", text)
 

@@ -34,11 +34,11 @@ from raydrop.data.batches import PreparedData
 from raydrop.errors import IncompleteStudyError, in_one_line
 from raydrop.plan.runs import QueryRun
 from raydrop.scores.gradients.tree import PairwiseSum
+from raydrop.scores.quantities import Task
 from raydrop.scores.sharding import (
     FailedShardsError,
     GradientWorker,
     Shard,
-    Task,
     default_memory,
     ignore,
     summed,
@@ -82,8 +82,8 @@ Network = tuple[str, ScoringPrecision]
 def prepare_process(layout: Layout) -> None:
     """Give this process its threads, let it keep what it frees, and leave others their GPU memory.
 
-    On a GPU that several share, torch then refuses tensors beyond this process's share as if memory
-    had run out: batches are cut here, and those of the others are left whole.
+    On a shared GPU torch then refuses tensors beyond this process's share as if memory had run out:
+    batches are cut here, and those of the others are left whole.
     """
     torch.set_num_threads(layout.cpus)
     # glibc gives large buffers back to the system, and each batch would wait for fresh pages:
@@ -117,25 +117,30 @@ def describe_query(run: QueryRun) -> str:
     return f"{run.model}, seed {run.seed}{kind}"
 
 
+@dataclass(frozen=True)
+class WorkContext:
+    """What the workers of every stage work with; with the study goes what its script has added."""
+
+    study: Study
+    data: Any
+    """Object reference of the :class:`raydrop.data.batches.PreparedData`."""
+    layout: Layout
+    """What each worker gets, and how many there are."""
+    place: SharedStore
+    """What they open the store with."""
+
+
 class CrewWorker:
     """The process of a worker; keeps the data, and the network that it last differentiated."""
 
-    def __init__(
-        self, data: bytes, layout: Layout, study: Study | None, place: SharedStore | None
-    ) -> None:
-        """Take the data from the object store, and with the study what its script has added.
+    def __init__(self, context: bytes) -> None:
+        """Take the data from the object store, for a :class:`WorkContext` that is pickled.
 
-        Args:
-            data: Object reference of the :class:`PreparedData`, pickled: Ray would otherwise warn
-                at each start that a restart could miss it, which cannot be, since the driver
-                holds it.
-            layout: Gives the device, the threads, and the share of a GPU's memory.
-            study: Whose query runs are done, if any are.
-            place: Where they go.
+        Ray would otherwise warn that a reference in it could be gone; the driver holds it.
         """
-        prepare_process(layout)
-        self._layout, self._study, self._place = layout, study, place
-        self._data: PreparedData = ray.get(ray.cloudpickle.loads(data))
+        self._context: WorkContext = ray.cloudpickle.loads(context)
+        prepare_process(self._context.layout)
+        self._data: PreparedData = ray.get(self._context.data)
         self._network: Network | None = None
 
     def ping(self) -> None:
@@ -145,11 +150,9 @@ class CrewWorker:
         """Do a query run; return a sentence if it failed."""
 
         def work() -> None:
-            assert self._study is not None
-            assert self._place is not None
-            store, device = self._place.open(), self._layout.device
+            store, device = self._context.place.open(), self._context.layout.device
             with work_log(store.place, "query_runs", run.key, describe_query(run), device):
-                run_query(self._study, run, self._data, store, device)
+                run_query(self._context.study, run, self._data, store, device)
 
         return attempt(work)
 
@@ -157,10 +160,10 @@ class CrewWorker:
         """Build a network, where it is not the one that is there."""
         if network == self._network:
             return
-        self._network, device = None, self._layout.device
-        memory = int(default_memory(torch.device(device)) * min(self._layout.gpus or 1, 1.0))
+        self._network, layout = None, self._context.layout
+        memory = int(default_memory(torch.device(layout.device)) * min(layout.gpus or 1, 1.0))
         model, precision = network
-        self._gradients = GradientWorker(self._data, model, device, precision, memory)
+        self._gradients = GradientWorker(self._data, model, layout.device, precision, memory)
         self._network = network
 
     def run(self, task: Task, shard: Shard, state: Vector, direction: Vector | None = None) -> Any:
@@ -232,7 +235,6 @@ class _Job:
 
     @property
     def shards(self) -> list[Shard]:
-        """The shards of all its parts."""
         return [part.item for part in self.parts or (self,)]
 
 
@@ -390,28 +392,23 @@ class _Sum(_Shards):
     ) -> None:
         self._shards, self._on_shard = shards, on_shard
         self._untold = set(range(len(shards)))
-        self._tree = PairwiseSum[Any](len(shards))
+        self.tree = PairwiseSum[Any](len(shards))
         super().__init__(map(self._leaf, range(len(shards))), workers, network, state)
-
-    @property
-    def total(self) -> Any:
-        """Reference of the whole sum."""
-        return self._tree.total
 
     def take(self) -> _Job:
         """Return the next job; what shares a call are the shards of one branch of the tree."""
         room, job = self._room, self.waiting.popleft()
-        if self._tree.children(job.node) or not job.may_join:
+        if self.tree.children(job.node) or not job.may_join:
             return job
         node = job.node
-        while (parent := self._tree.parent(node)) is not None:
-            leaves = self._tree.addends(parent)
+        while (parent := self.tree.parent(node)) is not None:
+            leaves = self.tree.addends(parent)
             if leaves[0] != job.node or len(leaves) > room or not self._are_next(leaves[1:]):
                 break
             node = parent
         if node == job.node:
             return job
-        jobs = (job, *(self.waiting.popleft() for _ in self._tree.addends(node)[1:]))
+        jobs = (job, *(self.waiting.popleft() for _ in self.tree.addends(node)[1:]))
         return _Job(job.item, node, parts=jobs)
 
     def _are_next(self, leaves: Sequence[int]) -> bool:
@@ -420,9 +417,9 @@ class _Sum(_Shards):
         return [job.node for job in found] == leaves and all(job.may_join for job in found)
 
     def call(self, job: _Job, actor: Any) -> Sequence[Any]:
-        children = self._tree.children(job.node)
+        children = self.tree.children(job.node)
         if children and not job.parts:
-            a, b = map(self._tree.part, children)
+            a, b = map(self.tree.part, children)
             return actor.joint.options(num_returns=2).remote(a, b)  # type: ignore[no-any-return]
         part = actor.part.options(num_returns=2)
         return part.remote(self._network, job.shards, *self._arguments)  # type: ignore[no-any-return]
@@ -435,33 +432,29 @@ class _Sum(_Shards):
 
     def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:
         """Keep the reference, and add next what can be added now."""
-        leaves = [leaf for leaf in job.parts or (job,) if not self._tree.children(leaf.node)]
+        leaves = [leaf for leaf in job.parts or (job,) if not self.tree.children(leaf.node)]
         if leaves:
             self._took(value, len(leaves))
         for leaf in leaves:
             if leaf.node in self._untold:
                 self._untold.remove(leaf.node)
                 self._on_shard(leaf.item)
-        node = self._tree.put(job.node, references[0])
+        node = self.tree.put(job.node, references[0])
         if node is not None:
-            self.waiting.appendleft(_Job(self._shards[self._tree.addends(node)[0]], node))
+            self.waiting.appendleft(_Job(self._shards[self.tree.addends(node)[0]], node))
 
     def lost(self, job: _Job, error: exceptions.ObjectLostError) -> None:
-        """Recompute the lost part of an addition, from the shards up."""
-        children = self._tree.children(job.node)
-        lost = [c for c in children if self._tree.part(c).hex() == error.object_ref_hex]
+        children = self.tree.children(job.node)
+        lost = [c for c in children if self.tree.part(c).hex() == error.object_ref_hex]
         for child in lost or children:
-            self._recompute(child)
+            self.recompute(child)
         if not children:
             self.again(job)
 
-    def recompute_all(self) -> None:
-        """Start again, because the whole sum was lost."""
-        self._recompute(self._tree.root)
-
-    def _recompute(self, node: int) -> None:
-        self._tree.forget(node)
-        self.waiting.extendleft(map(self._leaf, reversed(self._tree.addends(node))))
+    def recompute(self, node: int) -> None:
+        """Compute a part that was lost again, from the shards up."""
+        self.tree.forget(node)
+        self.waiting.extendleft(map(self._leaf, reversed(self.tree.addends(node))))
 
     def _leaf(self, place: int) -> _Job:
         return _Job(self._shards[place], place)
@@ -479,33 +472,16 @@ class _Call:
 
 @contextlib.contextmanager
 def start_crew(
-    data: Any,
-    layout: Layout,
-    study: Study | None = None,
-    place: SharedStore | None = None,
-    deaths: WorkerDeaths | None = None,
-    worker: type[CrewWorker] = CrewWorker,
+    context: WorkContext, deaths: WorkerDeaths | None = None, worker: type[CrewWorker] = CrewWorker
 ) -> Iterator[Crew]:
-    """Start workers that live as long as the context, after which what they held is free again.
-
-    Args:
-        data: Object reference of the :class:`PreparedData`.
-        layout: What each worker gets, and how many there are.
-        study: See :class:`CrewWorker`.
-        place: Likewise.
-        deaths: Is told of every process that died.
-        worker: Class of the actors.
-    """
-    actor = ray.remote(worker).options(**layout.ray_options())
-    reference = ray.cloudpickle.dumps(data)  # ``data`` itself is held by this frame
-    crew = Crew(
-        lambda: actor.remote(reference, layout, study, place), layout, deaths or WorkerDeaths()
-    )
+    """Give workers that start when they are needed first, and end with the context."""
+    actor = ray.remote(worker).options(**context.layout.ray_options())
+    pickled = ray.cloudpickle.dumps(context)
+    crew = Crew(lambda: actor.remote(pickled), context.layout, deaths or WorkerDeaths())
     try:
         yield crew
     finally:
         crew.end()
-        del data
 
 
 class Crew:
@@ -522,8 +498,6 @@ class Crew:
         self._calls: dict[Any, _Call] = {}  # by the reference that tells of the end
         self._heard = time.monotonic()
         self._reason, self._about = "", ("scores", "")
-        for _ in range(layout.workers):
-            self._hire()
 
     def query_runs(self, runs: Iterable[QueryRun]) -> Iterator[tuple[QueryRun, str | None]]:
         """Do query runs; yield each as it is done, with a sentence if it failed."""
@@ -555,6 +529,8 @@ class Crew:
         """
         self._heard, self._about = time.monotonic(), (work.stage, work.what(None))
         while work.is_open:
+            while self._starts < self._layout.workers:
+                self._hire()
             self._hand_out(work)
             ended = self._wait()
             if ended is None:
@@ -677,8 +653,8 @@ class CrewExecutor:
                 pass
             work.check()
             try:
-                total: Vector = ray.get(work.total)
+                total: Vector = ray.get(work.tree.total)
             except exceptions.ObjectLostError:
-                work.recompute_all()
+                work.recompute(work.tree.root)
             else:
                 return total

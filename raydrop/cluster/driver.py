@@ -21,9 +21,9 @@ from rich.console import Console
 
 from raydrop.cluster import layout as cluster_layout
 from raydrop.cluster.briefing import Briefing
-from raydrop.cluster.crew import Crew, attempt, start_crew
+from raydrop.cluster.crew import attempt, start_crew
 from raydrop.cluster.deaths import WorkerDeaths
-from raydrop.cluster.scoring import Context, needs_crew, run_queries, run_scores
+from raydrop.cluster.scoring import Context, run_queries, run_scores
 from raydrop.cluster.session import find_head, ray_session
 from raydrop.cluster.shared_store import check_machines, shared
 from raydrop.cluster.space import expand
@@ -87,14 +87,6 @@ class Outcome:
 
 def run_study(study: Study, options: Options, console: Console) -> Outcome:
     """Do what a study lacks, and leave its records in the output folder.
-
-    Args:
-        study: What is to be studied.
-        options: Where and how.
-        console: For progress.
-
-    Returns:
-        How many trials there are, and how many have no record at the end.
 
     Raises:
         RaydropError: On a user's mistake, before anything is run.
@@ -237,17 +229,9 @@ def score_dataset(
 ) -> None:
     """Score every training sample by one method and write ``scores.parquet``.
 
-    Query runs and scores stay in the cache, so another method of the same query runs costs its own
-    work alone. The query run on all the data is made for every method, because quotas read its
-    recalls.
-
-    Args:
-        study: Gives data, model and training.
-        method: Name of the score.
-        seed: Seed of the query run.
-        options: Where the cache is, and Ray.
-        out: File to write.
-        console: For progress.
+    Query runs and scores stay in ``options.out``, so another method of the same query runs costs
+    its own work alone. The query run on all the data is made for every method, because quotas read
+    its recalls.
 
     Raises:
         RaydropError: On a user's mistake, or if the query run or the scores failed.
@@ -293,15 +277,8 @@ def _units(dataset: ImageDataset, query: Entry) -> dict[str, Units]:
 def _run(briefing: Briefing, options: Options, beginning: Beginning | None = None) -> Failed:
     """Decode the images, start Ray, put them where all workers see them, run what is missing.
 
-    Args:
-        briefing: Has the study and what of it is missing.
-        options: Where and how.
-        beginning: Opened once it is known that the work can be done, so that a refusal leaves
-            nothing.
-
-    Returns:
-        A sentence for each query run and score that failed, by its key; a trial that failed has a
-        record of kind ``failure`` in the store.
+    The beginning is made once it is known that the work can be done, so that a refusal leaves
+    nothing. A trial that failed has a record of kind ``failure`` in the store.
     """
     data, console = prepare(briefing.dataset), briefing.console
     briefing.tell_copies(data)
@@ -323,12 +300,12 @@ def _run(briefing: Briefing, options: Options, beginning: Beginning | None = Non
         with beginning() if beginning else nullcontext(()) as callbacks:
             context = Context(
                 briefing.study,
-                briefing.store,
                 ray.put(data),
-                briefing.dataset.train,
                 layout,
-                console,
                 place,
+                briefing.store,
+                briefing.dataset.train,
+                console,
                 WorkerDeaths(briefing.store),
             )
             try:
@@ -342,14 +319,9 @@ def _run_stages(
     context: Context, missing: Plan, dataset: ImageDataset, callbacks: Sequence[Callback]
 ) -> Failed:
     """Run what is missing, stage by stage; see :func:`_run`."""
-    crew: AbstractContextManager[Crew | None] = nullcontext()
-    if needs_crew(missing):
-        crew = start_crew(
-            context.data, context.layout, context.study, context.place, context.deaths
-        )
-    with crew as workers:
-        failed = run_queries(context, missing.queries, workers)
-        failed |= run_scores(context, missing.scores, failed, workers)
+    with start_crew(context.of_workers(), context.deaths) as crew:
+        failed = run_queries(context, missing.queries, crew)
+        failed |= run_scores(context, missing.scores, failed, crew)
     if missing.trials:
         leave_pictures_of_samples(context.study, missing, dataset, context.store, context.console)
         run_trials(context, missing.trials, failed, callbacks)

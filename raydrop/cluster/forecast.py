@@ -15,8 +15,8 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import astuple, dataclass
+from typing import Any, get_args
 
 import numpy as np
 import ray
@@ -31,7 +31,7 @@ from raydrop.plan import Plan
 from raydrop.plan.workload import StageName, Work, query_work, trial_work
 from raydrop.scores.sharding import SCORING_BATCH, GradientWorker, Shard, make_shards
 from raydrop.stages.queries import new_model
-from raydrop.store import Entry, Store
+from raydrop.store import Store
 from raydrop.study import ScoringPrecision, Study, Training
 from raydrop.training.budget import Length
 from raydrop.training.checkpoints import flat_state
@@ -83,15 +83,10 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
 def stage_seconds(
     works: Sequence[Work], pace: Mapping[Kind, float], workers: int
 ) -> dict[StageName, float]:
-    """Return how long each stage takes that has works, in the order of the stages.
+    """Return how long each stage takes that has works, given the seconds of a sample pass by kind.
 
     A stage begins when the one before has ended. Query runs and trials are handed to workers one by
     one; the works of scores follow each other, each shared by as many workers as it has parts for.
-
-    Args:
-        works: In the order in which they are begun.
-        pace: Seconds of a sample pass of each kind.
-        workers: How many there are.
     """
     found: dict[StageName, float] = {}
     for stage in get_args(StageName):
@@ -122,11 +117,10 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Finished:
-    """What finished runs of one kind took, one after the other."""
+    """What finished runs of one kind took, one after the other; see :attr:`Work.cost` of passes."""
 
     runs: int = 0
     passes: float = 0.0
-    """Sample passes of all of them, with a third for each forward pass of an evaluation."""
     seconds: float = 0.0
 
     @property
@@ -135,9 +129,7 @@ class Finished:
         return self.seconds / self.passes
 
     def __add__(self, other: Finished) -> Finished:
-        return Finished(
-            self.runs + other.runs, self.passes + other.passes, self.seconds + other.seconds
-        )
+        return Finished(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 def finished_runs(
@@ -148,21 +140,19 @@ def finished_runs(
     Nothing is verified, and no array is read.
     """
     found: dict[Kind, Finished] = {}
-
-    def add(work: Work, done: Entry | None, name: str) -> None:
-        if done is not None and done.info.get("device") == device and name in done.info:
-            kind, one = (work.stage, work.model), Finished(1, work.cost, float(done.info[name]))
-            found[kind] = found.get(kind, Finished()) + one
-
-    there = set(store.keys("query"))
-    for query in plan.queries:
-        if query.key in there:
-            work = query_work(study, query, dataset)
-            add(work, store.peek("query", query.key), "train_seconds")
-    there = set(store.keys("trial"))
-    for run in plan.trials:
-        if run.key in there:
-            add(trial_work(study, run, dataset), store.peek("trial", run.key), "seconds")
+    stages: tuple[tuple[str, Sequence[Any], Callable[..., Work], str], ...] = (
+        ("query", plan.queries, query_work, "train_seconds"),
+        ("trial", plan.trials, trial_work, "seconds"),
+    )
+    for entries, runs, work_of, name in stages:
+        there = set(store.keys(entries))
+        for run in runs:
+            done = store.peek(entries, run.key) if run.key in there else None
+            if done is not None and done.info.get("device") == device and name in done.info:
+                work = work_of(study, run, dataset)
+                one = Finished(1, work.cost, float(done.info[name]))
+                kind = work.stage, work.model
+                found[kind] = found.get(kind, Finished()) + one
     return found
 
 
@@ -252,7 +242,7 @@ def probe_of(study: Study, kind: Kind) -> Probe:
 
 
 def timed(
-    probes: Iterable[Probe], noise: Noise, device: str, threads: int, seconds: float = SECONDS
+    probes: Iterable[Probe], noise: Noise, device: str, threads: int, seconds: float
 ) -> dict[Probe, float]:
     """Return the seconds of one sample pass of each probe, on one worker that has this device.
 
@@ -375,16 +365,11 @@ Measure = Callable[[Layout, Sequence[Probe], Noise], dict[Probe, float]]
 
 def measured_here(layout: Layout, probes: Sequence[Probe], noise: Noise) -> dict[Probe, float]:
     """Time batches in this process."""
-    return timed(probes, noise, layout.device, layout.cpus)
+    return timed(probes, noise, layout.device, layout.cpus, SECONDS)
 
 
 def measured_on_ray(layout: Layout, probes: Sequence[Probe], noise: Noise) -> dict[Probe, float]:
-    """Time batches in a worker of a layout.
-
-    Raises:
-        TimeoutError: If no worker has answered for too long.
-        RayError: If it failed.
-    """
+    """Time batches in a worker of a layout, or raise a TimeoutError if none answers."""
     task = ray.remote(_timing_task).options(**layout.ray_options(), max_retries=0)
     reference = task.remote(layout, probes, noise)
     try:
@@ -424,7 +409,7 @@ class Forecast:
     ) -> str | None:
         """Say how long each stage is likely to take, or why that is unknown.
 
-        Where there is something to be timed and nothing to measure with, return None.
+        Return None where there is something to be timed and nothing to measure with.
         """
         measured: dict[Probe, float] = {}
         if self.probes:

@@ -68,16 +68,11 @@ class Layout:
 def make_layout(
     nodes: Sequence[Node], *, in_memory: bool, gpus_per_worker: float | None = None
 ) -> Layout:
-    """Return how work is laid out on nodes.
+    """Return how work is laid out on nodes; ``gpus_per_worker`` overrides the share of a GPU.
 
     Without a GPU every CPU is a worker with one thread, which keeps results independent of how
     many there are. With GPUs, workers share them, and the CPUs of their nodes are divided among
     the workers; each worker fits on every node that has GPUs enough for one.
-
-    Args:
-        nodes: What there is.
-        in_memory: Whether the images lie in memory.
-        gpus_per_worker: Overrides the share of a GPU.
 
     Raises:
         ConfigError: If there is no CPU, or no node has the GPUs that a worker asks for.
@@ -250,11 +245,7 @@ class NodeWatch:
         self._looked = self._placed = time.monotonic()
 
     def check(self) -> None:
-        """Look, if the last look was some time ago.
-
-        Raises:
-            ConfigError: If no node could have held a worker for too long.
-        """
+        """Look, if the last look was some time ago; a ConfigError ends what waits for too long."""
         now = time.monotonic()
         if now - self._looked < min(LOOK_EVERY_SECONDS, self._seconds):
             return

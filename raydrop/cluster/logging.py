@@ -32,18 +32,19 @@ PROJECT = "raydrop"
 """Experiment of MLflow and project of W&B that runs are put into."""
 
 
+Metrics = Mapping[str, float]
+
+
 class Logger(Protocol):
     """Somewhere to log to; one object for one run of a study. Steps are finished trials."""
 
     place: str
     """Where to look, for the user."""
 
-    def log_trial(
-        self, step: int, trial: Mapping[str, Any], accuracies: Mapping[str, float]
-    ) -> None:
+    def log_trial(self, step: int, trial: Mapping[str, Any], accuracies: Metrics) -> None:
         """Log the trial that was finished last: its configuration, and metrics by name."""
 
-    def log_front(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log_front(self, step: int, metrics: Metrics) -> None:
         """Log the front as it is then."""
 
     def close(self) -> None:
@@ -63,16 +64,14 @@ class TensorBoardLogger(Logger):
         self.place = f"tensorboard --logdir {folder}"
         self._writer = SummaryWriter(logdir=str(folder))
 
-    def log_trial(
-        self, step: int, trial: Mapping[str, Any], accuracies: Mapping[str, float]
-    ) -> None:
+    def log_trial(self, step: int, trial: Mapping[str, Any], accuracies: Metrics) -> None:
         for name, value in accuracies.items():
             self._writer.add_scalar(f"trial/{name}", value, step)
         self._writer.add_hparams(
             dict(trial), dict(accuracies), f"trials/{trial_name(trial)}", global_step=step
         )
 
-    def log_front(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log_front(self, step: int, metrics: Metrics) -> None:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -105,16 +104,14 @@ class MlflowLogger(Logger):
             self._client.log_param(run.info.run_id, key, value)
         return str(run.info.run_id)
 
-    def log_trial(
-        self, step: int, trial: Mapping[str, Any], accuracies: Mapping[str, float]
-    ) -> None:
+    def log_trial(self, step: int, trial: Mapping[str, Any], accuracies: Metrics) -> None:
         run = self._begin(trial_name(trial), {"mlflow.parentRunId": self._run}, trial)
         for name, value in accuracies.items():
             self._client.log_metric(run, name, value, step=step)
             self._client.log_metric(self._run, f"trial/{name}", value, step=step)
         self._client.set_terminated(run)
 
-    def log_front(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log_front(self, step: int, metrics: Metrics) -> None:
         for name, value in metrics.items():
             self._client.log_metric(self._run, name, value, step=step)
 
@@ -134,13 +131,11 @@ class WandbLogger(Logger):
         offline = f"wandb sync {Path(self._run.dir).parent}"
         self.place = offline if self._run.offline else str(self._run.url)
 
-    def log_trial(
-        self, step: int, trial: Mapping[str, Any], accuracies: Mapping[str, float]
-    ) -> None:
+    def log_trial(self, step: int, trial: Mapping[str, Any], accuracies: Metrics) -> None:
         row = {f"trial/{name}": value for name, value in {**trial, **accuracies}.items()}
         self._run.log(row, step=step, commit=False)
 
-    def log_front(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log_front(self, step: int, metrics: Metrics) -> None:
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
@@ -162,8 +157,7 @@ class FrontCallback(LoggerCallback):
         self, logger: Logger, front: GrowingFront, runs: Mapping[str, TrialRun], console: Console
     ) -> None:
         """Begin with the front that earlier runs of the study have left, and its trials by id."""
-        self._logger, self._front, self._runs = logger, front, runs
-        self._console = console
+        self._logger, self._front, self._runs, self._console = logger, front, runs, console
         self._failed = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -209,11 +203,7 @@ class FrontCallback(LoggerCallback):
 
 
 def check_logger(name: str) -> None:
-    """Refuse a logger that does not exist or is not installed.
-
-    Raises:
-        ConfigError: Says which there are, or what to install.
-    """
+    """Refuse a logger that does not exist or is not installed with a ConfigError."""
     if name not in PACKAGES:
         raise unknown_name("value of --log", name, PACKAGES)
     if importlib.util.find_spec(PACKAGES[name]) is None:
@@ -227,14 +217,7 @@ def check_logger(name: str) -> None:
 def front_logging(
     name: str, study: Study, place: Place, runs: Mapping[str, TrialRun], console: Console
 ) -> Iterator[tuple[LoggerCallback, ...]]:
-    """Give Tune's callbacks for a logger, and close it afterwards.
-
-    Args:
-        name: Of the logger.
-        study: What is run.
-        place: Of results, with the study's ``study.json``.
-        runs: Its trials by their id.
-        console: Says where the log is.
+    """Give Tune's callbacks for a logger of a study with these trials by id, and close it then.
 
     Raises:
         ConfigError: If the logger cannot be opened.

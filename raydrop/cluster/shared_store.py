@@ -50,11 +50,7 @@ class SharedStore:
     """File below its root that the driver has left; none for an object store."""
 
     def open(self) -> Store:
-        """Return the store.
-
-        Raises:
-            StoreError: If this machine does not see it, or may not read or write there.
-        """
+        """Return the store, or raise a StoreError where this machine cannot read or write it."""
         store = self.find()
         if store is None:
             raise StoreError(
@@ -66,11 +62,7 @@ class SharedStore:
         return store
 
     def find(self) -> Store | None:
-        """Return the store, or None where this machine does not see what the driver left there.
-
-        Raises:
-            StoreError: If it may not look, or an object store does not answer.
-        """
+        """Return the store, or None where this machine does not see what the driver left there."""
         end = time.monotonic() + _PATIENCE_SECONDS
         try:
             store = Store(self.location)
@@ -85,11 +77,7 @@ class SharedStore:
         return store
 
     def try_writing(self) -> None:
-        """Write something small where results go, and remove it.
-
-        Raises:
-            StoreError: If that is not possible.
-        """
+        """Write something small where results go, and remove it, or raise a StoreError."""
         if is_url(self.location):
             store, config = Store(self.location), {"kind": "probe", "name": uuid.uuid4().hex}
             store.write("probe", config, {})
@@ -164,10 +152,9 @@ class Answer:
     sees: bool = True
     """Whether the store is there as the driver sees it."""
     refusal: str | None = None
-    """Why it cannot read or write there, or did not answer; None where all is well."""
+    """Why it cannot read or write there, or did not answer."""
     skew: float = 0.0
-    """Seconds by which its clock is ahead of this machine's at least, negative where it is behind;
-    0 where they may agree."""
+    """Seconds by which its clock is ahead of this machine's at least, or behind if negative."""
 
     def joined(self, other: Answer) -> Answer:
         """Return what two nodes of one machine say together."""
@@ -176,11 +163,7 @@ class Answer:
 
 
 def check_machines(place: SharedStore) -> None:
-    """Refuse a cluster where some machine could not leave results, before anything is computed.
-
-    Raises:
-        ConfigError: As :func:`refuse_unfit`.
-    """
+    """Refuse a cluster where some machine could not leave results; see :func:`refuse_unfit`."""
     nodes = other_nodes()
     if nodes:
         refuse_unfit(place, answers(place, nodes))
@@ -239,12 +222,7 @@ def clock_skew(sent: float, told: float, received: float) -> float:
 
 
 def _duration(seconds: float) -> str:
-    """Say how long something is, rounded down, in the unit that suits.
-
-    Examples:
-        >>> _duration(359.0), _duration(7300.0), _duration(2 * 86400.0)
-        ('5 minutes', '2 hours', '2 days')
-    """
+    """Say how long something is, rounded down, in the unit that suits."""
     for unit, length in (("days", 86400.0), ("hours", 3600.0)):
         if seconds >= 2 * length:
             return f"{seconds // length:.0f} {unit}"
@@ -262,11 +240,7 @@ def other_nodes() -> dict[str, str]:
 
 
 def answers(place: SharedStore, nodes: Mapping[str, str]) -> dict[str, Answer]:
-    """Ask machines, given by their addresses by id, to open a store and to tell the time.
-
-    Returns:
-        By address, what was said; several nodes of one address count as one.
-    """
+    """Ask machines, given by their addresses by id, to open a store; return answers by address."""
     task = ray.remote(num_cpus=0, max_retries=0)(_look)
     asked: dict[Any, tuple[str, float]] = {}
     for node, address in nodes.items():
@@ -289,6 +263,7 @@ def answers(place: SharedStore, nodes: Mapping[str, str]) -> dict[str, Answer]:
 def _answer(reference: Any, sent: float, received: float) -> Answer:
     """Return what a machine said, or why it said nothing."""
     try:
+        answer: Answer
         answer, told = ray.get(reference, timeout=0)
     except ray.exceptions.GetTimeoutError:
         silent = f"it did not answer within {ANSWER_SECONDS:g} s; look whether it is well."

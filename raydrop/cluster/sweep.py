@@ -10,26 +10,24 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
-from raydrop.cluster.crew import attempt, prepare_process
+from raydrop.cluster.crew import WorkContext, attempt, prepare_process
 from raydrop.cluster.deaths import RETRIES, WorkerDeaths
 from raydrop.cluster.layout import Layout, NodeWatch
 from raydrop.cluster.progress import StageProgress, failure_text, stage_progress
 from raydrop.cluster.scoring import Context
-from raydrop.cluster.shared_store import SharedStore
 from raydrop.errors import ConfigError, RaydropError, StoreError
 from raydrop.plan.runs import TrialRun
 from raydrop.stages.logs import describe_trial, work_log
 from raydrop.stages.networks import run_network_trial
 from raydrop.stages.trials import run_trial
 from raydrop.store import Place, Store
-from raydrop.study import Study, config_hash
+from raydrop.study import config_hash
 
 TUNE = "tune"
 """Folder of a study's place in which Tune keeps its own files while it runs."""
@@ -41,17 +39,6 @@ _ROOM_BYTES = 2**16
 """What a place for results has room for, unless it is full."""
 
 
-@dataclass(frozen=True)
-class TrialContext:
-    """What a trial's process works with; travels once."""
-
-    study: Study
-    place: SharedStore
-    data: Any
-    layout: Layout
-    runs: Mapping[str, TrialRun]
-
-
 def run_trials(
     context: Context,
     trials: tuple[TrialRun, ...],
@@ -61,13 +48,8 @@ def run_trials(
     """Run what is missing of stage 3: trials that train a network, then those that prune one.
 
     A trial leaves its record, or the reason why it failed, before it is reported to Tune; neither
-    is ever read back from Tune, whose own files are removed when all is well.
-
-    Args:
-        context: Of the sweep.
-        trials: What is missing.
-        failed: Query runs and scores that failed, with their sentences.
-        callbacks: Told of every trial by Tune, besides the progress in the terminal.
+    is ever read back from Tune, whose own files are removed when all is well. ``failed`` has a
+    sentence for each query run and score that failed.
     """
     errors: list[int] = []
     for name, chosen in (
@@ -132,10 +114,9 @@ def _tune(
 ) -> int:
     """Run trials under one Tuner; return how many were given up because their process died."""
     layout, store = context.layout, context.store
-    shared = TrialContext(context.study, context.place, context.data, layout, ready)
     guard = _Guard(NodeWatch(layout), name, context.deaths)
     with stage_progress(context.console, name, len(ready)) as progress:
-        trainable = tune.with_parameters(_trial_task, context=shared)
+        trainable = tune.with_parameters(_trial_task, context=context.of_workers(), runs=ready)
         told = [guard, _Advance(progress, ready), *callbacks]
         with _in_a_sentence(guard, store):
             grid = make_tuner(trainable, list(ready), layout, name, store.place, told).fit()
@@ -156,13 +137,8 @@ def make_tuner(
 ) -> tune.Tuner:
     """Return what runs a trainable once for each trial id, with the settings of every sweep.
 
-    Args:
-        trainable: Is given ``{"trial_id": ...}``, and reports once.
-        trial_ids: Of all trials.
-        layout: What each trial gets.
-        name: Of the folder for Tune's own files of this stage.
-        place: Of results; Tune's files are in :data:`TUNE` there.
-        callbacks: Told of every trial.
+    The trainable is given ``{"trial_id": ...}``, and reports once. Tune's own files go to a folder
+    of this name in :data:`TUNE` of the place of results.
     """
     there = place.remote
     storage: dict[str, Any] = {"storage_path": str((place.folder / TUNE).resolve())}
@@ -186,11 +162,7 @@ def make_tuner(
 
 @contextlib.contextmanager
 def _in_a_sentence(guard: _Guard, store: Store) -> Iterator[None]:
-    """Have Tune tell of failures through the guard, or as what a full disk is to a study.
-
-    Raises:
-        RaydropError: If the sweep cannot go on.
-    """
+    """Have Tune tell of failures through the guard, or as what a full disk is to a study."""
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # a traceback for every process that died
@@ -296,7 +268,7 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["its process died"])[-1]
 
 
-def _trial_task(config: dict[str, Any], context: TrialContext) -> None:
+def _trial_task(config: dict[str, Any], context: WorkContext, runs: Mapping[str, TrialRun]) -> None:
     """Run one trial in its own process, and report it to Tune."""
     prepare_process(context.layout)
     try:
@@ -304,10 +276,10 @@ def _trial_task(config: dict[str, Any], context: TrialContext) -> None:
     except RaydropError as error:
         tune.report({"failed": str(error), _UNWRITTEN: str(error)})
     else:
-        tune.report(_outcome(context, context.runs[config["trial_id"]], store))
+        tune.report(_outcome(context, runs[config["trial_id"]], store))
 
 
-def _outcome(context: TrialContext, run: TrialRun, store: Store) -> dict[str, Any]:
+def _outcome(context: WorkContext, run: TrialRun, store: Store) -> dict[str, Any]:
     """Run one trial; return what it reports: its accuracies, or why it failed."""
     outcome: dict[str, Any] = {}
     device = context.layout.device

@@ -78,7 +78,10 @@ def _line(said: str, name: str) -> str:
     return line[14:]
 
 
-def test_a_dry_run_tells_layout_and_time_and_starts_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_tells_layout_and_time_and_starts_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "SECONDS", 0.01)
     said = _dry(STUDY, tmp_path / "out", num_cpus=3)
     assert _line(said, "layout") == "3 workers at a time, each 1 CPU, on 1 node"
     assert re.fullmatch(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import io
 import os
@@ -142,9 +143,9 @@ def test_a_process_of_every_stage_is_killed_at_work(
     """Each is replaced, counted, told of, and leaves no trace in the results."""
     trial_task = sweep._trial_task
 
-    def trial(config: dict[str, Any], context: Any) -> None:
+    def trial(config: dict[str, Any], context: Any, runs: Any) -> None:
         _die_once(tmp_path / "trial")
-        trial_task(config, context)
+        trial_task(config, context, runs)
 
     class Worker(Mortal):
         marker = tmp_path
@@ -214,9 +215,9 @@ def test_a_node_is_lost_at_work(
                 _linger(head, there, gone)
             return super().run(*arguments)
 
-    def trial(config: dict[str, Any], context: Any) -> None:
+    def trial(config: dict[str, Any], context: Any, runs: Any) -> None:
         _linger(head, there, gone)
-        trial_task(config, context)
+        trial_task(config, context, runs)
 
     monkeypatch.setattr(driver, "start_crew", functools.partial(start_crew, worker=Lingering))
     if stage == "trials":
@@ -270,15 +271,15 @@ def test_a_truncated_file_is_computed_again_with_what_it_takes(
 def test_a_trial_that_runs_out_of_memory_is_recorded_and_the_others_go_on(
     cluster: Cluster, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def trial(config: dict[str, Any], context: Any) -> None:
+    def trial(config: dict[str, Any], context: Any, runs: Any) -> None:
         def run_trial(*arguments: Any) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-        here = sys.modules["raydrop.cluster.sweep"]
+        here = importlib.import_module("raydrop.cluster.sweep")
         with pytest.MonkeyPatch.context() as patch:
-            if context.runs[config["trial_id"]].trial.method == "random":
+            if runs[config["trial_id"]].trial.method == "random":
                 patch.setattr(here, "run_trial", run_trial)
-            here._trial_task(config, context)  # as that process knows it
+            here._trial_task(config, context, runs)  # as that process knows it
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:

@@ -229,10 +229,11 @@ def test_one_crew_serves_every_query_model(tmp_path: Path, monkeypatch: pytest.M
     console, store = Console(file=io.StringIO()), Store(tmp_path / "store")
     layout = Layout(2, 1, 0.0)
     reference = ray.put(data)
-    with shared(store) as place, start_crew(reference, layout, study, place) as crew:
-        context = Context(study, store, reference, data.dataset.train, layout, console, place)
-        assert run_queries(context, plan.queries, crew) == {}
-        assert run_scores(context, plan.scores, {}, crew) == {}
+    with shared(store) as place:
+        context = Context(study, reference, layout, place, store, data.dataset.train, console)
+        with start_crew(context.of_workers()) as crew:
+            assert run_queries(context, plan.queries, crew) == {}
+            assert run_scores(context, plan.scores, {}, crew) == {}
     assert len(list(store.entries("scores"))) == 6
     # The two methods share their norms: one epoch of each network.
     assert len(list(store.entries("gradients"))) == 2

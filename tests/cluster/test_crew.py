@@ -24,23 +24,25 @@ from ray_clusters import SYSTEM_CONFIG, node_options, two_nodes
 
 from raydrop.cluster import crew
 from raydrop.cluster import layout as cluster_layout
-from raydrop.cluster.crew import Crew, CrewExecutor, CrewWorker, start_crew
+from raydrop.cluster.crew import Crew, CrewExecutor, CrewWorker, WorkContext, start_crew
 from raydrop.cluster.deaths import RETRIES, WorkerDeaths
 from raydrop.cluster.layout import Layout
 from raydrop.cluster.session import ray_session
+from raydrop.cluster.shared_store import SharedStore
 from raydrop.data.batches import PreparedData
 from raydrop.errors import IncompleteStudyError, ScoringError
 from raydrop.models import build_model
+from raydrop.scores.quantities import Task
 from raydrop.scores.sharding import (
     GradientWorker,
     LocalExecutor,
     Partial,
     Shard,
     ShardedGradients,
-    Task,
     make_shards,
     summed,
 )
+from raydrop.study import Study
 from raydrop.training.checkpoints import flat_state
 from tests.reference import sum_by_halving
 
@@ -91,10 +93,16 @@ def start(data_ref: Any) -> Iterator[Callable[..., CrewExecutor]]:
     with contextlib.ExitStack() as stack:
 
         def start(workers: int, worker: type[CrewWorker] = CrewWorker, cpus: int = 1) -> Any:
-            members = start_crew(data_ref, Layout(workers, cpus, 0.0), worker=worker)
+            members = start_crew(_context(data_ref, Layout(workers, cpus, 0.0)), worker=worker)
             return stack.enter_context(members).executor("small_cnn")
 
         yield start
+
+
+def _context(data: Any, layout: Layout) -> WorkContext:
+    """Return the context of workers that only compute shards."""
+    study = Study("shards", "digits", "small_cnn", {})
+    return WorkContext(study, data, layout, SharedStore("/absent"))
 
 
 def _results(
@@ -190,7 +198,7 @@ def test_deaths_before_the_first_answer_are_counted(
             super().__init__(*arguments)
 
     deaths = WorkerDeaths()
-    with start_crew(data_ref, Layout(1, 1, 0.0), deaths=deaths, worker=Frail) as members:
+    with start_crew(_context(data_ref, Layout(1, 1, 0.0)), deaths, Frail) as members:
         found = _results(members.executor("small_cnn"), digits, state, ["gradient_sum"])
     assert found == {"gradient_sum": here["gradient_sum"]}
     assert deaths.sentence().endswith("(2 of scores)")
@@ -392,8 +400,8 @@ def test_what_was_lost_of_a_sum_is_recomputed_from_its_shards() -> None:
     assert [job.node for job in work.waiting] == [4]
     lose("part 1")
     assert [finish().node for _ in range(3)] == [1, 4, 6]
-    assert work.total.name == "part 6"
-    work.recompute_all()
+    assert work.tree.total.name == "part 6"
+    work.recompute(work.tree.root)
     assert [finish().node for _ in range(7)] == [0, 1, 4, 2, 3, 5, 6]
     assert not work.is_open
     assert told == [0, 1, 2, 3]
@@ -453,7 +461,7 @@ def test_short_shards_of_a_sum_share_a_call_and_give_the_same_bits(
         work.ended(job, (total,), seconds)
     assert not work.failures
     assert not work.is_open
-    assert work.total.tobytes() == sum_by_halving(parts).tobytes()
+    assert work.tree.total.tobytes() == sum_by_halving(parts).tobytes()
     assert sorted(told) == list(range(n))
     longest = max(map(len, actor.calls))
     assert longest <= min(shards_per_call, crew.BUNDLE_SHARDS)
@@ -527,6 +535,7 @@ class Told:
         self._patch = monkeypatch
         monkeypatch.setattr(crew.ray, "kill", lambda actor: None)
         self.crew = Crew(self._start, Layout(1, 1, 0.0), self.deaths)
+        self.crew._hire()
 
     def _start(self) -> Actor:
         self.started.append(Actor())

@@ -102,6 +102,7 @@ def test_a_receipt_that_cannot_be_left_costs_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.ray  # which is imported, and not started
 def test_looking_needs_no_torch_and_no_figures() -> None:
     code = (
         "import sys, raydrop.cluster.finished\n"

@@ -266,11 +266,11 @@ def test_threads_are_those_of_the_layout_and_come_back_after_a_failure(
     seen: list[int] = []
     monkeypatch.setattr(forecast, "train", lambda *_, **__: seen.append(torch.get_num_threads()))
     with pytest.raises(IndexError):  # no batch was timed
-        timed([Probe("small_cnn", TRAINING)], small, "cpu", 2)
+        timed([Probe("small_cnn", TRAINING)], small, "cpu", 2, 0.01)
     assert seen == [2]
     assert torch.get_num_threads() == 4
     with pytest.raises(RaydropError, match="model"):
-        timed([Probe("absent", TRAINING)], small, "cpu", 2)
+        timed([Probe("absent", TRAINING)], small, "cpu", 2, 0.01)
     assert torch.get_num_threads() == 4
 
 

@@ -144,7 +144,7 @@ def test_of_query_runs_only_those_that_fail_have_a_line(
     monkeypatch.setattr("raydrop.cluster.scoring.query_samples", lambda *_: 10)
     console: Any = Console(file=io.StringIO(), width=500)
     place = SharedStore(tmp_path)
-    context = Context(STUDY, Store(tmp_path), None, [], LAYOUT, console, place)  # type: ignore[arg-type]
+    context = Context(STUDY, None, LAYOUT, place, Store(tmp_path), [], console)  # type: ignore[arg-type]
     failed = run_queries(context, queries, crew)
     assert failed == {queries[1].key: said[queries[1].key]}
     key = queries[1].key[:8]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from raydrop.cluster import sweep
+from raydrop.cluster.crew import WorkContext
 from raydrop.cluster.deaths import WorkerDeaths
 from raydrop.cluster.layout import Layout, NodeWatch
 from raydrop.cluster.shared_store import SharedStore
@@ -41,8 +42,8 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def _task(run: TrialRun, place: SharedStore) -> None:
-    context = sweep.TrialContext(STUDY, place, "data", LAYOUT, {run.key: run})
-    sweep._trial_task({"trial_id": run.key}, context)
+    context = WorkContext(STUDY, "data", LAYOUT, place)
+    sweep._trial_task({"trial_id": run.key}, context, {run.key: run})
 
 
 def test_a_trial_that_cannot_open_the_store_says_that_nothing_can_be_written(
