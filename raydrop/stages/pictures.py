@@ -27,6 +27,9 @@ PICTURED_LOST = 60
 """Test images that are pictured at most."""
 
 Positions = NDArray[np.int64]
+Population = tuple[dict[str, Predictions], dict[str, Predictions]]
+"""Dense networks that differ only in their seed, and the pruned ones that came of them: predicted
+classes of the test set by trial id."""
 
 
 def save_images(
@@ -104,20 +107,6 @@ def _extremes(
     }
 
 
-@dataclasses.dataclass(eq=False)
-class _Population:
-    """Dense networks that differ only in their seed, and the pruned ones that came of them."""
-
-    dense: dict[str, Predictions] = dataclasses.field(default_factory=dict)
-    """Predicted classes, (n_test,), by trial id; also below."""
-    pruned: dict[str, Predictions] = dataclasses.field(default_factory=dict)
-
-    def losses(self, labels: Predictions, num_classes: int) -> NDArray[np.bool_]:
-        """Return which pruned networks lose which images, (R, n_test)."""
-        dense, pruned = (np.stack(list(each.values())) for each in (self.dense, self.pruned))
-        return losses(dense, pruned, labels, num_classes)
-
-
 def save_lost_images(
     dataset: ImageDataset, store: Store, study: Study, trials: Iterable[TrialRun]
 ) -> None:
@@ -145,7 +134,7 @@ def save_lost_images(
     if dataset.image_shape[0] not in CHANNELS:
         return
     populations = _populations(store, trials)
-    finished = sorted(key for each in populations for key in each.pruned)
+    finished = sorted(key for _, pruned in populations for key in pruned)
     config = {
         "kind": "images",
         "schema": SCHEMA,
@@ -170,49 +159,37 @@ def save_lost_images(
         store.write("images", config, info, arrays)
 
 
-def _populations(store: Store, trials: Iterable[TrialRun]) -> list[_Population]:
+def _populations(store: Store, trials: Iterable[TrialRun]) -> list[Population]:
     """Return what finished network trials and their dense ones predict, in a fixed order."""
-    found: dict[TrialConfig, _Population] = {}
+    found: dict[TrialConfig, Population] = {}
     for run in sorted(trials, key=lambda run: run.key):
         after = store.read("trial", run.key)
         before = None if run.dense is None else store.read("trial", run.dense.key)
         if run.dense is None or before is None or after is None:
             continue
         place = dataclasses.replace(run.dense.trial, seed=0)
-        population = found.setdefault(place, _Population())
-        population.pruned[run.key] = after.array("predictions")
-        population.dense[before.key] = before.array("predictions")
+        dense, pruned = found.setdefault(place, ({}, {}))
+        pruned[run.key] = after.array("predictions")
+        dense[before.key] = before.array("predictions")
     return list(found.values())
 
 
 def _most_lost(
-    populations: list[_Population], labels: Predictions, ids: Predictions, num_classes: int
-) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+    populations: list[Population], labels: Predictions, ids: Predictions, num_classes: int
+) -> tuple[Positions, dict[str, NDArray[Any]]]:
     """Return the positions of the images lost most often, (m,), and what becomes of them."""
-    lost = np.concatenate([each.losses(labels, num_classes) for each in populations])
+    stacked = [[np.stack(list(side.values())) for side in sides] for sides in populations]
+    lost = np.concatenate([losses(dense, pruned, labels, num_classes) for dense, pruned in stacked])
     often = lost.sum(axis=0)
     order = np.lexsort((ids, -often))
     chosen = order[often[order] > 0][:PICTURED_LOST]
     if not len(chosen):
         return chosen, {}
-    dense, after = (
-        np.stack([predicted[chosen] for each in sides for predicted in each.values()])
-        for sides in ([each.dense for each in populations], [each.pruned for each in populations])
-    )
-    # Runs that do not lose an image vote for a class that there is not.
-    wrong = np.where(lost[:, chosen], after, num_classes)
-    arrays = {
+    dense, after = (np.concatenate(sides)[:, chosen] for sides in zip(*stacked, strict=True))
+    # Each class's votes by runs that lose the image; the first of equally many wins.
+    votes = [((after == label) & lost[:, chosen]).sum(axis=0) for label in range(num_classes)]
+    return chosen, {
         "dense": modal_label(dense, num_classes),
-        "taken_for": _most_frequent_below(wrong, num_classes),
+        "taken_for": np.argmax(votes, axis=0),
         "share": often[chosen] / len(lost),
     }
-    return chosen, arrays
-
-
-def _most_frequent_below(votes: Predictions, number: int) -> NDArray[np.int64]:
-    """Return the most frequent class below ``number`` in each column of votes (R, m)."""
-    counts = np.zeros((votes.shape[1], number + 1), np.int64)
-    for row in votes:
-        counts[np.arange(len(row)), row] += 1
-    winners: NDArray[np.int64] = counts[:, :number].argmax(axis=1)
-    return winners

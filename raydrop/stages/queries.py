@@ -43,20 +43,12 @@ class QueryCourse:
     """Samples that it is trained on, ascending, (M,)."""
     last_epoch: int
     """Epoch after which it ends, perhaps before its schedule does."""
+    checkpoints: tuple[int, ...]
+    """Epochs after which it leaves a checkpoint, ascending."""
     sampled: tuple[int, ...] = ()
-    """Epochs of the checkpoints for scores that look at the whole run."""
+    """Those of them for scores that look at the whole run."""
     early: int | None = None
-    """Epoch of the checkpoint for scores that look early; None where none of them reads it."""
-    last: int | None = None
-    """Epoch of the checkpoint for scores that read the trained model; None where none does."""
-    traced: bool = True
-    """Whether every training sample is observed after every epoch."""
-
-    @property
-    def checkpoints(self) -> tuple[int, ...]:
-        """Epochs after which it leaves a checkpoint, ascending."""
-        others = {epoch for epoch in (self.early, self.last) if epoch is not None}
-        return tuple(sorted({*self.sampled, *others}))
+    """The one for scores that look early; None where none of them reads it."""
 
 
 def query_course(study: Study, run: QueryRun, labels: NDArray[np.int64]) -> QueryCourse:
@@ -72,11 +64,12 @@ def query_course(study: Study, run: QueryRun, labels: NDArray[np.int64]) -> Quer
         part, count = run.partition
         positions = stratified_partitions(labels, count, run.seed)[part]
         stream = f"query/partition/{part}/{count}"
-        return QueryCourse(stream, positions, last, sampled, traced=False)
+        return QueryCourse(stream, positions, last, tuple(sorted({*sampled})), sampled)
     if run.initialisation:
         stream = f"query/initialisation/{run.initialisation}"
-        return QueryCourse(stream, everything, early, early=early)
-    return QueryCourse("query", everything, last, sampled, early, last)
+        return QueryCourse(stream, everything, early, (early,), early=early)
+    checkpoints = tuple(sorted({*sampled, early, last}))
+    return QueryCourse("query", everything, last, checkpoints, sampled, early)
 
 
 def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, device: str) -> None:
@@ -86,7 +79,9 @@ def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, dev
     course = query_course(study, run, dataset.train.labels)
     with seeded(derive_seed(run.seed, f"{course.stream}/weights")):
         model = new_model(run.model, dataset, device)
-    trace = Trace.empty(course.last_epoch, len(dataset.train)) if course.traced else None
+    trace = None
+    if run.partition is None:
+        trace = Trace.empty(course.last_epoch, len(dataset.train))
     ends, states = _followed(study, run, course, model, data, trace)
     seconds = time.perf_counter() - start
     info = {
