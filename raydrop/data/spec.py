@@ -129,7 +129,7 @@ class DatasetSpec:
     """A specification taken apart; its text is the canonical form."""
 
     name: str
-    """Of the data set, which :func:`load` looks up."""
+    """Of the data set, which :meth:`load` looks up."""
     path: str | None
     """What follows the colon, where there is one."""
     variants: tuple[Variant, ...]
