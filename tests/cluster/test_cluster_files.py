@@ -79,7 +79,7 @@ def test_our_files_lack_nothing_but_their_owners_values(file: Path, tmp_path: Pa
     assert check_file(file, template=True) == []
     left = check_file(file)
     assert left
-    assert all(problem.left_to_fill for problem in left)
+    assert all(problem.expected == "a value of yours" for problem in left)
     names = set(PLACEHOLDER.findall(yaml.safe_dump(yaml.safe_load(file.read_text()))))
     assert {problem.found for problem in left} == names
     path = tmp_path / "cluster.yaml"
@@ -131,12 +131,13 @@ def test_what_ray_does_of_itself_is_asked_to_be_said() -> None:
     assert len([*_missing()]) == 68
 
 
-@pytest.mark.parametrize(("file", "keys"), [*_missing()], ids=lambda v: getattr(v, "name", None))
-def test_a_missing_key_is_named_with_what_ray_does_without(file: Path, keys: Keys) -> None:
-    found = sentences(planted(file, keys, REMOVED))
-    own = [each for each in found if each.startswith(f"{dotted(keys)}: Expected this key, found")]
-    assert len(own) == 1
-    assert "so that" in own[0]
+def test_a_missing_key_is_named_with_what_ray_does_without() -> None:
+    for file, keys in _missing():
+        found = sentences(planted(file, keys, REMOVED))
+        begin = f"{dotted(keys)}: Expected this key, found"
+        own = [each for each in found if each.startswith(begin)]
+        assert len(own) == 1, (file, keys, found)
+        assert "so that" in own[0]
 
 
 HEAD: Keys = ("available_node_types", "head")
@@ -344,14 +345,12 @@ SEVERAL = {
 """How many sentences a fault has, where it is more than one."""
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_named(name: str) -> None:
-    file, keys, value, said = FAULTS[name]
-    content = planted(file, keys, value)
-    found = sentences(content)
-    assert [each for each in found if said in each], found
-    assert all(each.endswith(".") and "; " in each and "\n" not in each for each in found)
-    assert len(found) == SEVERAL.get(name, 1), found
+def test_a_planted_fault_is_named() -> None:
+    for name, (file, keys, value, said) in FAULTS.items():
+        found = sentences(planted(file, keys, value))
+        assert [each for each in found if said in each], (name, found)
+        assert all(each.endswith(".") and "; " in each and "\n" not in each for each in found)
+        assert len(found) == SEVERAL.get(name, 1), (name, found)
 
 
 OPTION = "options that reach no further than the container"
@@ -597,16 +596,14 @@ OPEN: dict[str, tuple[Path, Keys, Any, str]] = {
 """What opens a machine, a pod or the token to others, and where."""
 
 
-@pytest.mark.parametrize("name", OPEN)
-def test_what_is_not_allowed_is_refused_where_it_stands(name: str) -> None:
-    file, keys, value, said = OPEN[name]
-    found = sentences(planted(file, keys, value))
-    place = dotted(keys)
-    own = [each for each in found if said in each]
-    assert own, found
-    assert all(each.startswith(place) for each in own), own
-    assert all(each.endswith(".") and "; " in each and "\n" not in each for each in found)
-    assert len(found) <= 3, found
+def test_what_is_not_allowed_is_refused_where_it_stands() -> None:
+    for name, (file, keys, value, said) in OPEN.items():
+        found = sentences(planted(file, keys, value))
+        own = [each for each in found if said in each]
+        assert own, (name, found)
+        assert all(each.startswith(dotted(keys)) for each in own), (name, own)
+        assert all(each.endswith(".") and "; " in each and "\n" not in each for each in found)
+        assert len(found) <= 3, (name, found)
 
 
 SOUND: dict[str, tuple[Path, Keys, Any]] = {
@@ -650,9 +647,9 @@ SOUND: dict[str, tuple[Path, Keys, Any]] = {
 """What a study may well want."""
 
 
-@pytest.mark.parametrize("name", SOUND)
-def test_what_a_study_may_want_is_sound(name: str) -> None:
-    assert sentences(planted(*SOUND[name])) == []
+def test_what_a_study_may_want_is_sound() -> None:
+    for name, planting in SOUND.items():
+        assert sentences(planted(*planting)) == [], name
 
 
 def beside(folder: Path, document: dict[str, Any]) -> list[str]:

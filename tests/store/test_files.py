@@ -51,9 +51,18 @@ from raydrop.theory.figures import write_theory_figure
 SMALL = FakeStudy(keeps=(0.5,), seeds=(0,), quotas=("none",))
 
 
-def test_a_foreign_store_moves_no_folder_of_the_reader(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study's folder, to be copied by the tests that change it."""
+    return SMALL.write(tmp_path_factory.mktemp("small"))
+
+
+def test_a_foreign_store_moves_no_folder_of_the_reader(written: Path, tmp_path: Path) -> None:
     """Failures are a link to where the reader's folders are, and a trial is called like one."""
-    home, results = tmp_path / "home", SMALL.write(tmp_path / "home" / "results")
+    home, results = (
+        tmp_path / "home",
+        shutil.copytree(written, tmp_path / "home" / "results", dirs_exist_ok=True),
+    )
     (home / "precious").mkdir()
     (home / "precious" / "text").write_text("kept")
     study = json.loads((results / "study.json").read_text())
@@ -66,8 +75,8 @@ def test_a_foreign_store_moves_no_folder_of_the_reader(tmp_path: Path) -> None:
     assert (home / "precious" / "text").read_text() == "kept"
 
 
-def test_a_study_file_that_is_a_link_is_not_read(tmp_path: Path) -> None:
-    results = SMALL.write(tmp_path / "results")
+def test_a_study_file_that_is_a_link_is_not_read(written: Path, tmp_path: Path) -> None:
+    results = shutil.copytree(written, tmp_path / "results", dirs_exist_ok=True)
     (results / "study.json").rename(tmp_path / "outside")
     (results / "study.json").symlink_to(tmp_path / "outside")
     for read in (load_records, lambda folder: Watcher(folder).look()):
@@ -259,9 +268,12 @@ def test_what_is_no_file_or_far_too_large_is_not_waited_for(
     ],
 )
 def test_results_that_are_no_files_or_far_too_large_are_not_waited_for(
-    name: str, kind: str, tmp_path: Path
+    name: str, kind: str, written: Path, tmp_path: Path
 ) -> None:
-    results, trial = SMALL.write(tmp_path), SMALL.trial_id(SMALL.trials()[0])
+    results, trial = (
+        shutil.copytree(written, tmp_path, dirs_exist_ok=True),
+        SMALL.trial_id(SMALL.trials()[0]),
+    )
     if name == "predictions.npy":
         path = results / "store" / "trial" / trial / name
     else:
@@ -302,10 +314,10 @@ NOT_JSON: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("kind", NOT_JSON)
 def test_a_description_that_is_no_sound_json_is_one_sentence(
-    kind: str, digits: PreparedData, tmp_path: Path
+    kind: str, digits: PreparedData, written: Path, tmp_path: Path
 ) -> None:
     content, found = NOT_JSON[kind]
-    results = SMALL.write(tmp_path)
+    results = shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     (results / "study.json").write_bytes(content)
     study = Study("s", "digits", "small_cnn", {"method": "random"})
     for read in (
@@ -423,9 +435,9 @@ def _refused(results: Path, read: Callable[[Path], object] = load_records) -> st
     ],
 )
 def test_a_record_that_tells_of_something_in_another_kind_of_value_is_one_sentence(
-    kind: str, name: str, value: object, tmp_path: Path
+    kind: str, name: str, value: object, written: Path, tmp_path: Path
 ) -> None:
-    results = SMALL.write(tmp_path)
+    results = shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     _resealed(_entry(results, kind), lambda body: body["info"].update({name: value}))
     assert (name if value != [] else "class_sizes") in _refused(results)
 
@@ -447,9 +459,9 @@ def test_a_record_that_tells_of_something_in_another_kind_of_value_is_one_senten
     ],
 )
 def test_a_study_file_of_other_kinds_of_values_is_one_sentence(
-    change: dict[str, object], found: str, tmp_path: Path
+    change: dict[str, object], found: str, written: Path, tmp_path: Path
 ) -> None:
-    results = SMALL.write(tmp_path)
+    results = shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     study = json.loads((results / "study.json").read_text())
     (results / "study.json").write_text(json.dumps(study | change))
     for read in (load_records, lambda folder: Watcher(folder).look()):
@@ -458,8 +470,10 @@ def test_a_study_file_of_other_kinds_of_values_is_one_sentence(
         assert len(sentence) < 400
 
 
-def test_a_trial_in_a_study_file_of_another_kind_of_value_is_one_sentence(tmp_path: Path) -> None:
-    results = SMALL.write(tmp_path)
+def test_a_trial_in_a_study_file_of_another_kind_of_value_is_one_sentence(
+    written: Path, tmp_path: Path
+) -> None:
+    results = shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     study = json.loads((results / "study.json").read_text())
     for change in ({"trial_id": 3}, {"seed": "a"}, {"keep_fraction": []}, {"method": {}}):
         trials = [{**study["trials"][0], **change}, *study["trials"][1:]]
@@ -488,9 +502,9 @@ LABELS = SMALL.labels()
     ],
 )
 def test_a_sealed_array_that_the_report_cannot_use_is_one_sentence(
-    kind: str, name: str, array: NDArray[Any], tmp_path: Path
+    kind: str, name: str, array: NDArray[Any], written: Path, tmp_path: Path
 ) -> None:
-    results = SMALL.write(tmp_path)
+    results = shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     place = _entry(results, kind)
     np.save(place / f"{name}.npy", array)
     _resealed(place, lambda body: None)

@@ -82,8 +82,7 @@ def _placeholders(config: Any) -> Iterator[Problem]:
     """Yield every value that is left to fill in."""
     for where, text in texts(config):
         for name in dict.fromkeys(PLACEHOLDER.findall(text)):
-            remedy = "replace it before this file is used"
-            yield Problem(where, "a value of yours", name, remedy, left_to_fill=True)
+            yield Problem(where, "a value of yours", name, "replace it before this file is used")
 
 
 # Files for KubeRay.

@@ -42,8 +42,6 @@ class Problem:
     """What does."""
     remedy: str
     """What to do."""
-    left_to_fill: bool = False
-    """Whether it is a placeholder that only its owner can replace."""
 
     def __str__(self) -> str:
         """Return the sentence."""
