@@ -254,12 +254,11 @@ class _Work:
 
     @property
     def is_open(self) -> bool:
-        """Whether anything is still to be done."""
         return bool(self.waiting or self.running)
 
-    def what(self, job: _Job | None) -> str:  # noqa: ARG002
-        """Say what a job is about."""
-        return ""
+    def what(self, job: _Job | None) -> str:
+        """Say what a job, or all of the work, is about."""
+        raise NotImplementedError
 
     def take(self) -> _Job:
         """Return what is to be done next, or several short jobs as one; they wait no longer."""
@@ -270,7 +269,6 @@ class _Work:
         raise NotImplementedError
 
     def done(self, job: _Job, references: Sequence[Any], value: Any) -> None:
-        """Take what a job gave."""
         raise NotImplementedError
 
     @property
@@ -280,7 +278,6 @@ class _Work:
         return min(int(BUNDLE_SECONDS / self._seconds), BUNDLE_SHARDS, share)
 
     def _took(self, seconds: float, shards: int) -> None:
-        """Learn how long a shard takes."""
         self._seconds = max(seconds / shards, BUNDLE_SECONDS / BUNDLE_SHARDS)
 
     def ended(self, job: _Job, references: Sequence[Any], outcome: Any) -> None:
@@ -304,7 +301,6 @@ class _Work:
             self.done(job, references, outcome)
 
     def fail(self, job: _Job, reason: str) -> None:
-        """Note that a job will not be done."""
         self.failures.append((job.item, reason))
 
     def lost(self, job: _Job, error: exceptions.ObjectLostError) -> None:  # noqa: ARG002
@@ -323,7 +319,6 @@ class _Work:
             self.waiting.appendleft(job)
 
     def check(self) -> None:
-        """Raise if a shard failed."""
         if self.failures:
             raise FailedShardsError(self.failures)
 
@@ -513,7 +508,7 @@ class Crew:
             ray.kill(actor)
 
     def results(self, work: _Work) -> Iterator[tuple[Any, Any]]:
-        """Do some work, and yield what comes of it."""
+        """Do some work; yield what comes of it."""
         for _ in self.steps(work):
             while work.results:
                 yield work.results.popleft()

@@ -57,7 +57,7 @@ class Layout:
         return f"{cpus} and {self.gpus:g} of a GPU" if self.gpus else cpus
 
     def ray_options(self) -> dict[str, float]:
-        """Return the options of a Ray task or actor."""
+        """Return the options of a Ray task or actor of one worker."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus}
 
     def fits(self, node: Node) -> bool:
