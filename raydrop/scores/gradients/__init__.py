@@ -246,8 +246,8 @@ def _frozen(model: nn.Module, names: Collection[str]) -> Iterator[None]:
 
 def _forward_mode(batch: Batch, direction: Mapping[str, Tensor]) -> Tensor:
     """Return the products (B,) by a Jacobian-vector product."""
-    model, parameters = batch.model, parameters_of(batch.model)
-    tangents = {name: direction[name].to(value) for name, value in parameters.items()}
+    model, values = batch.model, batch.values
+    tangents = {name: direction[name].to(value) for name, value in values.items()}
     kinds = (
         nn.modules.conv._ConvNd,
         nn.modules.batchnorm._BatchNorm,
@@ -256,7 +256,7 @@ def _forward_mode(batch: Batch, direction: Mapping[str, Tensor]) -> Tensor:
     )
     math_only = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     with torch.no_grad(), math_only, _no_word_of_speed(), intercepted(model, with_tangents, kinds):
-        return cast(Tensor, jvp(batch.losses, (parameters,), (tangents,))[1])
+        return cast(Tensor, jvp(batch.losses, (values,), (tangents,))[1])
 
 
 def _forward_mode_agrees(batch: Batch) -> bool:
@@ -272,7 +272,7 @@ def _forward_mode_agrees(batch: Batch) -> bool:
         generator = torch.Generator().manual_seed(0)
         direction = {
             name: torch.randn(value.shape, generator=generator).to(value)
-            for name, value in parameters_of(batch.model).items()
+            for name, value in batch.values.items()
         }
         direction = fitting_direction(batch.parameters, direction)
         finite = inputs[:2].nan_to_num() if inputs.is_floating_point() else inputs[:2]
@@ -328,7 +328,7 @@ def _by_rules(batch: Batch, plan: Plan, direction: Mapping[str, Tensor] | None) 
 
 def _general(batch: Batch, names: frozenset[str]) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Yield a first sample, and some parameters' gradients (b, *shape) of it and the next ones."""
-    wanted = {name: value for name, value in parameters_of(batch.model).items() if name in names}
+    wanted = {name: value for name, value in batch.values.items() if name in names}
     held = sum(value.numel() * value.element_size() for value in wanted.values())
     step = max(1, GENERAL_BYTES // (held + _activation_bytes(batch)))
     for first in range(0, len(batch.inputs), step):

@@ -50,6 +50,11 @@ class Batch:
         """The trainable parameters by name; a tied one counts once."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """The same, detached."""
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+
     @functools.cached_property
     def names(self) -> dict[int, str]:
         """Their names by identity."""
@@ -142,7 +147,9 @@ def prepared(
     """Check a model and a batch, and lend them so that autograd works and nothing stays changed."""
     check_eval(model)
     with torch.inference_mode(False):
-        batch = Batch(model, usable(inputs), usable(labels), loss, precision)
+        whole = not (labels.is_floating_point() or labels.is_complex())
+        given = usable(labels).long() if whole else usable(labels)
+        batch = Batch(model, usable(inputs), given, loss, precision)
         if not batch.parameters:
             remedy = "set requires_grad on what is to be differentiated"
             raise refused("at least one trainable parameter", "none", remedy)
@@ -153,7 +160,6 @@ def prepared(
                 f"some on {', '.join(hooked[:3])}",
                 "remove them, or freeze what is not to be differentiated",
             )
-        whole = not (labels.is_floating_point() or labels.is_complex())
         classes = loss is not cross_entropy or (whole and labels.dim() == 1)
         if not classes or len(labels) != len(inputs):
             kind = str(labels.dtype).removeprefix("torch.")
@@ -163,7 +169,7 @@ def prepared(
                 "give the index of each sample's class, or a loss of your own for other targets",
             )
         with tables_put_back(model):
-            yield batch.of(batch.inputs, batch.labels.long()) if whole else batch
+            yield batch
 
 
 def usable(values: Tensor) -> Tensor:

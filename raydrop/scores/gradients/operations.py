@@ -135,11 +135,13 @@ class _Calls(TorchFunctionMode):
         # A subclass of tensors may give a function another meaning.
         if operation is None or not PLAIN_TENSORS.issuperset(types):
             return function(*args, **kwargs)
-        bound = operation.signature.bind(*args, **kwargs)
-        bound.apply_defaults()
+        names = operation.parameters
+        known = {**names, **dict(zip(names, args, strict=False)), **kwargs}
+        too_many = max(len(known), len(args)) > len(names)
+        if too_many or any(each is NO_DEFAULT for each in known.values()):
+            return function(*args, **kwargs)
         with torch._C.DisableTorchFunction():  # layers around this one watch too
-            call = SimpleNamespace(**bound.arguments)
-            result = operation.perform(self._perform, function, call)
+            result = operation.perform(self._perform, function, SimpleNamespace(**known))
             return function(*args, **kwargs) if result is NotImplemented else result
 
 
@@ -152,7 +154,8 @@ class Operation(NamedTuple):
     perform: Callable[[Perform, Callable[..., Any], SimpleNamespace], Any]
     """From what performs it, the function and its arguments by name to its result;
     NotImplemented where such a call has no rule, so that torch computes it."""
-    signature: inspect.Signature
+    parameters: dict[str, Any]
+    """Names of all its parameters, in their order, with their defaults."""
 
 
 def _linear(perform: Perform, _: Any, call: SimpleNamespace) -> Any:
@@ -249,9 +252,7 @@ def _scale_call(
 
 def _product(perform: Perform, _: Any, call: SimpleNamespace) -> Any:
     """Multiply; a parameter that scales the last axes, as a layer's scale does, has a rule."""
-    if call.others or len(call.factors) != 2:
-        return NotImplemented
-    first, second = call.factors
+    first, second = call.first, call.second
     x, scale = (second, first) if isinstance(first, nn.Parameter) else (first, second)
     if not _scales(scale, x):
         return NotImplemented
@@ -373,29 +374,27 @@ def _attend(
     return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2), weights
 
 
-def _like(*names: str, **defaults: Any) -> inspect.Signature:
-    """Return the parameters of a function of torch that has no signature to be inspected."""
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    named = [inspect.Parameter(name, kind) for name in names]
-    optional = [inspect.Parameter(name, kind, default=each) for name, each in defaults.items()]
-    return inspect.Signature([*named, *optional])
+def _python(perform: Callable[..., Any], function: Any) -> Operation:
+    """Return an operation with the parameters of a function that is written in Python."""
+    parameters = inspect.signature(function).parameters
+    return Operation(perform, {name: each.default for name, each in parameters.items()})
 
 
-_LINEAR = _like("input", "weight", bias=None)
-_CONVOLUTION = _like("input", "weight", bias=None, stride=1, padding=0, dilation=1, groups=1)
-_PRODUCT = inspect.signature(lambda *factors, **others: (factors, others))
+NO_DEFAULT = inspect.Parameter.empty
+_FIRST = {"input": NO_DEFAULT, "weight": NO_DEFAULT, "bias": None}
+_GEOMETRY = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _NORMS: tuple[Any, ...] = (F.group_norm, F.layer_norm, F.rms_norm, F.instance_norm)
+# Called by their names in torch, the factors are unknown, and torch computes it.
+_FACTORS = {"first": NO_DEFAULT, "second": NO_DEFAULT}
 
 OPERATIONS: dict[Any, Operation] = {
-    F.linear: Operation(_linear, _LINEAR),
-    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), Operation(_convolution, _CONVOLUTION)),
-    **{norm: Operation(_normalisation, inspect.signature(norm)) for norm in _NORMS},
-    F.batch_norm: Operation(_batch_norm, inspect.signature(F.batch_norm)),
-    F.embedding: Operation(_embedding, inspect.signature(F.embedding)),
-    F.multi_head_attention_forward: Operation(
-        _attention, inspect.signature(F.multi_head_attention_forward)
-    ),
-    **dict.fromkeys((torch.mul, Tensor.mul), Operation(_product, _PRODUCT)),
+    F.linear: Operation(_linear, _FIRST),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), Operation(_convolution, _FIRST | _GEOMETRY)),
+    **{norm: _python(_normalisation, norm) for norm in _NORMS},
+    F.batch_norm: _python(_batch_norm, F.batch_norm),
+    F.embedding: _python(_embedding, F.embedding),
+    F.multi_head_attention_forward: _python(_attention, F.multi_head_attention_forward),
+    **dict.fromkeys((torch.mul, Tensor.mul), Operation(_product, _FACTORS)),
 }
 """Functions of torch with a rule."""
 
