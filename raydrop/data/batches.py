@@ -78,9 +78,7 @@ def prepare(dataset: ImageDataset) -> PreparedData:
     return PreparedData(decoded, IMAGENET_MEAN[:channels], IMAGENET_STD[:channels])
 
 
-def channel_statistics(
-    pixels: NDArray[np.uint8],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel, in [0, 1], of uint8 images (N, C, H, W).
 
     A channel that never varies gets the deviation 1, so that normalising leaves it finite.

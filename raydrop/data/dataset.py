@@ -53,7 +53,7 @@ class ArrayImages:
         return len(self.pixels)
 
     def take(self, positions: Indices) -> ArrayImages:
-        """Return a copy of the images at ``positions``, in that order."""
+        """Return a copy of some images, in that order."""
         return ArrayImages(self.pixels[positions])
 
     def decode(self, height: int, width: int) -> ArrayImages:  # noqa: ARG002
@@ -104,9 +104,6 @@ class FileImages:
 
         Threads are of no use: Pillow holds the interpreter lock while it decodes images this small,
         and two threads took twice as long as one.
-
-        Raises:
-            DataError: As :meth:`open`.
         """
         pixels = np.empty((len(self), len(self.mode), height, width), np.uint8)
         for position in range(len(self)):
@@ -323,11 +320,7 @@ class ImageDataset:
         return splits[split].labels if by == "class" or groups is None else groups
 
     def sizes(self, by: By, split: str = "train") -> NDArray[np.int64]:
-        """Return the number of samples of each class or group in a split, (K,) or (G,).
-
-        Raises:
-            ConfigError: As :meth:`members`.
-        """
+        """Return the number of samples of each class or group in a split, (K,) or (G,)."""
         count = len(self.names(by))
         return np.bincount(self.members(by, split), minlength=count).astype(np.int64)
 

@@ -21,7 +21,8 @@ from raydrop.data.loaders.fitzpatrick import load_fitzpatrick
 from raydrop.data.loaders.folder import load_folder, load_imagenet, load_tiny_imagenet
 from raydrop.data.loaders.gaussians import Gaussians
 from raydrop.data.loaders.metadata import load_metadata, load_waterbirds
-from raydrop.data.variants import VARIANTS, Variant
+from raydrop.data.variants import VARIANTS
+from raydrop.data.variants.base import Variant
 from raydrop.errors import ConfigError, unknown_name
 from raydrop.study.catalogue import Catalogue, Entry
 

@@ -11,8 +11,7 @@ from reference import falsified_one_by_one, long_tail_sizes_in_decimals
 from raydrop.data import ImageDataset, Split, load_dataset
 from raydrop.data.sampling import raw_draws, shuffled
 from raydrop.data.variants import LabelNoise, LongTail, Subset
-from raydrop.data.variants.noise import falsify
-from raydrop.data.variants.smaller import long_tail_sizes
+from raydrop.data.variants.samples import falsify, long_tail_sizes
 from raydrop.errors import ConfigError, DataError
 
 

@@ -69,15 +69,10 @@ class Table:
         known: Mapping[str, int],
         read: Callable[[str], int | None] = lambda _: None,
     ) -> NDArray[np.int64]:
-        """Return the number of each value, (n,).
+        """Return the number of each value, (n,), or refuse one that has none by its row.
 
-        Args:
-            column: Its key.
-            known: The numbers of what values may be; other texts of the same number count too.
-            read: What else gives the number of a value, or None.
-
-        Raises:
-            DataError: If a value has none; the message names its row.
+        Known are the numbers of what values may be, where other texts of the same number count too;
+        ``read`` may know more.
         """
         codes, names = self.codes(column)
         found = [known.get(_plain(name).lower(), read(name)) for name in names]
@@ -93,9 +88,8 @@ class Table:
     def splits(self) -> NDArray[np.int64]:
         """Return 0 for each row of train, 1 for one of validation and 2 for one of test, (n,).
 
-        Raises:
-            DataError: If a value is none of these, or some rows are called as those of WILDS that
-                are distributed like training and others as those that are not.
+        Rows that are called as those of WILDS that are distributed like training do not mix with
+        others of the same split.
         """
         numbers = self.known_codes("split", _SPLITS, split_number)
         values = self.values["split"].str.casefold().str.replace("-", "_")
@@ -138,9 +132,8 @@ class Table:
     def files(self, root: Path, outside: bool = False) -> list[File]:
         """Return the files that the rows name, in their order.
 
-        Raises:
-            DataError: If a file is not there, lies outside of ``root``, unless that is allowed, or
-                occurs twice; the message names it and its row.
+        Refused is, by name and row, what is not there, what lies outside of ``root``, unless that
+        is allowed, and what occurs twice.
         """
         files, seen = list[File](), dict[str, object]()
         for row, path in self.values["image"].items():
@@ -174,7 +167,7 @@ def read_table(
 
     Args:
         root: The data set's folder.
-        file: The table, relative to it.
+        file: The table, relative to it, and below it unless ``outside``.
         wanted: New name of each column, which is the data set's option too, and its name there.
         dataset: Name of the data set, for messages.
         outside: Whether the table may lie outside of the folder.
@@ -207,11 +200,7 @@ def read_table(
 
 @contextlib.contextmanager
 def reading(path: Path, expected: str, remedy: str) -> Iterator[IO[bytes]]:
-    """Open a text that is no longer than a table can be, and say in a sentence what goes wrong.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
+    """Open a text that is no longer than a table can be, and say in a sentence what goes wrong."""
     try:
         with open_regular(path, _MOST_BYTES) as file, warnings.catch_warnings():
             # With more cells in rows than in the header, pandas would shift or cut them.
@@ -233,11 +222,7 @@ def numbered(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Return a table of stripped texts; its index counts rows as a spreadsheet does.
-
-    Raises:
-        DataError: If it cannot be read, has no rows or two columns of the same name.
-    """
+    """Return a table of stripped texts; its index counts rows as a spreadsheet does."""
     remedy = "correct the path or the file, or name it as in metadata:PATH?file=NAME.csv"
     with reading(path, "a table with a header and commas", remedy) as file:
         # Blank lines count, or the rows that messages name would be others than in the file.

@@ -5,22 +5,10 @@ Each variant is a frozen value with the numbers that a specification writes, suc
 take the last training image of a class or group.
 """
 
-from raydrop.data.variants.base import Variant as Variant
-from raydrop.data.variants.noise import LabelNoise
+from raydrop.data.variants.base import Variant
 from raydrop.data.variants.painted import Shortcut, Spurious
-from raydrop.data.variants.smaller import LongTail, Subset, Thinned
+from raydrop.data.variants.samples import LabelNoise, LongTail, Subset, Thinned
 
-KINDS: tuple[type[Variant], ...] = (LongTail, Thinned, LabelNoise, Spurious, Shortcut, Subset)
-VARIANTS: dict[str, type[Variant]] = {kind.kind: kind for kind in KINDS}
+_KINDS: tuple[type[Variant], ...] = (LongTail, Thinned, LabelNoise, Spurious, Shortcut, Subset)
+VARIANTS = {kind.kind: kind for kind in _KINDS}
 """Every variant by the name that specifications use."""
-
-__all__ = [
-    "VARIANTS",
-    "LabelNoise",
-    "LongTail",
-    "Shortcut",
-    "Spurious",
-    "Subset",
-    "Thinned",
-    "Variant",
-]

@@ -1,11 +1,12 @@
-"""Fewer samples: classes with a long tail, thinned classes, and subsets.
+"""Fewer samples: classes with a long tail, thinned classes, and subsets; and false labels.
 
-Choices are those of one fixed seed, so that all studies of a variant share its data, and the
-smaller ones are nested in the larger ones. Groups follow their samples.
+Choices of samples are those of one fixed seed, so that all studies of a variant share its data, and
+the smaller ones are nested in the larger ones. Groups follow their samples.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import ImageDataset
-from raydrop.data.sampling import SPLIT_SEED, choose_per_class
+from raydrop.data.sampling import SPLIT_SEED, choose_per_class, raw_draws, shuffled
 from raydrop.data.variants.base import Shares, Variant
-from raydrop.errors import DataError
+from raydrop.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -141,3 +142,62 @@ def _at_most(dataset: ImageDataset, split: str, count: int) -> NDArray[np.int64]
     sizes = dataset.class_sizes(split)
     counts = np.minimum(sizes, min(count, int(sizes.max())))
     return choose_per_class(dataset.members("class", split), counts, SPLIT_SEED, f"subset/{split}")
+
+
+@dataclass(frozen=True)
+class LabelNoise(Variant):
+    """Training labels of which a share is false."""
+
+    kind: ClassVar[str] = "label_noise"
+    example: ClassVar[str] = "+label_noise(0.2, seed=1)"
+
+    rate: float
+    """Share of the training labels that become false, in [0, 1]."""
+    seed: int = 0
+    """Seed of which labels, and what they become."""
+
+    def __post_init__(self) -> None:
+        advice = "it is the share of training labels that become false"
+        self.check_share("rate", self.rate, "rate", advice)
+        self.make_whole("seed", least=0)
+
+    def apply(self, dataset: ImageDataset) -> ImageDataset:
+        """Falsify exactly round(rate · N) training labels and mark them in ``noisy``.
+
+        Labels that an earlier ``label_noise`` changed stay marked. Validation and test keep theirs.
+        Groups stay too: they say what is true of a sample, not what its label claims.
+
+        Raises:
+            ConfigError: If there is no other class to choose.
+            DataError: If a class would lose its last training image.
+        """
+        train, classes = dataset.train, dataset.num_classes
+        if classes < 2:
+            raise ConfigError(
+                f"Expected two classes or more for label_noise, found {classes}; leave it out."
+            )
+        labels, changed = falsify(train.labels, self.rate, classes, self.seed)
+        if dataset.noisy is not None:
+            changed = changed | dataset.noisy
+        falsified = dataclasses.replace(train, labels=labels)
+        self.check_none_emptied(dataset, falsified)
+        return dataset.derive(f"{dataset.name}+{self}", train=falsified, noisy=changed)
+
+
+def falsify(
+    labels: NDArray[np.int64], rate: float, num_classes: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Replace exactly round(rate · N) of labels (N,) by another class of K >= 2, drawn uniformly.
+
+    With the same seed, labels changed at a lower rate are changed alike at a higher one.
+
+    Returns:
+        The new labels, (N,), and which of them changed, (N,) bool.
+    """
+    chosen = shuffled(len(labels), seed, "label_noise/which")[: round(rate * len(labels))]
+    # A step of 1...K-1 around the circle of classes never ends where it began.
+    steps = 1 + raw_draws(len(labels), seed, "label_noise/class") % np.uint64(num_classes - 1)
+    changed = np.zeros(len(labels), bool)
+    changed[chosen] = True
+    moved = (labels + steps.astype(np.int64)) % num_classes
+    return np.where(changed, moved, labels), changed
