@@ -27,8 +27,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -48,7 +47,7 @@ from raydrop.store.files import (
     written_whole,
 )
 from raydrop.store.places import Place, is_fresh, open_place
-from raydrop.store.remote import ObjectFacts, Remote, is_url
+from raydrop.store.remote import ObjectFacts, Remote, at_once, is_url
 from raydrop.study import canonical_json, config_hash, sorted_json
 
 logger = logging.getLogger("raydrop")
@@ -60,9 +59,12 @@ _DAMAGE = (FileNotFoundError, ValueError, KeyError, TypeError)
 
 _NAME = re.compile(r"[0-9a-z_-]+")
 """A kind or a key; no other text leads anywhere in the store."""
+_UNREAD = (
+    "Expected to read {}, found: {}; allow reading there, or remove that folder to have it "
+    "computed again."
+)
 _HASH_DIGITS = 16
 _ATTEMPTS = 2
-_TRANSFERS = 8
 _SETTLED_SECONDS = 5.0
 """Object stores tell times to the second, so one that is younger may be replaced unnoticed."""
 
@@ -144,10 +146,6 @@ class Store:
                 ``s3://bucket/prefix``, whose entries are below ``store/``.
             glance: Whether an object store is asked once for each kind of entry rather than once
                 for each entry; what others write or remove afterwards may be overlooked.
-
-        Raises:
-            ConfigError: If it is a URL of no object store.
-            StoreError: If an object store cannot be reached.
         """
         if isinstance(where, Place) or is_url(where):
             self.place = open_place(where)
@@ -170,11 +168,7 @@ class Store:
         return self.root if self._remote is None else self._remote.url
 
     def folder(self, name: str) -> Path:
-        """Return the folder of a kind, or another one in the store; it need not be there.
-
-        Raises:
-            StoreError: If it is a link, or the store itself is: it would lead elsewhere.
-        """
+        """Return the folder of a kind, which need not be there; refuse links, which lead away."""
         if name not in self._folders:
             link = link_below(self.root.parent, self.root.name, name)
             if link is not None:
@@ -221,11 +215,7 @@ class Store:
         return standing or self._entry(at, body)
 
     def read(self, kind: str, key: str) -> Entry | None:
-        """Return the entry, or None where it is absent or was found damaged (and moved aside).
-
-        Raises:
-            StoreError: If it may be sound but cannot be read, or cannot be moved aside.
-        """
+        """Return the entry, or None where it is absent or was found damaged (and moved aside)."""
         at = self._at(kind, key)
         if at is None:  # as a study.json of others may have it
             return None
@@ -239,7 +229,7 @@ class Store:
         except StoreError:
             raise
         except OSError as error:
-            raise _unread(at.folder, error) from error
+            raise StoreError(_UNREAD.format(at.folder, error.strerror or error)) from error
 
     def find(self, kind: str, config: Mapping[str, Any]) -> Entry | None:
         """Return the entry that ``config`` identifies, or None."""
@@ -260,7 +250,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise _unread(folder, error) from error
+            raise StoreError(_UNREAD.format(folder, error.strerror or error)) from error
         return sorted(filter(_NAME.fullmatch, folders))
 
     def peek(self, kind: str, key: str, *, arrays: bool = False) -> Entry | None:
@@ -411,7 +401,7 @@ class Store:
         if self._remote is None:
             return
         there = self._remote
-        _at_once(lambda name: there.upload(work / name, f"{at.prefix}/{name}"), body["files"])
+        at_once(lambda name: there.upload(work / name, f"{at.prefix}/{name}"), body["files"])
         there.write_bytes(at.meta, (work / META).read_bytes())
         _remember(work / META, None)
 
@@ -423,7 +413,7 @@ class Store:
                 break
             try:
                 body = _body(at, said)
-                _at_once(lambda item: _bring(there, at, *item), body["files"].items())
+                at_once(lambda item: _bring(there, at, *item), body["files"].items())
                 return self._entry(at, body)
             except _DAMAGE:
                 # Unless it was replaced or removed in the meantime, it is damaged.
@@ -492,13 +482,6 @@ def required(store: Store, kind: str, key: str) -> Entry:
             "run the same command again, which computes what is missing."
         )
     return entry
-
-
-def _unread(place: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"Expected to read {place}, found: {error.strerror or error}; "
-        "allow reading there, or remove that folder to have it computed again."
-    )
 
 
 def _is_folder(place: Path) -> bool:
@@ -598,13 +581,6 @@ def _is_like(found: tuple[int, ...], shape: tuple[int | None, ...] | None) -> bo
 # Object stores.
 
 
-def _at_once(transfer: Callable[[Any], None], items: Iterable[Any]) -> None:
-    """Transfer some files, several at a time, since each is mostly waiting."""
-    with ThreadPoolExecutor(_TRANSFERS) as pool:
-        for _ in pool.map(transfer, items):
-            pass
-
-
 def _remember(path: Path, facts: ObjectFacts | None) -> None:
     """Give a file of the copy the time of its object, or none where that proves nothing."""
     settled = facts is not None and time.time() - facts.changed > _SETTLED_SECONDS
@@ -618,14 +594,9 @@ def _bring(there: Remote, at: _Spot, name: str, digest: str) -> None:
     with contextlib.suppress(OSError):
         if _digest(path) == digest:
             return
-    work = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        there.download(f"{at.prefix}/{name}", work)
-        if _digest(work) != digest:
-            raise ValueError(f"{name} does not match its hash")
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)
+    there.download(f"{at.prefix}/{name}", path)
+    if _digest(path) != digest:
+        raise ValueError(f"{name} does not match its hash")
 
 
 def _move_aside(there: Remote, at: _Spot, name: str) -> str:

@@ -10,9 +10,7 @@ import contextlib
 import functools
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from filelock import FileLock
 
 from raydrop.errors import DataError, StoreError
 from raydrop.store.files import read_regular, written_whole
-from raydrop.store.remote import Remote, canonical_url, is_url, joined_url, remote
+from raydrop.store.remote import Remote, at_once, canonical_url, is_url, joined_url, remote
 
 CACHE = "RAYDROP_CACHE"
 """Environment variable that names another folder for copies than ``~/.cache/raydrop``."""
@@ -30,7 +28,6 @@ STUDY = "study.json"
 
 _COMPLETE = ".raydrop-copy"
 _MOST_URL = 2**16
-_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -135,11 +132,8 @@ def open_place(location: str | Path | Place) -> Place:
     """Return a location as a place to work in; of an object store with its ``study.json``.
 
     Args:
-        location: A folder, which need not be there, or ``s3://bucket/prefix`` and the like.
-
-    Raises:
-        ConfigError: If it is a URL of another kind.
-        StoreError: If the object store cannot be read, or its copy not be written.
+        location: A folder, which need not be there, or ``s3://bucket/prefix`` and the like; a
+            ConfigError is raised for URLs of another kind.
     """
     if isinstance(location, Place):
         return location
@@ -275,10 +269,6 @@ def _copy(there: Remote, folder: Path) -> None:
         path = folder / name
         if path.is_file() and path.stat().st_size == found[name].size:
             return  # of a copy that was interrupted
-        work = path.with_name(f".{uuid.uuid4().hex}")
-        there.download(name, work)
-        work.replace(path)
+        there.download(name, path)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(fetch, found):
-            pass
+    at_once(fetch, found)

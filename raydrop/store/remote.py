@@ -11,12 +11,14 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from raydrop.errors import ConfigError, StoreError, visible
+from raydrop.store.files import written_whole
 
 SCHEMES = ("s3", "gs")
 """Object stores that are known: Amazon's S3 and what speaks its protocol, and Google's."""
@@ -40,6 +42,9 @@ _ENDPOINTS = {
 _LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?/?", re.IGNORECASE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)
 _CHUNK = 8 * 2**20
+TRANSFERS = 16
+
+T = TypeVar("T")
 
 # What Amazon's and Google's client libraries say.
 _AMAZON = re.compile(r"AWS Error (\w+)[^:]*: (.*?)(?: \(Request ID.*|; Details.*)?$")
@@ -87,13 +92,11 @@ class Remote:
             url: ``s3://bucket/prefix`` or ``gs://bucket/prefix``; options of
                 :meth:`pyarrow.fs.FileSystem.from_uri` may follow, such as
                 ``?endpoint_override=127.0.0.1:5001&scheme=http`` or ``?region=eu-west-1``.
-                ``AWS_ENDPOINT_URL`` is honoured too. Credentials are those of the environment;
-                they never travel in clear to another machine.
+                ``AWS_ENDPOINT_URL`` is honoured too. Credentials are those of the environment.
 
         Raises:
             ConfigError: If it is no such URL, has an option that is not known, holds credentials,
-                or would have them sent by http to another machine.
-            StoreError: If the store cannot be reached, or has no such bucket.
+                or would have them sent by http, in clear, to another machine.
         """
         from pyarrow import fs
 
@@ -152,7 +155,7 @@ class Remote:
             shutil.copyfileobj(source, file, _CHUNK)
 
     def download(self, name: str, path: Path) -> None:
-        """Write a file from an object, a piece at a time.
+        """Write a file from an object, whole or not at all.
 
         Raises:
             FileNotFoundError: If there is no such object.
@@ -160,7 +163,7 @@ class Remote:
         with (
             self._told("read"),
             self.filesystem.open_input_stream(self.path(name)) as source,
-            path.open("wb") as file,
+            written_whole(path) as file,
         ):
             shutil.copyfileobj(source, file, _CHUNK)
 
@@ -224,6 +227,13 @@ class Remote:
             raise StoreError(
                 f"Expected to {what} {self.url}, found: {_reason(text)}; {_remedy(text)}."
             ) from error
+
+
+def at_once(transfer: Callable[[T], None], items: Iterable[T]) -> None:
+    """Transfer some files, several at a time, since each is mostly waiting."""
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        for _ in pool.map(transfer, items):
+            pass
 
 
 @functools.cache

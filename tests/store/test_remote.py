@@ -1279,7 +1279,7 @@ def test_a_copy_that_was_interrupted_is_completed(
         done.append(name)
         download(there, name, path)
 
-    monkeypatch.setattr(places, "_THREADS", 1)
+    monkeypatch.setattr(remote, "TRANSFERS", 1)
     monkeypatch.setattr(Remote, "download", interrupted)
     with pytest.raises(DataError, match="the connection broke"):
         load_dataset("imagefolder:birds", birds)
