@@ -119,21 +119,15 @@ class NetworkMethod(Protocol):
     """Whether whole channels are removed; otherwise weights are masked."""
 
     def prune(self, task: PruningTask) -> Pruned:
-        """Return the pruned network.
-
-        Raises:
-            NetworkError: If the network cannot be traced or pruned; the message names the module.
-        """
+        """Return the pruned network, or raise a NetworkError that names the module in the way."""
         ...
 
 
 def parse_target(value: float | str, *, structured: bool) -> Target:
     """Return the target that a search space writes: ``0.75`` or ``parameters(0.75)``.
 
-    Args:
-        value: A number is a share of the multiply-accumulates for methods that remove channels, and
-            a sparsity for those that mask weights.
-        structured: Whether the method removes channels.
+    A number is a share of the multiply-accumulates for methods that remove channels (``structured``
+    ones), and a sparsity for those that mask weights.
 
     Raises:
         ConfigError: If it is of another form, outside (0, 1), or a share that the kind of method

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ _LONGEST_WALK = 1000
 
 Kept = NDArray[np.bool_]
 """Which coupled channels stay, (U,)."""
-Combine = Literal["mean", "sum"]
 
 
 def tolerance(fraction: float) -> float:
@@ -119,28 +118,6 @@ class Coupling:
                 before = sum(index < shortcut.before for index in places)
                 shortcuts[name] = [before, sum(index >= end for index in places)]
         return {"layers": layers, "shortcuts": shortcuts} if layers else {}
-
-    def filters(self, kept: Kept) -> dict[str, list[int]]:
-        """Return how many filters of each prunable convolution are left, and of how many."""
-        stays = self.stays(kept)
-        return {n: [int(stays[n, "out"].sum()), self.layers[n].outputs] for n in self.prunable}
-
-    def combined(
-        self, scores: Mapping[str, NDArray[np.float64]], combine: Combine
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return the score of every coupled channel, and of how many filters it is made, (U,) each.
-
-        It is the mean or sum over those of its filters that have a score: ``scores`` are
-        (out_channels,) for some convolutions.
-        """
-        total, number = np.zeros(len(self.groups)), np.zeros(len(self.groups), np.int64)
-        for name in self.prunable:
-            if name in scores:
-                owner = self.owners[name, "out"]
-                own, values = owner[owner >= 0], scores[name][owner >= 0]
-                total += np.bincount(own, values, len(total))
-                number += np.bincount(own, minlength=len(total))
-        return total / np.maximum(number, 1) if combine == "mean" else total, number
 
 
 def choose(

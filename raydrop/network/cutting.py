@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,12 @@ from torch.nn.modules.conv import _ConvNd
 from raydrop.errors import NetworkError
 from raydrop.network.base import MEASURES, Pruned, PruningTask
 from raydrop.network.channels import rebuild
-from raydrop.network.coupling import TOLERANCE, Combine, Coupling, Kept, choose, tolerance
+from raydrop.network.coupling import TOLERANCE, Coupling, Kept, choose, tolerance
 from raydrop.network.measure import network_size
 from raydrop.network.tracing import coupling_of
+
+Combine = Literal["mean", "sum"]
+"""Of the scores of coupled filters, over those that are given."""
 
 
 def cut_by_scores(
@@ -33,7 +36,7 @@ def cut_by_scores(
             so where it could not be reached within 2 % of what is to go, and of what is to stay.
         scores: For each convolution that can lose filters, (out_channels,); higher ones stay. Of
             coupled convolutions some may be left out, but not all.
-        combine: How scores of coupled filters are combined, over those that are given.
+        combine: How scores of coupled filters are combined.
 
     Raises:
         NetworkError: If the network cannot be traced (the message names the module), or a score is
@@ -47,17 +50,20 @@ def combined_scores(
     coupling: Coupling, scores: Mapping[str, Tensor], combine: Combine = "mean"
 ) -> NDArray[np.float64]:
     """Return the score of each coupled channel, (U,); see :func:`cut_by_scores`."""
-    given = [name for name in coupling.prunable if name in scores]
-    checked = {n: _checked(n, scores[n], coupling.layers[n].outputs) for n in given}
-    combined, number = coupling.combined(checked, combine)
-    for name in coupling.prunable:
-        owner = coupling.owners[name, "out"]
+    total, number = np.zeros(len(coupling.groups)), np.zeros(len(coupling.groups), np.int64)
+    owners = {name: coupling.owners[name, "out"] for name in coupling.prunable}
+    for name, owner in owners.items():
+        if name in scores:
+            own, values = owner[owner >= 0], _checked(name, scores[name], len(owner))[owner >= 0]
+            total += np.bincount(own, values, len(total))
+            number += np.bincount(own, minlength=len(total))
+    for name, owner in owners.items():
         if not number[owner[owner >= 0]].all():
             raise NetworkError(
                 f"Expected scores for the filters of {name}, found none; give scores for every "
                 "convolution that can lose filters."
             )
-    return combined
+    return total / np.maximum(number, 1) if combine == "mean" else total
 
 
 def chosen(
@@ -91,7 +97,9 @@ def cut(
     model = rebuild(task.model, channels)
     size = network_size(model, task.image_shape)
     reached = 1 - size.of(task.target.measure) / task.dense.of(task.target.measure)
-    own = {"filters": coupling.filters(kept), "left_whole": list(coupling.left_whole)}
+    stays = coupling.stays(kept)
+    filters = {n: [int(stays[n, "out"].sum()), len(stays[n, "out"])] for n in coupling.prunable}
+    own = {"filters": filters, "left_whole": list(coupling.left_whole)}
     last_ones = int(kept.sum()) == len(np.unique(coupling.groups))
     note = _note(task, reached, last_ones)
     return Pruned(model, size, reached, channels, note=note, facts={**own, **(facts or {})})

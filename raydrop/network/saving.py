@@ -19,7 +19,7 @@ import math
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raydrop.data.batches import PreparedData
-from raydrop.errors import ConfigError, NetworkError, in_one_line, unknown_name
+from raydrop.errors import NetworkError, in_one_line, unknown_name
 from raydrop.models import ImageShape, untried_model
 from raydrop.network.channels import rebuild
 from raydrop.store import Entry
@@ -59,13 +59,12 @@ _MOST_HEADER = 2**24
 _FOLDER, _SUFFIX = "state/", ".npy"
 # Weights that are not zero hardly become smaller, and compressing them takes seconds.
 _DENSE = 0.75
-# Everything that broken archives and arrays make zipfile, zlib, json and NumPy raise.
+# What broken archives and arrays make zipfile, zlib, json and NumPy raise, and values of another
+# kind than expected the code that reads them.
 _UNREADABLE = (
-    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError),
-    *(TypeError, ValueError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, LookupError),
+    *(TypeError, ValueError, AttributeError, RuntimeError, MemoryError),
 )
-# What values of another kind than expected make the code that reads them raise.
-_MALFORMED = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
 _KINDS = {
     **dict.fromkeys(("model", "network_method", "network_target"), "text"),
     "num_classes": "count",
@@ -112,11 +111,11 @@ class NetworkSpec:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         channels = self.image_shape[0]
         for name, length in (("class_names", self.num_classes), ("mean", channels)):
-            found = len(getattr(self, name))
-            if found != length:
+            if len(getattr(self, name)) != length:
                 raise NetworkError(
-                    f"Expected {name} of a network to be {length}, found {found}; "
-                    "give one for each class, or for each colour channel."
+                    f"Expected {name} of a network to be {length}, found "
+                    f"{len(getattr(self, name))}; give one for each class, or for each colour "
+                    "channel."
                 )
         if len(self.std) != channels or min(self.std) <= 0:
             raise NetworkError(
@@ -145,7 +144,7 @@ class NetworkSpec:
             return cls(**{name: value for name, value in values.items() if name in known})
         except NetworkError:
             raise
-        except _MALFORMED as error:
+        except _UNREADABLE as error:
             raise _undescribed(error) from error
 
     def to_dict(self) -> dict[str, Any]:
@@ -257,7 +256,7 @@ def network_of(entry: Entry) -> tuple[nn.Module, NetworkSpec]:
     shapes = _float_shapes(skeleton(spec, data=False))
     try:
         found = {name: tuple(shape) for name, shape in entry.info.get("state", ())}
-    except _MALFORMED as error:
+    except _UNREADABLE as error:
         raise _undescribed(error) from error
     _check_shapes(shapes, found, "the stored network")
     state = entry.array("state", kinds="f", shape=(sum(map(math.prod, shapes.values())),))
@@ -277,7 +276,7 @@ def export_network(
 
     Args:
         path: File to write; one that is there is replaced.
-        model: The network; it is left as it is, and exported as it computes in eval mode.
+        model: It is left as it is, and exported as it computes in eval mode.
         image_shape: Channels, height and width of an image.
         format: ``pt2``, for :func:`torch.export.load`, or ``onnx``, which takes the packages
             ``onnx`` and ``onnxscript``; its input is called ``images`` and its output ``logits``.
@@ -289,19 +288,16 @@ def export_network(
         NetworkError: If the network cannot be exported, packages are absent, or the file cannot be
             written.
     """
-    exporters: dict[str, Callable[[nn.Module, Tensor, str], bytes]] = {
-        "pt2": _pt2_bytes,
-        "onnx": _onnx_bytes,
-    }
-    if format not in exporters:
-        raise unknown_name("format", format, exporters)
+    if format not in EXPORTS:
+        raise unknown_name("format", format, EXPORTS)
+    export = _pt2_bytes if format == "pt2" else _onnx_bytes
     example = torch.zeros(2, *image_shape)  # one image would be exported as the only batch size
     facts = json.dumps({} if spec is None else spec.to_dict(), sort_keys=True)
     try:
         with warnings.catch_warnings():
             # The exporters' own deprecations, which no one who exports can mend.
             warnings.simplefilter("ignore")
-            content = exporters[format](copy.deepcopy(model).cpu().eval(), example, facts)
+            content = export(copy.deepcopy(model).cpu().eval(), example, facts)
     except ImportError as error:
         raise NetworkError(
             f"Expected the packages onnx and onnxscript for {format}, found: {error}; "
@@ -330,7 +326,7 @@ def skeleton(spec: NetworkSpec, *, data: bool = True) -> nn.Module:
         return rebuild(model, spec.channels).eval()
     except NetworkError:
         raise
-    except (ConfigError, *_MALFORMED) as error:
+    except _UNREADABLE as error:
         raise NetworkError(
             f"Expected an architecture and channels that this version of raydrop builds, found "
             f"a problem with {spec.model!r} ({in_one_line(error)}); use the version that saved "

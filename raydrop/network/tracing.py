@@ -186,7 +186,7 @@ def _followed(
 
 
 def _places(graph: Any, found: Any, names: Mapping[nn.Module, str]) -> Owners | None:
-    """Return where one of Torch-Pruning's groups has its channels, or None if it cannot be cut."""
+    """Return where a group of Torch-Pruning's has its channels, or None if it cannot be cut."""
     places: Owners = {}
     for item in found:
         module = item.dep.target.module

@@ -67,15 +67,11 @@ class Halving:
     def __call__(
         self, compute: Callable[[Tensor, Tensor], T], images: Tensor, labels: Tensor
     ) -> list[T]:
-        """Return the result of each part of a batch, in the order of the samples.
+        """Return what is computed of each part of a batch, in the order of the samples.
 
         After a failure the batch goes on in parts of half the size, from the first sample that has
-        no result yet; no part is larger afterwards, and none is computed twice.
-
-        Args:
-            compute: Gets images (M, ...) and labels (M,) of a part, M <= B.
-            images: Inputs (B, ...).
-            labels: Classes, or whatever goes with the inputs, (B,).
+        no result yet; no part is larger afterwards, and none is computed twice. Labels may be
+        whatever goes with the images, (B, ...).
 
         Raises:
             NoMemoryError: Or :attr:`error`, if a single sample does not fit. Other errors of

@@ -33,13 +33,7 @@ class StoredReference:
     """Logits that were computed before, for images that are the same in every epoch."""
 
     def __init__(self, logits: NDArray[np.floating[Any]]) -> None:
-        """Take the logits of every sample of the split by its position, (N, K).
-
-        They may be a memory map, as the store gives.
-
-        Raises:
-            ConfigError: If they are no table, or one of them is not finite.
-        """
+        """Take the logits of every sample of the split by its position, (N, K), mapped or not."""
         if logits.ndim != 2 or not np.isfinite(logits).all():
             raise ConfigError(
                 "Expected finite reference logits of samples by classes, found "
@@ -49,7 +43,7 @@ class StoredReference:
         self._logits = logits
 
     def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
-        """Return the rows of a batch; the images are not looked at."""
+        """Return the rows of a batch."""
         rows = self._logits[positions.cpu().numpy()].astype(np.float32, copy=False)
         return torch.from_numpy(rows).to(images.device, non_blocking=True)
 
@@ -63,7 +57,7 @@ class ModelReference:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
-        """Return the network's logits of these images, in parts where memory runs out."""
+        """Return the network's logits, in parts where memory runs out."""
         parts = self._halving(lambda part, _: self._model(part).float(), images, positions)
         return torch.cat(parts)
 

@@ -37,7 +37,7 @@ class Trace:
 
     @property
     def epochs(self) -> int:
-        """Epochs recorded."""
+        """Number recorded."""
         return len(self.probability)
 
     def as_arrays(self) -> dict[str, NDArray[np.generic]]:

@@ -49,20 +49,13 @@ class Loss(Protocol):
     def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:
         """Return the loss of a batch, a scalar.
 
-        Args:
-            logits: (B, K), of any floating type.
-            labels: Classes, (B,) int64.
-            units: Classes or groups, (B,) int64; the labels themselves where units are classes.
+        Logits are (B, K), of any floating type, labels (B,) int64, and so are units, which are the
+        labels themselves where they are classes.
         """
         ...
 
     def end_epoch(self, recalls: NDArray[np.float64] | None) -> None:
-        """Take note of the end of an epoch.
-
-        Args:
-            recalls: Validation recall of each class or group, (U,); None where
-                :attr:`needs_recalls` is False.
-        """
+        """Take note of the end of an epoch, and of the validation recalls (U,) where needed."""
         return
 
 
@@ -104,12 +97,7 @@ def weights_of_present(
 ) -> NDArray[np.float64]:
     """Scale the weights (P,) of the P units that have samples to sum to P; all others weigh 0.
 
-    Args:
-        values: Weights of the units that have samples, in their order, at least 0.
-        sizes: Samples of every unit, (U,).
-
-    Returns:
-        Weights (U,); 1 for each unit that has samples, where their values are all 0.
+    Where the weights are all 0, each of the P units weighs 1; ``sizes`` are of all units, (U,).
     """
     present = sizes > 0
     total = values.sum()

@@ -80,15 +80,11 @@ class CdbWOriginal(UnitWeighted):
 def cdb_weights(recalls: ArrayLike, tau: float | Literal["dynamic"] = 1.0) -> NDArray[np.float64]:
     """Return class weights (K,) that grow with a class's difficulty.
 
-    w_k = (1 - A_k)^tau, scaled to sum to K, so that equally difficult classes weigh 1 each. The
-    dynamic exponent is tau = 2 sigmoid(max A / (min A + 0.01) - 1): it grows with the imbalance.
-    If every recall is 1, no class is difficult and all weigh 1.
+    w_k = (1 - A_k)^tau with recalls A_k (K,), scaled to sum to K, so that equally difficult classes
+    weigh 1 each. The dynamic exponent is tau = 2 sigmoid(max A / (min A + 0.01) - 1): it grows with
+    the imbalance. If every recall is 1, no class is difficult and all weigh 1.
 
     Source: Sinha, Ohashi, Nakamura, "Class-wise difficulty-balanced loss", 2020, arXiv 2010.01824.
-
-    Args:
-        recalls: Recalls A_k in [0, 1], shape (K,).
-        tau: Exponent, at least 0, or ``"dynamic"``.
 
     Raises:
         ConfigError: If a recall is not in [0, 1] or the exponent is negative.

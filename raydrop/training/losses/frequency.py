@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.study.catalogue import Entry, Parameter
-from raydrop.training.losses.base import Loss, LossContext, UnitWeighted, weights_of_present
+from raydrop.training.losses.base import Loss, UnitWeighted, weights_of_present
 
 
 def inverse_frequency_weights(sizes: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -42,29 +42,15 @@ def effective_number_weights(sizes: NDArray[np.int64], beta: float) -> NDArray[n
     return weights_of_present((1 - beta) / covered, sizes)
 
 
-class InverseFrequency(UnitWeighted):
-    """Cross-entropy with the weights of :func:`inverse_frequency_weights`, averaged over B."""
-
-    def __init__(self, context: LossContext) -> None:
-        super().__init__(inverse_frequency_weights(context.unit_sizes))
-
-
-class ClassBalanced(UnitWeighted):
-    """Cross-entropy with the weights of :func:`effective_number_weights`, averaged over B."""
-
-    def __init__(self, context: LossContext, beta: float) -> None:
-        super().__init__(effective_number_weights(context.unit_sizes, beta))
-
-
 INVERSE_FREQUENCY = Entry[Loss](
     "inverse_frequency",
-    InverseFrequency,
+    lambda context: UnitWeighted(inverse_frequency_weights(context.unit_sizes)),
     "classes (or groups) count alike, whatever their sizes",
     "the usual form of balanced weights; King and Zeng 2001",
 )
 CLASS_BALANCED = Entry[Loss](
     "class_balanced",
-    ClassBalanced,
+    lambda context, beta: UnitWeighted(effective_number_weights(context.unit_sizes, beta)),
     "classes (or groups) weigh the inverse of their effective number of samples",
     "Cui et al. 2019, arXiv 1901.05555",
     (Parameter("beta", 0.9999, below=1.0),),

@@ -40,8 +40,8 @@ class LdamDrw(Loss):
     The loss of a sample is the cross-entropy of its logits z with the one of its own class lowered
     by s Delta_y, where Delta are the margins of :func:`ldam_margins` and s is the scale; the batch
     loss is the plain mean. In the last fifth of the epochs each sample's loss is multiplied by its
-    class's weight by effective number (:func:`~raydrop.training.losses.effective_number_weights`
-    with beta 0.9999, summing to the number of classes that have samples), still averaged over B.
+    class's weight of :func:`~raydrop.training.losses.frequency.effective_number_weights`, which
+    sum to the number of classes that have samples, still averaged over B.
 
     The authors normalise the features and weights of the last layer, so that it gives cosines c,
     and take the cross-entropy of s (c - Delta). Here a model keeps its own last layer, and its

@@ -1,13 +1,16 @@
 """Performance weighted loss: samples that the dense network gets right count less.
 
-Shapes: ``B`` samples of a batch, ``K`` classes. The binary form has one logit per sample, (B,) or
-(B, 1), whose sigmoid is the probability of class 1.
+Shapes: ``B`` samples of a batch, ``K`` classes; labels are (B,) int64, logits of the network and of
+the dense one (B, K). The binary form has one logit per sample, (B,) or (B, 1), whose sigmoid is the
+probability of class 1.
 
 Source: Meyer and Wong, "A fair loss function for network pruning", 2022, arXiv 2211.10285.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,14 +22,9 @@ from raydrop.study.catalogue import Entry, Parameter
 from raydrop.training.losses.base import Loss, LossContext, full_precision
 
 Weights = Literal["pw", "off"]
-"""Whether samples are weighted by what the reference makes of them, or weigh 1."""
 Labels = Literal["corrected", "hard", "soft"]
-"""Targets: the reference's probabilities where it is right and the labels elsewhere, the labels, or
-the reference's probabilities."""
 Stages = Literal["both", "prune", "retrain"]
-"""When the loss is used; cross-entropy takes its place at the other stage."""
 Normalise = Literal["none", "mean1"]
-"""Whether weights are divided by their mean over the batch."""
 
 
 def pw_weights(labels: Tensor, reference_logits: Tensor, theta: float, gamma: float) -> Tensor:
@@ -36,14 +34,8 @@ def pw_weights(labels: Tensor, reference_logits: Tensor, theta: float, gamma: fl
     the binary form p0 y + (1 - p0) (1 - y). Weights fall as s rises, and are exactly 1 where theta
     is 1 or gamma is 0 (0^0 is 1). They are computed in at least float32 and carry no gradient.
 
-    Args:
-        labels: Classes, (B,) int64.
-        reference_logits: Logits of the dense network, (B, K), or one per sample.
-        theta: Weight of a sample of which the reference is certain, in [0, 1].
-        gamma: Exponent, at least 0.
-
     Raises:
-        ConfigError: If theta or gamma is out of range.
+        ConfigError: If theta is not in [0, 1], or gamma below 0.
 
     Example:
         >>> p0 = torch.tensor([[0.7, 0.3], [0.7, 0.3], [0.1, 0.9]])
@@ -68,11 +60,6 @@ def pw_targets(labels: Tensor, reference_logits: Tensor, kind: Labels = "correct
     ``corrected`` targets, the published ones, are p0 = softmax(reference) (binary: sigmoid) where
     the reference is right, its largest logit (binary: p0 rounded) being the label's, and the label
     elsewhere. ``soft`` are p0 everywhere, ``hard`` the labels. They carry no gradient.
-
-    Args:
-        labels: Classes, (B,) int64.
-        reference_logits: Logits of the dense network, (B, K), or one per sample.
-        kind: Which targets.
 
     Example:
         >>> p0 = torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3]])
@@ -119,8 +106,8 @@ def pw_loss(
     wherever that is right; only with hard targets is it plain cross-entropy.
 
     Args:
-        logits: Of the network that is pruned or retrained, (B, K), or one per sample.
-        labels: Classes, (B,) int64.
+        logits: Of the network that is pruned or retrained.
+        labels: Classes.
         reference_logits: Of the dense network in eval mode for the same images, shaped as logits.
         theta: Weight of a sample of which the reference is certain, in [0, 1].
         gamma: Exponent, at least 0.
@@ -176,13 +163,12 @@ class PwLoss(Loss):
     ) -> None:
         _check(theta, gamma)
         self.needs_reference = stage in ("both", context.stage)
-        self._theta, self._gamma = theta, gamma
-        self._weights, self._labels, self._normalise = weights, labels, normalise
+        variant = {"weights": weights, "targets": labels, "normalise": normalise}
+        self._loss: Callable[..., Tensor] = partial(pw_loss, theta=theta, gamma=gamma, **variant)  # type: ignore[arg-type]
 
     def __call__(
         self, logits: Tensor, labels: Tensor, units: Tensor, reference: Tensor | None = None
     ) -> Tensor:
-        del units
         if not self.needs_reference:
             return F.cross_entropy(logits, labels)
         if reference is None:
@@ -190,16 +176,7 @@ class PwLoss(Loss):
                 "Expected the dense network's logits for pw, found none; it is a loss of pruning a "
                 "network, so set network_method, or choose another loss for dense training."
             )
-        return pw_loss(
-            logits,
-            labels,
-            reference,
-            self._theta,
-            self._gamma,
-            weights=self._weights,
-            targets=self._labels,
-            normalise=self._normalise,
-        )
+        return self._loss(logits, labels, reference)
 
 
 def _check(theta: float, gamma: float) -> None:
