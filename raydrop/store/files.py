@@ -168,8 +168,9 @@ def parse_json(content: bytes) -> dict[str, Any]:
             takes and others do not, or what leaves the next reader without memory or stack: a name
             twice, NaN, numbers of thousands of digits, many levels.
     """
+    text = content.decode()
     try:
-        value = _JSON.decode(content.decode())
+        value = _JSON.decode(text)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     except ValueError as error:
@@ -178,7 +179,8 @@ def parse_json(content: bytes) -> dict[str, Any]:
         raise ValueError("a number of thousands of digits") from None
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
-    level: list[Any] = [value]
+    # Brackets in names count too, so look.
+    level: list[Any] = [value] if text.count("[") + text.count("{") > _MOST_LEVELS else []
     for _ in range(_MOST_LEVELS):
         inner = (each.values() if isinstance(each, dict) else each for each in level)
         level = [each for items in inner for each in items if isinstance(each, dict | list)]

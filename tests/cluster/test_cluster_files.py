@@ -696,6 +696,15 @@ def test_the_token_may_be_asked_for_where_it_reaches_ray() -> None:
     assert len(sentences(own | {"initialization_commands": []})) == 1
 
 
+def test_no_name_of_a_head_takes_it_out_of_the_policy() -> None:
+    for name in ("_need", "_any", "_rule", "*", "any", "_x"):
+        content = filled(AWS) | {"head_node_type": name}
+        types = content["available_node_types"]
+        types[name] = types.pop("head") | {"resources": {}}
+        found = sentences(content)
+        assert any("0 CPUs, for a head" in each for each in found), (name, found)
+
+
 def test_network_keys_may_stand_in_network_interfaces() -> None:
     content = filled(AWS)
     node = content["available_node_types"]["gpu_worker"]["node_config"]

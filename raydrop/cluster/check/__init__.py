@@ -123,7 +123,9 @@ def launcher_policy(config: dict[str, Any]) -> dict[str, Any]:
     head_config = {**every["nodes"][provider], **every["heads"][provider]}
     head = {**node, **every["head"], "node_config": head_config}
     name = str(config.get("head_node_type"))
-    types: Any = {**policy["available_node_types"], "*": node, name: head}
+    # Policies use such names for themselves: then every machine is looked at as the head.
+    own = {"*": head} if name.startswith("_") else {"*": node, name: head}
+    types: Any = {**policy["available_node_types"], **own}
     if provider == "local":
         policy |= dict.fromkeys(("max_workers", "head_node_type"), "any")
         types, policy["auth"] = "any", {**policy["auth"], "ssh_private_key": "one_word"}
