@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,16 @@ def grids_of(folder: Path) -> list[SampleGrid]:
     return sample_grids(records, load_sources(records))
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = dataclasses.replace(SOURCED, quotas=("none",), keeps=(0.5,), seeds=(0, 1))
+    return SourcedStudy.write(study, tmp_path_factory.mktemp("sourced"))
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return SOURCED.write(tmp_path)
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A study of its own, to leave pictures in."""
+    return shutil.copytree(written, tmp_path / "study")
 
 
 def test_folders_without_pictures_have_no_figure(folder: Path) -> None:
@@ -90,7 +98,14 @@ def test_the_first_seed_of_the_methods_that_trials_read_is_shown(folder: Path) -
 
 def test_many_methods_show_fewer_classes_and_large_pictures_are_halved(tmp_path: Path) -> None:
     methods = ("random", *(f"m{i}" for i in range(12)))
-    study = dataclasses.replace(SOURCED, methods=methods, class_names="abcdefghij", seeds=(0,))
+    study = dataclasses.replace(
+        SOURCED,
+        methods=methods,
+        class_names="abcdefghij",
+        seeds=(0,),
+        quotas=("none",),
+        keeps=(0.5,),
+    )
     folder = SourcedStudy.write(study, tmp_path)
     for method in methods[1:]:
         pixels = picture(folder, method, units=range(10), shape=(3, 64, 64), per_side=6)

@@ -43,7 +43,7 @@ FIGURES = ("frontier", "curves", "costs", "densities", "correlations", "heatmap"
 TABLES = {"trials.parquet", "frontier.csv", "comparisons.csv", "report.html"}
 FILES = TABLES | {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
 FEW = TABLES | {"costs.png", "costs.svg"}
-STUDY = FakeStudy(losses=("cross_entropy", "cdb_w"))
+STUDY = FakeStudy(losses=("cross_entropy", "cdb_w"), keeps=(0.2,))
 SMALL = FakeStudy(methods=("random",), keeps=(0.2,), quotas=("none",))
 SHOWN_COLUMNS = {"front", "method", "quotas", "loss", "keep fraction", "kept", "seeds"}
 SHOWN_COLUMNS |= {"worst class", "95 % interval", "worst is", "average", "gap", "std"}
@@ -96,7 +96,7 @@ def test_every_file_is_written_and_nothing_else(written: Frontier) -> None:
     for name in FIGURES:
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     points = pd.read_csv(folder / "frontier.csv", keep_default_na=False)
-    assert len(points) == len(written.table) == 18
+    assert len(points) == len(written.table) == 10
 
 
 @pytest.mark.usefixtures("few")
@@ -214,9 +214,9 @@ def test_remarks_and_the_report_tell_what_is_missing_failed_and_damaged(
     file.write_bytes(b"")
     text = text_of(tmp_path)
     for said in (
-        "Failed: 1 of 36 trials",
+        "Failed: 1 of 20 trials",
         "random + none, cross_entropy, keep 0.2, seed 1: loss became <NaN> & stayed;",
-        "Not finished: 2 of 36 trials",
+        "Not finished: 2 of 20 trials",
         "random + none, cross_entropy, keep 0.2, seed 0",
         "Damaged entries, set aside: 1;",
         f"trial/{STUDY.trial_id(damaged)}: random + none, cdb_w, keep 0.2, seed 0",
@@ -510,25 +510,12 @@ def test_the_same_records_give_the_same_bytes_whatever_the_users_settings_are(
         SMALL, seeds=(0,), network_methods=("autobot",), network_targets=("flops(0.5)",), n_noisy=40
     )
     one, other = (study.write(tmp_path / name) for name in "ab")
-    records, few = (
-        load_records(one),
-        {name: catalogue.FIGURES[name] for name in ("heatmap", "costs")},
-    )
-
-    def draw() -> dict[str, bytes]:
-        figures = catalogue.draw_figures(records, table_of(records))
-        return {name: to_svg(figure) for name, figure in figures.items()}
-
-    before = draw()
-    assert {"network", "densities", "curves", "heatmap"} < set(before)
-    with mpl.rc_context(HOSTILE_SETTINGS):
-        after = draw()
-    assert [name for name in before if after[name] != before[name]] == []
+    few = {name: catalogue.FIGURES[name] for name in ("network", "costs")}
     monkeypatch.setattr(catalogue, "FIGURES", few)
     expected = write_frontier(one, pdf=True)
     with mpl.rc_context(HOSTILE_SETTINGS):
         found = write_frontier(other, pdf=True)
-    assert {"heatmap.pdf", "costs.png", "harm.csv"} < set(found.paths)
+    assert {"network.pdf", "costs.png", "harm.csv"} < set(found.paths)
     for name, path in expected.paths.items():
         content = path.read_bytes()
         assert found.paths[name].read_bytes() == content, name
@@ -541,7 +528,7 @@ def test_no_figure_of_images_or_scores_depends_on_the_users_settings() -> None:
 
     def draw() -> list[bytes]:
         figures = [lost_figure(lost), theory_figure(TwoGaussians((-1, 1), (0.5, 1), 0.5))]
-        return [kind(figure) for figure in figures for kind in (to_svg, to_pdf)]
+        return [*map(to_svg, figures), to_pdf(figures[0])]
 
     before = draw()
     with mpl.rc_context(HOSTILE_SETTINGS):
@@ -556,7 +543,7 @@ HOSTILE = (
 def hostile_study(folder: Path, hostile: str = HOSTILE, **options: Any) -> Path:
     """A study, as older versions may have left one, of which every name is hostile."""
     names: dict[str, Any] = {
-        "methods": ("random", f"m{hostile}"),
+        "methods": (f"m{hostile}",),
         "quotas": (f"q{hostile}",),
         "losses": (f"l{hostile}",),
         "models": (f"n{hostile}", "small_cnn"),
@@ -584,6 +571,9 @@ def test_names_are_shown_whatever_is_in_them_as_far_as_there_is_room(tmp_path: P
     for study in (f"s{shown}", "_hidden", ""):
         figures[study] = overlay_figure(overlay_chart(table.assign(study=study)))
     svgs = {name: to_svg(figure) for name, figure in figures.items()}
+    with mpl.rc_context(HOSTILE_SETTINGS):
+        again = catalogue.draw_figures(records, table)
+        assert [name for name in again if to_svg(again[name]) != svgs[name]] == []
     for name, figure in figures.items():
         assert max(figure.get_size_inches()) < 25, name
         texts = figure.findobj(Text)
@@ -611,7 +601,8 @@ def test_names_are_shown_in_files_whatever_is_in_them(
     monkeypatch.setattr(catalogue, "FIGURES", {"heatmap": catalogue.FIGURES["heatmap"]})
     # As Python reads names of files that are not UTF-8; older folders of results have them.
     for hostile, shown in ((HOSTILE, visible(HOSTILE)), ("\udce9", r"\udce9")):
-        dense = {"network_methods": (), "models": (f"n{hostile}",)}
+        methods = ("random", f"m{hostile}")
+        dense = {"network_methods": (), "models": (f"n{hostile}",), "methods": methods}
         folder = hostile_study(tmp_path / f"b\x1b{len(hostile)}", hostile, **dense)
         written = write_frontier(folder, pdf=True)
         points = pd.read_csv(written.paths["frontier.csv"])

@@ -156,15 +156,10 @@ def panel_grid(
     letters: int = LONGEST_NAME + 1,
     labels: tuple[str, str] = ("", ""),
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with panels on shared axes in some rows and columns, and its legend.
+    """Return a figure with panels of some inches on shared axes, and its legend.
 
-    Args:
-        titles: Of the panels.
-        places: Their rows and columns; other places stay empty.
-        panel: Width and height of a panel in inches.
-        entries: Of the legend.
-        letters: That fit above a panel; longer titles are wrapped.
-        labels: Of both axes, written at the outermost panels of each column and row.
+    Panels have ``places``, their rows and columns; others stay empty. ``letters`` fit above one;
+    longer titles are wrapped. The ``labels`` of both axes stand at the outermost panels.
     """
     rows, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
     size = panel[0] * columns + (2.2 if entries else 1.2), panel[1] * rows + 0.3
@@ -175,11 +170,8 @@ def panel_grid(
             figure.delaxes(axes.item(place))
     for title, (row, column) in zip(titles, places, strict=True):
         ax = axes.item(row, column)
-        narrow = letters <= LONGEST_NAME
-        ax.set_title(
-            textwrap.fill(cut(title), letters, break_long_words=False),
-            fontsize=9 if narrow else "large",
-        )
+        shown = textwrap.fill(cut(title), letters, break_long_words=False)
+        ax.set_title(shown, fontsize=9 if letters <= LONGEST_NAME else "large")
         left = all((row, other) not in places for other in range(column))
         bottom = all((other, column) not in places for other in range(row + 1, rows))
         ax.tick_params(labelleft=left, labelbottom=bottom)

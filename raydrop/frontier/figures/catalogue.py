@@ -177,12 +177,7 @@ FIGURES = {
 
 
 def draw_figures(records: Records, table: pd.DataFrame) -> dict[str, Figure]:
-    """Return the figures that the records permit, by their names.
-
-    Args:
-        records: What is known about the study.
-        table: Its points, from :func:`~raydrop.frontier.table.frontier_table`.
-    """
+    """Return the figures that the records and their points permit, by their names."""
     results = Results(records, table)
     given = {name: kind.given(results) for name, kind in FIGURES.items()}
     return {name: FIGURES[name].draw(*what) for name, what in given.items() if what is not None}

@@ -49,9 +49,9 @@ MOST_SELECTIONS = 6
 _LINE = tuple(name for name in POINT if name not in ("dataset", "keep_fraction"))
 """What points have in common that a line joins."""
 
-Kind = Literal["line", "reference", "star", "guest"]
+Kind = Literal["line", "reference", "star", "guest", "dense"]
 """Pruned points that a line joins; a star of training on all the data whose level is marked; one
-of a network that was pruned; one that belongs to another panel."""
+of a network that was pruned; one of another loss; and the dense network beside pruned ones."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ class Series:
     end: tuple[int, ...] = ()
     """Places of the points in which the line ends besides: pruned networks on all the data."""
 
+    @property
+    def is_guest(self) -> bool:
+        """Whether its panels are about something else, so that it is named there."""
+        return self.kind in ("guest", "dense")
+
 
 @dataclass(frozen=True, eq=False)
 class Chart:
@@ -96,18 +101,11 @@ class Chart:
             if panel in series.panels:
                 yield series, self.table.iloc[list(series.points)]
 
-    def kinds(self) -> set[tuple[Kind, bool]]:
-        """Return which kinds of series there are, and whether in panels of pruned networks."""
-        found = itertools.product(self.series, range(len(self.panels)))
-        return {(s.kind, self.panels[k].target != DENSE) for s, k in found if k in s.panels}
-
 
 def frontier_chart(table: pd.DataFrame, style: SeriesStyle | None = None) -> Chart:
     """Return what the frontier and the curves against the keep fraction show.
 
-    Args:
-        table: Points of :func:`~raydrop.frontier.table.frontier_table`, perhaps some of them.
-        style: Looks shared with other figures; from ``table`` where None.
+    Points may be some of those that a shared style is of.
     """
     style, rows = style or SeriesStyle.of(table), rows_of(table)
     panels = _panels(rows, several=has_several_models(table))
@@ -119,18 +117,15 @@ def frontier_chart(table: pd.DataFrame, style: SeriesStyle | None = None) -> Cha
         own = (place[key],) if key in place else ()
         if row["method"] != "none":
             end = () if is_dense(row) else _on_all_data(rows, row)
-            look = style.look_of(row)
-            series.append(Series(scorer_name(row), "line", look, points, own, end))
+            series.append(Series(scorer_name(row), "line", style.look_of(row), points, own, end))
         elif not is_dense(row):
             look = STAR | {"color": style.colour("", row["network_method"]), "markersize": 12}
             series.append(Series(ALL, "star", look, points, own))
+        elif own:
+            series.append(Series(ALL, "reference", STAR, points, own))
         else:
-            if own:
-                series.append(Series(ALL, "reference", STAR, points, own))
-            others = [place[k] for k in place if k[0] == row["model"] and k[2] == DENSE]
-            if others and not own:
-                guest = Series(row["loss"], "guest", HOLLOW_STAR, points, tuple(others))
-                series.append(guest)
+            others = tuple(place[k] for k in place if k[0] == row["model"] and k[2] == DENSE)
+            series.append(Series(row["loss"], "guest", HOLLOW_STAR, points, others))
     return Chart(table, panels, (*series, *_dense_guests(rows, panels)), style)
 
 
@@ -185,15 +180,11 @@ def _dense_guests(rows: Sequence[Point], panels: Sequence[Panel]) -> Iterator[Se
         found = [full.get((panel.model, loss)) for loss in (panel.loss, PLAIN_LOSS)]
         place = next((each for each in found if each is not None), None)
         if panel.target != DENSE and place is not None:
-            yield Series("dense", "guest", HOLLOW_STAR, (place,), (number,))
+            yield Series("dense", "dense", HOLLOW_STAR, (place,), (number,))
 
 
 def noise_chart(points: pd.DataFrame) -> Chart:
-    """Return what is pruned of the label noise, a line per series.
-
-    Args:
-        points: As in :attr:`~raydrop.frontier.statistics.noise.Noise.points`.
-    """
+    """Return what is pruned of the label noise, a line per series."""
     table = points.assign(network_method=DENSE, network_target=DENSE)
     style, rows = SeriesStyle.of(table), rows_of(table)
     series = [
@@ -204,11 +195,7 @@ def noise_chart(points: pd.DataFrame) -> Chart:
 
 
 def overlay_chart(table: pd.DataFrame) -> Chart:
-    """Return the points of several studies: colour is the study, a marker how all was pruned.
-
-    Args:
-        table: As from :func:`~raydrop.frontier.overlay.overlay_table`.
-    """
+    """Return the points of several studies: colour is the study, a marker how all was pruned."""
     rows, studies = rows_of(table), list(dict.fromkeys(table["study"]))
     pruned = [row for row in rows if row["method"] != "none"]
     methods = ordered_from(map(_marker_name, pruned), first="random")
@@ -252,10 +239,6 @@ def network_chart(table: pd.DataFrame, style: SeriesStyle | None = None) -> Char
     A network of which single weights are masked computes as much as before, so its size is told by
     its weights; all others by their multiply-accumulates, as measured.
 
-    Args:
-        table: Points of :func:`~raydrop.frontier.table.frontier_table`.
-        style: Colours shared with other figures; from ``table`` where None.
-
     Returns:
         A panel for each selection of data, at most :data:`MOST_SELECTIONS`. Its table holds the
         pruned networks and the dense ones of the same data, with ``remaining``, the share of the
@@ -274,14 +257,13 @@ def network_chart(table: pd.DataFrame, style: SeriesStyle | None = None) -> Char
     for places in _alike(rows, ("panel", "network_method", "loss"), by="remaining"):
         row = rows[places[0]]
         method, loss = row["network_method"], row["loss"]
+        panel = (row["panel"],)
         if method == DENSE:
-            look, name = STAR, DENSE_NETWORK
-        else:
-            look = series_look(style.colour("", method), losses.index(loss), losses.index(loss))
-            look |= {"fillstyle": "full"}
-            name = f"{method}, {loss}"
-        kind: Kind = "reference" if method == DENSE else "line"
-        series.append(Series(name, kind, look, places, (row["panel"],)))
+            series.append(Series(DENSE_NETWORK, "reference", STAR, places, panel))
+            continue
+        look = series_look(style.colour("", method), losses.index(loss), losses.index(loss))
+        look |= {"fillstyle": "full"}
+        series.append(Series(f"{method}, {loss}", "line", look, places, panel))
     order = {name: place for place, name in enumerate((DENSE, *style.networks))}
     series.sort(key=lambda each: (order[rows[each.points[0]]["network_method"]], each.name))
     return Chart(points, tuple(Panel(titles[k]) for k in sorted(titles)), tuple(series), style)

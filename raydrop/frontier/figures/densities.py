@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -28,7 +29,7 @@ from raydrop.frontier.figures.canvas import (
     write_beside,
 )
 from raydrop.frontier.figures.looks import BAND, DOT, EQUALITY, KeepStyle
-from raydrop.frontier.points import PLURALS, rows_of, scorer_name
+from raydrop.frontier.points import PLURALS, Point, rows_of, scorer_name
 from raydrop.study import By
 
 PANEL_COLUMNS = 4
@@ -93,12 +94,7 @@ def plot_accuracy_against_density(
 
 @styled()
 def density_figure(points: pd.DataFrame, unit: By) -> Figure:
-    """Compose sorted densities: a panel per series on shared axes, one legend outside.
-
-    Args:
-        points: As from :func:`~raydrop.frontier.statistics.densities.density_points`.
-        unit: What they are densities of.
-    """
+    """Compose sorted densities: a panel per series on shared axes, one legend outside."""
     style = KeepStyle.of(points)
     entries = [heading("keep fraction")]
     entries += [legend_entry(f"{keep:g}", style.look(keep, 6)) for keep in style.keeps]
@@ -117,12 +113,7 @@ def density_figure(points: pd.DataFrame, unit: By) -> Figure:
 
 @styled()
 def correlation_figure(points: pd.DataFrame, unit: By) -> Figure:
-    """Compose accuracies on all the data against densities: a panel per series on shared axes.
-
-    Args:
-        points: As from :func:`~raydrop.frontier.statistics.densities.correlation_points`.
-        unit: What has densities and accuracies.
-    """
+    """Compose accuracies on all the data against densities: a panel per series on shared axes."""
     style = KeepStyle.of(points)
     many = bool(points["keep_fraction"].isin(style.keeps).sum() > MANY_MARKERS)
     figure, panels = _panels(points, 3.1, ())
@@ -138,16 +129,12 @@ def _panels(
     points: pd.DataFrame, width: float, entries: Entries
 ) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFrame]]]:
     """Return a figure and a panel with its points for each series, random pruning first."""
-    rows = rows_of(points.drop_duplicates("name"))
-    rows.sort(
-        key=lambda row: (
-            row["model"],
-            row["method"] != "random",
-            scorer_name(row),
-            row["quotas"] != "none",
-            row["quotas"],
-        )
-    )
+
+    def order(row: Point) -> tuple[Any, ...]:
+        random, free = row["method"] != "random", row["quotas"] != "none"
+        return row["model"], random, scorer_name(row), free, row["quotas"]
+
+    rows = sorted(rows_of(points.drop_duplicates("name")), key=order)
     names = [str(row["name"]) for row in rows]
     places = in_rows(len(names), min(len(names), PANEL_COLUMNS))
     figure, axes = panel_grid(names, places, (width, 2.3), entries, letters=TITLE_LETTERS)

@@ -60,14 +60,14 @@ def plot_points(chart: Chart, panel: int, ax: Axes) -> Axes:
         path = _path(chart, series)
         if series.kind == "line":
             ax.plot(path[AVERAGE], path[WORST], **series.look | {"marker": "none"})
-        elif series.kind == "guest":
+        elif series.is_guest:
             write_beside(ax, series.name, tuple(points[[AVERAGE, WORST]].iloc[0]), FULL_DATA)
         for x, y, keep in zip(points[AVERAGE], points[WORST], points["keep_fraction"], strict=True):
             mark: Look = {"markersize": marker_size(keep)} | series.look | {"linestyle": "none"}
             ax.plot([x], [y], **mark)
         for column, width in FRONTS.items():
             front = points[points[column]]
-            if len(front) and series.kind != "guest":
+            if len(front) and not series.is_guest:
                 ax.plot(front[AVERAGE], front[WORST], **ring(width))
     return ax
 
@@ -83,7 +83,7 @@ def plot_curves(chart: Chart, panel: int, ax: Axes, x: str, y: str) -> Axes:
             continue
         ax.plot(points[x], points[y], **series.look)
         for place, value in points[[x, y]].to_numpy().tolist():
-            if series.kind == "guest":
+            if series.is_guest:
                 write_beside(ax, series.name, (place, value), FULL_DATA)
             elif series.kind == "reference":
                 ax.axhline(value, **LEVEL)
@@ -234,14 +234,12 @@ def _keep_entries(chart: Chart) -> list[Line2D]:
 
 
 def _reference_entries(chart: Chart) -> list[Line2D]:
-    entries, kinds = [heading("reference")], chart.kinds()
-    if any(kind in ("reference", "star") for kind, _ in kinds):
+    kinds = {series.kind for series in chart.series}
+    entries = [heading("reference")]
+    if kinds & {"reference", "star"}:
         entries.append(legend_entry(ALL, STAR))
-    if ("guest", False) in kinds:
-        entries.append(legend_entry("… another loss", HOLLOW_STAR))
-    if ("guest", True) in kinds:
-        entries.append(legend_entry(DENSE_NETWORK, HOLLOW_STAR))
-    return entries
+    names = {"guest": "… another loss", "dense": DENSE_NETWORK}
+    return entries + [legend_entry(names[k], HOLLOW_STAR) for k in names if k in kinds]
 
 
 def _front_entries() -> list[Line2D]:

@@ -92,10 +92,7 @@ def plot_recall_changes(
 def heatmap_figure(changes: RecallChanges, names: Sequence[str], unit: By = "class") -> Figure:
     """Compose heat maps of recall changes: a panel per model and loss on the same rows.
 
-    Args:
-        changes: As from :func:`~raydrop.frontier.statistics.changes.recall_changes`.
-        names: Of all classes, (K,), or groups, (G,).
-        unit: What the columns are.
+    Columns are classes or groups; ``names`` are those of all of them.
     """
     n_rows, n_columns = len(changes.rows), len(changes.units)
     row_height = 0.17 if n_rows <= 60 else max(0.08, 10.2 / n_rows)

@@ -18,13 +18,8 @@ def inline_svg(svg: bytes, prefix: str, description: str) -> str:
     """Return a file of :func:`~raydrop.frontier.figures.canvas.to_svg` as an element of a page.
 
     Comments and ids that nothing refers to are left out, and styles that many parts share are
-    written once.
-
-    Args:
-        svg: The file.
-        prefix: Put before every id and class, since these must differ between the figures of a
-            page.
-        description: What a screen reader says.
+    written once. Ids and classes begin with the prefix, since these must differ between the figures
+    of a page; a screen reader says the description.
     """
     text = svg.decode()
     text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL).strip()

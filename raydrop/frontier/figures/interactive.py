@@ -94,12 +94,12 @@ def interactive_frontier(chart: Chart) -> Json:
             {
                 "points": series.points,
                 "panels": series.panels,
-                "alone": series.kind == "guest",
-                "trace": _trace(series.look, _shown(series.name) if series.kind == "guest" else ""),
+                "alone": series.is_guest,
+                "trace": _trace(series.look, _shown(series.name) if series.is_guest else ""),
             }
             for series in chart.series
-            # Dense networks are panels of their own here, which any filter can bring beside others.
-            if (series.kind, series.name) != ("guest", DENSE_OPTION)
+            # Here the dense network is in its own panel alone, or points would be counted twice.
+            if series.kind != "dense"
         ],
         "rings": [
             {"points": [i for i, row in enumerate(rows) if row[column]], "trace": _ring(column)}

@@ -119,16 +119,7 @@ def sample_grids(records: Records, sources: Sources) -> list[SampleGrid]:
     rows = max(LEAST_UNITS, min(SHOWN_UNITS, SHOWN_TILES // (most * len(first))))
     grids = [_grid(name, first[name], records, rows) for name in sorted(first)]
     total = sum(part.nbytes for grid in grids for part in (*grid.kept, *grid.pruned))
-    if total <= LARGEST_BYTES:
-        return grids
-    return [
-        replace(
-            grid,
-            kept=tuple(map(_half_size, grid.kept)),
-            pruned=tuple(map(_half_size, grid.pruned)),
-        )
-        for grid in grids
-    ]
+    return grids if total <= LARGEST_BYTES else [_halved(grid) for grid in grids]
 
 
 def lost_images(records: Records) -> LostImages | None:
@@ -151,18 +142,10 @@ def lost_images(records: Records) -> LostImages | None:
     rows = zip(*(entry.array(name).tolist() for name in names), strict=True)
     classes, groups = records.class_names, records.group_names
     grouped = entry.info["by"] == "group"
-    images = tuple(
-        LostImage(
-            picture,
-            sample_id,
-            f"{classes[label]} ({groups[unit]})" if grouped else classes[label],
-            classes[taken_for],
-            share,
-        )
-        for picture, (sample_id, label, unit, taken_for, share) in zip(
-            _pixels(entry), rows, strict=True
-        )
-    )
+    images = []
+    for picture, (sample_id, label, unit, other, share) in zip(_pixels(entry), rows, strict=True):
+        name = f"{classes[label]} ({groups[unit]})" if grouped else classes[label]
+        images.append(LostImage(picture, sample_id, name, classes[other], share))
     return LostImages(images, int(entry.info["n_trials"]), len(finished))
 
 
@@ -185,20 +168,18 @@ def _grid(name: str, entry: Entry, records: Records, rows: int) -> SampleGrid:
     return SampleGrid(name, seed, higher, shown, kept_first, pruned_first)
 
 
-def _half_size(tiles: Pixels) -> Pixels:
-    return np.stack([np.asarray(PIL.Image.fromarray(tile).reduce(2)) for tile in tiles])
+def _halved(grid: SampleGrid) -> SampleGrid:
+    def half(tiles: Pixels) -> Pixels:
+        return np.stack([np.asarray(PIL.Image.fromarray(tile).reduce(2)) for tile in tiles])
+
+    kept, pruned = (tuple(map(half, side)) for side in (grid.kept, grid.pruned))
+    return replace(grid, kept=kept, pruned=pruned)
 
 
 def mosaic(rows: Sequence[Pixels], columns: int, gap: int = 2) -> Pixels:
-    """Return one picture of rows of pictures on white.
+    """Return one picture (R (h + 2 gap), columns (w + 2 gap), 3) of R rows (m, h, w, 3) on white.
 
-    Args:
-        rows: (m, h, w, 3) each, m at most ``columns``.
-        columns: Places in a row.
-        gap: White pixels around every picture.
-
-    Returns:
-        (R (h + 2 gap), columns (w + 2 gap), 3).
+    The m are at most ``columns``, and ``gap`` white pixels are around every picture.
     """
     height, width = (side + 2 * gap for side in enlarged(rows[0][0]).shape[:2])
     whole = np.full((len(rows) * height, columns * width, 3), 255, np.uint8)

@@ -107,7 +107,6 @@ def _distribution(name: str, trials: pd.DataFrame, entries: Sequence[Entry]) -> 
     shares = np.array(
         [np.histogram(f, edges)[0] / len(values) for f, values in zip(finite, scores, strict=True)]
     )
-    higher = bool(entries[0].info["higher_is_kept"])
     return ScoreDistribution(
         name=name,
         edges=edges,
@@ -117,8 +116,8 @@ def _distribution(name: str, trials: pd.DataFrame, entries: Sequence[Entry]) -> 
         infinite=float(np.mean([np.isposinf(values).mean() for values in scores])),
         linear_width=width,
         counts=is_counts(pooled),
-        higher_is_kept=higher,
-        thresholds=_thresholds(trials, entries, scores, higher_is_kept=higher),
+        higher_is_kept=bool(entries[0].info["higher_is_kept"]),
+        thresholds=_thresholds(trials, entries, scores),
         n_seeds=len(entries),
     )
 
@@ -142,11 +141,9 @@ def is_counts(values: FloatArray) -> bool:
 
 
 def bin_edges(values: FloatArray, width: float | None) -> FloatArray:
-    """Return edges of bins that hold all ``values``: a bin per count where they are counts.
+    """Return edges of bins that hold all finite scores (n,): a bin per count where they are counts.
 
-    Args:
-        values: Finite scores, (n,).
-        width: Of :func:`linear_width`.
+    The width is that of :func:`linear_width`.
     """
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
     if is_counts(values):
@@ -163,16 +160,13 @@ def bin_edges(values: FloatArray, width: float | None) -> FloatArray:
 
 
 def _thresholds(
-    trials: pd.DataFrame,
-    entries: Sequence[Entry],
-    scores: Sequence[FloatArray],
-    *,
-    higher_is_kept: bool,
+    trials: pd.DataFrame, entries: Sequence[Entry], scores: Sequence[FloatArray]
 ) -> tuple[Threshold, ...]:
     free = trials[trials["quotas"] == "none"]
     cuts: dict[float, list[float]] = {}
     for entry, values in zip(entries, scores, strict=True):
-        best_first = np.sort(values)[::-1] if higher_is_kept else np.sort(values)
+        ascending = np.sort(values)
+        best_first = ascending[::-1] if entry.info["higher_is_kept"] else ascending
         of_entry = free[free["scores"] == entry.key].drop_duplicates("keep_fraction")
         for keep, kept in zip(of_entry["keep_fraction"], of_entry["n_kept"], strict=True):
             cuts.setdefault(float(keep), []).append(float(best_first[int(kept) - 1]))
@@ -256,9 +250,7 @@ def _draw_threshold(threshold: Threshold, ax: Axes, look: Look, height: float) -
 
 
 def _finish(distribution: ScoreDistribution, ax: Axes, beside: Axes | None) -> None:
-    kept = (
-        "kept \N{RIGHTWARDS ARROW}" if distribution.higher_is_kept else "\N{LEFTWARDS ARROW} kept"
-    )
+    kept = "kept →" if distribution.higher_is_kept else "← kept"
     ax.set_title(cut(distribution.name), loc="left", fontsize=9)
     (beside or ax).set_title(kept, loc="right", fontsize=8, color=GREY)
     if distribution.linear_width is None:

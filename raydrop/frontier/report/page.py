@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -109,19 +108,10 @@ def render_report(
         harmed: What pruning harms, from :func:`~raydrop.frontier.harm.harm_table`; None where no
             networks are pruned.
     """
-    lost, noise, unit = lost_images(records), noise_of(records.trials), records.unit
     facts = _facts(records, table, compared) | _scripts()
-    facts["lost"] = None if lost is None else _lost(lost)
-    several = records.several_models
-    facts["harm"] = None if harmed is None else harm_table_of(harmed, unit, several)
-    facts["noise"] = None
-    if noise is not None:
-        svg = inline_svg(
-            to_svg(noise_figure(noise.points)),
-            "noise",
-            "Share of the mislabelled samples that is pruned, against the keep fraction",
-        )
-        facts["noise"] = noise_table(noise) | {"svg": Markup(svg)}
+    facts["harm"] = None
+    if harmed is not None:
+        facts["harm"] = harm_table_of(harmed, records.unit, records.several_models)
     template = _templates.get_template("report.html")
     figures = _figures(drawn or {}, records)
     empty = [figure | {"content": None} for figure in figures]
@@ -166,6 +156,8 @@ def _facts(records: Records, table: pd.DataFrame, compared: pd.DataFrame | None)
         "n_points": len(table),
         "other_unit": records.group_names and ("class" if unit == "group" else "group"),
         "test_sizes": _span(records.results["totals"].iloc[0]),
+        "noise": _noise(records),
+        "lost": _lost(lost_images(records)),
         "provenance": _provenance(records),
     }
 
@@ -217,38 +209,32 @@ def _filters(interactive: Mapping[str, Any], style: SeriesStyle) -> list[dict[st
     return found
 
 
-def _lost(lost: LostImages) -> dict[str, Any]:
-    """Return what the template shows: pictures as elements, and their captions."""
+def _noise(records: Records) -> dict[str, Any] | None:
+    """Return what is pruned of the label noise, where it is known."""
+    noise = noise_of(records.trials)
+    if noise is None:
+        return None
+    said = "Share of the mislabelled samples that is pruned, against the keep fraction"
+    svg = inline_svg(to_svg(noise_figure(noise.points)), "noise", said)
+    return noise_table(noise) | {"svg": Markup(svg)}
+
+
+def _lost(lost: LostImages | None) -> dict[str, Any] | None:
+    """Return the pictures of lost images as elements with captions, where there are any."""
+    if lost is None:
+        return None
     small = max(max(image.pixels.shape[:2]) for image in lost.images) <= TILE
-    tiles = [
-        {
-            "picture": _picture(
-                image.pixels,
-                f"Test image {image.sample_id}: {image.name}, taken for {image.taken_for}, lost by "
-                f"{image.percent}",
-                exact=small,
-            ),
-            "name": image.name,
-            "taken_for": image.taken_for,
-            "percent": image.percent,
-        }
-        for image in lost.images
-    ]
-    return {
-        "tiles": tiles,
-        "n_trials": lost.n_trials,
-        "of_trials": lost.of_trials,
-        "small": small,
-    }
+    counts = {"n_trials": lost.n_trials, "of_trials": lost.of_trials}
+    tiles = [{"image": image, "source": _source(image.pixels, small)} for image in lost.images]
+    return {"tiles": tiles, "small": small, **counts}
 
 
-def _picture(pixels: Pixels, description: str, *, exact: bool) -> Markup:
-    """Return a picture as an element; large ones lose some exactness, and most of their bytes."""
+def _source(pixels: Pixels, exact: bool) -> str:
+    """Return a picture as a URL; large ones lose some exactness, and most of their bytes."""
     kind, options = ("png", {}) if exact else ("webp", {"quality": 80, "method": 4})
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels).save(buffer, kind, **options)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return Markup(f'<img src="data:image/{kind};base64,{data}" alt="{html.escape(description)}">')
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _figures(drawn: Mapping[str, bytes], records: Records) -> list[dict[str, Any]]:

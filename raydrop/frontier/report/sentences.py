@@ -65,11 +65,7 @@ def _without_hyphen(text: str) -> str:
 
 
 def verdicts(table: pd.DataFrame) -> list[str]:
-    """Answer the study's question once for each model, which is named where there are several.
-
-    Args:
-        table: As from :func:`~raydrop.frontier.table.frontier_table`.
-    """
+    """Answer the study's question once for each model, which is named where there are several."""
     several = has_several_models(table)
     models = table.groupby("model")
     return [of_model(verdict(rows), {"model": m}, several_models=several) for m, rows in models]
@@ -130,9 +126,6 @@ def answers(table: pd.DataFrame) -> list[str]:
 
     Each names the method and quotas with the best worst class or group, then random pruning without
     quotas (or, without such a point, the best method without quotas), then all the data.
-
-    Args:
-        table: As from :func:`~raydrop.frontier.table.frontier_table`.
     """
     several, sentences = has_several_models(table), []
     for model, points in table.groupby("model"):
@@ -159,11 +152,7 @@ def _best_mean(rows: list[Point], full: Point | None, place: str) -> str:
 
 
 def noise_answer(points: pd.DataFrame) -> str:
-    """Say which series prunes most of the mislabelled samples at each keep fraction.
-
-    Args:
-        points: As in :attr:`~raydrop.frontier.statistics.noise.Noise.points`.
-    """
+    """Say which series prunes most of the mislabelled samples at each keep fraction."""
     order = points.sort_values(["keep_fraction", NOISY], ascending=False, kind="stable")
     parts = [
         f"by {row['name']} at keep fraction {row['keep_fraction']:g} ({row[NOISY]:.2f}, "
@@ -209,10 +198,6 @@ def comparison_answers(compared: pd.DataFrame, unit: By = "class") -> list[str]:
     pruning without quotas (or, without that, to training on all the data), and says whether it is
     better; then the same method beside the other reference, and what happens to the average.
     Pruned networks are left to :func:`network_answers`.
-
-    Args:
-        compared: As from :func:`~raydrop.frontier.statistics.comparisons.comparisons`.
-        unit: Whether the worst class or the worst group is compared.
     """
     known = compared[compared["difference"].notna() & (compared["keep_fraction"] < 1)]
     known = known[known["network_target"] == DENSE]
@@ -244,10 +229,6 @@ def network_answers(compared: pd.DataFrame, unit: By = "class") -> list[str]:
     For each model and data selection, more data first: a sentence for each network method with
     cross-entropy, then one for each target about losses, then those about methods with other
     losses. Pruning at random is left out, unless there is nothing else.
-
-    Args:
-        compared: As from :func:`~raydrop.frontier.statistics.comparisons.comparisons`.
-        unit: Whether the worst class or the worst group is compared.
     """
     pruned = (compared["network_target"] != DENSE) & (compared["measure"] == "worst")
     known = compared[pruned & compared["difference"].notna()]
@@ -359,19 +340,11 @@ def more_seeds(row: Point) -> str:
 def gaps(records: Records, table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return what is not there, or not known: a ``text`` each, and the ``lines`` behind it.
 
-    Args:
-        records: What is known about the study.
-        table: Its points, from :func:`~raydrop.frontier.table.frontier_table`.
-
-    Returns:
-        Sentences in the order of their weight; each line has a ``trial`` and a ``message``, at most
-        :data:`SHOWN_LINES` of them. Empty where nothing is amiss.
+    Sentences are in the order of their weight; each line has a ``trial`` and a ``message``, at most
+    :data:`SHOWN_LINES` of them.
     """
-    asked, several, most = (
-        records.provenance["trials_asked"],
-        records.several_models,
-        table["n_seeds"].max(),
-    )
+    asked, most = records.provenance["trials_asked"], table["n_seeds"].max()
+    several = records.several_models
     point = partial(point_name, several_models=several)
     compared = list(zip(rows_of(table), references(rows_of(table)), strict=True))
 

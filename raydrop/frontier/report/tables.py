@@ -138,11 +138,8 @@ def sortable(
 ) -> dict[str, Any]:
     """Return a table's headings, ``name`` and whether it begins at the ``left``, and its cells.
 
-    Args:
-        table: A row per row. Columns that it lacks, or that know nothing, are left out.
-        columns: What is shown.
-        unit: What a heading names.
-        absent: What is said where a value is not known.
+    Columns that it lacks, or that know nothing, are left out; ``absent`` is said where a single
+    value is not known.
     """
     shown = [each for each in columns if each.key in table and _known(table[each.key])]
     return {
@@ -177,13 +174,7 @@ def points_table(points: pd.DataFrame, unit: By) -> dict[str, Any]:
 
 
 def harm_table_of(harmed: pd.DataFrame, unit: By, several: bool) -> dict[str, Any] | None:
-    """Return what pruning harms, the largest excess accuracy gap first; None if nothing is known.
-
-    Args:
-        harmed: As from :func:`~raydrop.frontier.harm.harm_table`.
-        unit: Whether it is about classes or groups.
-        several: Whether models have to be named.
-    """
+    """Return what pruning harms, the largest excess gap first; models are named if ``several``."""
     if harmed.empty:
         return None
     order = ["excess_accuracy_gap", "exemplar_share"]
@@ -205,12 +196,8 @@ def noise_table(noise: Noise) -> dict[str, Any]:
     keeps = sorted(noise.points["keep_fraction"].unique(), reverse=True)
     best = noise.points.groupby("keep_fraction")[NOISY].max()
     column, alone = Column("", NOISY, "{:.3f}", _range(NOISY)), Column("", NOISY, "{:.3f}")
-    rows: list[dict[str, Any]] = [
-        {
-            "name": "uniform draw, on average",
-            "cells": [alone.cell({NOISY: 1 - keep}, "") for keep in keeps],
-        }
-    ]
+    uniform = [alone.cell({NOISY: 1 - keep}, "") for keep in keeps]
+    rows: list[dict[str, Any]] = [{"name": "uniform draw, on average", "cells": uniform}]
     for name, series in noise.points.groupby("name", sort=False):
         there = {row["keep_fraction"]: row for row in rows_of(series)}
         cells = []
@@ -230,13 +217,10 @@ def noise_table(noise: Noise) -> dict[str, Any]:
 
 
 def chosen_points(ordered: pd.DataFrame, limit: int = SHOWN_POINTS) -> pd.DataFrame:
-    """Return the points that a page shows, in their order: all, or the foremost.
+    """Return the points that a page shows, given in the order of merit: all, or the foremost.
 
-    Args:
-        ordered: Points by merit, as from :func:`~raydrop.frontier.table.by_merit`.
-        limit: The most that are shown. Above it, the references that keep all the data and points
-            on a front come first, then points in turn from every model, loss, network target and
-            keep fraction.
+    With more than the limit, the references that keep all the data and points on a front come
+    first, then points in turn from every model, loss, network target and keep fraction.
     """
     if len(ordered) <= limit:
         return ordered
@@ -261,11 +245,7 @@ def with_forward_times(points: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFra
 
 
 def shown_classes(recalls: NDArray[np.float64]) -> list[int]:
-    """Return the classes with columns of their own: all, or those that fall lowest anywhere.
-
-    Args:
-        recalls: (n_points, K).
-    """
+    """Return the classes with columns of their own: all, or those whose recalls fall lowest."""
     lowest = np.where(np.isnan(recalls), np.inf, recalls).min(axis=0)
     shown = np.argsort(lowest, kind="stable")[:SHOWN_CLASSES]
     return sorted(int(k) for k in shown)
@@ -275,10 +255,6 @@ def recall_changes(table: pd.DataFrame, recalls: NDArray[np.float64]) -> NDArray
     """Return by how much recalls (n_points, K) differ from those of training on all the data.
 
     Those of a pruned network are compared with its dense network. NaN where there is no reference.
-
-    Args:
-        table: Points of :func:`~raydrop.frontier.table.frontier_table`.
-        recalls: (n_points, K) of these points, means over seeds.
     """
     changes = np.full(recalls.shape, np.nan)
     for place, found in enumerate(references(rows_of(table))):
@@ -296,11 +272,8 @@ def recall_rows(
 ) -> list[dict[str, Any]]:
     """Return a row per point: its ``place`` among points, ``name`` and ``cells``, one per class.
 
-    Args:
-        points: Those that the page shows; where their cells would be too many, the foremost.
-        recalls: (n_points, K).
-        changes: (n_points, K) as from :func:`recall_changes`.
-        classes: Which of the K have a column.
+    Where cells would be too many, it is the foremost points. Recalls and changes are (n_points, K),
+    of which ``classes`` have a column.
     """
     several = has_several_models(points)
     places = pd.Series(range(len(points)), index=points.index)
