@@ -8,9 +8,12 @@ from raydrop.frontier.harm import harm_table
 from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.statistics.comparisons import comparisons
 from raydrop.frontier.statistics.densities import correlation_points, density_points
-from raydrop.frontier.statistics.estimates import WorstEstimates, worst_estimates
 from raydrop.frontier.statistics.fronts import pareto_front
-from raydrop.frontier.statistics.intervals import worst_class_interval
+from raydrop.frontier.statistics.intervals import (
+    WorstEstimates,
+    worst_class_interval,
+    worst_estimates,
+)
 from raydrop.frontier.statistics.resampling import Resamples, resample
 from raydrop.frontier.summary import remarks, summary_table
 from raydrop.frontier.table import frontier_table

@@ -62,8 +62,7 @@ def export_table(
         kind: ``csv``, ``parquet`` or ``latex``.
         out: File to write; ``table.csv``, ``table.parquet`` or ``table.tex`` in the study's folder
             where None.
-        by: Whether the worst case is that of a ``class`` or of a ``group``; None is what the study
-            is about.
+        by: ``class``, ``group``, or None for what the study is about.
 
     Raises:
         ConfigError: If ``kind`` or ``by`` do not exist.
@@ -127,9 +126,6 @@ def latex_table(table: pd.DataFrame) -> str:
     if there are several. The best mean of each column is bold, within its model, loss and network
     target, with all that print alike, unless all are equal. Training on all the data has no keep
     fraction to stand under, so it spans them.
-
-    Args:
-        table: As for :func:`wide_table`.
     """
     wide, several = wide_table(table), has_several_models(table)
     pruned = table[table["method"] != "none"]

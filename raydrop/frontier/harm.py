@@ -117,15 +117,8 @@ def harm_table(records: Records) -> pd.DataFrame:
       NaN where there are no such images.
     * ``note`` says what one or two seeds do not permit.
 
-    Args:
-        records: Their ``unit`` is what units are.
-
-    Returns:
-        Rows with :data:`COLUMNS`, ordered by :data:`ORDER`; none where nothing was pruned or no
-        reference is finished.
-
-    Raises:
-        StoreError: If the predictions of a trial are not there any longer.
+    Rows are ordered by :data:`ORDER`; there are none where nothing was pruned or no reference is
+    finished. A ``StoreError`` says that predictions of a trial are not there any longer.
     """
     # Neighbouring points have their references in common.
     read = functools.lru_cache(_REMEMBERED)(records.predictions)

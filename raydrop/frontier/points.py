@@ -59,14 +59,7 @@ def rows_of(table: pd.DataFrame) -> list[Point]:
 
 
 def points_of(trials: pd.DataFrame) -> list[tuple[Point, pd.DataFrame]]:
-    """Return every point with its trials.
-
-    Args:
-        trials: A row per trial, as in :attr:`~raydrop.frontier.records.Records.trials`.
-
-    Returns:
-        Points in the order of their values, each with its rows in the order of their seeds.
-    """
+    """Return every point in the order of values, with its trials in the order of seeds."""
     ordered = trials.sort_values([*POINT, "seed"], kind="stable")
     groups = ordered.groupby(list(POINT), sort=True)
     return [(dict(zip(POINT, key, strict=True)), rows) for key, rows in groups]
@@ -202,22 +195,13 @@ def setting_name(row: Row, *, several_models: bool) -> str:
     """Return what a table or panel is about: ``"cross_entropy"`` or ``"resnet18, cross_entropy"``.
 
     Where the network was pruned, its target follows: ``"cross_entropy, flops(0.75)"``.
-
-    Args:
-        row: Gives model and loss, and perhaps a network target.
-        several_models: Whether other tables or panels are about other models.
     """
     name = f"{row['model']}, {row['loss']}" if several_models else str(row["loss"])
     return name if is_dense(row) else f"{name}, {row['network_target']}"
 
 
 def point_name(row: Row, *, several_models: bool) -> str:
-    """Return a point's name, such as ``"resnet18: moso + drop, cross_entropy, keep 0.2"``.
-
-    Args:
-        row: Gives what makes a point of a study; without a network it is dense.
-        several_models: Whether to name the model.
-    """
+    """Return a point's name, such as ``"resnet18: moso + drop, cross_entropy, keep 0.2"``."""
     name = f"{series_name(row)}, {row['loss']}"
     if row["method"] != "none":
         name += f", keep {row['keep_fraction']:g}"

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from raydrop.frontier.points import POINT, points_of, targets_of
 from raydrop.frontier.records import Records
-from raydrop.frontier.statistics.estimates import worst_estimates
 from raydrop.frontier.statistics.fronts import front_probability, front_status, pareto_front
+from raydrop.frontier.statistics.intervals import worst_estimates
 from raydrop.frontier.statistics.resampling import Resamples
 from raydrop.frontier.units import column, with_unit
 from raydrop.metrics import recalls, worst_decile
@@ -73,7 +73,7 @@ def frontier_table(
     classes; ``worst_class_accuracy_of_mean`` is the lowest of the recalls averaged over seeds, at
     ``worst_class``. Both are biased low as estimates of the true minimum. The other two are
     not: ``worst_class_on_validation`` is the test recall of the class that is worst on validation
-    (see :mod:`raydrop.frontier.statistics.estimates`), and ``worst_class_low`` and ``_high`` are
+    (see :mod:`raydrop.frontier.statistics.intervals`), and ``worst_class_low`` and ``_high`` are
     :func:`~raydrop.frontier.statistics.intervals.worst_class_interval` at 95 %.
     ``worst_decile_accuracy`` is the mean recall of the worst tenth of the classes,
     ``balanced_accuracy`` that of all. ``_min`` and ``_max`` are over seeds; everything else is a
@@ -85,19 +85,17 @@ def frontier_table(
     set, model and network target, and ``front_status`` what that makes it; see
     :mod:`raydrop.frontier.statistics.fronts`.
 
-    ``network_sparsity``, ``macs``, ``parameters`` and ``macs_removed`` are those of the networks as
-    they were measured, NaN where records do not say.
-
-    Where the trials are known by group too, the columns of :data:`GROUP_COLUMNS` say of groups
-    what their namesakes say of classes, and ``by`` chooses which of the two the fronts are about.
+    ``network_sparsity``, ``macs``, ``parameters`` and ``macs_removed`` are as they were measured,
+    NaN where records do not say. Where trials are known by group too, :data:`GROUP_COLUMNS` say of
+    groups what their namesakes say of classes.
 
     Args:
         trials: A row per trial, as in :attr:`~raydrop.frontier.records.Records.trials`.
         class_names: (K,) names for ``worst_class``; its index where None.
         group_names: (G,) names for ``worst_group``; its index where None.
-        by: Whether the fronts are those of the worst class or of the worst group.
-        resamples: The same trials resampled, by the same ``by``; without them
-            ``front_probability`` is NaN and ``front_status`` empty.
+        by: Whether the fronts are those of the worst ``class`` or ``group``.
+        resamples: The same trials resampled, by the same ``by``; without them nothing is said of
+            the front's probability.
 
     Returns:
         A row per point, ordered by :data:`~raydrop.frontier.points.POINT`: :data:`COLUMNS`, where
@@ -131,16 +129,6 @@ def table_of(records: Records, resamples: Resamples | None = None) -> pd.DataFra
     )
 
 
-def worst_accuracy(unit: By) -> str:
-    """Return what files call the accuracy that a frontier is about besides the average."""
-    return column(WORST, unit)
-
-
-def gap_and_std(unit: By) -> tuple[str, str]:
-    """Return what files call the highest minus the lowest accuracy, and their deviation."""
-    return column("gap", unit), column("std", unit)
-
-
 def as_filed(table: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of ``frontier.csv``: what is about groups only where there are some."""
     return table[[*COLUMNS, *(GROUP_COLUMNS if "front_by" in table else ())]]
@@ -149,12 +137,8 @@ def as_filed(table: pd.DataFrame) -> pd.DataFrame:
 def with_fronts(points: pd.DataFrame) -> pd.DataFrame:
     """Return points with the marks of both fronts set, or set anew.
 
-    Args:
-        points: A row per point: ``average_accuracy``, ``worst_accuracy``, ``model``,
-            ``keep_fraction`` and perhaps ``dataset`` and ``network_target``.
-
-    Returns:
-        A copy with ``on_front`` and ``on_front_at_keep_fraction``.
+    Rows have ``average_accuracy``, ``worst_accuracy``, ``model``, ``keep_fraction`` and perhaps
+    ``dataset`` and ``network_target``; marks are ``on_front`` and ``on_front_at_keep_fraction``.
     """
     values = points[[AVERAGE, WORST]].to_numpy(dtype=np.float64, na_value=np.nan)
     marks = {name: np.zeros(len(points), dtype=np.bool_) for name in _FRONTS}

@@ -18,10 +18,7 @@ from raydrop.errors import visible
 
 
 class Console(rich.console.Console):
-    """Rich's, to which a text is a text: no markup, no emoji, and nothing that steers a terminal.
-
-    Styles and line ends of our own are those of :class:`rich.text.Text` and of tables.
-    """
+    """Rich's, to which a text is a text: no markup, no emoji, nothing that steers a terminal."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print; lines are left to the terminal to wrap, tables fitted into it."""
@@ -52,10 +49,7 @@ errors = Console(stderr=True)
 
 
 def set_up() -> None:
-    """Have all that this process writes by itself shown as text, in whatever encoding there is.
-
-    That is records of loggers, warnings and tracebacks. What an encoding lacks is escaped.
-    """
+    """Have records of loggers, warnings and tracebacks shown as text, in whatever encoding."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

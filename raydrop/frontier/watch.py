@@ -310,8 +310,7 @@ def watch(
         sleep: Waits that long.
 
     Raises:
-        ConfigError: If ``by`` or ``interval`` do not fit, or a file is in the folder's place.
-        StoreError: If ``study.json`` is not one of this version.
+        ConfigError: If ``interval`` is not positive, or as :class:`Watcher` and its looks.
     """
     if not (math.isfinite(interval) and interval > 0):
         raise ConfigError(

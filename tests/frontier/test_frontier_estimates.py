@@ -11,8 +11,7 @@ from test_frontier_intervals import covered, same_images
 
 from raydrop.errors import DataError
 from raydrop.frontier import worst_class_interval, worst_estimates
-from raydrop.frontier.statistics.intervals import image_agreement
-from raydrop.frontier.statistics.seeds import moderated
+from raydrop.frontier.statistics.intervals import image_agreement, moderated
 
 
 def test_the_three_estimates_of_a_small_example() -> None:

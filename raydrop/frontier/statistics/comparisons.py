@@ -24,7 +24,7 @@ from raydrop.frontier.statistics.contrasts import (
     seeds_needed,
     side_of,
 )
-from raydrop.frontier.statistics.seeds import moderated
+from raydrop.frontier.statistics.intervals import moderated
 
 Floats = NDArray[np.float64]
 
@@ -65,19 +65,11 @@ def comparisons(records: Records) -> pd.DataFrame:
     test-sampling noise alone. What other seeds would give cannot be known, so p-values are NaN and
     the verdict is ``cannot tell``.
 
-    Args:
-        records: Their ``unit`` is what worst cases are of.
-
-    Returns:
-        Rows with :data:`COLUMNS`, ordered by reference, measure and point. ``measure`` is
-        ``worst`` or ``average``; differences are accuracies of the point minus those of its
-        reference, as plug-in estimates. ``seeds_needed`` is the number of seeds at which, were the
-        difference as large as it seems, the verdict would fall with 80 % probability; it is
-        ``n_seeds`` where the verdict has fallen, and NaN where there is one seed or 1,000 would not
-        do, test images being too few.
-
-    Raises:
-        DataError: If the records do not hold which test images each trial has right.
+    Rows are ordered by reference, measure (``worst`` or ``average``) and point; differences are
+    accuracies of the point minus those of its reference, as plug-in estimates. ``seeds_needed`` is
+    the number of seeds at which, were the difference as large as it seems, the verdict would fall
+    with 80 % probability; it is ``n_seeds`` where the verdict has fallen, and NaN where there is
+    one seed or 1,000 would not do, test images being too few.
     """
     sides = _Sides(records)
     rows, pairs = [], []
@@ -94,15 +86,10 @@ def comparisons(records: Records) -> pd.DataFrame:
 
 
 def holm(p_values: Floats, error: float = ERROR) -> tuple[Floats, Floats]:
-    """Return Holm's adjusted p-values, and the error level at which each comparison is tested.
+    """Return Holm's adjusted p-values (m,), and the error level at which each is tested.
 
-    Args:
-        p_values: (m,) p-values.
-        error: Probability of any false rejection.
-
-    Returns:
-        (m,) adjusted p-values, and (m,) levels: ``error`` divided by m for the smallest p-value, by
-        m - 1 for the next and so on; those that are not rejected share the level of the first such.
+    Levels are ``error`` divided by m for the smallest p-value, by m - 1 for the next and so on;
+    those that are not rejected share the level of the first such.
     """
     count = len(p_values)
     order = np.argsort(p_values, kind="stable")

@@ -15,10 +15,10 @@ from raydrop.errors import DataError
 from raydrop.frontier.statistics.intervals import (
     agreement_of_shares,
     check_confidence,
+    moderated,
     t_quantile,
     worst_class_interval,
 )
-from raydrop.frontier.statistics.seeds import moderated
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -194,9 +194,8 @@ def contrasts(one: Bools, other: Bools, members: NDArray[np.integer[Any]]) -> Co
     Caffo, 2000, The American Statistician 54:280).
 
     *Seeds.* The variances (ddof 1) of the classes of each point, in units of p(1 - p), lend each
-    other strength (:func:`~raydrop.frontier.statistics.seeds.moderated`), and those of a_j and b_k
-    are added, as if seeds had nothing in common but their number. With a single class it is the
-    variance of the difference itself.
+    other strength (:func:`moderated`), and those of a_j and b_k are added, as if seeds had nothing
+    in common but their number. With a single class it is the variance of the difference itself.
 
     Args:
         one: (S, n_test) which images the first point has right, by seed.

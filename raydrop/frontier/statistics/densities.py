@@ -108,9 +108,7 @@ def correlations(
 ) -> tuple[float, float]:
     """Return Pearson's and Spearman's correlation over classes, NaN where they are undefined.
 
-    Args:
-        densities: (K,).
-        accuracies: (K,), NaN for a class without test samples, which is left out.
+    A class without test samples, whose accuracy is NaN, is left out.
     """
     present = ~np.isnan(accuracies)
     x, y = densities[present], accuracies[present]

@@ -34,9 +34,6 @@ def pareto_front(points: ArrayLike) -> NDArray[np.bool_]:
     Returns:
         (n,) whether each point is on the front; a point with a NaN never is.
 
-    Raises:
-        DataError: If ``points`` is not two-dimensional.
-
     Example:
         >>> pareto_front([(0.9, 0.5), (0.8, 0.7), (0.8, 0.6)]).tolist()
         [True, True, False]
@@ -78,10 +75,7 @@ def front_probability(resamples: Resamples) -> Floats:
     lowest of recalls averaged over seeds, while ``on_front`` of the frontier table is about the
     mean over seeds of the lowest recalls, so the two can differ where classes take turns at the
     bottom. With one seed the share is about these networks alone: what another seed would do is not
-    in it.
-
-    Returns:
-        (P,) shares in the order of ``resamples.points``.
+    in it. Shares (P,) are in the order of ``resamples.points``.
     """
     share, worst = np.empty(len(resamples.points)), resamples.centred
     for rows in resamples.points.groupby(SETTING).indices.values():
@@ -92,12 +86,7 @@ def front_probability(resamples: Resamples) -> Floats:
 
 
 def front_status(probability: ArrayLike) -> NDArray[np.object_]:
-    """Return ``frontier``, ``dominated`` or, between the two, ``ambiguous``; empty for NaN.
-
-    Args:
-        probability: As from :func:`front_probability`; 0.95 or more is ``frontier``, 0.05 or less
-            ``dominated``.
-    """
+    """Return ``frontier`` (from 0.95), ``dominated`` (to 0.05) or ``ambiguous``; empty for NaN."""
     share = np.asarray(probability, dtype=np.float64)
     status = np.full(share.shape, "ambiguous", dtype=object)
     # Shares are whole numbers of draws, so 50 of 1,000 must not miss 1 - 0.95 by rounding.

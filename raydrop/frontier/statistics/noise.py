@@ -34,9 +34,6 @@ def noise_of(trials: pd.DataFrame) -> Noise | None:
     """Return how much of the label noise is pruned, or None where no mislabelled sample is known.
 
     Every value is a mean over seeds of (mislabelled and pruned) / mislabelled.
-
-    Args:
-        trials: A row per trial, as in :attr:`~raydrop.frontier.records.Records.trials`.
     """
     known = trials[trials[SHARE].notna() & (trials["n_noisy"].fillna(0) > 0)]
     pruned = known[known["method"] != "none"]
