@@ -18,14 +18,10 @@ def stratified_partitions(
     goes on where the one before ended. So the parts differ by at most one sample, over all and
     within every class; a class of fewer samples than parts is absent from some of them. Contiguous
     parts would not do: data sets are often stored class by class.
-
-    Args:
-        labels: Classes of the training samples, (N,).
-        count: I, the number of parts.
-        seed: Same seed, same parts, on any machine.
+    Same seed, same parts, on any machine.
 
     Returns:
-        I arrays of ascending positions, which together hold each of 0...N-1 once.
+        As many arrays of ascending positions, which together hold each of 0...N-1 once.
 
     Raises:
         ConfigError: If there are fewer samples than parts.

@@ -224,8 +224,7 @@ class Executor(Protocol):
     ) -> Iterator[tuple[Shard, Vector]]:
         """Run a per-sample task on every shard; yield the results as they are done, in any order.
 
-        Raises:
-            FailedShardsError: If shards failed, once all the others are done.
+        Raises a :class:`FailedShardsError` once all shards that did not fail are done.
         """
 
     def reduce(
@@ -233,10 +232,8 @@ class Executor(Protocol):
     ) -> Vector:
         """Return the sum of all samples' gradients, (P,), along the tree of the shards' order.
 
-        Tells of each shard once, when it is done.
-
-        Raises:
-            FailedShardsError: As soon as a shard failed, because no sum could be kept.
+        Tells of each shard once, when it is done. Raises a :class:`FailedShardsError` as soon as a
+        shard failed, because no sum could be kept.
         """
 
 
@@ -347,13 +344,7 @@ class ShardedGradients:
         ids: NDArray[np.int64],
         on_samples: Callable[[int], object] = ignore,
     ) -> None:
-        """Bind an executor.
-
-        Args:
-            executor: Runs the shards.
-            ids: Sample ids of the training set, (N,), by which messages name samples.
-            on_samples: Is told how many samples are newly done.
-        """
+        """Bind an executor, the ids (N,) of the training samples, and who is told of progress."""
         self._executor, self._ids, self._on_samples = executor, ids, on_samples
 
     def mean_gradient(self, state: Vector, positions: NDArray[np.int64]) -> Vector:

@@ -102,14 +102,7 @@ class GradientSource:
         gradients: ShardedGradients,
         cache: UnitCache,
     ) -> None:
-        """Bind a query run.
-
-        Args:
-            run: What it left.
-            labels: Classes of all training samples, (N,).
-            gradients: Computes, with a model of the query run's architecture.
-            cache: Keeps what is computed.
-        """
+        """Bind what a query run left, with the classes of all training samples, (N,)."""
         self.run = run
         self.positions = run.positions
         self.labels: NDArray[np.int64] = labels[run.positions]
@@ -118,18 +111,12 @@ class GradientSource:
     def values(
         self, quantity: QuantityName, epoch: int, klass: int | None = None
     ) -> NDArray[np.float64]:
-        """Return a quantity of one number per sample after an epoch, (M,).
-
-        Args:
-            quantity: Any of :data:`raydrop.scores.quantities.QUANTITIES` but embeddings.
-            epoch: From 1.
-            klass: Class whose mean gradient is meant, where it is that of one class.
+        """Return a quantity of one number per sample after an epoch, (M,); see :class:`Unit`.
 
         Raises:
             ScoringError: If the class has no sample.
         """
-        values = self._read(Unit(epoch, quantity, klass))
-        return values.astype(np.float64)
+        return self._read(Unit(epoch, quantity, klass)).astype(np.float64)
 
     def embeddings(self) -> NDArray[np.float32]:
         """Return what the last linear layer of the trained query model gets to see, (M, D)."""

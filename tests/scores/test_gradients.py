@@ -212,9 +212,7 @@ def test_layers_of_torchvision_that_call_functions_have_rules(name: str) -> None
     assert general == {each for each in general if each.endswith("relative_position_bias_table")}
 
 
-@pytest.mark.parametrize(
-    "name", ["conv2d", "batch norm 2d", "vision transformer", "lstm", "bare scale", "swin"]
-)
+@pytest.mark.parametrize("name", ["conv2d", "vision transformer", "lstm", "bare scale"])
 def test_general_path_is_said_once_and_only_where_it_is_taken(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -406,10 +404,8 @@ invariant_cases = pytest.mark.parametrize(
     [
         "conv2d of few positions",
         "conv2d grouped",
-        "batch norm 2d",
         "embedding of repeated words",
         "attention, sequence first, as many tokens as samples",
-        "vision transformer",
         "swin",
         "module called twice",
         "bare scale",
@@ -1336,7 +1332,7 @@ def convolutions(draw: st.DrawFn) -> tuple[dict[str, Any], tuple[int, ...]]:
     return options, (options["in_channels"], *size)
 
 
-@settings(properties, max_examples=25)
+@settings(properties, max_examples=12)
 @given(geometry=convolutions(), seed=st.integers(0, 99))
 def test_any_convolution_equals_the_batch_1_loop(
     geometry: tuple[dict[str, Any], tuple[int, ...]], seed: int

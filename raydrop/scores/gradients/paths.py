@@ -29,12 +29,7 @@ class ParameterPath:
 
 
 def parameter_paths(model: nn.Module, plan: Plan | None) -> tuple[ParameterPath, ...]:
-    """Return the path of every parameter, tied ones once.
-
-    Args:
-        model: Any model.
-        plan: What was seen when it ran; without, the classes of its layers alone decide.
-    """
+    """Return every parameter's path; without a plan the classes of its layers alone decide."""
     named = dict(model.named_parameters())
     known = known_by_class(model)
     layers = {  # of the first layer that holds it

@@ -156,8 +156,7 @@ class ConvUse(Use):
         """Let torch's own backward pass form one row's gradient at a time: its kernels are fast."""
         padding = [before for before, _ in self.padding]
         if any(before != behind for before, behind in self.padding):
-            reach = [self._reach(axis, size) for axis, size in enumerate(delta.shape[2:])]
-            inputs, padding = self._padded(inputs, reach), [0] * len(self.kernel)
+            inputs, padding = self._padded(inputs, delta), [0] * len(self.kernel)
         weight = delta.new_empty(delta.shape[1], inputs.shape[1] // self.groups, *self.kernel)
         formed = [
             torch.ops.aten.convolution_backward(
@@ -246,8 +245,7 @@ class ConvUse(Use):
 
     def _by_gram(self, delta: Tensor, direction: Tensor | None) -> tuple[Tensor, Tensor | None]:
         inputs = _full(self.inputs)
-        reach = [self._reach(axis, size) for axis, size in enumerate(delta.shape[2:])]
-        padded = self._padded(inputs, reach)
+        padded = self._padded(inputs, delta)
         square = self._gram_square(padded, delta)
         if direction is None:
             return square, None
@@ -271,8 +269,9 @@ class ConvUse(Use):
         kernel, step, gap = self.kernel[axis], self.stride[axis], self.dilation[axis]
         return step * (outputs - 1) + gap * (kernel - 1) + 1
 
-    def _padded(self, inputs: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Return padded inputs, cut or filled up with zeros to sizes along the spatial axes."""
+    def _padded(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        """Return padded inputs, cut or filled up with zeros to what the windows see."""
+        sizes = (self._reach(axis, size) for axis, size in enumerate(delta.shape[2:]))
         wanted = zip(sizes, self.padding, inputs.shape[2:], strict=True)
         pairs = [(before, size - before - there) for size, (before, _), there in wanted]
         return F.pad(inputs, [width for pair in reversed(pairs) for width in pair])

@@ -29,10 +29,8 @@ from raydrop.scores.gradients.rules import Role, Use
 
 UseKey = tuple[str, int]
 """Name of the first parameter that a use reads, and how often one was read before."""
-
 Read = dict[Role, tuple[str, Slot]]
 """Parameters with a rule that a use reads, with their names."""
-
 UNCHANGED = -1
 """No axis: exchanging a sample made no difference, which says nothing."""
 
@@ -225,11 +223,7 @@ def _arranged(values: Tensor, axis: int, features: int | None) -> Tensor:
 
 
 def probe(batch: Batch, loss: Callable[[Tensor], Tensor]) -> Plan:
-    """Find out how a model uses its parameters.
-
-    Args:
-        batch: A model and at least one sample.
-        loss: From logits (2, ...) to losses (2,).
+    """Find out how a model uses its parameters; ``loss`` is of the logits of two samples.
 
     Raises:
         ScoringError: If one sample's output depends on another sample of its batch or on chance,
@@ -282,18 +276,26 @@ def probe(batch: Batch, loss: Callable[[Tensor], Tensor]) -> Plan:
     for other in others:
         compare(other)
     reasons |= first.reasons
+    axes = _axes(first, found, reasons)
+    general = frozenset(names.values()) - candidates | frozenset(reasons)
+    ruled = candidates - general
+    shared = _shared(first.seen.values(), ruled)
+    return Plan(ruled, general, shared, axes, reasons, outputs.shape[-1])
+
+
+def _axes(
+    probe: _Probe, found: Mapping[UseKey, set[int | None]], reasons: dict[str, str]
+) -> dict[UseKey, tuple[int, int]]:
+    """Return the samples' axis and rows of each use, and say where there is no such axis."""
     axes: dict[UseKey, tuple[int, int]] = {}
-    for key, use in first.seen.items():
+    for key, use in probe.seen.items():
         possible = found[key] - {UNCHANGED}
         axis = possible.pop() if len(possible) == 1 else None
         if axis is not None:
             axes[key] = axis, use.inputs.shape[axis] // 2
         for name, _ in use.slots if axis is None else ():
             reasons.setdefault(name, "its inputs do not hold one sample after another")
-    general = frozenset(names.values()) - candidates | frozenset(reasons)
-    ruled = candidates - general
-    shared = _shared(first.seen.values(), ruled)
-    return Plan(ruled, general, shared, axes, reasons, outputs.shape[-1])
+    return axes
 
 
 def _dependence(*, repeatable: bool) -> ScoringError:
