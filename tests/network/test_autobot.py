@@ -265,13 +265,13 @@ def test_weights_statistics_and_modes_stay_as_they_are(
 
 
 def test_the_same_task_gives_the_same_network(digits: PreparedData, knowing: nn.Module) -> None:
-    method = autobot(iterations=40)
+    method = autobot(iterations=15)
     first, again = (method.prune(task_of(digits, knowing)) for _ in range(2))
     assert first.channels == again.channels
     assert first.facts == again.facts
     torch.manual_seed(5)
     assert method.prune(task_of(digits, knowing)).facts == first.facts
-    hastier = autobot(iterations=40, learning_rate=0.85).prune(task_of(digits, knowing))
+    hastier = autobot(iterations=15, learning_rate=0.85).prune(task_of(digits, knowing))
     assert hastier.facts != first.facts
 
 
