@@ -46,7 +46,7 @@ from raydrop.study import Study, Training
 from raydrop.training.checkpoints import load_state
 from raydrop.training.trace import Trace
 
-properties = settings(derandomize=True, deadline=None, max_examples=30)
+properties = settings(derandomize=True, deadline=None, max_examples=20)
 Matrix = NDArray[np.float64]
 
 

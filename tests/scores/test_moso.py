@@ -33,7 +33,7 @@ from raydrop.store import Store, required
 from raydrop.study import Study, Training
 from raydrop.training.checkpoints import load_state
 
-properties = settings(derandomize=True, deadline=None, max_examples=60)
+properties = settings(derandomize=True, deadline=None, max_examples=40)
 
 # Parts of the training set.
 
