@@ -106,8 +106,7 @@ def group_metrics(
 def class_counts(predictions: Labels, labels: Labels, num_classes: int) -> tuple[Counts, Counts]:
     """Count the correct and all the test samples (K,) of every class, from (n_test,) each.
 
-    Raises:
-        DataError: If shapes differ, nothing is there, or a class lies outside 0…K-1.
+    What does not fit together, or lies outside 0…K-1, is a ``DataError``.
     """
     predictions, labels = _pair(predictions, labels)
     _check_range("predictions", predictions, num_classes, "classes")
@@ -120,8 +119,7 @@ def group_counts(
 ) -> tuple[Counts, Counts]:
     """Count the correct and all the test samples (G,) of every group, from (n_test,) each.
 
-    Raises:
-        DataError: If shapes differ, nothing is there, or a group lies outside 0…G-1.
+    What does not fit together, or lies outside its range, is a ``DataError``.
     """
     predictions, labels = _pair(predictions, labels)
     groups = _beside(groups, labels, num_groups)
@@ -145,8 +143,7 @@ def auc_by_class(probabilities: NDArray[np.floating[Any]], labels: Labels) -> Fl
         (K,) in [0, 1]; NaN for a class that no sample or every sample is of.
 
     Raises:
-        DataError: If shapes differ, nothing is there, a class lies outside 0…K-1, or a probability
-            is no number.
+        DataError: If shapes differ, a class lies outside 0…K-1, or a probability is no number.
     """
     probabilities, labels = _ranked(probabilities, labels)
     members = np.bincount(labels, minlength=probabilities.shape[1])
@@ -159,18 +156,12 @@ def auc_by_class(probabilities: NDArray[np.floating[Any]], labels: Labels) -> Fl
 def auc_by_group(
     probabilities: NDArray[np.floating[Any]], labels: Labels, groups: Labels, num_groups: int
 ) -> Floats:
-    """Return the area under the ROC curve within every group.
+    """Return the area under the ROC curve within every group, (G,) in [0, 1].
 
     It is the mean of :func:`auc_by_class` over the classes that occur in the group, each weighing
     the same, among the samples of that group alone. So it tells how well the network ranks a
     group's own samples, and says nothing of a group whose samples are all of one class, as those
-    that cross classes with attributes are.
-
-    Returns:
-        (G,) in [0, 1]; NaN for a group with samples of fewer than two classes.
-
-    Raises:
-        DataError: As :func:`auc_by_class`, or if a group lies outside 0…G-1.
+    that cross classes with attributes are: it is NaN there.
     """
     probabilities, labels = _ranked(probabilities, labels)
     groups = _beside(groups, labels, num_groups)

@@ -9,6 +9,7 @@ pruned for those trained on a part of it. Shapes: ``S`` seeds (or runs), ``U`` c
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,8 +44,7 @@ def excess_accuracy_gap(
     """
     pruned, dense, weights = _paired(by_unit_pruned, by_unit_dense, totals)
     gaps = [_average(each, weights) - np.nanmin(each, axis=1) for each in (pruned, dense)]
-    excess: Floats = gaps[0] - gaps[1]
-    return excess
+    return cast("Floats", gaps[0] - gaps[1])
 
 
 def excess_accuracy_gaps(
@@ -62,8 +62,7 @@ def excess_accuracy_gaps(
     """
     pruned, dense, weights = _paired(by_unit_pruned, by_unit_dense, totals)
     loss = dense - pruned
-    excess: Floats = loss - _average(loss, weights)[:, None]
-    return excess
+    return loss - _average(loss, weights)[:, None]
 
 
 def modal_label(predictions: ArrayLike, num_classes: int) -> NDArray[np.int64]:
@@ -95,8 +94,7 @@ def pruning_identified_exemplars(dense: ArrayLike, pruned: ArrayLike, num_classe
     """
     before, after = modal_label(dense, num_classes), modal_label(pruned, num_classes)
     _check_images(len(before), len(after))
-    different: Bools = before != after
-    return different
+    return cast("Bools", before != after)
 
 
 def share_by_unit(marked: Bools, members: Labels, number: int) -> Floats:
@@ -125,8 +123,7 @@ def losses(dense: ArrayLike, pruned: ArrayLike, labels: Labels, num_classes: int
     """
     had, after = modal_label(dense, num_classes) == labels, _runs(pruned, num_classes)
     _check_images(len(had), after.shape[1])
-    lost: Bools = had & (after != labels)
-    return lost
+    return cast("Bools", had & (after != labels))
 
 
 def _paired(
@@ -155,8 +152,7 @@ def _paired(
 
 
 def _average(values: Floats, weights: Floats) -> Floats:
-    average: Floats = np.nan_to_num(values) @ weights / weights.sum()
-    return average
+    return cast("Floats", np.nan_to_num(values) @ weights / weights.sum())
 
 
 def _runs(predictions: ArrayLike, num_classes: int) -> Labels:

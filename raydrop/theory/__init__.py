@@ -124,16 +124,12 @@ class TwoGaussians:
 
     def __post_init__(self) -> None:
         means, sigmas = _pair("means", self.means), _pair("sigmas", self.sigmas)
-        if not means[0] < means[1]:
-            found = f"{means[0]:g} and {means[1]:g}; call the class with the smaller mean 0."
-            raise ConfigError(f"Expected means in ascending order, found {found}")
-        if min(sigmas) <= 0:
-            found = f"{sigmas[0]:g} and {sigmas[1]:g}; they are standard deviations."
-            raise ConfigError(f"Expected sigmas above 0, found {found}")
+        found = f"{means[0]:g} and {means[1]:g}; call the class with the smaller mean 0"
+        _check(means[0] < means[1], "means in ascending order", found)
+        found = f"{sigmas[0]:g} and {sigmas[1]:g}; they are standard deviations"
+        _check(min(sigmas) > 0, "sigmas above 0", found)
         prior0 = _finite("prior0", self.prior0)
-        if not 0 < prior0 < 1:
-            found = f"{prior0:g}; it is the share of class 0."
-            raise ConfigError(f"Expected prior0 in (0, 1), found {found}")
+        _check(0 < prior0 < 1, "prior0 in (0, 1)", f"{prior0:g}; it is the share of class 0")
         for name, value in (("means", means), ("sigmas", sigmas), ("prior0", prior0)):
             object.__setattr__(self, name, value)
 
@@ -202,9 +198,9 @@ class TwoGaussians:
             ConfigError: If densities are out of range or both 0.
         """
         kept = _pair("densities", densities)
-        if min(kept) < 0 or max(kept) > 1 or max(kept) == 0:
-            found = f"{kept[0]:g} and {kept[1]:g}; they are the share of each class that is kept."
-            raise ConfigError(f"Expected densities in [0, 1] and one above 0, found {found}")
+        found = f"{kept[0]:g} and {kept[1]:g}; they are the share of each class that is kept"
+        fit = min(kept) >= 0 and 0 < max(kept) <= 1
+        _check(fit, "densities in [0, 1] and one above 0", found)
         first, second = (prior * d for prior, d in zip(self.priors, kept, strict=True))
         prior0 = first / (first + second)
         threshold = average_risk_threshold(self.means, self.sigmas, prior0)
@@ -260,9 +256,8 @@ def _checked_density(density: float | None) -> float | None:
     if density is None:
         return None
     value = _finite("density", density)
-    if not 0 < value <= 1:
-        found = f"{value:g}; it is the share of all samples that is kept."
-        raise ConfigError(f"Expected a density in (0, 1], found {found}")
+    found = f"{value:g}; it is the share of all samples that is kept"
+    _check(0 < value <= 1, "a density in (0, 1]", found)
     return value
 
 
@@ -277,6 +272,11 @@ def _pair(name: str, values: Sequence[float]) -> Pair:
 
 def _finite(name: str, value: object) -> float:
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):  # type: ignore[arg-type]
-        raise ConfigError(f"Expected a number for {name}, found {value!r}; give a finite number.")
+    finite = number and math.isfinite(value)  # type: ignore[arg-type]
+    _check(finite, f"a number for {name}", f"{value!r}; give a finite number")
     return float(value)  # type: ignore[arg-type]
+
+
+def _check(holds: bool, expected: str, found: str) -> None:
+    if not holds:
+        raise ConfigError(f"Expected {expected}, found {found}.")
