@@ -111,7 +111,7 @@ def test_failed_trials_are_no_step() -> None:
 
 
 def test_metrics_are_those_of_the_frontier(tmp_path: Path) -> None:
-    for place, study in enumerate((STUDY, TRANSFER, GROUPED)):
+    for place, study in enumerate((TRANSFER, GROUPED)):
         folder = study.write(tmp_path / str(place))
         metrics = front_metrics(Watcher(folder).front())
         records = load_records(folder)
