@@ -1,7 +1,6 @@
 """Every figure of an output folder: what it is made of, and what the report says of it.
 
-To add one, write a function that draws it, or None where the records do not permit it, and an entry
-here.
+To add one, write a module that computes a value and draws it, and an entry here.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from raydrop.frontier.figures.scores import score_distributions, scores_figure
 from raydrop.frontier.points import PLURALS
 from raydrop.frontier.records import Records, as_written
 from raydrop.frontier.sources import Sources, load_sources
-from raydrop.frontier.statistics.changes import RecallChanges, recall_changes
+from raydrop.frontier.statistics.changes import recall_changes
 from raydrop.frontier.statistics.densities import correlation_points, density_points
 from raydrop.study import By
 
@@ -52,11 +51,6 @@ class Results:
         return frontier_chart(self.table)
 
     @property
-    def changes(self) -> RecallChanges | None:
-        """How pruning changes recalls."""
-        return recall_changes(self.records.trials, self.records.unit)
-
-    @property
     def kept(self) -> tuple[pd.DataFrame, tuple[int, ...], By]:
         """The trials, and of how many samples of each class or group they keep some."""
         return self.records.trials, self.records.sizes(), self.records.unit
@@ -68,7 +62,7 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Drawing:
     """A figure; texts may hold ``{unit}``, ``{units}`` and ``{measure}``."""
 
     draw: Callable[..., Figure]
@@ -99,12 +93,12 @@ def _stored(results: Results, read: Callable[[], object]) -> tuple[Any, ...] | N
 
 
 FIGURES = {
-    "frontier": Kind(
+    "frontier": Drawing(
         frontier_figure,
         lambda results: (results.chart,),
         "Worst-{unit} against average accuracy",
     ),
-    "network": Kind(
+    "network": Drawing(
         network_figure,
         lambda results: _given(network_chart(results.table, results.chart.style)),
         "Accuracies against the share of the multiply-accumulates that remain",
@@ -113,29 +107,33 @@ FIGURES = {
         "network. Sizes are as measured. A network of which single weights are masked computes as "
         "much as before, so for these the share is that of the weights that remain.",
     ),
-    "curves": Kind(
+    "curves": Drawing(
         curves_figure,
         lambda results: (results.chart,),
         "Accuracies against the keep fraction",
         "Against the keep fraction",
         "Lines are means over seeds, bands their lowest and highest value.",
     ),
-    "heatmap": Kind(
+    "heatmap": Drawing(
         heatmap_figure,
-        lambda results: _given(results.changes, results.records.names(), results.records.unit),
+        lambda results: _given(
+            recall_changes(results.records.trials, results.records.unit),
+            results.records.names(),
+            results.records.unit,
+        ),
         "Heat map: change of the {measure} of each {unit} by pruning",
         "Change of every {unit}, in one view",
         "Mean change over seeds in percentage points against training on all the data; the numbers "
         "above are the {measure} there.",
     ),
-    "images": Kind(
+    "images": Drawing(
         images_figure,
         lambda results: _stored(results, lambda: sample_grids(results.records, results.sources)),
         "Training images that each method keeps first, and those that it prunes first",
         "Images kept and pruned",
         "Training images that each method keeps first and prunes first, a row for each {unit}.",
     ),
-    "densities": Kind(
+    "densities": Drawing(
         density_figure,
         lambda results: _given(density_points(*results.kept), results.records.unit),
         "Sorted densities: the share of each {unit} that is kept",
@@ -144,7 +142,7 @@ FIGURES = {
         "line that falls below its dotted level takes more from some {units} than from others, "
         "down to the number of samples at its end.",
     ),
-    "correlations": Kind(
+    "correlations": Drawing(
         correlation_figure,
         lambda results: _given(correlation_points(*results.kept), results.records.unit),
         "Accuracy of each {unit} on all the data against its density",
@@ -153,21 +151,21 @@ FIGURES = {
         "with all the data. A negative correlation means that more is kept of hard {units}; a "
         "dash, that there is none because all are kept alike.",
     ),
-    "scores": Kind(
+    "scores": Drawing(
         scores_figure,
         lambda results: _stored(results, lambda: score_distributions(results.sources)),
         "Histograms of the scores of each method",
         "How scores are distributed",
         "Scores of all training samples; lines are where each keep fraction cuts without quotas.",
     ),
-    "costs": Kind(
+    "costs": Drawing(
         costs_figure,
         lambda results: _stored(results, lambda: costs(results.sources)),
         "Seconds of query runs, of scoring and of training",
         "What it costs",
         "Times on the machine of this study.",
     ),
-    "lost": Kind(
+    "lost": Drawing(
         lost_figure,
         lambda results: _stored(results, lambda: lost_images(results.records)),
         "Test images that pruned networks lose most often",
@@ -179,5 +177,5 @@ FIGURES = {
 def draw_figures(records: Records, table: pd.DataFrame) -> dict[str, Figure]:
     """Return the figures that the records and their points permit, by their names."""
     results = Results(records, table)
-    given = {name: kind.given(results) for name, kind in FIGURES.items()}
+    given = {name: drawing.given(results) for name, drawing in FIGURES.items()}
     return {name: FIGURES[name].draw(*what) for name, what in given.items() if what is not None}

@@ -240,8 +240,8 @@ def _source(pixels: Pixels, exact: bool) -> str:
 def _figures(drawn: Mapping[str, bytes], records: Records) -> list[dict[str, Any]]:
     """Return the static figures as elements of the page, in its order."""
     figures = []
-    for place, (name, kind) in enumerate(FIGURES.items()):
-        texts = kind.texts(records.unit)
+    for place, (name, drawing) in enumerate(FIGURES.items()):
+        texts = drawing.texts(records.unit)
         if name in drawn and (texts["heading"] or name == "frontier"):
             content = inline_svg(drawn[name], f"f{place}", texts["description"])
             figures.append({"name": name, **texts, "content": Markup(content)})
