@@ -31,15 +31,14 @@ $(STAMP): pyproject.toml constraints.txt
 study: $(STAMP) ## Run the digits study: all four stages, about four minutes on two cores
 	$(VENV)/bin/python sweeps/digits.py
 
-# Tests of Ray mostly wait for its processes, so the others run meanwhile.
-test: $(STAMP) ## Run the whole test suite, in two processes
-	@$(VENV)/bin/python -m pytest -m "not ray" > $(VENV)/core.txt 2>&1 & core=$$!; \
-	trap "kill $$core" INT TERM; \
-	$(VENV)/bin/python -m pytest -m ray; ray=$$?; \
-	wait $$core; rest=$$?; cat $(VENV)/core.txt; exit $$((ray || rest))
+# Files of tests are shared out among processes, one more than two cores: tests of Ray mostly wait.
+BESIDE := --dist loadfile --no-loadscope-reorder
 
-test-core: $(STAMP) ## Run the tests that need no Ray
-	$(VENV)/bin/python -m pytest -m "not ray"
+test: $(STAMP) ## Run the whole test suite, in three processes
+	$(VENV)/bin/python -m pytest -n 3 $(BESIDE)
+
+test-core: $(STAMP) ## Run the tests that need no Ray, in two processes
+	$(VENV)/bin/python -m pytest -n 2 $(BESIDE) -m "not ray"
 
 lint: $(STAMP) ## Check style and types
 	$(VENV)/bin/ruff check .
