@@ -283,11 +283,7 @@ QUOTAS = Catalogue(
 
 
 def _quotas(
-    sizes: IntArray,
-    rates: FloatArray,
-    budget: int,
-    minimum: int,
-    urgency: FloatArray | None = None,
+    sizes: IntArray, rates: FloatArray, budget: int, minimum: int, urgency: FloatArray | None = None
 ) -> IntArray:
     """Check the budget, water-fill at ``rates`` and round; see the module's docstring."""
     budget = checked_budget(budget, int(sizes.sum()))
