@@ -15,7 +15,7 @@ from raydrop.network.base import parse_target
 from raydrop.network.tracing import coupling_of
 from raydrop.plan.runs import QueryRun, ScoreRun, TrialRun, dense_trial, trial_run
 from raydrop.scores import METHODS, score_method
-from raydrop.scores.partitions import stratified_partitions
+from raydrop.scores.base import stratified_partitions
 from raydrop.selection import budget_for, quota_rule
 from raydrop.store import Store
 from raydrop.study import Study, TrialConfig

@@ -14,7 +14,8 @@ from typing import Any
 
 from raydrop.models import MODELS
 from raydrop.network import network_rule
-from raydrop.scores import METHODS, CheckpointMethod, score_method
+from raydrop.scores import METHODS, score_method
+from raydrop.scores.base import CheckpointMethod
 from raydrop.scores.source import Unit
 from raydrop.selection import QUOTAS, quota_rule
 from raydrop.study import SCHEMA, ScoringPrecision, Study, TrialConfig, config_hash

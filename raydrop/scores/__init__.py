@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from raydrop.scores.base import (
-    CheckpointMethod,
-    EmbeddingMethod,
-    GradientMethod,
-    RandomMethod,
-    SamplingMethod,
-    ScoreMethod,
-    TraceMethod,
-)
+from raydrop.scores.base import ScoreMethod
 from raydrop.scores.methods.aum import Aum
 from raydrop.scores.methods.ccs import Ccs
 from raydrop.scores.methods.class_alignment import ClassAlignment
@@ -32,22 +24,8 @@ METHODS = Catalogue[Entry[ScoreMethod]](
     (
         Entry(method.name, method, method.summary, method.citation)
         for method in (
-            Random,
-            El2n,
-            Forgetting,
-            DynamicUncertainty,
-            Entropy,
-            Aum,
-            Grand,
-            GrandLastLayer,
-            Moso,
-            MosoLoo,
-            TracinSelf,
-            ClassAlignment,
-            KCenter,
-            Moderate,
-            Ssp,
-            Ccs,
+            *(Random, El2n, Forgetting, DynamicUncertainty, Entropy, Aum, Grand, GrandLastLayer),
+            *(Moso, MosoLoo, TracinSelf, ClassAlignment, KCenter, Moderate, Ssp, Ccs),
         )
     ),
 )
@@ -55,23 +33,6 @@ METHODS = Catalogue[Entry[ScoreMethod]](
 
 
 def score_method(name: str) -> ScoreMethod:
-    """Return the method called ``name``.
-
-    Raises:
-        ConfigError: If there is none; the message lists the nearest names.
-    """
+    """Return the method called ``name``; a ConfigError that lists the nearest if there is none."""
     method: ScoreMethod = METHODS.named(name).make()
     return method
-
-
-__all__ = [
-    "METHODS",
-    "CheckpointMethod",
-    "EmbeddingMethod",
-    "GradientMethod",
-    "RandomMethod",
-    "SamplingMethod",
-    "ScoreMethod",
-    "TraceMethod",
-    "score_method",
-]

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from raydrop.data.sampling import shuffled_members
 from raydrop.errors import ConfigError, ScoringError
 from raydrop.models import Head
 from raydrop.scores.quantities import QUANTITIES, QuantityName
@@ -20,6 +21,8 @@ from raydrop.scores.source import GradientSource
 from raydrop.training.trace import Trace
 
 Scores = NDArray[np.floating]
+Embeddings = NDArray[np.float32]
+Labels = NDArray[np.int64]
 
 Reads = Literal["nothing", "run", "initialisations", "partitions"]
 """Query runs that a score comes from: none; the one on all the data; that one and further
@@ -42,7 +45,6 @@ class ScoreMethod(ABC):
     may_be_infinite: ClassVar[bool] = False
     """Whether +infinity is a score; NaN and -infinity never are."""
     reads: ClassVar[Reads] = "run"
-    """Query runs that it reads."""
     least_samples: ClassVar[int] = 1
     """Fewest samples of a query run from which there is a score."""
 
@@ -80,7 +82,6 @@ class CheckpointMethod(ScoreMethod):
     """A method that puts samples through a query run's network again, at its checkpoints."""
 
     looks_at: ClassVar[LooksAt]
-    """Checkpoints that it reads."""
     quantities: ClassVar[tuple[QuantityName, ...]]
     """What it reads at each of them; the cost of a score, and what it needs of a model, follow from
     these."""
@@ -101,11 +102,7 @@ class GradientMethod(CheckpointMethod):
 
     @abstractmethod
     def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
-        """Return the scores (M,) of the samples that the source's query run covers.
-
-        Raises:
-            ScoringError: If they cannot be computed.
-        """
+        """Return the scores (M,) of the samples that the source's query run covers."""
 
 
 class EmbeddingMethod(CheckpointMethod):
@@ -120,39 +117,47 @@ class EmbeddingMethod(CheckpointMethod):
 
     @abstractmethod
     def from_embeddings(
-        self,
-        embeddings: NDArray[np.float32],
-        labels: NDArray[np.int64],
-        *,
-        seed: int = 0,
-        device: str = "cpu",
+        self, embeddings: Embeddings, labels: Labels, seed: int = 0, device: str = "cpu"
     ) -> Scores:
-        """Return scores (N,).
+        """Return scores (N,) of samples by their embeddings (N, D) and classes (N,).
 
-        Args:
-            embeddings: Of the samples, (N, D).
-            labels: Their classes, (N,).
-            seed: Of random choices, where the method makes any.
-            device: ``cpu`` or ``cuda``, where the method is worth a GPU.
-
-        Raises:
-            ScoringError: If they cannot be computed.
+        A seed of random choices and a device, ``cpu`` or ``cuda``, are for methods that need them.
         """
+
+
+def stratified_partitions(labels: Labels, count: int, seed: int) -> tuple[NDArray[np.int64], ...]:
+    """Return the ascending positions of random parts of a training set that all look like it.
+
+    The samples of each class, in random order, are dealt out to the parts in turn, and each class
+    goes on where the one before ended. So the parts differ by at most one sample, over all and
+    within every class; a class of fewer samples than parts is absent from some of them. Contiguous
+    parts would not do: data sets are often stored class by class.
+    Same seed, same parts, on any machine.
+
+    Raises:
+        ConfigError: If there are fewer samples than parts.
+
+    Example:
+        >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 2])
+        >>> [labels[part].tolist() for part in stratified_partitions(labels, 2, seed=0)]
+        [[0, 0, 1, 1], [0, 0, 1, 2]]
+    """
+    if len(labels) < count:
+        raise ConfigError(
+            f"Expected at least {count} training samples, one for each partition, found "
+            f"{len(labels)}; lower partitions."
+        )
+    members = shuffled_members(labels, int(labels.max()) + 1, seed, f"partitions/{count}")
+    dealt = np.concatenate(members)
+    return tuple(np.sort(dealt[part::count]) for part in range(count))
 
 
 def combined(parts: Sequence[tuple[NDArray[np.int64], Scores]], n: int) -> NDArray[np.float64]:
     """Return the scores (N,) that several query runs give: each sample's mean over those it is in.
 
     Initialisations cover every sample each, so this averages; surrogates cover a part each, so this
-    puts the parts together.
-
-    Args:
-        parts: Positions of the samples that a run covers and their scores, in the order of the
-            runs, which is the order of summation.
-        n: N, training samples.
-
-    Raises:
-        ScoringError: If a sample is in none of them.
+    puts the parts together. Each run gives positions and scores, summed in the order of the runs; a
+    sample that is in none of them is a ScoringError.
     """
     total, count = np.zeros(n), np.zeros(n, dtype=np.int64)
     for positions, values in parts:

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from raydrop.errors import ScoringError
 from raydrop.models import check_eager
 from raydrop.scores.gradients import (
-    check_eval,
     last_layer_only,
     last_linear,
     per_sample_dot,
     per_sample_norm,
 )
+from raydrop.scores.gradients.checks import check_eval
 from raydrop.study import ScoringPrecision
 
 Task = Literal["gradient_sum", "norm", "last_layer_norm", "dot", "embedding"]

@@ -7,6 +7,7 @@ the work loses at most what was under way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,10 +52,6 @@ class QueryResult:
     def state_after(self, epoch: int) -> NDArray[np.float32]:
         """Return the flat state after an epoch that has a checkpoint."""
         return np.asarray(self.checkpoints[self.checkpoint_epochs.index(epoch)])
-
-    def rate_after(self, epoch: int) -> float:
-        """Return the learning rate of an epoch's last step."""
-        return self.learning_rates[epoch - 1]
 
 
 @dataclass(frozen=True)
@@ -111,12 +108,15 @@ class GradientSource:
     def values(
         self, quantity: QuantityName, epoch: int, klass: int | None = None
     ) -> NDArray[np.float64]:
-        """Return a quantity of one number per sample after an epoch, (M,); see :class:`Unit`.
-
-        Raises:
-            ScoringError: If the class has no sample.
-        """
+        """Return a quantity of one number per sample after an epoch, (M,); see :class:`Unit`."""
         return self._read(Unit(epoch, quantity, klass)).astype(np.float64)
+
+    def over_run(self, values: Callable[[int], NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return sum_t eta_t v_t, (M,), over the sampled epochs t with their learning rates."""
+        total = np.zeros(len(self.positions))
+        for epoch in self.run.sampled:
+            total += self.run.learning_rates[epoch - 1] * values(epoch)
+        return total
 
     def embeddings(self) -> NDArray[np.float32]:
         """Return what the last linear layer of the trained query model gets to see, (M, D)."""

@@ -18,7 +18,7 @@ from raydrop.data.batches import PreparedData, make_batches
 from raydrop.data.dataset import ImageDataset
 from raydrop.models import build_model
 from raydrop.plan.runs import QueryRun, checkpoint_epochs
-from raydrop.scores.partitions import stratified_partitions
+from raydrop.scores.base import stratified_partitions
 from raydrop.scores.source import QueryResult
 from raydrop.stages.facts import RECALLS, lowest, unit_recalls
 from raydrop.store import Store, required

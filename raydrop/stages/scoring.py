@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from raydrop.data.dataset import Split
 from raydrop.errors import ScoringError
 from raydrop.plan.runs import QueryRun, ScoreRun, unit_config
-from raydrop.scores import (
+from raydrop.scores import score_method
+from raydrop.scores.base import (
     EmbeddingMethod,
     GradientMethod,
     RandomMethod,
     SamplingMethod,
     ScoreMethod,
     TraceMethod,
-    score_method,
+    combined,
 )
-from raydrop.scores.base import combined
 from raydrop.scores.sharding import Partial, ShardedGradients
 from raydrop.scores.source import GradientSource, QueryResult, Unit
 from raydrop.stages.queries import load_query

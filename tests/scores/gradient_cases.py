@@ -55,15 +55,11 @@ class Case:
 
     either: tuple[str, ...] = ()
     """Patterns of the names of trainable parameters that may take either path."""
-    seen: tuple[str, ...] = ()
-    """Patterns of the names of trainable parameters whose rule shows only when the model runs."""
 
-    def paths(self, name: str, parameter: Tensor, *, run: bool = False) -> set[str]:
-        """What may handle a parameter, as far as is known with or without a run of the model."""
+    def paths(self, name: str, parameter: Tensor) -> set[str]:
+        """What may handle a parameter."""
         if not parameter.requires_grad:
             return {"frozen"}
-        if any(fnmatch(name, pattern) for pattern in self.seen):
-            return {"rule"} if run else {"general"}
         if any(fnmatch(name, pattern) for pattern in self.either):
             return {"rule", "general"}
         general = any(fnmatch(name, pattern) for pattern in self.general)
@@ -398,6 +394,7 @@ EMBEDDINGS = {
         (TOKENS,),
         parts=lambda: {"embed": _embedding(), "at": _embedding(), "head": linear(CLASSES)},
         words=True,
+        general=("at.weight",),
     ),
     "twice as many positions as samples": applied(
         lambda self, x: self.head(
@@ -410,12 +407,14 @@ EMBEDDINGS = {
             "head": linear(CLASSES),
         },
         words=True,
+        general=("at.weight",),
     ),
     "as many positions as samples": applied(
         lambda self, x: self.head(torch.tanh(self.embed(x) + self.at(torch.arange(BATCH))).mean(1)),
         (BATCH,),
         parts=lambda: {"embed": _embedding(), "at": _embedding(), "head": linear(CLASSES)},
         words=True,
+        general=("at.weight",),
     ),
 }
 
@@ -552,6 +551,7 @@ TRANSFORMERS = {
         ),
         (TOKENS, WIDTH),
         parts=lambda: {"attention": nn.MultiheadAttention(WIDTH, 2), "head": linear(CLASSES)},
+        general=("attention.*",),
     ),
     "attention with dropout": _attention(dropout=0.5),
     "attention of one head on itself": applied(
@@ -623,7 +623,6 @@ BLOCKS = {
         (4, 5, 5),
         lambda: LayerNorm2d(4),
         lambda: CNBlock(4, layer_scale=0.5, stochastic_depth_prob=0.1),
-        general=("layers.0.*", "*.layer_scale"),
     ),
     "inverted residual": headed((4, 4, 4), lambda: InvertedResidual(4, 4, 1, 2)),
     "inverted residual with squeeze and excitation": headed(
@@ -724,6 +723,7 @@ SHARED = {
     "weight used again transposed": applied(
         lambda self, x: self.head(torch.tanh(self.first(x) + F.linear(x, self.first.weight.T))),
         parts=lambda: {"first": linear(), "head": linear(CLASSES)},
+        general=("first.weight",),
     ),
     "parameter in both roles of a norm": applied(
         lambda self, x: self.head(torch.tanh(self.norm(self.layer(x)))),
@@ -770,22 +770,24 @@ SHARED = {
             torch.tanh(F.linear(torch.tanh(self.layer(x)), self.layer.weight))
         ),
         parts=_layer_and_head,
+        general=("layer.weight",),
     ),
     "weight only used as a function": applied(
         lambda self, x: self.head(torch.tanh(F.linear(x, F.normalize(self.layer.weight)))),
         parts=_layer_and_head,
         silent=("layer.bias",),
+        general=("layer.weight",),
     ),
     "weight decayed within the logits": applied(
         lambda self, x: (
             self.head(self.layer(x)) + self.layer.weight.square().sum() * x[:, :CLASSES]
         ),
         parts=_layer_and_head,
+        general=("layer.weight",),
     ),
     "layer never called": applied(
         lambda self, x: self.head(x),
         parts=lambda: _layer_and_head() | {"other": nn.Parameter(torch.ones(2))},
-        general=("other",),
         silent=("layer.*", "other"),
     ),
     "output of a layer discarded": applied(
@@ -980,23 +982,26 @@ def _routed(self: Any, inputs: Tensor) -> Tensor:
 
 ODD = {
     "subclass of linear with its own forward": headed(
-        (WIDTH,), lambda: Scaled(WIDTH, 5), general=("layers.0.*",)
+        (WIDTH,), lambda: Scaled(WIDTH, 5), general=("layers.0.weight",)
     ),
     "subclass of linear that returns a pair": applied(
         lambda self, x: self.head(torch.mul(*self.layer(x))),
         parts=lambda: {"layer": TwoOutputs(WIDTH, WIDTH), "head": linear(CLASSES)},
-        general=("layer.*",),
     ),
     "subclass of linear in name alone": headed((WIDTH,), lambda: Renamed(WIDTH, 5)),
     "subclass of conv2d that standardises": headed(
-        (2, 4, 4), lambda: Standardised(2, 3, 3), general=("layers.0.*",)
+        (2, 4, 4), lambda: Standardised(2, 3, 3), general=("layers.0.weight",)
     ),
-    "forward of one layer replaced": headed((WIDTH,), _with_own_forward, general=("layers.0.*",)),
+    "forward of one layer replaced": headed(
+        (WIDTH,), _with_own_forward, general=("layers.0.weight",)
+    ),
     "hook that changes an output": headed((WIDTH,), _doubling),
     "hook that changes an input": headed((WIDTH,), _shifting),
     "hook that changes gradients": headed((WIDTH,), linear, nn.Tanh, _halving_gradients),
     "spectral norm": headed(
-        (WIDTH,), lambda: parametrizations.spectral_norm(linear()), general=("layers.0.*",)
+        (WIDTH,),
+        lambda: parametrizations.spectral_norm(linear()),
+        general=("layers.0.parametrizations.*",),
     ),
     "bias with a parametrisation": headed(
         (WIDTH,),
@@ -1005,7 +1010,9 @@ ODD = {
         either=("layers.0.weight",),
     ),
     "weight norm": headed(
-        (2, 5, 5), lambda: parametrizations.weight_norm(nn.Conv2d(2, 3, 3)), general=("layers.0.*",)
+        (2, 5, 5),
+        lambda: parametrizations.weight_norm(nn.Conv2d(2, 3, 3)),
+        general=("layers.0.parametrizations.*",),
     ),
     "weight norm by a hook": headed(
         (WIDTH,), _old_weight_norm, general=("layers.0.weight_?",), either=("layers.0.bias",)
@@ -1101,16 +1108,20 @@ ODD = {
             "head": linear(CLASSES),
         },
     ),
-    "two views behind one another in the batch": applied(_both_ways, parts=_layer_and_head),
+    "two views behind one another in the batch": applied(
+        _both_ways, parts=_layer_and_head, general=("layer.*",)
+    ),
     "tokens routed by their values": applied(
         _routed,
         (3, WIDTH),
         parts=lambda: {"left": linear(), "right": linear(), "head": linear(CLASSES)},
         seed=1,  # ten of fifteen rows go left, but not two of each sample
+        general=("left.*", "right.*"),
     ),
     "samples routed by their values": applied(
         _routed,
         parts=lambda: {"left": linear(), "right": linear(), "head": linear(CLASSES)},
+        general=("left.*", "right.*"),
     ),
     "sequence first": applied(
         lambda self, x: self.head(torch.tanh(self.layer(x.transpose(0, 1))).mean(0)),
@@ -1126,10 +1137,12 @@ ODD = {
         lambda self, x: self.head(torch.stack([torch.tanh(self.conv(each)).mean(1) for each in x])),
         (2, 5),
         parts=lambda: {"conv": nn.Conv1d(2, 3, 2), "head": linear(CLASSES, 3)},
+        general=("conv.*",),
     ),
     "kernel computed from nothing": applied(
         lambda self, x: self.head(torch.tanh(x * self.layer(torch.ones(WIDTH, dtype=x.dtype)))),
         parts=_layer_and_head,
+        general=("layer.*",),
     ),
     "lstm": Case(lambda: Recurrent(nn.LSTM), (TOKENS, WIDTH), general=("layer.*",)),
     "gru of two directions": Case(lambda: Recurrent(nn.GRU), (TOKENS, WIDTH), general=("layer.*",)),
@@ -1274,37 +1287,29 @@ class PaddedInside(nn.Conv2d):
 
 
 SUBCLASSES = {
-    "layer norm subclass": headed(
-        (TOKENS, WIDTH), linear, lambda: FastLayerNorm(WIDTH), seen=("layers.1.*",)
-    ),
+    "layer norm subclass": headed((TOKENS, WIDTH), linear, lambda: FastLayerNorm(WIDTH)),
     "layer norm subclass over channels": headed(
         (2, 3, 4),
         lambda: nn.Conv2d(2, 3, 1),
         lambda: ChannelNorm(3),
         nn.ReLU,
         lambda: nn.Conv2d(3, 2, 2),
-        seen=("layers.1.*",),
     ),
-    "group norm subclass": headed((4, 3, 3), lambda: OneGroup(4), seen=("layers.0.*",)),
+    "group norm subclass": headed((4, 3, 3), lambda: OneGroup(4)),
     "batch norm subclass with its activation": headed(
-        (2, 4, 4), lambda: nn.Conv2d(2, 3, 3), lambda: NormAndActivation(3), seen=("layers.1.*",)
+        (2, 4, 4), lambda: nn.Conv2d(2, 3, 3), lambda: NormAndActivation(3)
     ),
-    "batch norm of several machines": headed(
-        (WIDTH,), linear, lambda: nn.SyncBatchNorm(WIDTH), seen=("layers.1.*",)
-    ),
+    "batch norm of several machines": headed((WIDTH,), linear, lambda: nn.SyncBatchNorm(WIDTH)),
     "rms norm out of elementary operations": headed(
-        (TOKENS, WIDTH), linear, lambda: RootMeanSquare(WIDTH), seen=("layers.1.*",)
+        (TOKENS, WIDTH), linear, lambda: RootMeanSquare(WIDTH)
     ),
-    "scale of each channel, last": headed(
-        (TOKENS, WIDTH), linear, lambda: Scale(WIDTH), seen=("*.gamma",)
-    ),
+    "scale of each channel, last": headed((TOKENS, WIDTH), linear, lambda: Scale(WIDTH)),
     "scale of each channel of images": headed(
         (2, 3, 4),
         lambda: nn.Conv2d(2, 3, 2),
         lambda: Scale(3, 1, 1, swapped=True),
-        seen=("*.gamma",),
     ),
-    "scale of each position": headed((2, 3, 4), lambda: Scale(3, 1), seen=("*.gamma",)),
+    "scale of each position": headed((2, 3, 4), lambda: Scale(3, 1)),
     "scale with an axis for the batch": headed(
         (WIDTH,), linear, lambda: Scale(1, WIDTH), general=("*.gamma",)
     ),
@@ -1332,16 +1337,14 @@ SUBCLASSES = {
             "scale": nn.Parameter(torch.ones(WIDTH)),
             "head": linear(CLASSES),
         },
-        seen=("weights", "shift", "scale"),
     ),
     "scale that widens": headed((1, 3), lambda: Scale(2, 1), general=("*.gamma",)),
     "subclass of conv2d that pads by itself": headed(
-        (2, 4, 4), lambda: PaddedInside(2, 3, 2, stride=2), seen=("layers.0.*",)
+        (2, 4, 4), lambda: PaddedInside(2, 3, 2, stride=2)
     ),
     "subclass of conv2d whose weight is normalised": headed(
         (2, 4, 4),
         lambda: StandardisedByNorm(2, 3, 3),
-        seen=("layers.0.bias",),
         general=("layers.0.weight",),
     ),
 }
@@ -1511,9 +1514,7 @@ TRACKERS = {
         general=("layers.0.*",),
     ),
     "adapter beside a frozen layer": headed((WIDTH,), Adapted, general=("*.down", "*.up")),
-    "adapter of linear operations": headed(
-        (TOKENS, WIDTH), lambda: Adapted(functional=True), seen=("*.down", "*.up")
-    ),
+    "adapter of linear operations": headed((TOKENS, WIDTH), lambda: Adapted(functional=True)),
     "adapter merged into its layer": headed(
         (WIDTH,), lambda: Adapted(merged=True), general=("*.down", "*.up")
     ),
@@ -1539,19 +1540,23 @@ TRACKERS = {
         lambda self, x: self.head(torch.stack([self.norm(each) for each in x]).tanh().flatten(1)),
         (2, 2, 2),
         parts=lambda: {"norm": nn.InstanceNorm2d(2, affine=True), "head": linear(CLASSES, 8)},
+        general=("norm.*",),
     ),
     "convolution with a method of its own": headed(
         (2, 3, 3), _with_own_convolution, general=("layers.0.weight",), either=("layers.0.bias",)
     ),
-    "gradient of an energy": applied(_force, parts=_layer_and_head),
+    "gradient of an energy": applied(_force, parts=_layer_and_head, general=("layer.*",)),
     "layer mapped over the batch": applied(
-        lambda self, x: self.head(torch.tanh(torch.vmap(self.layer)(x))), parts=_layer_and_head
+        lambda self, x: self.head(torch.tanh(torch.vmap(self.layer)(x))),
+        parts=_layer_and_head,
+        general=("layer.*",),
     ),
     "layer called with another weight": applied(
         lambda self, x: self.head(
             torch.func.functional_call(self.layer, {"weight": 2 * self.layer.weight}, (x,)).tanh()
         ),
         parts=_layer_and_head,
+        general=("layer.weight",),
     ),
     "recomputed from inputs that require gradients": applied(
         lambda self, x: self.head(

@@ -29,7 +29,8 @@ from raydrop.models import build_model
 from raydrop.plan import make_plan, trial_configs
 from raydrop.plan.runs import gradient_units, score_run
 from raydrop.plan.workload import sample_passes, visited_samples, workload
-from raydrop.scores import METHODS, EmbeddingMethod, score_method
+from raydrop.scores import METHODS, score_method
+from raydrop.scores.base import EmbeddingMethod
 from raydrop.scores.gradients import last_linear
 from raydrop.scores.methods import k_center, ssp
 from raydrop.scores.methods.ccs import Ccs, ccs_order, strata_of

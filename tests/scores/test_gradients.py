@@ -177,9 +177,7 @@ def test_every_function_equals_the_batch_1_loop(name: str, monkeypatch: pytest.M
     torch.backends.mha.set_fastpath_enabled(True)
     before = _state(model)
     _assert_equals_the_loop(case)
-    _assert_covered(CASES[name], model, coverage(model), run=False)
-    if CASES[name].seen:
-        _assert_covered(CASES[name], model, coverage(model, case.problem.inputs), run=True)
+    _assert_covered(CASES[name], model, coverage(model, case.problem.inputs))
     assert _state(model) == before
     named = dict(model.named_parameters())
     shown = [key for key in case.direction if CASES[name].shows(key, named[key])]
@@ -189,7 +187,7 @@ def test_every_function_equals_the_batch_1_loop(name: str, monkeypatch: pytest.M
         assert not any(each[key].any() for each in case.gradients)
 
 
-def _assert_covered(case: Case, model: nn.Module, found: Any, *, run: bool) -> None:
+def _assert_covered(case: Case, model: nn.Module, found: Any) -> None:
     """Every parameter is listed once, with the path that its case states."""
     parameters = dict(model.named_parameters())
     assert [each.name for each in found] == list(parameters)
@@ -197,7 +195,7 @@ def _assert_covered(case: Case, model: nn.Module, found: Any, *, run: bool) -> N
         parameter = parameters[each.name]
         assert tuple(each.shape) == tuple(parameter.shape)
         assert bool(each.reason) == (each.path == "general")
-        assert each.path in case.paths(each.name, parameter, run=run), each
+        assert each.path in case.paths(each.name, parameter), each
 
 
 # --- coverage ---
@@ -281,10 +279,11 @@ def test_dots_of_layers_with_a_rule_are_found_in_forward_mode(
 
 def test_coverage_names_layers_and_reasons() -> None:
     model = solved("prelu").problem.model
-    found = {each.name: each for each in coverage(model)}
+    found = {each.name: each for each in coverage(model, solved("prelu").problem.inputs)}
     assert found["layers.0.weight"].layer == "Conv2d"
     assert found["layers.1.weight"].layer == "PReLU"
-    bare = {each.name: each for each in coverage(solved("bare scale").problem.model)}
+    problem = solved("bare scale").problem
+    bare = {each.name: each for each in coverage(problem.model, problem.inputs)}
     assert bare["layer.weight"].layer == "Linear"
     assert bare["scale"].path == "general"
 
@@ -942,7 +941,8 @@ def test_an_empty_batch_has_empty_results(name: str) -> None:
         name: value.shape for name, value in parameters.items()
     }
     assert not any(value.any() for value in sums.values())
-    assert coverage(*empty[:2]) == coverage(model)
+    with pytest.raises(ScoringError, match="found none; give one at least"):
+        coverage(*empty[:2])
     assert_norms(per_sample_norm(*case.batch), case.gradients)
 
 
@@ -1018,7 +1018,6 @@ def test_a_lazy_layer_without_shape_is_refused_by_name(layer: Callable[[], nn.Mo
         lambda: per_sample_dot(model, inputs, labels, {}),
         lambda: norm_and_dot(model, inputs, labels, {}),
         lambda: gradient_sum(model, inputs, labels),
-        lambda: coverage(model),
         lambda: coverage(model, inputs),
     ):
         with pytest.raises(ScoringError, match=r"layer '1' that has not seen an input yet; run"):

@@ -22,8 +22,8 @@ from raydrop.errors import ConfigError, ScoringError
 from raydrop.models import build_model
 from raydrop.plan import Plan, make_plan, trial_configs
 from raydrop.plan.runs import QueryRun, ScoreRun, query_run, score_run
-from raydrop.scores import METHODS, TraceMethod, score_method
-from raydrop.scores.partitions import stratified_partitions
+from raydrop.scores import METHODS, score_method
+from raydrop.scores.base import TraceMethod, stratified_partitions
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
 from raydrop.selection import quota_rule, select
 from raydrop.stages.queries import load_query, run_query
@@ -175,7 +175,7 @@ def test_every_sample_is_scored_by_the_surrogate_of_its_part(
     expected = {left_out: np.full(len(scores), np.nan) for left_out in found}
     for query in run.queries:
         result = load_query(query, store)
-        rates = [result.rate_after(epoch) for epoch in result.sampled]
+        rates = [result.learning_rates[epoch - 1] for epoch in result.sampled]
         gradients = _gradients_in_double(query, data, store)
         for left_out, values in expected.items():
             own = moso_by_averaging(gradients, rates, result.steps, left_out)

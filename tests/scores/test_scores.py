@@ -16,15 +16,14 @@ from reference import (
 from torch import nn
 
 from raydrop.errors import ConfigError, ScoringError
-from raydrop.scores import (
-    METHODS,
+from raydrop.scores import METHODS, score_method
+from raydrop.scores.base import (
     EmbeddingMethod,
     GradientMethod,
     SamplingMethod,
     TraceMethod,
-    score_method,
+    combined,
 )
-from raydrop.scores.base import combined
 from raydrop.scores.methods.class_alignment import ClassAlignment, worst_class
 from raydrop.scores.methods.dynamic_uncertainty import DynamicUncertainty
 from raydrop.scores.methods.forgetting import Forgetting

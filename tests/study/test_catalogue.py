@@ -22,7 +22,8 @@ SCRIPT = """
 from raydrop import Study, Training
 from raydrop.network import METHODS as PRUNERS
 from raydrop.network.methods.magnitude import Magnitude
-from raydrop.scores import METHODS, TraceMethod
+from raydrop.scores import METHODS
+from raydrop.scores.base import TraceMethod
 from raydrop.selection import QUOTAS, QuotaRule, proportional_quotas
 from raydrop.study.catalogue import Entry, Parameter
 from raydrop.training.losses import LOSSES, CrossEntropy

@@ -28,33 +28,16 @@ from raydrop.models import check_eager
 from raydrop.scores.gradients.checks import (
     Batch,
     SampleLoss,
-    check_eval,
-    check_initialised,
     cross_entropy,
     fitting_direction,
     prepared,
+    refused,
 )
 from raydrop.scores.gradients.memory import bytes_per_sample
 from raydrop.scores.gradients.operations import intercepted, plainly, with_tangents
-from raydrop.scores.gradients.paths import ParameterPath, parameter_paths
-from raydrop.scores.gradients.uses import Plan, Tape, UnplannedUseError, probe
+from raydrop.scores.gradients.uses import ParameterPath, Plan, Tape, UnplannedUseError, probe
 from raydrop.study import ScoringPrecision
 from raydrop.training.halving import is_out_of_memory
-
-__all__ = [
-    "ParameterPath",
-    "SampleLoss",
-    "check_eval",
-    "coverage",
-    "cross_entropy",
-    "gradient_sum",
-    "last_layer_only",
-    "last_linear",
-    "norm_and_dot",
-    "parameters_of",
-    "per_sample_dot",
-    "per_sample_norm",
-]
 
 GENERAL_BYTES = 2**28
 """Per-sample gradients of parameters without a rule that are held at once."""
@@ -183,26 +166,16 @@ def gradient_sum(
         return _whole(batch, batch.parameters)
 
 
-def coverage(model: nn.Module, inputs: Tensor | None = None) -> tuple[ParameterPath, ...]:
-    """Return how the gradient of every parameter is found; none is ever left out.
+def coverage(model: nn.Module, inputs: Tensor) -> tuple[ParameterPath, ...]:
+    """Return how the gradient of every parameter is found, tied ones once; none is left out.
 
-    Args:
-        model: Any model.
-        inputs: A batch (B, ...). With one, the model is run on two of its samples, which shows what
-            each parameter is used for; without, the classes of layers alone decide, and one that
-            is not known, a subclass with a forward pass of its own, counts as without a rule.
-
-    Returns:
-        One entry per parameter, tied ones once, in the order of ``named_parameters()``.
-
-    Raises:
-        ScoringError: As in :func:`per_sample_dot`, with ``inputs``; if a layer has no shape yet.
+    The model is run on two samples of the inputs (B, ...), which shows what each parameter is used
+    for. Errors are those of :func:`per_sample_dot`.
     """
-    check_initialised(model)
-    if inputs is None or not len(inputs) or not parameters_of(model):
-        return parameter_paths(model, None)
-    with prepared(model, inputs, inputs, torch.sum) as batch:
-        return parameter_paths(model, probe(batch, torch.sum))
+    if not len(inputs):
+        raise refused("a sample to run the model on", "none", "give one at least")
+    with prepared(model, inputs, inputs, lambda z, _: z.abs().reshape(len(z), -1).sum(1)) as batch:
+        return _plan(batch).paths(model)
 
 
 @contextlib.contextmanager
@@ -408,7 +381,7 @@ def _say_general(model: nn.Module, plan: Plan) -> None:
     if not plan.general or _known(model).general_is_said:
         return
     _known(model).general_is_said = True
-    paths = [path for path in parameter_paths(model, plan) if path.path == "general"]
+    paths = [path for path in plan.paths(model) if path.path == "general"]
     told = [f"{path.name} ({path.reason})" for path in sorted(paths, key=lambda path: path.name)]
     more = f" and {len(told) - 5} more" if len(told) > 5 else ""
     _log.warning(

@@ -17,9 +17,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydrop.errors import ScoringError
 from raydrop.scores.gradients import checks
@@ -31,8 +32,24 @@ UseKey = tuple[str, int]
 """Name of the first parameter that a use reads, and how often one was read before."""
 Read = dict[Role, tuple[str, Slot]]
 """Parameters with a rule that a use reads, with their names."""
+Path = Literal["rule", "general", "frozen"]
 UNCHANGED = -1
 """No axis: exchanging a sample made no difference, which says nothing."""
+
+
+@dataclass(frozen=True)
+class ParameterPath:
+    """How the gradient of one parameter is found."""
+
+    name: str
+    """As in ``named_parameters()``; a tied parameter has its first name."""
+    shape: tuple[int, ...]
+    path: Path
+    """``rule``: by its layer's rule; ``general``: sample by sample; ``frozen``: not trainable."""
+    layer: str
+    """Class of the layer that holds it."""
+    reason: str = ""
+    """Why it takes the general path."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,24 @@ class Plan:
     """Why a name takes the general path."""
     classes: int = 0
     """Outputs of the model, K."""
+
+    def paths(self, model: nn.Module) -> tuple[ParameterPath, ...]:
+        """Return every parameter's path."""
+        layers = {  # of the first layer that holds it
+            f"{prefix}.{name}" if prefix else name: type(layer).__name__
+            for prefix, layer in model.named_modules(remove_duplicate=False)
+            for name, _ in layer._parameters.items()  # TorchScript has no other way to iterate
+        }
+        paths = []
+        for name, p in model.named_parameters():
+            path: Path = "rule" if p.requires_grad else "frozen"
+            reason, layer = "", layers[name]
+            if p.requires_grad and name in self.general:
+                lacking = f"{layer}, or what is outside of it, uses it in a way that has no rule"
+                path = "general"
+                reason = "it is complex" if p.is_complex() else self.reasons.get(name) or lacking
+            paths.append(ParameterPath(name, tuple(p.shape), path, layer, reason))
+        return tuple(paths)
 
 
 class UnplannedUseError(Exception):
@@ -278,9 +313,8 @@ def probe(batch: Batch, loss: Callable[[Tensor], Tensor]) -> Plan:
     reasons |= first.reasons
     axes = _axes(first, found, reasons)
     general = frozenset(names.values()) - candidates | frozenset(reasons)
-    ruled = candidates - general
-    shared = _shared(first.seen.values(), ruled)
-    return Plan(ruled, general, shared, axes, reasons, outputs.shape[-1])
+    shared = _shared(first.seen.values(), candidates - general)
+    return Plan(candidates - general, general, shared, axes, reasons, outputs.shape[-1])
 
 
 def _axes(

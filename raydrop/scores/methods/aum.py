@@ -15,6 +15,5 @@ class Aum(TraceMethod):
     summary = "mean logit margin over training; likely mislabelled pruned first"
     citation = "Pleiss et al. 2020, arXiv 2001.10528"
 
-    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:  # noqa: ARG002
-        """Return the mean margins (N,)."""
+    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:
         return np.asarray(trace.margin.mean(axis=0, dtype=np.float64))

@@ -63,7 +63,6 @@ class Ccs(SamplingMethod):
     citation = "Zheng et al. 2023, arXiv 2210.15809"
 
     def draw_from_trace(self, trace: Trace, seed: int) -> NDArray[np.float64]:
-        """Return the scores (N,), each of 1...N once."""
         order = ccs_order(np.asarray(Aum().from_trace(trace, 1), dtype=np.float64), seed)
         scores = np.empty(len(order))
         scores[order] = len(order) - np.arange(len(order))

@@ -26,14 +26,9 @@ class ClassAlignment(GradientMethod):
     quantities = ("dot_with_class_mean",)
 
     def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
-        """Return the alignments (M,)."""
         assert source.run.validation_recalls is not None
         worst = worst_class(source.run.validation_recalls, source.labels)
-        total = np.zeros(len(source.positions))
-        for epoch in source.run.sampled:
-            rate = source.run.rate_after(epoch)
-            total += rate * source.values("dot_with_class_mean", epoch, worst)
-        return total
+        return source.over_run(lambda epoch: source.values("dot_with_class_mean", epoch, worst))
 
 
 def worst_class(recalls: NDArray[np.float64], labels: NDArray[np.int64]) -> int:

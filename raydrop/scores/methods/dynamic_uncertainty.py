@@ -23,8 +23,7 @@ class DynamicUncertainty(TraceMethod):
     summary = "mean standard deviation of p(true class) over windows of 10 epochs"
     citation = "He et al. 2023, arXiv 2306.05175"
 
-    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:  # noqa: ARG002
-        """Return the uncertainties (N,)."""
+    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:
         probability = np.asarray(trace.probability, dtype=np.float64)
         window = min(WINDOW, trace.epochs)
         windows = sliding_window_view(probability, window, axis=0)

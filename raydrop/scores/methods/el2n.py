@@ -21,5 +21,4 @@ class El2n(TraceMethod):
     reads = "initialisations"
 
     def from_trace(self, trace: Trace, score_epoch: int) -> Scores:
-        """Return the error norms (N,) after ``score_epoch``."""
         return np.asarray(trace.error_norm[score_epoch - 1])

@@ -15,6 +15,5 @@ class Entropy(TraceMethod):
     summary = "entropy of the trained model's prediction; most uncertain kept"
     citation = "Coleman et al. 2020, arXiv 1906.11829"
 
-    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:  # noqa: ARG002
-        """Return the entropies (N,) in nats after the last epoch."""
+    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:
         return np.asarray(trace.entropy[-1])

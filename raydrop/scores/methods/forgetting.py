@@ -21,8 +21,7 @@ class Forgetting(TraceMethod):
     citation = "Toneva et al. 2019, arXiv 1812.05159"
     may_be_infinite = True
 
-    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:  # noqa: ARG002
-        """Return the counts (N,), +inf where never learned."""
+    def from_trace(self, trace: Trace, score_epoch: int) -> Scores:
         correct = np.asarray(trace.correct)
         lost = correct[:-1] & ~correct[1:]
         forgotten: NDArray[np.float64] = lost.sum(axis=0).astype(np.float64)

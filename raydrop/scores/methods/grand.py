@@ -28,7 +28,6 @@ class Grand(GradientMethod):
     quantities: ClassVar[tuple[QuantityName, ...]] = ("norm",)
 
     def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
-        """Return the gradient norms (M,) after the run's early epoch."""
         assert source.run.score_epoch is not None
         return source.values(self.quantities[0], source.run.score_epoch)
 

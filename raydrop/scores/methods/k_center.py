@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydrop.errors import ScoringError
-from raydrop.scores.base import EmbeddingMethod
+from raydrop.scores.base import EmbeddingMethod, Embeddings, Labels
 
 POOL = 1024
 """Samples among which the next centres are looked for before all distances are brought up to date;
@@ -139,14 +139,8 @@ class KCenter(EmbeddingMethod):
     citation = "Sener and Savarese 2018, arXiv 1708.00489"
 
     def from_embeddings(
-        self,
-        embeddings: NDArray[np.float32],
-        labels: NDArray[np.int64],  # noqa: ARG002
-        *,
-        seed: int = 0,  # noqa: ARG002
-        device: str = "cpu",
+        self, embeddings: Embeddings, labels: Labels, seed: int = 0, device: str = "cpu"
     ) -> NDArray[np.float64]:
-        """Return the scores (N,); a ScoringError if the embeddings do not fit on the device."""
         try:
             order = greedy_order(torch.from_numpy(embeddings).to(device))
         except torch.OutOfMemoryError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.scores.base import EmbeddingMethod
+from raydrop.scores.base import EmbeddingMethod, Embeddings, Labels
 
 
 def distances_to_class_centers(
@@ -34,14 +34,8 @@ class Moderate(EmbeddingMethod):
     citation = "Xia et al. 2023, OpenReview 7D5EECbOaf9"
 
     def from_embeddings(
-        self,
-        embeddings: NDArray[np.float32],
-        labels: NDArray[np.int64],
-        *,
-        seed: int = 0,  # noqa: ARG002
-        device: str = "cpu",  # noqa: ARG002
+        self, embeddings: Embeddings, labels: Labels, seed: int = 0, device: str = "cpu"
     ) -> NDArray[np.float64]:
-        """Return the scores (N,), at most 0."""
         distances = distances_to_class_centers(embeddings, labels)
         scores: NDArray[np.float64] = -np.abs(distances - np.median(distances))
         return scores

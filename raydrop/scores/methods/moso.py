@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.errors import ScoringError
 from raydrop.scores.base import GradientMethod
+from raydrop.scores.quantities import QuantityName
 from raydrop.scores.source import GradientSource
-
-
-def moso_scores(
-    source: GradientSource, product: Callable[[int], NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """Return mean_t (T / N) eta_t p_t over the sampled checkpoints t, (M,).
-
-    T are the steps of the source's query run, N = M the samples that it was trained on, eta_t its
-    learning rate at checkpoint t, and p_t a product of mean gradient and own gradient (M,).
-    """
-    run = source.run
-    total = np.zeros(len(source.positions))
-    for epoch in run.sampled:
-        total += run.rate_after(epoch) * product(epoch)
-    return total * run.steps / (len(source.positions) * len(run.sampled))
 
 
 def leave_one_out(
@@ -58,14 +43,19 @@ class Moso(GradientMethod):
     citation = "Tan et al. 2023, arXiv 2310.14664"
     reads = "partitions"
     looks_at = "sampled"
-    quantities = ("dot_with_mean",)
+    quantities: ClassVar[tuple[QuantityName, ...]] = ("dot_with_mean",)
 
     def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
-        """Return the scores (M,)."""
-        return moso_scores(source, partial(source.values, "dot_with_mean"))
+        run, n = source.run, len(source.positions)
+        products = source.over_run(lambda epoch: self.products(source, epoch))
+        return products * run.steps / (n * len(run.sampled))
+
+    def products(self, source: GradientSource, epoch: int) -> NDArray[np.float64]:
+        """Return the products of mean gradient and own gradient after an epoch, (M,)."""
+        return source.values("dot_with_mean", epoch)
 
 
-class MosoLoo(GradientMethod):
+class MosoLoo(Moso):
     """MoSo with the exact leave-one-out gradient.
 
     As :class:`Moso`, with <(N G_t - g_i) / (N - 1), g_i> in place of <G_t, g_i>: what is left of
@@ -75,23 +65,16 @@ class MosoLoo(GradientMethod):
 
     name = "moso_loo"
     summary = "moso with the sample itself left out of the mean gradient"
-    citation = "Tan et al. 2023, arXiv 2310.14664"
-    reads = "partitions"
     least_samples = 2
-    looks_at = "sampled"
     quantities = ("norm", "dot_with_mean")
 
-    def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
-        """Return the scores (M,); a ScoringError if a part has fewer than two samples."""
+    def products(self, source: GradientSource, epoch: int) -> NDArray[np.float64]:
+        """Return those with the others' mean; a ScoringError if a part has fewer than two."""
         n = len(source.positions)
         if n < 2:
             raise ScoringError(
                 f"Expected at least 2 samples in each part, to leave one out, found {n}; "
                 "lower partitions."
             )
-
-        def product(epoch: int) -> NDArray[np.float64]:
-            norms = source.values("norm", epoch)
-            return leave_one_out(source.values("dot_with_mean", epoch), norms, n)
-
-        return moso_scores(source, product)
+        norms = source.values("norm", epoch)
+        return leave_one_out(source.values("dot_with_mean", epoch), norms, n)

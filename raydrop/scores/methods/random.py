@@ -14,5 +14,4 @@ class Random(RandomMethod):
     summary = "uniform draw without replacement"
 
     def draw(self, n: int, rng: np.random.Generator) -> Scores:
-        """Return ``n`` uniform numbers in [0, 1)."""
         return rng.random(n)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.scores.base import EmbeddingMethod
+from raydrop.scores.base import EmbeddingMethod, Embeddings, Labels
 
 ROWS = 8192
 """Samples that are compared with all prototypes at once."""
@@ -66,14 +66,8 @@ class Ssp(EmbeddingMethod):
     citation = "Sorscher et al. 2022, arXiv 2206.14486"
 
     def from_embeddings(
-        self,
-        embeddings: NDArray[np.float32],
-        labels: NDArray[np.int64],
-        *,
-        seed: int = 0,
-        device: str = "cpu",  # noqa: ARG002
+        self, embeddings: Embeddings, labels: Labels, seed: int = 0, device: str = "cpu"
     ) -> NDArray[np.float64]:
-        """Return the distances (N,), from 0 to 2."""
         directions = normalised(embeddings)
         clusters = len(np.unique(labels))
         return distances_to_nearest(directions, prototypes(directions, clusters, seed))

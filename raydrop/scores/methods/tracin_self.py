@@ -26,9 +26,4 @@ class TracinSelf(GradientMethod):
     quantities = ("norm",)
 
     def from_gradients(self, source: GradientSource) -> NDArray[np.float64]:
-        """Return the self-influences (M,)."""
-        run = source.run
-        total = np.zeros(len(source.positions))
-        for epoch in run.sampled:
-            total += run.rate_after(epoch) * source.values("norm", epoch) ** 2
-        return total
+        return source.over_run(lambda epoch: source.values("norm", epoch) ** 2)
