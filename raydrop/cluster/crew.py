@@ -39,6 +39,7 @@ from raydrop.scores.sharding import (
     FailedShardsError,
     GradientWorker,
     Shard,
+    added,
     default_memory,
     ignore,
     summed,
@@ -193,19 +194,12 @@ class CrewWorker:
         """
         self.use(network)
         start = time.perf_counter()
-        total = summed(lambda shard: self.run("gradient_sum", shard, state), _add, shards)
+        total = summed(lambda shard: self.run("gradient_sum", shard, state), shards)
         return total, time.perf_counter() - start
 
     def joint(self, a: Vector, b: Vector) -> tuple[Vector, None]:
         """Return the sum of two sums, and apart from it that it is done; see :meth:`part`."""
-        return _add(a, b), None
-
-
-def _add(a: Vector, b: Vector) -> Vector:
-    """Return a + b; what overflows is found in the whole sum."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        total: Vector = a + b
-    return total
+        return added(a, b), None
 
 
 @dataclass(eq=False)
@@ -414,7 +408,7 @@ class _Sum(_Shards):
     def call(self, job: _Job, actor: Any) -> Sequence[Any]:
         children = self.tree.children(job.node)
         if children and not job.parts:
-            a, b = map(self.tree.part, children)
+            a, b = map(self.tree.parts.__getitem__, children)
             return actor.joint.options(num_returns=2).remote(a, b)  # type: ignore[no-any-return]
         part = actor.part.options(num_returns=2)
         return part.remote(self._network, job.shards, *self._arguments)  # type: ignore[no-any-return]
@@ -440,7 +434,7 @@ class _Sum(_Shards):
 
     def lost(self, job: _Job, error: exceptions.ObjectLostError) -> None:
         children = self.tree.children(job.node)
-        lost = [c for c in children if self.tree.part(c).hex() == error.object_ref_hex]
+        lost = [c for c in children if self.tree.parts[c].hex() == error.object_ref_hex]
         for child in lost or children:
             self.recompute(child)
         if not children:
@@ -448,7 +442,7 @@ class _Sum(_Shards):
 
     def recompute(self, node: int) -> None:
         """Compute a part that was lost again, from the shards up."""
-        self.tree.forget(node)
+        del self.tree.parts[node]
         self.waiting.extendleft(map(self._leaf, reversed(self.tree.addends(node))))
 
     def _leaf(self, place: int) -> _Job:

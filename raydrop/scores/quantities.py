@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,36 +35,20 @@ QuantityName = Literal[
 def embeddings_of(
     model: nn.Module, inputs: Tensor, *, precision: ScoringPrecision = "fp32"
 ) -> Tensor:
-    """Return the inputs of a model's last linear layer, the penultimate embeddings.
+    """Return z (B, D), in float32 or wider, of which the logits are W z_i + b in the last layer.
 
-    With z_i the embedding of sample i, W the layer's weight and b its bias, the logits are
-    W z_i + b.
-
-    Args:
-        model: In eval mode; its last linear layer, in the order of its modules, is its head.
-        inputs: Images (B, ...).
-        precision: ``fp32`` computes in the model's own precision, ``bf16`` under autocast.
-
-    Returns:
-        Embeddings (B, D), in float32 or wider.
-
-    Raises:
-        ScoringError: If the model is in train mode, or the logits are not what its last linear
-            layer makes of one vector per sample.
+    The head is the model's last linear layer in the order of its modules. The model is in eval
+    mode, and runs in its own precision or, for ``bf16``, under autocast.
     """
     check_eval(model)
     head = last_linear(model)
     seen: list[tuple[Tensor, Tensor]] = []
-
-    def note(_: nn.Module, arguments: tuple[Any, ...], outputs: Tensor) -> None:
-        seen.append((arguments[0], outputs))
-
-    handle = head.register_forward_hook(note) if head else None
+    handle = head and head.register_forward_hook(lambda _, inputs, y: seen.append((inputs[0], y)))
     try:
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(inputs)
     finally:
-        if handle is not None:
+        if handle:
             handle.remove()
     if head is None:
         check_eager(model, ScoringError)
@@ -109,11 +93,7 @@ class Quantity:
 
     @property
     def visits(self) -> int:
-        """How often each sample is put through the network.
-
-        Once for its own value, and once more where all of them share in a mean gradient; those of
-        one class alone are not counted.
-        """
+        """How often each sample is put through the network, but for the mean of one class."""
         return 2 if self.mean_over == "all" else 1
 
 

@@ -53,9 +53,6 @@ def make_shards(positions: NDArray[np.int64]) -> tuple[Shard, ...]:
 
     About 64 shards of 64 to 8,192 samples: enough to share among workers, few enough that their
     gradient sums, one model's size each, stay cheap to move.
-
-    Raises:
-        ScoringError: If there is no position, or they do not ascend.
     """
     positions = np.asarray(positions, dtype=np.int64)
     if not len(positions) or (np.diff(positions) <= 0).any():
@@ -91,11 +88,7 @@ class GradientWorker:
         precision: ScoringPrecision = "fp32",
         memory_bytes: int | None = None,
     ) -> None:
-        """Build the model by its name, and choose the batch size by what a pass may take.
-
-        Raises:
-            ScoringError: If a parameter is complex.
-        """
+        """Build the model by its name, and choose the batch size by what a pass may take."""
         self._device, self._precision = torch.device(device), precision
         dataset = data.dataset
         self._batches = make_batches(data, dataset.train, self._device)
@@ -112,27 +105,15 @@ class GradientWorker:
             )
         memory = default_memory(self._device) if memory_bytes is None else memory_bytes
         most = batch_size_for(self._model, shape, memory, limit=SCORING_BATCH)
-        self._halving = Halving(most, ScoringError)
-
-    @property
-    def batch_size(self) -> int:
-        """Most samples per pass from now on; halved whenever memory runs out."""
-        assert self._halving.most is not None
-        return self._halving.most
+        self.halving = Halving(most, ScoringError)
+        """Has the most samples per pass; halved whenever memory runs out."""
 
     def run(
         self, task: Task, shard: Shard, state: Vector, direction: Vector | None = None
     ) -> Vector:
         """Return a shard's sum of gradients, (P,), or the values of each of its M samples, (R, M).
 
-        Args:
-            task: What is wanted.
-            shard: Of which samples.
-            state: A checkpoint, as :func:`raydrop.training.checkpoints.flat_state` gives it.
-            direction: For ``dot``: v, all trainable parameters in their order, (P,).
-
-        Raises:
-            ScoringError: If the model, the labels or the direction do not fit.
+        The state is a flat checkpoint; the direction, for ``dot``, is v, (P,).
         """
         load_state(self._model, state)
         if task == "gradient_sum":
@@ -148,12 +129,6 @@ class GradientWorker:
 
         values = torch.cat(list(self._in_batches(shard, compute)), dim=1)
         return values.float().cpu().numpy()
-
-    def add(self, a: Vector, b: Vector) -> Vector:
-        """Return a + b, (P,) each: one node of the tree that sums the shards."""
-        # What overflows is found in the sum.
-        with np.errstate(over="ignore", invalid="ignore"):
-            return a + b
 
     def _gradient_sum(self, shard: Shard) -> Vector:
         """Return the sum of gradients, (P,), accumulated in float64 in one vector."""
@@ -174,9 +149,9 @@ class GradientWorker:
         """Yield what is computed of a shard, batch by batch, in the order of its samples."""
         # A copy, because Ray's shared memory is read-only.
         positions = torch.from_numpy(np.array(shard.positions))
-        for images, labels in self._batches(positions.split(self.batch_size)):
+        for images, labels in self._batches(positions.split(self.halving.most or 1)):
             # Memory may have run out since the batches of this shard were cut.
-            yield from self._halving(compute, images, labels)
+            yield from self.halving(compute, images, labels)
 
 
 def _named(vector: Vector | None, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -199,12 +174,11 @@ class FailedShardsError(ScoringError):
     """What an executor raises once everything else is done; it names shards by position."""
 
     def __init__(self, failures: Sequence[tuple[Shard, str]]) -> None:
-        """Keep shards, each with the reason in a few words; the first one is named."""
+        """Keep shards, each with the reason in a few words."""
         super().__init__(failures)
         self.failures = tuple(failures)
 
     def __str__(self) -> str:
-        """Name the first shard by the positions of its samples."""
         shard, reason = self.failures[0]
         return (
             f"Expected every shard to be done, found {len(self.failures)} not, first shard "
@@ -237,9 +211,15 @@ class Executor(Protocol):
         """
 
 
+def added(a: Vector, b: Vector) -> Vector:
+    """Return a + b, (P,) each: one node of the tree that sums the shards."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found in the sum
+        total: Vector = a + b
+    return total
+
+
 def summed(
     run: Callable[[Shard], Vector],
-    add: Callable[[Vector, Vector], Vector],
     shards: Sequence[Shard],
     on_shard: Callable[[Shard], object] = ignore,
 ) -> Vector:
@@ -251,8 +231,7 @@ def summed(
     for place, shard in enumerate(shards):
         node = tree.put(place, run(shard))
         while node is not None:
-            left, right = (tree.part(child) for child in tree.children(node))
-            node = tree.put(node, add(left, right))
+            node = tree.put(node, added(*(tree.parts[child] for child in tree.children(node))))
         on_shard(shard)
     return tree.total
 
@@ -287,11 +266,7 @@ class LocalExecutor:
         self, shards: Sequence[Shard], state: Any, on_shard: Callable[[Shard], object] = ignore
     ) -> Vector:
         """See :class:`Executor`."""
-
-        def run(shard: Shard) -> Vector:
-            return self._run("gradient_sum", shard, state, None)
-
-        return summed(run, self._worker.add, shards, on_shard)
+        return summed(lambda s: self._run("gradient_sum", s, state, None), shards, on_shard)
 
     def _run(self, task: Task, shard: Shard, state: Any, direction: Any) -> Vector:
         try:
@@ -314,16 +289,6 @@ class Partial:
     def empty(cls, rows: int | None, samples: int) -> Partial:
         """Return one for ``samples`` samples with ``rows`` values each, none of them written."""
         return cls(np.zeros((rows or 0, samples), np.float32), np.zeros(samples, np.bool_))
-
-    def check_fits(self, rows: int | None, samples: int) -> None:
-        """Refuse another shape, so that nothing is mixed up."""
-        rows = len(self.values) if rows is None else rows
-        if self.values.shape != (rows, samples) or self.written.shape != (samples,):
-            raise ScoringError(
-                f"Expected a partial result of shape ({rows}, {samples}), found "
-                f"{self.values.shape} with flags {self.written.shape}; it belongs to another task "
-                "or other samples, so leave it out."
-            )
 
     def write(self, place: slice, values: Vector) -> NDArray[np.bool_]:
         """Write the finite values (R, m) of a shard; return which samples' are."""
@@ -350,18 +315,14 @@ class ShardedGradients:
     def mean_gradient(self, state: Vector, positions: NDArray[np.int64]) -> Vector:
         """Return G = (1/M) sum_i g_i over M samples at a checkpoint, (P,).
 
-        Each shard is summed in float64, and the shards in float32 along their tree.
-
-        Raises:
-            ScoringError: If a shard failed, or a gradient is not finite; names it by sample ids.
+        Each shard is summed in float64, and the shards in float32 along their tree. A shard that
+        failed, and gradients that are not finite, are named by sample ids in a ScoringError.
         """
         shared = self._executor.share(state)
-
-        def told(shard: Shard) -> None:
-            self._on_samples(len(shard.positions))
-
         try:
-            total = self._executor.reduce(make_shards(positions), shared, told)
+            total = self._executor.reduce(
+                make_shards(positions), shared, lambda shard: self._on_samples(len(shard.positions))
+            )
         except FailedShardsError as error:
             raise self._by_ids("gradient_sum", error) from error
         if not np.isfinite(total).all():
@@ -381,23 +342,21 @@ class ShardedGradients:
         direction: Vector | None = None,
         partial: Partial | None = None,
     ) -> Vector:
-        """Return values of M samples at a checkpoint, (R, M).
+        """Return values (R, M) of samples at M ascending positions, by a task that is no sum.
 
-        Args:
-            task: Any but ``gradient_sum``.
-            state: A checkpoint.
-            positions: Ascending positions of the samples in the training set, (M,).
-            direction: For ``dot``: v, (P,).
-            partial: What is there already. Shards without a gap are not run again, and what is
-                computed is written into it, so that after an exception it is worth keeping.
-
-        Raises:
-            ScoringError: If a shard failed, or a value is not finite; names it by sample ids, once
-                all the others are written.
+        Shards of which ``partial`` has all are not run again, and what is computed is written into
+        it, so that after an exception it is worth keeping. A shard that failed, and values that are
+        not finite, are named by sample ids in a ScoringError once all the others are written.
         """
         shards, rows = make_shards(positions), PER_SAMPLE[task].rows
         partial = Partial.empty(rows, len(positions)) if partial is None else partial
-        partial.check_fits(rows, len(positions))
+        expected = len(partial.values) if rows is None else rows, len(positions)
+        if partial.values.shape != expected or partial.written.shape != expected[1:]:
+            raise ScoringError(
+                f"Expected a partial result of shape {expected}, found {partial.values.shape} with "
+                f"flags {partial.written.shape}; it belongs to another task or other samples, so "
+                "leave it out."
+            )
         first = np.searchsorted(positions, [shard.positions[0] for shard in shards]).tolist()
         ends = [*first[1:], len(positions)]
         places = {shard.index: slice(*at) for shard, *at in zip(shards, first, ends, strict=True)}

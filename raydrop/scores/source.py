@@ -135,9 +135,8 @@ class GradientSource:
     def _computed(self, unit: Unit) -> NDArray[np.float32]:
         """Return a unit's values, (R, M)."""
         quantity, samples = QUANTITIES[unit.quantity], self._mean_over(unit)
-        partial = self._cache.read_partial(unit)
-        if partial is None:
-            partial = Partial.empty(quantity.rows, len(self.positions))
+        kept = self._cache.read_partial(unit)
+        partial = kept or Partial.empty(quantity.rows, len(self.positions))
         state, mean = self.run.state_after(unit.epoch), None
         try:
             if samples is not None:

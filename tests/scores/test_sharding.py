@@ -29,6 +29,7 @@ from raydrop.scores.sharding import (
     Partial,
     Shard,
     ShardedGradients,
+    added,
     ignore,
     make_shards,
 )
@@ -118,7 +119,7 @@ class Reordering(LocalExecutor):
             ready.append(tree.put(place, part))
         for node in ready:  # additions as late as possible
             while node is not None:
-                node = tree.put(node, self._worker.add(*map(tree.part, tree.children(node))))
+                node = tree.put(node, added(*map(tree.parts.get, tree.children(node))))
         return tree.total
 
 
@@ -195,7 +196,7 @@ def test_the_tree_is_that_of_its_twin_in_any_order(n: int) -> None:
         for place in np.random.default_rng(seed).permutation(n).tolist():
             node = tree.put(place, parts[place])
             while node is not None:
-                a, b = map(tree.part, tree.children(node))
+                a, b = map(tree.parts.get, tree.children(node))
                 node = tree.put(node, a + b)
         assert tree.total.tobytes() == expected.tobytes()
     if n > 8:
@@ -209,8 +210,8 @@ def test_in_order_few_parts_are_held(n: int) -> None:
         node = tree.put(place, 1)
         while node is not None:
             assert tree.addends(node) == sorted(tree.addends(node))
-            node = tree.put(node, sum(map(tree.part, tree.children(node))))
-        assert len(tree._parts) <= math.log2(n) + 1
+            node = tree.put(node, sum(map(tree.parts.get, tree.children(node))))
+        assert len(tree.parts) <= math.log2(n) + 1
     assert tree.total == n
     assert len(pairs_of(n)) == n - 1
 
@@ -220,7 +221,7 @@ def test_a_part_that_was_lost_can_be_put_again() -> None:
     tree.put(0, 1)
     assert tree.put(1, 2) == 3
     tree.put(3, 3)
-    tree.forget(3)
+    del tree.parts[3]
     assert tree.put(2, 4) is None
     with pytest.raises(ScoringError, match="Expected 3 parts of a sum, found 1"):
         _ = tree.total
@@ -309,7 +310,7 @@ def test_batch_size_changes_no_value_and_the_same_batch_size_no_bit(
     shard = Shard(0, np.arange(24))
     memories = (1, SMALL_MEMORY // 2, SMALL_MEMORY // 2, 2**31)
     workers = [GradientWorker(digits, "small_cnn", memory_bytes=memory) for memory in memories]
-    sizes = [worker.batch_size for worker in workers]
+    sizes = [worker.halving.most for worker in workers]
     assert sizes[0] == 1
     assert 1 < sizes[1] == sizes[2] < 24
     assert sizes[3] == sharding.SCORING_BATCH
@@ -373,11 +374,11 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     monkeypatch.setattr(sharding, "gradient_sum", limited)
     monkeypatch.setattr(halving, "free", lambda: None)  # there is nothing to be given back
     tight = GradientWorker(digits, "small_cnn", memory_bytes=SMALL_MEMORY * 4)
-    assert tight.batch_size > 80
+    assert tight.halving.most > 80
     found = [tight.run(task, shard, state) for shard in shards]
     for values, plain in zip(found, expected, strict=True):
         np.testing.assert_allclose(values, plain, rtol=1e-4, atol=1e-5)
-    assert tight.batch_size <= 30
+    assert tight.halving.most <= 30
     assert len(failures) <= 2  # remembered from batch to batch and from shard to shard
     assert failures == sorted(failures, reverse=True)
 

@@ -25,14 +25,8 @@ from torch.func import grad, jvp, vmap
 
 from raydrop.errors import ScoringError
 from raydrop.models import check_eager
-from raydrop.scores.gradients.checks import (
-    Batch,
-    SampleLoss,
-    cross_entropy,
-    fitting_direction,
-    prepared,
-    refused,
-)
+from raydrop.scores.gradients import checks
+from raydrop.scores.gradients.checks import Batch, SampleLoss, cross_entropy, prepared
 from raydrop.scores.gradients.memory import bytes_per_sample
 from raydrop.scores.gradients.operations import intercepted, plainly, with_tangents
 from raydrop.scores.gradients.uses import ParameterPath, Plan, Tape, UnplannedUseError, probe
@@ -90,18 +84,13 @@ def per_sample_dot(
         loss: Loss of each sample, unreduced.
         precision: ``fp32`` computes in the model's own precision, ``bf16`` under autocast.
 
-    Returns:
-        Dot products (B,).
-
     Raises:
-        ScoringError: If a sample has no gradient of its own: samples mix, as by batch statistics,
-            outputs depend on chance, the model changes itself or keeps what it computed, or hooks
-            change gradients of parameters. If the model returns no logits, alone or as ``logits``,
-            the loss is reduced or reads parameters, the labels do not fit the head, or the
-            direction does not fit the parameters.
+        ScoringError: If a sample has no gradient of its own (samples mix, outputs depend on chance,
+            the model changes itself, hooks change gradients), or model, loss, labels and direction
+            do not fit each other.
     """
     with prepared(model, inputs, labels, loss, precision) as batch:
-        direction, known = fitting_direction(batch.parameters, direction), _known(model)
+        direction, known = checks.fitting_direction(batch.parameters, direction), _known(model)
         if known.has_forward_mode and len(inputs):
             try:
                 if _forward_mode_agrees(batch):
@@ -137,12 +126,9 @@ def norm_and_dot(
     loss: SampleLoss = cross_entropy,
     precision: ScoringPrecision = "fp32",
 ) -> tuple[Tensor, Tensor]:
-    r"""Return || grad l_i ||_2 and <grad l_i, v>, (B,) each, from one backward pass.
-
-    Arguments and errors are those of :func:`per_sample_dot`.
-    """
+    r"""Return || grad l_i ||_2 and <grad l_i, v>, (B,) each, as :func:`per_sample_dot` does."""
     with prepared(model, inputs, labels, loss, precision) as batch:
-        tape = _backward_mode(batch, fitting_direction(batch.parameters, direction))
+        tape = _backward_mode(batch, checks.fitting_direction(batch.parameters, direction))
         return tape.squares.sqrt().to(batch.result_type), tape.dots.to(batch.result_type)
 
 
@@ -154,11 +140,7 @@ def gradient_sum(
     loss: SampleLoss = cross_entropy,
     precision: ScoringPrecision = "fp32",
 ) -> dict[str, Tensor]:
-    """Return sum_i grad l_i over a batch, one tensor per trainable parameter.
-
-    Arguments and errors are those of :func:`per_sample_dot`; a parameter that the loss does not
-    reach gets zeros.
-    """
+    """Return sum_i grad l_i, one tensor per parameter, zeros where the loss does not reach it."""
     with prepared(model, inputs, labels, loss, precision) as batch:
         if not len(inputs):
             return {name: torch.zeros_like(value) for name, value in batch.parameters.items()}
@@ -173,18 +155,14 @@ def coverage(model: nn.Module, inputs: Tensor) -> tuple[ParameterPath, ...]:
     for. Errors are those of :func:`per_sample_dot`.
     """
     if not len(inputs):
-        raise refused("a sample to run the model on", "none", "give one at least")
+        raise checks.refused("a sample to run the model on", "none", "give one at least")
     with prepared(model, inputs, inputs, lambda z, _: z.abs().reshape(len(z), -1).sum(1)) as batch:
         return _plan(batch).paths(model)
 
 
 @contextlib.contextmanager
 def last_layer_only(model: nn.Module) -> Iterator[None]:
-    """Leave only the parameters of a model's last linear layer trainable while this lasts.
-
-    Raises:
-        ScoringError: If there is no linear layer, or its parameters are frozen.
-    """
+    """Leave only the parameters of a model's last linear layer trainable while this lasts."""
     layer = last_linear(model)
     kept = {id(p) for p in layer.parameters() if p.requires_grad} if layer else set()
     if not kept:
@@ -235,8 +213,7 @@ def _forward_mode(batch: Batch, direction: Mapping[str, Tensor]) -> Tensor:
 def _forward_mode_agrees(batch: Batch) -> bool:
     """Whether forward mode gives what the backward pass defines, tried once on two samples.
 
-    A model may say that something has no gradient, or another one, in ways of which forward mode
-    knows nothing: a forward pass without gradients, a hook that changes them.
+    A model may take gradients away or change them (no_grad, hooks), unseen by forward mode.
     """
     inputs, tried = batch.inputs, _known(batch.model).forward_mode_agrees
     key = (inputs.shape[1:], inputs.dtype, tuple(batch.names), batch.loss, batch.precision)
@@ -247,7 +224,7 @@ def _forward_mode_agrees(batch: Batch) -> bool:
             name: torch.randn(value.shape, generator=generator).to(value)
             for name, value in batch.values.items()
         }
-        direction = fitting_direction(batch.parameters, direction)
+        direction = checks.fitting_direction(batch.parameters, direction)
         finite = inputs[:2].nan_to_num() if inputs.is_floating_point() else inputs[:2]
         pair = batch.of(finite, batch.clamped(batch.labels[:2], plan.classes))
         tape, found = _backward_mode(pair, direction), _forward_mode(pair, direction)
@@ -283,11 +260,7 @@ def _backward_mode(batch: Batch, direction: Mapping[str, Tensor] | None) -> Tape
 
 
 def _by_rules(batch: Batch, plan: Plan, direction: Mapping[str, Tensor] | None) -> Tape:
-    """Return what the parameters with a rule add.
-
-    Raises:
-        UnplannedUseError: If the plan does not fit what the model does.
-    """
+    """Return what the parameters with a rule add."""
     tape = Tape(batch, plan, direction)
     if not plan.ruled:
         return tape
@@ -352,12 +325,8 @@ def _activation_bytes(batch: Batch) -> int:
 def _whole(batch: Batch, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the gradient of the sum of a few samples' losses, whatever the model does."""
     with torch.enable_grad():
-        found = torch.autograd.grad(
-            batch.losses().sum(),
-            list(named.values()),
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        total, wanted = batch.losses().sum(), list(named.values())
+        found = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
     dense = (value.to_dense() if value.is_sparse else value for value in found)
     return dict(zip(named, dense, strict=True))
 
@@ -383,10 +352,6 @@ def _say_general(model: nn.Module, plan: Plan) -> None:
     _known(model).general_is_said = True
     paths = [path for path in plan.paths(model) if path.path == "general"]
     told = [f"{path.name} ({path.reason})" for path in sorted(paths, key=lambda path: path.name)]
-    more = f" and {len(told) - 5} more" if len(told) > 5 else ""
-    _log.warning(
-        "Per-sample gradients of %d parameters take the general path, exact and slower: %s%s.",
-        len(told),
-        ", ".join(told[:5]),
-        more,
-    )
+    said = ", ".join(told[:5]) + (f" and {len(told) - 5} more" if len(told) > 5 else "")
+    path = "the general path, exact and slower"
+    _log.warning("Per-sample gradients of %d parameters take %s: %s.", len(told), path, said)

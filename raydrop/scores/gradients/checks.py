@@ -180,11 +180,7 @@ def usable(values: Tensor) -> Tensor:
 def fitting_direction(
     parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return a direction detached, in the parameters' precision, float32 at least.
-
-    Raises:
-        ScoringError: If it leaves out or misshapes a parameter, or names an unknown one.
-    """
+    """Return a direction detached, in the parameters' precision, float32 at least."""
     missing = sorted(parameters.keys() - direction.keys())
     unknown = sorted(direction.keys() - parameters.keys())
     misshaped = [
@@ -207,28 +203,17 @@ def fitting_direction(
 # --- models in which a sample has no gradient of its own ---
 
 
-def check_initialised(model: nn.Module) -> None:
-    """Refuse layers whose parameters have no shape yet."""
+def check_eval(model: nn.Module) -> None:
+    """Refuse a model in which a sample's gradient would depend on its batch or on chance."""
     for name, module in model.named_modules():
+        layer = f"layer {name or 'model'!r}"
         lazy = isinstance(module, nn.modules.lazy.LazyModuleMixin)
         if lazy and cast(Any, module).has_uninitialized_params():
             raise refused(
                 "a model whose parameters have shapes",
-                f"layer {name or 'model'!r} that has not seen an input yet",
+                f"{layer} that has not seen an input yet",
                 "run the model once on a batch",
             )
-
-
-def check_eval(model: nn.Module) -> None:
-    """Refuse a model in which a sample's gradient would depend on its batch or on chance.
-
-    Raises:
-        ScoringError: If a BatchNorm layer would use the statistics of the batch, a layer that
-            drops or tracks something is in train mode, or one has no parameters yet.
-    """
-    check_initialised(model)
-    for name, module in model.named_modules():
-        layer = f"layer {name or 'model'!r}"
         training = getattr(module, "training", False)  # TorchScript that is frozen has no modes
         batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if batch_norm and (training or module.running_mean is None):

@@ -1,10 +1,9 @@
 """How many samples fit into memory, from one pass that computes nothing.
 
 Shapes alone decide what a pass holds. So a copy of the model without data (torch's fake tensors)
-sees one sample, and what is kept for the backward pass is read off: the batch size that fits a
-given amount of memory is then a function of the model and that amount, the same on every worker.
-Where the prediction was too low after all, :class:`raydrop.training.halving.Halving` goes on with
-smaller batches.
+sees one sample, and what is kept for the backward pass is read off: the batch size is a function of
+the model and an amount of memory, never of what is free, so all workers form the same batches, with
+the same bits. Where the prediction was too low, :class:`raydrop.training.halving.Halving` goes on.
 """
 
 from __future__ import annotations
@@ -26,19 +25,12 @@ from raydrop.models import check_eager
 
 
 def bytes_per_sample(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Predict what norms and products hold at their peak for each sample of a batch.
+    """Predict what norms and products hold at their peak for each sample, of a shape without batch.
 
     Every tensor that is saved for the backward pass, once, and twice the inputs and outputs of the
     largest layer: their gradients are what the backward pass works on, and the rules pad and copy
     those of one layer at a time. Not counted are parameters, buffers, the loss, and the workspace
     of compute kernels. Precision is that of the parameters; autocast needs less.
-
-    Args:
-        model: Left as it is; a copy is run, in eval mode.
-        input_shape: Shape of one sample, without the batch axis.
-
-    Raises:
-        ScoringError: If the model does not take one sample of that shape.
     """
     check_eager(model, ScoringError)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -64,9 +56,7 @@ def batch_size_for(
     """Return the largest batch that is predicted to fit, from 1 to ``limit``.
 
     The largest B with constant + B * bytes_per_sample <= memory_bytes, where the constant is the
-    size of all parameters and buffers and of one gradient (or direction); 1 where none fits. A
-    function of its arguments alone, never of what is free at the moment, so that all workers form
-    the same batches and scores are the same bits everywhere.
+    size of all parameters and buffers and of one gradient (or direction); 1 where none fits.
     """
     constant = sum(map(_bytes, (*model.parameters(), *model.buffers())))
     constant += sum(_bytes(p) for p in model.parameters() if p.requires_grad)

@@ -37,26 +37,26 @@ def pairs_of(addends: int) -> tuple[tuple[int, int], ...]:
 class PairwiseSum(Generic[T]):
     """The parts of a pairwise sum that are known; says which addition each new one allows.
 
-    A part is whatever stands for a partial sum: an array, or a reference to one elsewhere. Parts
-    are let go once their sum is known, so if addends come roughly in order, about log2(n) are held.
+    A part is an array, or a reference to one elsewhere. Parts are let go once their sum is known,
+    so if addends come roughly in order, about log2(n) are held.
     """
 
     def __init__(self, addends: int) -> None:
         self._addends, self._pairs = addends, pairs_of(addends)
         self._parents = {child: addends + i for i, pair in enumerate(self._pairs) for child in pair}
-        self._parts: dict[int, T] = {}
+        self.parts: dict[int, T] = {}
+        """Parts that are held, by their nodes."""
         self.root = addends + len(self._pairs) - 1
         """Node of the whole sum."""
 
     def put(self, node: int, part: T) -> int | None:
         """Keep a part, but not those it was added from; return what can be added now, or None."""
         for child in self.children(node):
-            self._parts.pop(child, None)
-        self._parts[node] = part
+            self.parts.pop(child, None)
+        self.parts[node] = part
         parent = self.parent(node)
-        if parent is None or not all(child in self._parts for child in self.children(parent)):
-            return None
-        return parent
+        known = parent is not None and all(each in self.parts for each in self.children(parent))
+        return parent if known else None
 
     def children(self, node: int) -> tuple[int, ...]:
         """Return the two nodes that a node is added from; none for an addend."""
@@ -72,21 +72,13 @@ class PairwiseSum(Generic[T]):
             return [node]
         return [leaf for child in self.children(node) for leaf in self.addends(child)]
 
-    def part(self, node: int) -> T:
-        """Return the part of a node that is held."""
-        return self._parts[node]
-
-    def forget(self, node: int) -> None:
-        """Let go of a part that was lost."""
-        del self._parts[node]
-
     @property
     def total(self) -> T:
         """The whole sum; a ScoringError if an addend has not come."""
-        if self.root not in self._parts:
-            known = sum(len(self.addends(node)) for node in self._parts)
+        if self.root not in self.parts:
+            known = sum(len(self.addends(node)) for node in self.parts)
             raise ScoringError(
                 f"Expected {self._addends} parts of a sum, found {known}; "
                 "run the command again, which computes what is missing."
             )
-        return self._parts[self.root]
+        return self.parts[self.root]

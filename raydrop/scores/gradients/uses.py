@@ -96,7 +96,6 @@ class _Watching:
     """Computes with detached values of the parameters that have a rule, and names every use."""
 
     def __init__(self, batch: Batch, ruled: frozenset[str]) -> None:
-        """Watch for some of a model's parameters."""
         self._names, self._ruled = batch.names, ruled
         self._counts: Counter[str] = Counter()
         self._anchor = torch.zeros((), device=batch.inputs.device, requires_grad=True)
@@ -114,7 +113,7 @@ class _Watching:
         return self._used(y, call, read) if read else y
 
     def _used(self, y: Tensor, call: Call, read: Read) -> Tensor:
-        """Return the output of a use, or what is to take its place."""
+        """Return what is to take the place of a use's output."""
         raise NotImplementedError
 
     def _key(self, read: Read) -> UseKey:
@@ -182,11 +181,7 @@ class Tape(_Watching):
         self._differentiating = False
 
     def differentiate(self, total: Tensor) -> None:
-        """Send gradients back from a sum of losses to every use.
-
-        Raises:
-            UnplannedUseError: If parameters with a rule are used in a way that has none.
-        """
+        """Send gradients back from a sum of losses to every use."""
         ends = checks.leaves(total)
         if any(id(leaf) in self._names for leaf in ends):
             raise UnplannedUseError
@@ -258,12 +253,7 @@ def _arranged(values: Tensor, axis: int, features: int | None) -> Tensor:
 
 
 def probe(batch: Batch, loss: Callable[[Tensor], Tensor]) -> Plan:
-    """Find out how a model uses its parameters; ``loss`` is of the logits of two samples.
-
-    Raises:
-        ScoringError: If one sample's output depends on another sample of its batch or on chance,
-            the loss on parameters or the logits on none, or the model changes itself.
-    """
+    """Find out how a model uses its parameters; ``loss`` is of the logits of two samples."""
     model, names, candidates = batch.model, batch.names, batch.candidates
 
     def run(pair: Tensor) -> tuple[_Probe, Tensor]:
