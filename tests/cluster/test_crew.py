@@ -46,8 +46,6 @@ from raydrop.study import Study
 from raydrop.training.checkpoints import flat_state
 from tests.reference import sum_by_halving
 
-pytestmark = pytest.mark.ray
-
 # Workers cannot import test files, so the classes below travel whole.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -151,6 +149,7 @@ def _scripted(path: Path, before: Callable[[str, int, str], None]) -> type[Scrip
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.ray
 def test_any_number_of_workers_gives_the_bits_of_this_process(
     workers: int,
     start: Callable[..., CrewExecutor],
@@ -161,6 +160,7 @@ def test_any_number_of_workers_gives_the_bits_of_this_process(
     assert _results(start(workers), digits, state) == here
 
 
+@pytest.mark.ray
 def test_a_worker_killed_in_mid_shard_leaves_every_bit_as_it_was(
     start: Callable[..., CrewExecutor],
     digits: PreparedData,
@@ -182,6 +182,7 @@ def test_a_worker_killed_in_mid_shard_leaves_every_bit_as_it_was(
         assert [line[1] for line in worker.lines() if line[0] == task].count("2") == 2
 
 
+@pytest.mark.ray
 def test_deaths_before_the_first_answer_are_counted(
     data_ref: Any,
     digits: PreparedData,
@@ -204,6 +205,7 @@ def test_deaths_before_the_first_answer_are_counted(
     assert deaths.sentence().endswith("(2 of scores)")
 
 
+@pytest.mark.ray
 def test_a_shard_that_always_kills_its_worker_is_named_and_the_others_are_kept(
     start: Callable[..., CrewExecutor],
     ids: NDArray[np.int64],
@@ -231,6 +233,7 @@ def test_a_shard_that_always_kills_its_worker_is_named_and_the_others_are_kept(
     assert (partial.values[0] == expected)[partial.written].all()
 
 
+@pytest.mark.ray
 def test_an_error_in_a_shard_is_told_with_its_reason_and_the_pool_goes_on(
     start: Callable[..., CrewExecutor],
     ids: NDArray[np.int64],
@@ -266,6 +269,7 @@ def test_an_error_in_a_shard_is_told_with_its_reason_and_the_pool_goes_on(
     assert _results(executor, digits, state) == here
 
 
+@pytest.mark.ray
 def test_without_workers_the_reason_is_told(
     start: Callable[..., CrewExecutor],
     ids: NDArray[np.int64],
@@ -422,7 +426,7 @@ class Summing:
 
     def _part(self, network: Any, shards: Sequence[Shard], state: Any) -> tuple[Vector, float]:
         self.calls.append([shard.index for shard in shards])
-        total = summed(lambda shard: self._parts[shard.index], np.add, shards)
+        total = summed(lambda shard: self._parts[shard.index], shards)
         return total, self._seconds * len(shards)
 
     def _joint(self, a: Vector, b: Vector) -> tuple[Vector, float]:
@@ -470,6 +474,7 @@ def test_short_shards_of_a_sum_share_a_call_and_give_the_same_bits(
         assert len(actor.calls) < n
 
 
+@pytest.mark.ray
 def test_a_node_that_is_lost_takes_nothing_with_it(
     cluster: Cluster,
     start: Callable[..., CrewExecutor],
