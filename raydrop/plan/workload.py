@@ -153,5 +153,8 @@ def _visits(
         for query, unit in gradient_units(study, run):
             config = unit_config(query, unit, study.score_precision)
             if store is None or store.find("gradients", config) is None:
-                found[query.key, unit] = QUANTITIES[unit.quantity].visits * query.samples(n)
+                # Once for a sample's own value, and once more for the mean gradient of all; the
+                # mean of one class alone is not counted.
+                visits = 2 if QUANTITIES[unit.quantity].mean_over == "all" else 1
+                found[query.key, unit] = visits * query.samples(n)
     return found

@@ -26,8 +26,7 @@ Labels = NDArray[np.int64]
 
 Reads = Literal["nothing", "run", "initialisations", "partitions"]
 """Query runs that a score comes from: none; the one on all the data; that one and further
-initialisations, over which the score is averaged; or one surrogate per part of the training set,
-each of which scores its part (with one part, the run on all the data)."""
+initialisations, over which it is averaged; or one surrogate per part, which scores its part."""
 
 LooksAt = Literal["score_epoch", "sampled", "last"]
 """Checkpoints of a query run: the one early in training, those sampled from all of it, or the last
@@ -83,8 +82,7 @@ class CheckpointMethod(ScoreMethod):
 
     looks_at: ClassVar[LooksAt]
     quantities: ClassVar[tuple[QuantityName, ...]]
-    """What it reads at each of them; the cost of a score, and what it needs of a model, follow from
-    these."""
+    """What it reads at each of them."""
 
     def check_model(self, model: str, head: Head) -> None:
         """Refuse a model without a last linear layer where the method reads that."""
@@ -108,8 +106,7 @@ class GradientMethod(CheckpointMethod):
 class EmbeddingMethod(CheckpointMethod):
     """A method that reads the embeddings of the samples by the trained query model.
 
-    The embedding of a sample is what the model's last linear layer gets to see of it, in eval mode
-    and without augmentation, at the end of the query run.
+    An embedding is what the last linear layer gets to see of a sample, without augmentation.
     """
 
     looks_at = "last"

@@ -61,17 +61,9 @@ def embeddings_of(
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
-def _last_layer_norms(
-    model: nn.Module, images: Tensor, labels: Tensor, *, precision: ScoringPrecision
-) -> Tensor:
+def _last_layer_norms(model: nn.Module, *batch: Tensor, precision: ScoringPrecision) -> Tensor:
     with last_layer_only(model):
-        return per_sample_norm(model, images, labels, precision=precision)
-
-
-def _embeddings(
-    model: nn.Module, images: Tensor, _: Tensor, *, precision: ScoringPrecision
-) -> Tensor:
-    return embeddings_of(model, images, precision=precision)
+        return per_sample_norm(model, *batch, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -91,11 +83,6 @@ class Quantity:
     rows: int | None = 1
     """R, the values of a sample; None where the model says how many."""
 
-    @property
-    def visits(self) -> int:
-        """How often each sample is put through the network, but for the mean of one class."""
-        return 2 if self.mean_over == "all" else 1
-
 
 QUANTITIES: Mapping[QuantityName, Quantity] = {
     # || g_i ||
@@ -107,7 +94,12 @@ QUANTITIES: Mapping[QuantityName, Quantity] = {
     # <G_c, g_i>, with G_c that of one class among them
     "dot_with_class_mean": Quantity("dot", per_sample_dot, "class"),
     # the input of the last linear layer
-    "embedding": Quantity("embedding", _embeddings, reads_last_layer=True, rows=None),
+    "embedding": Quantity(
+        "embedding",
+        lambda m, x, _, **how: embeddings_of(m, x, **how),
+        reads_last_layer=True,
+        rows=None,
+    ),
 }
 
 PER_SAMPLE: Mapping[Task, Quantity] = {each.task: each for each in QUANTITIES.values()}

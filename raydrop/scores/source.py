@@ -1,8 +1,6 @@
 """Where gradient and embedding methods get their numbers: quantities of one query run.
 
-Several methods ask for the same quantity at the same checkpoint. A source computes each once and
-keeps it, so what a second method costs is what it does not share with the first, and whatever stops
-the work loses at most what was under way.
+A source computes a quantity at a checkpoint once, for all methods, and keeps it.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ class QueryResult:
     """What a query run left behind."""
 
     positions: NDArray[np.int64]
-    """Samples that it was trained on, as ascending positions in the training set, (M,)."""
+    """Ascending positions of the samples that it was trained on, (M,)."""
     trace: Trace | None
     """Observations of every training sample after every epoch; None for a surrogate of a part."""
     checkpoints: NDArray[np.float32]
@@ -37,17 +35,11 @@ class QueryResult:
     sampled: tuple[int, ...]
     """Those of :attr:`checkpoint_epochs` that scores over the whole run look at."""
     score_epoch: int | None
-    """The one of them, from 1, that early-training scores look at; None for a surrogate of a
-    part, which they do not read."""
+    """The one of them that early-training scores look at; None for a surrogate of a part."""
     steps: int
     """Optimiser steps of the whole run."""
     validation_recalls: NDArray[np.float64] | None
-    """Recall of each class on validation, (K,); None where the run does not measure it."""
-
-    @property
-    def last_epoch(self) -> int:
-        """Epoch, from 1, after which the run ended."""
-        return len(self.learning_rates)
+    """Of each class, (K,); None where the run does not measure them."""
 
     def state_after(self, epoch: int) -> NDArray[np.float32]:
         """Return the flat state after an epoch that has a checkpoint."""
@@ -56,20 +48,15 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class Unit:
-    """One quantity at one checkpoint: what is computed, kept and shared as a whole."""
+    """One quantity at one checkpoint, perhaps with the mean gradient of one class."""
 
     epoch: int
-    """Epoch of the checkpoint, from 1."""
     quantity: QuantityName
     klass: int | None = None
-    """Class whose mean gradient is meant, where it is that of one class."""
 
 
 class UnitCache(Protocol):
-    """Keeps units of one query run, and what there is of an unfinished one.
-
-    The values of a unit are one number per sample, (M,), or for embeddings D of them, (D, M).
-    """
+    """Keeps units of one query run, (M,) or for embeddings (D, M), also unfinished ones."""
 
     def read(self, unit: Unit) -> NDArray[np.float32] | None:
         """Return the values of a finished unit, or None."""
@@ -87,9 +74,8 @@ class UnitCache(Protocol):
 class GradientSource:
     """Per-sample gradient quantities and embeddings of one query run.
 
-    Each quantity has one way of being computed, whatever else is there already. Norms and dot
-    products could share a backward pass, but would then round differently than each by itself, and
-    a score would depend on which other scores were computed before it.
+    Norms and dot products could share a backward pass, but would then round differently than each
+    by itself, and a score would depend on which other scores were computed before it.
     """
 
     def __init__(
@@ -120,7 +106,7 @@ class GradientSource:
 
     def embeddings(self) -> NDArray[np.float32]:
         """Return what the last linear layer of the trained query model gets to see, (M, D)."""
-        return np.ascontiguousarray(self._read(Unit(self.run.last_epoch, "embedding")).T)
+        return np.ascontiguousarray(self._read(Unit(len(self.run.learning_rates), "embedding")).T)
 
     def _read(self, unit: Unit) -> NDArray[np.float32]:
         """Return the values of a unit, (R, M) or (M,), from the cache, or compute and keep them."""

@@ -467,7 +467,10 @@ class Attending(nn.Module):
 
 
 def _attention(tokens: int = TOKENS, **options: Any) -> Case:
-    return Case(lambda: Attending(**options), (tokens, WIDTH), general=("attention.bias_?",))
+    extra = not {"add_bias_kv", "add_zero_attn"}.isdisjoint(options)  # keys of no token
+    return Case(
+        lambda: Attending(**options), (tokens, WIDTH), general=("attention.*",) if extra else ()
+    )
 
 
 def _self_attention(self: Any, inputs: Tensor) -> Tensor:

@@ -431,7 +431,7 @@ def test_scores_share_one_pass_over_the_trained_model(
     assert executor.samples == {"embedding": len(train)}
     (query,) = found["k_center"][0].queries
     result = load_query(query, store)
-    assert result.checkpoint_epochs[-1] == result.last_epoch == 4
+    assert result.checkpoint_epochs[-1] == len(result.learning_rates) == 4
     model = build_model("small_cnn", 10, data.dataset.image_shape)
     load_state(model, result.state_after(4))
     ((images, _),) = make_batches(data, train, torch.device("cpu"))([torch.arange(len(train))])

@@ -1,11 +1,9 @@
 """The operations that have a rule, seen where a layer calls them.
 
-While a model is :func:`intercepted`, every layer that holds parameters runs its own ``forward``,
-and what it calls of :data:`OPERATIONS` is handed to a function as a :class:`Call`, which says how
-to compute it, and by which rule its parameters' gradients follow. Which operation read which
-parameter decides, not the class of a layer: a subclass whose forward pass calls the same operation
-on its own parameter has the same rule, and one that first scales its weight has none, because what
-the operation then reads is no parameter.
+While a model is :func:`intercepted`, what its layers call of :data:`OPERATIONS` is handed to a
+function as a :class:`Call`, which says how to compute it, and by which rule its parameters'
+gradients follow. Which operation read which parameter decides, not the class of a layer: a layer
+that first scales its weight has no rule, because what the operation then reads is no parameter.
 """
 
 from __future__ import annotations
@@ -50,11 +48,6 @@ class Slot(NamedTuple):
     def value(self) -> Tensor | None:
         """What the operation reads."""
         return None if self.parameter is None else self.read(self.parameter)
-
-    @property
-    def is_trainable(self) -> bool:
-        """Whether its gradient is asked for."""
-        return self.parameter is not None and self.parameter.requires_grad
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,14 +288,14 @@ def _attention(perform: Perform, _: Any, call: SimpleNamespace) -> Any:
     by_chance = call.training and call.dropout_p > 0
     # A causal attention without its mask is an error, and torch says so.
     unmasked = call.is_causal and call.attn_mask is None
-    if by_chance or unmasked or call.static_k is not None or call.static_v is not None:
+    further = call.static_k, call.static_v, call.bias_k, call.bias_v
+    if by_chance or unmasked or call.add_zero_attn or any(key is not None for key in further):
         return NotImplemented
     batched, inputs = call.query.dim() == 3, (call.query, call.key, call.value)
     itself = call.query is call.key and call.key is call.value
     inputs = tuple(t.transpose(0, 1) if batched else t.unsqueeze(0) for t in inputs)
     q, k, v = _projections(perform, call, *inputs[: 1 if itself else 3])
     mask = _joined_mask(call, q, batched)
-    k, v, mask = _with_extra_keys(call, k, v, mask)
     out, weights = _attend(call.num_heads, q, k, v, mask)
     out = perform(_linear_call(out, Slot(call.out_proj_weight), Slot(call.out_proj_bias)))
     if call.average_attn_weights:
@@ -347,21 +340,6 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
         return mask.to(like.dtype)
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -torch.inf)
-
-
-def _with_extra_keys(
-    call: SimpleNamespace, k: Tensor, v: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Append the learnt key and value and the zero ones, which every query may attend to."""
-    more = 0
-    if call.bias_k is not None and call.bias_v is not None:
-        k = torch.cat([k, call.bias_k.to(k.dtype).expand(len(k), -1, -1)], 1)
-        v = torch.cat([v, call.bias_v.to(v.dtype).expand(len(v), -1, -1)], 1)
-        more += 1
-    if call.add_zero_attn:
-        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-        more += 1
-    return k, v, mask if mask is None else F.pad(mask, (0, more))
 
 
 def _attend(

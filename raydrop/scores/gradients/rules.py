@@ -16,6 +16,7 @@ shape of what is read of a parameter. Sums of squares and products are float64, 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -177,7 +178,7 @@ class ConvUse(Use):
         return torch.stack(formed)
 
     def _by_taps(
-        self, inputs: Tensor, delta: Tensor, image: _Canvas, grid: _Canvas
+        self, inputs: Tensor, delta: Tensor, canvas: _Canvas, grid: _Canvas
     ) -> Iterator[Tensor]:
         """Yield the gradients of a few taps of the kernel at a time, (rows, O, C / groups, taps).
 
@@ -194,18 +195,26 @@ class ConvUse(Use):
         spread = spread.reshape(rows * self.groups, outputs // self.groups, -1)
         # One more line than the grid, so that every piece has its full length.
         reach = [n * step for n, step in zip([wide[0] + 1, *wide[1:]], self.stride, strict=True)]
-        padded = image.put(inputs, [before for before, _ in self.padding], reach)
-        images = _Images(padded, self.stride, wide, self.groups)
-        taps = list(itertools.product(*(range(size) for size in self.kernel)))
+        padded = canvas.put(inputs, [before for before, _ in self.padding], reach)
         channels = inputs.shape[1] // self.groups
+
+        @functools.cache
+        def image(phase: tuple[int, ...]) -> Tensor:
+            steps = (slice(first, None, s) for first, s in zip(phase, self.stride, strict=True))
+            part = padded[(slice(None), slice(None), *steps)]
+            return part.reshape(rows * self.groups, channels, -1)
+
+        def piece(tap: tuple[int, ...]) -> Tensor:
+            start, phase = 0, []
+            for each, gap, s, size in zip(tap, self.dilation, self.stride, wide, strict=True):
+                start = start * size + each * gap // s
+                phase.append(each * gap % s)
+            return image(tuple(phase)).narrow(2, start, spread.shape[2])
+
+        taps = list(itertools.product(*(range(size) for size in self.kernel)))
         step = max(1, TAP_CHANNELS // channels)
         for first in range(0, len(taps), step):
-            pieces = [
-                images.piece(
-                    [each * gap for each, gap in zip(tap, self.dilation, strict=True)], spread
-                )
-                for tap in taps[first : first + step]
-            ]
+            pieces = [piece(tap) for tap in taps[first : first + step]]
             # Copied only where a tap has too few channels for a fast product.
             seen = torch.stack(pieces, 2).flatten(1, 2) if step > 1 else pieces[0]
             formed = torch.bmm(spread, seen.transpose(1, 2))
@@ -334,30 +343,6 @@ class _Canvas:
         cut = (slice(None), slice(None), *(slice(n) for n in lengths))
         whole[(slice(None), slice(None), *inside)] = values[cut]
         return whole
-
-
-class _Images:
-    """Padded inputs split by stride, each part with its positions in one row."""
-
-    def __init__(
-        self, padded: Tensor, stride: tuple[int, ...], grid: list[int], groups: int
-    ) -> None:
-        self._stride, self._grid, self._groups = stride, grid, groups
-        self._padded = padded
-        self._parts: dict[tuple[int, ...], Tensor] = {}
-
-    def piece(self, offset: list[int], like: Tensor) -> Tensor:
-        """Return the row from an offset on, (rows * groups, C / groups, length of ``like``)."""
-        phase = tuple(each % step for each, step in zip(offset, self._stride, strict=True))
-        if phase not in self._parts:
-            steps = tuple(slice(p, None, s) for p, s in zip(phase, self._stride, strict=True))
-            part = self._padded[(slice(None), slice(None), *steps)]
-            rows, channels = part.shape[:2]
-            self._parts[phase] = part.reshape(rows * self._groups, channels // self._groups, -1)
-        start = 0
-        for each, step, size in zip(offset, self._stride, self._grid, strict=True):
-            start = start * size + each // step
-        return self._parts[phase].narrow(2, start, like.shape[2])
 
 
 @dataclass(eq=False, kw_only=True)

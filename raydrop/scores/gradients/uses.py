@@ -2,12 +2,8 @@
 
 Operations with a rule compute with detached parameters, so autograd never forms a weight gradient;
 each use waits for the gradient at its output and adds at once what it knows, then lets its inputs
-go. A parameter that autograd still reaches is also used in a way that has no rule, so it takes the
-general path.
-
-Which axis of a layer's inputs holds the samples decides whether rules are exact, and so does
-whether the model differentiates a part of itself. :func:`probe` finds out by running the model on
-two samples, of which one is then exchanged.
+go. A parameter that autograd still reaches takes the general path. :func:`probe` finds out which
+axis of inputs holds the samples by running the model on two, of which one is then exchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +18,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from raydrop.errors import ScoringError
 from raydrop.scores.gradients import checks
 from raydrop.scores.gradients.checks import Batch
 from raydrop.scores.gradients.operations import Call, Slot, intercepted
@@ -106,7 +101,7 @@ class _Watching:
         values, read = [], Read()
         for role, slot in roles:
             value, name = slot.value, self._names.get(id(slot.parameter), "")
-            if value is not None and name in self._ruled and slot.is_trainable:
+            if value is not None and name in self._ruled:
                 value, read[role] = value.detach(), (name, slot)
             values.append(value)
         y = call.compute(call.inputs, *values)
@@ -264,19 +259,7 @@ def probe(batch: Batch, loss: Callable[[Tensor], Tensor]) -> Plan:
     pair, *others = _probe_pairs(batch.inputs)
     with checks.unwritten(model):
         first, outputs = run(pair)
-    if not outputs.requires_grad:
-        raise checks.refused(
-            "logits that autograd can follow to trainable parameters",
-            "some that it cannot",
-            "let the model compute them from its parameters, without no_grad, inference_mode, "
-            "detach or argmax",
-        )
-    if read := reached(loss(outputs.detach()), names):
-        raise checks.refused(
-            "a loss of logits and labels alone",
-            f"that it reads {sorted(read)}",
-            "leave penalties on parameters out, which are the same for every sample",
-        )
+    _check_loss(outputs, loss, names)
     reasons = dict.fromkeys(reached(loss(outputs), names) & candidates, "")
     nodes, outputs = checks.nodes_of(outputs), outputs.detach()
     found: defaultdict[UseKey, set[int | None]] = defaultdict(set)
@@ -284,7 +267,18 @@ def probe(batch: Batch, loss: Callable[[Tensor], Tensor]) -> Plan:
     def compare(pair: Tensor) -> None:
         watching, changed = run(pair)
         if not _alike(outputs[0], changed[0]):
-            raise _dependence(repeatable=_alike(changed, run(pair)[1]))
+            if _alike(changed, run(pair)[1]):
+                raise checks.refused(
+                    "a model that treats each sample of a batch by itself",
+                    "that exchanging one sample changes the output of another, so per-sample "
+                    "gradients do not exist",
+                    "remove what mixes samples",
+                )
+            raise checks.refused(
+                "a model that gives the same outputs for the same inputs",
+                "that they change from call to call",
+                "call model.eval(), and remove what depends on chance",
+            )
         again = nodes and nodes & checks.nodes_of(changed)
         if any(not hasattr(node, "variable") for node in again):  # leaves are there in every call
             raise checks.refused(
@@ -307,6 +301,25 @@ def probe(batch: Batch, loss: Callable[[Tensor], Tensor]) -> Plan:
     return Plan(candidates - general, general, shared, axes, reasons, outputs.shape[-1])
 
 
+def _check_loss(
+    outputs: Tensor, loss: Callable[[Tensor], Tensor], names: Mapping[int, str]
+) -> None:
+    """Refuse logits that parameters do not reach, and a loss that they reach by itself."""
+    if not outputs.requires_grad:
+        raise checks.refused(
+            "logits that autograd can follow to trainable parameters",
+            "some that it cannot",
+            "let the model compute them from its parameters, without no_grad, inference_mode, "
+            "detach or argmax",
+        )
+    if read := reached(loss(outputs.detach()), names):
+        raise checks.refused(
+            "a loss of logits and labels alone",
+            f"that it reads {sorted(read)}",
+            "leave penalties on parameters out, which are the same for every sample",
+        )
+
+
 def _axes(
     probe: _Probe, found: Mapping[UseKey, set[int | None]], reasons: dict[str, str]
 ) -> dict[UseKey, tuple[int, int]]:
@@ -320,22 +333,6 @@ def _axes(
         for name, _ in use.slots if axis is None else ():
             reasons.setdefault(name, "its inputs do not hold one sample after another")
     return axes
-
-
-def _dependence(*, repeatable: bool) -> ScoringError:
-    """Say that outputs change with another sample, or from call to call."""
-    if repeatable:
-        return checks.refused(
-            "a model that treats each sample of a batch by itself",
-            "that exchanging one sample changes the output of another, so per-sample gradients do "
-            "not exist",
-            "remove what mixes samples",
-        )
-    return checks.refused(
-        "a model that gives the same outputs for the same inputs",
-        "that they change from call to call",
-        "call model.eval(), and remove what depends on chance",
-    )
 
 
 def reached(losses: Tensor, names: Mapping[int, str]) -> frozenset[str]:

@@ -24,23 +24,12 @@ def greedy_order(points: Tensor, limit: int | None = None) -> list[int]:
     """Return points in the order in which greedy k-center chooses them.
 
     The first is the one nearest to the mean; each next one is argmax_i min_{c chosen} ||x_i - c||,
-    the lowest position on ties. With ``||x - c||^2 = ||x||^2 + ||c||^2 - 2 <x, c>`` for points
-    centred at their mean, a step is a product of matrix and vector, limited by memory. But most
-    points are far from being next, and distances to the chosen only ever fall. So centres are
-    chosen among a pool of the farthest points, for as long as they are farther away than anything
-    outside it was; then all points meet the new centres in one product of matrices. The order is
-    that of the plain algorithm, up to rounding.
-
-    Takes 2 N^2 D operations for all of N points (N, D), half of that since chosen ones drop out,
-    and memory for a copy of the points: never N times N.
-
-    Args:
-        points: (N, D), N at least 1, finite.
-        limit: Stop after so many.
-
-    Returns:
-        Distinct positions, without points that coincide with a chosen one up to
-        :data:`RESOLUTION`.
+    the lowest position on ties, without points that coincide with a chosen one up to
+    :data:`RESOLUTION`. Distances to the chosen only ever fall, so centres are chosen among a pool
+    of the farthest points for as long as they are farther away than anything outside it was; then
+    all points meet the new centres in one product of matrices, ``||x||^2 + ||c||^2 - 2 <x, c>``.
+    The order is that of the plain algorithm, up to rounding, in N^2 D operations and memory for a
+    copy of the points (N, D).
     """
     limit = len(points) if limit is None else min(limit, len(points))
     search = _Search(points)
@@ -130,8 +119,6 @@ class KCenter(EmbeddingMethod):
     centres allow. The order is complete, so that one score serves every keep fraction. Samples
     whose embedding coincides with that of an earlier choice share the score 0, and selection breaks
     the tie.
-
-    It takes N^2 D multiplications and additions, on a GPU where there is one.
     """
 
     name = "k_center"

@@ -52,13 +52,10 @@ class Ssp(EmbeddingMethod):
     """Cosine distance 1 - cos(z_i, c) to the nearest of k prototypes c; the farthest are kept.
 
     The prototypes are the centres of k-means on the embeddings, scaled to length 1 so that the
-    nearest centre is the same by either distance; k is the number of classes, but labels are not
-    read otherwise. Keeping the hardest samples is right where data are plentiful; the paper shows
-    that with few samples per parameter the easiest should be kept.
-
-    The paper's embeddings are those of a self-supervised model (SWaV). Here they are those of the
-    supervised query model, so that no further model is needed; what is self-supervised is the
-    choice of prototypes alone.
+    nearest centre is the same by either distance; k is the number of classes. Keeping the hardest
+    samples is right where data are plentiful; the paper shows that with few samples per parameter
+    the easiest should be kept. Its embeddings are those of a self-supervised model (SWaV), here
+    those of the query model.
     """
 
     name = "ssp"
