@@ -54,16 +54,7 @@ class IncompleteStudyError(RaydropError):
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
-    """Build the error for a name that is not registered, with the nearest registered ones.
-
-    Args:
-        kind: What the name stands for, such as ``"method"``.
-        name: What was found.
-        known: Every name that would have been accepted.
-
-    Returns:
-        The error, to be raised by the caller.
-    """
+    """Build the error for a name that is not among the known ones, with the nearest of them."""
     names = sorted(known)
     close = difflib.get_close_matches(str(name).lower(), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(names)}."

@@ -217,10 +217,8 @@ def write_study_file(
         "versions": versions | {package: version_of(package) for package in PACKAGES},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    try:
+    with place.writing():
         place.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise place.unwritable(error) from error
     place.write(STUDY, json.dumps(body, indent=1).encode())
 
 

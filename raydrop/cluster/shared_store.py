@@ -124,11 +124,9 @@ def shared(store: Store) -> Iterator[SharedStore]:
     path = store.folder(".incomplete") / f"seen-{uuid.uuid4().hex}"
     marker = path.relative_to(store.root).as_posix()
     new = [folder for folder in (path.parent, store.root, store.root.parent) if not folder.exists()]
-    try:
+    with store.place.writing(store.root):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    except OSError as error:
-        raise store.place.unwritable(error, store.root) from error
     try:
         yield SharedStore(store.location, marker)
     except (RaydropError, OSError) as error:

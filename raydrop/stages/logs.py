@@ -1,14 +1,12 @@
 """Logs: one file for each trial and each query run, for whoever asks what happened in it.
 
-They lie beside the store, in ``DIR/logs/trials/KEY.log`` and ``DIR/logs/query_runs/KEY.log``, where
-DIR is the study's folder. Every attempt begins with what is done, where and with what, and ends
-with how it went, so that the log of a trial that was tried again shows all of its attempts. In
-between are its epochs and what libraries warn of. No result depends on a log: one that cannot be
-written, such as one behind a link, is left out.
+They lie beside the store, in ``DIR/logs/trials/KEY.log`` and ``DIR/logs/query_runs/KEY.log``.
+Every attempt begins with what is done, where and with what, and ends with how it went; in between
+are its epochs and what libraries warn of. No result depends on a log: one that cannot be written,
+such as one behind a link, is left out.
 
 Where DIR is an object store, a log is uploaded when its work ends. That of a process that was
-killed stays in the copy on its machine (see :mod:`raydrop.store.places`) until the work is tried
-again there.
+killed stays in the copy on its machine until the work is tried again there.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Literal
@@ -36,7 +33,6 @@ from raydrop.study import TrialConfig
 from raydrop.training.halving import in_a_sentence, is_out_of_memory
 
 Kind = Literal["trials", "query_runs"]
-"""What a log is of; the name of the folder."""
 
 _KEY = re.compile(r"[0-9a-f]+")
 _ATTEMPT = re.compile(rb"^(?=# (?:trial|query run) )", re.MULTILINE)
@@ -45,11 +41,9 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class WorkLog:
-    """The log of one attempt at a piece of work."""
+    """The log of one attempt; ``found`` is what came of it, in a few words, for the last line."""
 
-    def __init__(self) -> None:
-        self.found = ""
-        """What came of it, in a few words, for the last line; set by whoever does the work."""
+    found = ""
 
 
 @contextlib.contextmanager
@@ -59,15 +53,7 @@ def work_log(place: Place, kind: Kind, key: str, what: str, device: str) -> Iter
     That is: records of ``raydrop``'s loggers from INFO on, of all others from WARNING on, and
     Python's warnings. All is as it was when the context ends.
 
-    Args:
-        place: The study's.
-        kind: What kind of work it is.
-        key: Its key in the store.
-        what: What is done, in words.
-        device: ``cpu`` or ``cuda``.
-
-    Yields:
-        What takes the words of the last line.
+    ``what`` says in words what is done on the ``device``, and ``key`` is its key in the store.
     """
     file = _LogFile(place, log_name(kind, key))
     log, start = WorkLog(), time.perf_counter()
@@ -89,7 +75,7 @@ def work_log(place: Place, kind: Kind, key: str, what: str, device: str) -> Iter
 
 
 def log_name(kind: Kind, key: str) -> str:
-    """Return where a log is, relative to the study's folder, if ``key`` can be one of the store.
+    """Return where a log is, relative to the study's folder.
 
     Example:
         >>> log_name("trials", "3f2a9c1b")
@@ -149,16 +135,12 @@ def _header(kind: Kind, key: str, what: str, device: str) -> str:
     facts = {
         {"trials": "trial", "query_runs": "query run"}[kind]: key,
         "what": what,
-        "begun": _now(),
+        "begun": time.strftime(_TIME, time.gmtime()),
         "host": f"{socket.gethostname()}, process {os.getpid()}",
         "device": f"{device}{gpu}, {torch.get_num_threads()} threads",
         "versions": f"raydrop {version_of('raydrop')}, torch {torch.__version__}",
     }
     return "".join(f"# {name:<9} {value}\n" for name, value in facts.items())
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime(_TIME)
 
 
 class _LogFile(logging.Handler):
@@ -191,7 +173,7 @@ class _LogFile(logging.Handler):
 
     def line(self, text: str) -> None:
         """Add a line with the time."""
-        self.write(f"{_now()} {text}\n")
+        self.write(f"{time.strftime(_TIME, time.gmtime())} {text}\n")
 
     def write(self, text: str) -> None:
         """Add some text as it is."""

@@ -28,6 +28,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -38,6 +39,7 @@ from numpy.typing import NDArray
 from raydrop.errors import StoreError, visible_within
 from raydrop.store.files import (
     OddFileError,
+    expecting,
     link_below,
     open_regular,
     parse_json,
@@ -59,10 +61,6 @@ _DAMAGE = (FileNotFoundError, ValueError, KeyError, TypeError)
 
 _NAME = re.compile(r"[0-9a-z_-]+")
 """A kind or a key; no other text leads anywhere in the store."""
-_UNREAD = (
-    "Expected to read {}, found: {}; allow reading there, or remove that folder to have it "
-    "computed again."
-)
 _HASH_DIGITS = 16
 _ATTEMPTS = 2
 _SETTLED_SECONDS = 5.0
@@ -76,13 +74,11 @@ class Entry:
     kind: str
     """What it is, such as ``"query"``, ``"scores"`` or ``"trial"``."""
     key: str
-    """Hash of :attr:`config`."""
     config: dict[str, Any]
-    """What produced it."""
+    """What produced it; its hash is the key."""
     info: dict[str, Any]
     """What was found out: plain JSON values, with texts that may be shown as they are."""
     path: Path
-    """Its folder."""
     names: tuple[str, ...]
     """Names of its arrays."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -98,16 +94,10 @@ class Entry:
         kinds: str = "",
         shape: tuple[int | None, ...] | None = None,
     ) -> NDArray[Any]:
-        """Return an array.
+        """Return an array, memory-mapped and read-only if ``mmap``.
 
-        Args:
-            name: What it is called.
-            mmap: Whether it is memory-mapped, and read-only, rather than read.
-            kinds: NumPy's letters of the kinds of numbers that it may have; any where empty.
-            shape: What it has to have, with None where any length is right.
-
-        Raises:
-            StoreError: If there is none that can be read, of that kind and shape.
+        A StoreError is raised unless its numbers are of one of NumPy's ``kinds``, if given, and of
+        the ``shape``, in which None stands for any length.
         """
         path = self.path / self.files.get(name, f"{name}.npy")
         try:
@@ -192,23 +182,20 @@ class Store:
             arrays: NumPy arrays by name; object arrays are refused, since they need pickle.
 
         Returns:
-            The entry as it stands in the store now; a sound one that was finished meanwhile stays,
-            with its own findings, and a damaged one is replaced.
+            The entry as it stands now; a sound one that was finished meanwhile stays, with its own
+            findings, and a damaged one is replaced.
         """
         at = self._at(kind, config_hash(config))
         if at is None:
             raise StoreError(f"Expected lower-case letters in a kind of entry, found {kind!r}.")
         work = self.folder(".incomplete") / uuid.uuid4().hex
         try:
-            body = self._fill(work, kind, config, info, arrays or {})
-            standing = None if self._remote is None else self.read(kind, at.key)
-            if standing is None:
-                self._upload(work, at, body)
-                standing = self._publish(work, at)
-        except StoreError:
-            raise
-        except OSError as error:
-            raise self.place.unwritable(error, self.root) from error
+            with self.place.writing(self.root):
+                body = self._fill(work, kind, config, info, arrays or {})
+                standing = None if self._remote is None else self.read(kind, at.key)
+                if standing is None:
+                    self._upload(work, at, body)
+                    standing = self._publish(work, at)
         finally:
             shutil.rmtree(work, ignore_errors=True)
             self._forget(kind)
@@ -219,17 +206,14 @@ class Store:
         at = self._at(kind, key)
         if at is None:  # as a study.json of others may have it
             return None
-        try:
-            if self._remote is not None:
-                return self._read_remote(self._remote, at)
-            return self._verified(at) if _is_folder(at.folder) else None
-        except (*_DAMAGE, OddFileError) as problem:
-            self._set_aside(at, problem)
-            return None
-        except StoreError:
-            raise
-        except OSError as error:
-            raise StoreError(_UNREAD.format(at.folder, error.strerror or error)) from error
+        with _reading(at.folder):
+            try:
+                if self._remote is not None:
+                    return self._read_remote(self._remote, at)
+                return self._verified(at) if _is_folder(at.folder) else None
+            except (*_DAMAGE, OddFileError) as problem:
+                self._set_aside(at, problem)
+                return None
 
     def find(self, kind: str, config: Mapping[str, Any]) -> Entry | None:
         """Return the entry that ``config`` identifies, or None."""
@@ -244,13 +228,12 @@ class Store:
         if self._remote is not None:
             return sorted(self._listed(self._remote, kind))
         folder = self.folder(kind)
-        try:
-            with os.scandir(folder) as found:
-                folders = [each.name for each in found if each.is_dir(follow_symlinks=False)]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise StoreError(_UNREAD.format(folder, error.strerror or error)) from error
+        with _reading(folder):
+            try:
+                with os.scandir(folder) as found:
+                    folders = [each.name for each in found if each.is_dir(follow_symlinks=False)]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
         return sorted(filter(_NAME.fullmatch, folders))
 
     def peek(self, kind: str, key: str, *, arrays: bool = False) -> Entry | None:
@@ -263,14 +246,12 @@ class Store:
         try:
             if at is None:
                 return None
-            if there is not None and arrays:
+            if there is None:
+                said = read_regular(at.meta_here, links=False) if _is_folder(at.folder) else None
+            elif arrays:
                 return self._read_remote(there, at)
-            if there is not None:
-                said = there.read_bytes(at.meta)
-            elif _is_folder(at.folder):
-                said = read_regular(at.folder / META, links=False)
             else:
-                said = None
+                said = there.read_bytes(at.meta)
             return None if said is None else self._entry(at, parse_json(said))
         except StoreError:
             raise
@@ -279,16 +260,15 @@ class Store:
 
     def changed(self, kind: str, key: str) -> float:
         """Return when an entry was written, in seconds since 1970, or 0 where there is none."""
-        at, there = self._at(kind, key), self._remote
+        at = self._at(kind, key)
         if at is None:
             return 0.0
-        if there is not None:
-            facts = self._facts(there, at)
+        if self._remote is not None:
+            facts = self._facts(self._remote, at)
             return 0.0 if facts is None else facts.changed
-        try:
-            return (at.folder / META).lstat().st_mtime if _is_folder(at.folder) else 0.0
-        except (OSError, ValueError):
-            return 0.0
+        with contextlib.suppress(OSError, ValueError):
+            return at.meta_here.lstat().st_mtime if _is_folder(at.folder) else 0.0
+        return 0.0
 
     def remove(self, kind: str, key: str) -> None:
         """Remove an entry if it is there."""
@@ -324,12 +304,12 @@ class Store:
         for name, array in arrays.items():
             path = work / f"{name}.npy"
             with _synced(path) as file:
-                hashing = _Hashing(file)
-                np.save(hashing, array, allow_pickle=False)
+                np.save(file, array, allow_pickle=False)
+            digest = _digest(path)
             if self._remote is not None:
-                named[name] = f"{name}.{hashing.digest()[:_HASH_DIGITS]}.npy"
+                named[name] = f"{name}.{digest[:_HASH_DIGITS]}.npy"
                 path = path.rename(work / named[name])
-            digests[path.name] = hashing.digest()
+            digests[path.name] = digest
         described = {"kind": kind, "config": dict(config), "info": dict(info), "files": digests}
         # Through JSON once, so that the entry written and the entry read are the same values.
         body: dict[str, Any] = json.loads(
@@ -362,10 +342,9 @@ class Store:
 
     def _verified(self, at: _Spot) -> Entry:
         """Return an entry whose files are as they were written, or raise one of ``_DAMAGE``."""
-        body = _body(at, read_regular(at.folder / META, links=False))
+        body = _body(at, read_regular(at.meta_here, links=False))
         for name, digest in body["files"].items():
-            if _digest(at.folder / name) != digest:
-                raise ValueError(f"{name} does not match its hash")
+            _check_digest(at, name, digest)
         return self._entry(at, body)
 
     def _set_aside(self, at: _Spot, problem: Exception) -> None:
@@ -417,7 +396,7 @@ class Store:
                 return self._entry(at, body)
             except _DAMAGE:
                 # Unless it was replaced or removed in the meantime, it is damaged.
-                (at.folder / META).unlink(missing_ok=True)
+                at.meta_here.unlink(missing_ok=True)
                 if there.read_bytes(at.meta) == said:
                     raise
         shutil.rmtree(at.folder, ignore_errors=True)
@@ -425,7 +404,7 @@ class Store:
 
     def _said(self, there: Remote, at: _Spot) -> bytes | None:
         """Return ``meta.json``, from here where that is what the object store has."""
-        facts, path = self._facts(there, at), at.folder / META
+        facts, path = self._facts(there, at), at.meta_here
         if facts is None:
             return None
         if is_fresh(path, facts):
@@ -439,8 +418,9 @@ class Store:
         return said
 
     def _facts(self, there: Remote, at: _Spot) -> ObjectFacts | None:
-        seen = None if self._seen is None else self._listed(there, at.kind)
-        return there.facts(at.meta) if seen is None else seen.get(at.key)
+        if self._seen is None:
+            return there.facts(at.meta)
+        return self._listed(there, at.kind).get(at.key)
 
     def _listed(self, there: Remote, kind: str) -> dict[str, ObjectFacts]:
         """Return the entries of a kind in the object store: those with a ``meta.json``."""
@@ -465,6 +445,10 @@ class _Spot(NamedTuple):
     folder: Path
 
     @property
+    def meta_here(self) -> Path:
+        return self.folder / META
+
+    @property
     def prefix(self) -> str:
         return f"store/{self.kind}/{self.key}"
 
@@ -482,6 +466,11 @@ def required(store: Store, kind: str, key: str) -> Entry:
             "run the same command again, which computes what is missing."
         )
     return entry
+
+
+def _reading(folder: Path) -> AbstractContextManager[None]:
+    remedy = "allow reading there, or remove that folder to have it computed again"
+    return expecting(f"to read {folder}", remedy)
 
 
 def _is_folder(place: Path) -> bool:
@@ -528,20 +517,6 @@ def _seal(body: Mapping[str, Any]) -> str:
 # Files of arrays.
 
 
-class _Hashing:
-    """A file that is hashed as it is written, so that no array is in memory twice."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._hash = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self._hash.update(data)
-        return self._file.write(data)
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()
-
-
 @contextlib.contextmanager
 def _synced(path: Path) -> Iterator[IO[bytes]]:
     """Give a new file that is on the disk itself in the end."""
@@ -554,6 +529,11 @@ def _synced(path: Path) -> Iterator[IO[bytes]]:
 def _digest(path: Path) -> str:
     with open_regular(path, links=False) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_digest(at: _Spot, name: str, digest: str) -> None:
+    if _digest(at.folder / name) != digest:
+        raise ValueError(f"{name} does not match its hash")
 
 
 def _read_array(file: IO[bytes], *, mmap: bool) -> NDArray[Any]:
@@ -572,9 +552,9 @@ def _read_array(file: IO[bytes], *, mmap: bool) -> NDArray[Any]:
 
 
 def _is_like(found: tuple[int, ...], shape: tuple[int | None, ...] | None) -> bool:
-    return shape is None or (
-        len(found) == len(shape)
-        and all(there in (None, side) for side, there in zip(found, shape, strict=True))
+    shape = found if shape is None else shape
+    return len(found) == len(shape) and all(
+        there in (None, side) for side, there in zip(found, shape, strict=True)
     )
 
 
@@ -590,13 +570,10 @@ def _remember(path: Path, facts: ObjectFacts | None) -> None:
 
 def _bring(there: Remote, at: _Spot, name: str, digest: str) -> None:
     """Bring a file of an entry from the object store, unless it is here as it should be."""
-    path = at.folder / name
-    with contextlib.suppress(OSError):
-        if _digest(path) == digest:
-            return
-    there.download(f"{at.prefix}/{name}", path)
-    if _digest(path) != digest:
-        raise ValueError(f"{name} does not match its hash")
+    with contextlib.suppress(OSError, ValueError):
+        return _check_digest(at, name, digest)
+    there.download(f"{at.prefix}/{name}", at.folder / name)
+    return _check_digest(at, name, digest)
 
 
 def _move_aside(there: Remote, at: _Spot, name: str) -> str:

@@ -12,6 +12,7 @@ import contextlib
 import csv
 import errno
 import io
+import itertools
 import json
 import math
 import os
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from raydrop.errors import RaydropError, StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,18 +57,10 @@ class OddFileError(OSError):
 def open_regular(
     path: str | Path, most: int | None = None, *, links: bool = True
 ) -> io.BufferedReader:
-    """Open a file for reading, if it is a regular one.
+    """Open a file for reading, if it is a regular one of at most ``most`` bytes.
 
-    Args:
-        path: Of the file.
-        most: Bytes that it may have.
-        links: Whether to follow a link in its place. What lies in a folder of results must be none:
-            who made the folder could have it lead to anything of the reader's.
-
-    Raises:
-        OddFileError: If it is a pipe, a device, a socket, a folder or, unless ``links``, a link, or
-            has more bytes.
-        OSError: If it cannot be opened.
+    What lies in a folder of results must be no link, hence without ``links``: who made the folder
+    could have it lead to anything of the reader's. All else raises an OddFileError.
     """
     return os.fdopen(_open(path, most, links, os.O_RDONLY), "rb")
 
@@ -83,15 +78,29 @@ def open_appending(path: str | Path) -> IO[bytes]:
 
 
 @contextlib.contextmanager
+def expecting(what: str, remedy: str) -> Iterator[None]:
+    """Turn what the system complains of meanwhile into a StoreError; errors of ours pass.
+
+    Example:
+        >>> with expecting("to read notes", "allow it"):
+        ...     raise PermissionError(13, "Permission denied")
+        Traceback (most recent call last):
+        raydrop.errors.StoreError: Expected to read notes, found: Permission denied; allow it.
+    """
+    try:
+        yield
+    except RaydropError:
+        raise
+    except OSError as error:
+        raise StoreError(f"Expected {what}, found: {error.strerror or error}; {remedy}.") from error
+
+
+@contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """Give a new file beside a place, and rename it into that place at the end.
 
     What was there before stays if anything goes wrong. A link that is there is replaced, and what
-    it leads to is left alone.
-
-    Raises:
-        OddFileError: If a pipe, a device, a socket or a folder is in its place.
-        OSError: If it cannot be written.
+    it leads to is left alone; a pipe, a device, a socket or a folder raises an OddFileError.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         _check_regular(path, path.stat())
@@ -135,18 +144,9 @@ def _check_regular(path: str | Path, facts: os.stat_result, most: int | None = N
 
 
 def link_below(folder: str | Path, *names: str) -> Path | None:
-    """Return the first link on the way from a folder to what is below it, or None.
-
-    Args:
-        folder: Itself and what is above it may be links.
-        names: Of a folder in it, of what is in that, and so on; they need not be there.
-    """
-    place = Path(folder)
-    for name in names:
-        place /= name
-        if place.is_symlink():
-            return place
-    return None
+    """Return the first link on the way from a folder, itself one or not, to what is below it."""
+    places = itertools.accumulate(names, Path.joinpath, initial=Path(folder))
+    return next(filter(Path.is_symlink, itertools.islice(places, 1, None)), None)
 
 
 def said_of_link(place: Path) -> str:
@@ -161,12 +161,10 @@ def said_of_link(place: Path) -> str:
 
 
 def parse_json(content: bytes) -> dict[str, Any]:
-    """Return the object that a description in JSON holds.
+    """Return the object that a description in JSON, in UTF-8, holds, or raise a ValueError.
 
-    Raises:
-        ValueError: If it is no JSON in UTF-8 with an object outermost, or says what Python's reader
-            takes and others do not, or what leaves the next reader without memory or stack: a name
-            twice, NaN, numbers of thousands of digits, many levels.
+    Refused is what Python's reader takes and others do not, and what leaves the next reader without
+    memory or stack: a name twice, NaN, numbers of thousands of digits, many levels.
     """
     text = content.decode()
     try:
@@ -209,11 +207,9 @@ def misfit(
 ) -> str | None:
     """Return what among some values from JSON is of another kind than it has to be, or None.
 
-    Args:
-        values: By name; those that are absent or None are passed over.
-        kinds: ``text``, ``object``, ``number``, ``count``, ``yes or no``, ``class or group``, or a
-            list of these such as ``count by class``.
-        sizes: How many a list by something has; any number where not given.
+    Kinds are ``text``, ``object``, ``number``, ``count``, ``yes or no``, ``class or group``, or a
+    list of these such as ``count by class``; ``sizes`` says how many such a list has, if that is
+    known. Values that are absent or None are passed over.
     """
     for name, kind in kinds.items():
         value = values.get(name)
@@ -258,10 +254,8 @@ def read_npy_header(file: IO[bytes]) -> NpyHeader:
     """Read what ``np.save`` writes before the numbers or texts of an array, and no more.
 
     NumPy's own reader evaluates it as Python, and believes any size; this one takes the one form
-    that arrays of ours have, so that a size can be compared with what is there.
-
-    Raises:
-        ValueError: If the file does not begin so, or has an array of anything else.
+    that arrays of ours have, so that a size can be compared with what is there, and raises a
+    ValueError at any other.
     """
     begin = file.read(len(_NPY) + 2)
     length = int.from_bytes(begin[len(_NPY) :], "little")

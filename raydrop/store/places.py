@@ -11,13 +11,14 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
 from raydrop.errors import DataError, StoreError
-from raydrop.store.files import read_regular, written_whole
+from raydrop.store.files import expecting, read_regular, written_whole
 from raydrop.store.remote import Remote, at_once, canonical_url, is_url, joined_url, remote
 
 CACHE = "RAYDROP_CACHE"
@@ -40,11 +41,10 @@ class Place:
     """The object store, where results go to one."""
 
     def called(self, below: str | Path = "", *, here: bool = False) -> str:
-        """Return what to call the place, or what is in it: by its path or its URL.
+        """Return what to call the place, or what is in it, by its path or its URL.
 
-        Args:
-            below: A name relative to the place, or the path on this machine.
-            here: Whether to add where the copy of an object store's is.
+        ``below`` is a name relative to the place, or a path on this machine; ``here`` adds where
+        the copy of an object store's is.
         """
         path = self.folder / below
         if self.remote is None:
@@ -67,29 +67,18 @@ class Place:
 
     def make(self) -> None:
         """Make the folder, with its parents, where it is not there yet, or raise a StoreError."""
-        try:
+        with expecting(f"a folder for results at {self.folder}", "choose another with --out"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"Expected a folder for results at {self.folder}, found: "
-                f"{error.strerror or error}; choose another with --out."
-            ) from error
 
     def write(self, name: str, content: bytes) -> Path:
         """Write a file whole or not at all, to an object store first; return its path here."""
         path = self.folder / name
-        try:
-            with written_whole(path) as file:
-                file.write(content)
-                if self.remote is not None:
-                    self.remote.write_bytes(name, content)
-        except StoreError:
-            raise
-        except OSError as error:
-            raise StoreError(
-                f"Expected to write {self.called(name, here=True)}, found: "
-                f"{error.strerror or error}; free space there or allow writing."
-            ) from error
+        what = f"to write {self.called(name, here=True)}"
+        remedy = "free space there or allow writing"
+        with expecting(what, remedy), written_whole(path) as file:
+            file.write(content)
+            if self.remote is not None:
+                self.remote.write_bytes(name, content)
         return path
 
     def upload(self, name: str) -> None:
@@ -114,26 +103,21 @@ class Place:
                     file.write(content)
                 os.utime(path, (facts.changed, facts.changed))
 
-    def unwritable(self, error: OSError, below: str | Path = "") -> StoreError:
-        """Build the error for a place, or a folder in it, that cannot be written."""
-        folder, reason = self.folder / below, error.strerror or error
+    def writing(self, below: str | Path = "") -> AbstractContextManager[None]:
+        """Raise a StoreError where a place, or a folder in it, cannot be written meanwhile."""
+        folder, free = self.folder / below, "free space there, allow writing"
         if self.remote is not None:
-            return StoreError(
-                f"Expected to keep a copy of {self.called(below)} in {folder}, found: {reason}; "
-                f"free space there, allow writing, or set {CACHE} to another folder."
-            )
-        return StoreError(
-            f"Expected to write results to {folder}, found: {reason}; "
-            "free space there, allow writing, or choose another folder with --out."
-        )
+            what = f"to keep a copy of {self.called(below)} in {folder}"
+            return expecting(what, f"{free}, or set {CACHE} to another folder")
+        remedy = f"{free}, or choose another folder with --out"
+        return expecting(f"to write results to {folder}", remedy)
 
 
 def open_place(location: str | Path | Place) -> Place:
     """Return a location as a place to work in; of an object store with its ``study.json``.
 
-    Args:
-        location: A folder, which need not be there, or ``s3://bucket/prefix`` and the like; a
-            ConfigError is raised for URLs of another kind.
+    That is a folder, which need not be there, or ``s3://bucket/prefix`` and the like; a ConfigError
+    is raised for URLs of another kind.
     """
     if isinstance(location, Place):
         return location
@@ -141,23 +125,18 @@ def open_place(location: str | Path | Place) -> Place:
         return Place(Path(location))
     there = remote(canonical_url(location))
     place = Place(cache_folder() / "mirrors" / _digest(there.url), there)
-    try:
+    with place.writing():
         place.folder.mkdir(parents=True, exist_ok=True)
         place.refresh()
-    except StoreError:
-        raise
-    except OSError as error:
-        raise place.unwritable(error) from error
     return place
 
 
 def is_fresh(path: Path, facts: tuple[int, float]) -> bool:
     """Return whether a file has the size and time that an object has."""
-    try:
+    with contextlib.suppress(OSError):
         found = path.stat()
-    except OSError:
-        return False
-    return (found.st_size, int(found.st_mtime)) == (facts[0], int(facts[1]))
+        return (found.st_size, int(found.st_mtime)) == (facts[0], int(facts[1]))
+    return False
 
 
 def cache_folder() -> Path:
@@ -175,13 +154,8 @@ def _digest(url: str) -> str:
 def data_folder(path: str, data_root: str | None) -> Path:
     """Return the folder that a data set's path means on this machine; it may not be there.
 
-    Args:
-        path: A folder, or the URL of one. A relative one starts from ``data_root``, if given.
-        data_root: A folder, ``s3://bucket/prefix`` and the like, or None for the current folder.
-
-    Raises:
-        ConfigError: If it is a URL of no object store.
-        DataError: If there is nothing below a URL, or it cannot be read or copied.
+    A relative path starts from ``data_root``, if given; either may be a URL, whose files are
+    copied. A ConfigError is raised for a URL of no object store, a DataError as by :func:`copied`.
     """
     if is_url(path):
         return Path(copied(canonical_url(path)))
@@ -208,42 +182,31 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
     A folder that cannot be written is left to whoever reads it: nothing is downloaded there.
     """
-    lock = FileLock(folder / ".raydrop-lock")
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, NotImplementedError):
+            stack.enter_context(FileLock(folder / ".raydrop-lock"))
         yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @functools.cache
 def copied(url: str) -> str:
     """Return this machine's copy of everything below a URL, made where it is not there yet.
 
-    A copy that is complete is not compared again; remove it to have it made anew.
-
-    Raises:
-        DataError: If there is nothing, or it cannot be read or copied.
+    A copy that is complete is not compared again; remove it to have it made anew. A DataError is
+    raised where there is nothing, or it cannot be read or copied.
     """
     folder = _copy_of(url)
+    remedy = f"free space there, or set {CACHE} to another folder"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(folder.parent):
-            if not (folder / _COMPLETE).exists():
-                _copy(remote(url), folder)
-                with written_whole(folder / _COMPLETE) as file:
-                    file.write(url.encode())
+        with expecting(f"to copy {url} to {folder}", remedy):
+            folder.mkdir(parents=True, exist_ok=True)
+            with one_at_a_time(folder.parent):
+                if not (folder / _COMPLETE).exists():
+                    _copy(remote(url), folder)
+                    with written_whole(folder / _COMPLETE) as file:
+                        file.write(url.encode())
     except StoreError as error:
         raise DataError(str(error)) from error
-    except OSError as error:
-        raise DataError(
-            f"Expected to copy {url} to {folder}, found: {error.strerror or error}; "
-            f"free space there, or set {CACHE} to another folder."
-        ) from error
     return str(folder)
 
 

@@ -86,17 +86,14 @@ class Remote:
     """
 
     def __init__(self, url: str) -> None:
-        """Look whether the bucket is there.
+        """Look whether the bucket is there, with the credentials of the environment.
 
         Args:
             url: ``s3://bucket/prefix`` or ``gs://bucket/prefix``; options of
                 :meth:`pyarrow.fs.FileSystem.from_uri` may follow, such as
-                ``?endpoint_override=127.0.0.1:5001&scheme=http`` or ``?region=eu-west-1``.
-                ``AWS_ENDPOINT_URL`` is honoured too. Credentials are those of the environment.
-
-        Raises:
-            ConfigError: If it is no such URL, has an option that is not known, holds credentials,
-                or would have them sent by http, in clear, to another machine.
+                ``?endpoint_override=127.0.0.1:5001&scheme=http`` or ``?region=eu-west-1``. A
+                ConfigError is raised if it is no such URL, has an option that is not known, holds
+                credentials, or would have them sent by http, in clear, to another machine.
         """
         from pyarrow import fs
 
@@ -133,12 +130,13 @@ class Remote:
 
     def read_bytes(self, name: str) -> bytes | None:
         """Return an object's content, or None where it is absent."""
-        try:
-            with self._told("read"), self.filesystem.open_input_stream(self.path(name)) as file:
-                content: bytes = file.read()
-        except FileNotFoundError:
-            return None
-        return content
+        with (
+            contextlib.suppress(FileNotFoundError),
+            self._told("read"),
+            self.filesystem.open_input_stream(self.path(name)) as file,
+        ):
+            return bytes(file.read())
+        return None
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write an object; it appears whole, in place of an earlier one."""
@@ -155,11 +153,7 @@ class Remote:
             shutil.copyfileobj(source, file, _CHUNK)
 
     def download(self, name: str, path: Path) -> None:
-        """Write a file from an object, whole or not at all.
-
-        Raises:
-            FileNotFoundError: If there is no such object.
-        """
+        """Write a file from an object, whole or not at all; raise a FileNotFoundError if absent."""
         with (
             self._told("read"),
             self.filesystem.open_input_stream(self.path(name)) as source,
@@ -185,14 +179,11 @@ class Remote:
 
     def move(self, name: str, to: str) -> bool:
         """Give an object another name; return whether it was there."""
-        if self.facts(name) is None:
-            return False
-        try:
-            with self._told("write"):
+        with contextlib.suppress(FileNotFoundError), self._told("write"):
+            if self.facts(name) is not None:
                 self.filesystem.move(self.path(name), self.path(to))
-        except FileNotFoundError:
-            return False
-        return True
+                return True
+        return False
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
@@ -264,38 +255,36 @@ def is_url(location: object) -> bool:
 def canonical_url(url: str | Path) -> str:
     """Return a URL in one spelling: two slashes before the bucket and none at the end.
 
-    Raises:
-        ConfigError: If it is none of an object store, names no bucket, leaves its prefix with
-            ``..``, or holds credentials, which would end up in files and messages.
+    A ConfigError is raised if it is none of an object store, names no bucket, leaves its prefix
+    with ``..``, or holds credentials, which would end up in files and messages.
 
     Example:
         >>> canonical_url("s3:/bucket/a/?region=eu-west-1")
         's3://bucket/a?region=eu-west-1'
     """
     parts = _split(str(url))
-    if parts.scheme not in SCHEMES:
-        raise _bad_url(url, f"the scheme {parts.scheme}")
-    if "@" in parts.netloc:
+    folders = parts.path.strip("/").split("/")
+    if "@" in parts.netloc and parts.scheme in SCHEMES:
         hidden = parts._replace(netloc=f"...@{parts.netloc.rpartition('@')[2]}").geturl()
         raise ConfigError(
             f"Expected {hidden} without credentials, which would end up in files and messages; "
             "give them in the environment."
         )
-    if not parts.netloc:
-        raise _bad_url(url, "no bucket")
-    folders = parts.path.strip("/").split("/")
-    if folders != [""] and not all(name.strip(".") for name in folders):
-        raise _bad_url(url, "a part of the prefix that is empty or dots alone")
-    if parts.fragment:
-        raise _bad_url(url, "a #")
+    faults = {
+        f"the scheme {parts.scheme}": parts.scheme not in SCHEMES,
+        "no bucket": not parts.netloc,
+        "a part of the prefix that is empty or dots alone": folders != [""]
+        and not all(name.strip(".") for name in folders),
+        "a #": parts.fragment,
+    }
+    for fault, found in faults.items():
+        if found:
+            raise _bad_url(url, fault)
     return parts._replace(path=parts.path.rstrip("/")).geturl()
 
 
 def joined_url(url: str, path: str) -> str:
-    """Return the URL of what is below another.
-
-    Raises:
-        ConfigError: If the path would add options to the URL, or as :func:`canonical_url`.
+    """Return the URL of what is below another; a ConfigError if the path would add options to it.
 
     Example:
         >>> joined_url("s3://bucket/data?region=eu-west-1", "birds")

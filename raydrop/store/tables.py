@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from raydrop.errors import ConfigError, StoreError, in_one_line, unknown_name, v
 from raydrop.selection import select
 from raydrop.store.files import (
     csv_text,
+    expecting,
     misfit,
     open_regular,
     original_text,
@@ -53,7 +54,7 @@ class Units:
     names: list[str]
     """In the order of their numbers."""
     recalls: list[float]
-    """Recall of each on validation, (U,)."""
+    """On validation, (U,)."""
     sizes: list[int]
     """Validation samples of each, (U,)."""
 
@@ -63,24 +64,17 @@ class ScoreFacts:
     """What ``scores.parquet`` says besides its rows."""
 
     method: str
-    """Name of the method."""
     higher_is_kept: bool
-    """Whether the highest scores are kept."""
     dataset: str
     """Data set and variants."""
     model: str
-    """Architecture of the query model."""
     seed: int
-    """Seed of the query run."""
+    """Of the query run."""
     units: dict[str, Units]
     """By ``class`` and, where the data set has groups, ``group``."""
 
     def units_by(self, by: str) -> Units:
-        """Return the classes or the groups.
-
-        Raises:
-            ConfigError: If ``by`` is something else, or the data set has no groups.
-        """
+        """Return the classes or the groups; raise a ConfigError where there are none."""
         if by not in COLUMNS:
             raise unknown_name("--by", by, COLUMNS)
         if by not in self.units:
@@ -92,16 +86,9 @@ class ScoreFacts:
 
 
 def write_scores(path: Path, frame: pd.DataFrame, facts: ScoreFacts) -> None:
-    """Write ``scores.parquet`` and the facts in it.
+    """Write ``scores.parquet``, a row per sample, and the facts in it, or raise a StoreError.
 
-    Args:
-        path: Of the file.
-        frame: ``sample_id, label, score`` and, where the data set has groups, ``group``; a row per
-            sample.
-        facts: What else is known of them.
-
-    Raises:
-        StoreError: If the file cannot be written.
+    The columns are ``sample_id, label, score`` and, where the data set has groups, ``group``.
     """
     table = pa.Table.from_pandas(frame, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(asdict(facts)).encode()}
@@ -110,11 +97,7 @@ def write_scores(path: Path, frame: pd.DataFrame, facts: ScoreFacts) -> None:
 
 
 def read_scores(path: Path) -> tuple[pd.DataFrame, ScoreFacts]:
-    """Return what :func:`write_scores` wrote.
-
-    Raises:
-        ConfigError: If the file is not there or is not such a file.
-    """
+    """Return what :func:`write_scores` wrote; raise a ConfigError where there is no such file."""
     try:
         with open_regular(path) as file, pq.ParquetFile(file) as opened:
             rows, size = opened.metadata.num_rows, path.stat().st_size
@@ -137,15 +120,23 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, ScoreFacts]:
 def _facts(content: bytes) -> ScoreFacts:
     """Return what JSON says of scores, or raise a ValueError, KeyError or TypeError."""
     known = parse_json(content)
-    problem = misfit(known, _FACTS)
-    units = {} if problem else known.pop("units")
-    problem = problem or misfit(units, dict.fromkeys(units, "object"))
-    for each in () if problem else units.values():
-        kinds = {"names": "text by unit", "recalls": "number by unit", "sizes": "count by unit"}
-        problem = problem or misfit(each, kinds, {"unit": len(each["names"])})
-    if problem or not {"class"} <= units.keys() <= COLUMNS.keys():
-        raise ValueError(problem or "no classes")
+    _check(known, _FACTS)
+    units = known.pop("units")
+    _check(units, dict.fromkeys(units, "object"))
+    if not {"class"} <= units.keys() <= COLUMNS.keys():
+        raise ValueError("no classes")
+    kinds = {"names": "text by unit", "recalls": "number by unit", "sizes": "count by unit"}
+    for each in units.values():
+        _check(each, kinds, {"unit": len(each["names"])})
     return ScoreFacts(**known, units={by: Units(**each) for by, each in units.items()})
+
+
+def _check(
+    values: Mapping[str, Any], kinds: Mapping[str, str], sizes: Mapping[str, int] | None = None
+) -> None:
+    problem = misfit(values, kinds, sizes)
+    if problem:
+        raise ValueError(problem)
 
 
 def _check_columns(frame: pd.DataFrame, facts: ScoreFacts) -> None:
@@ -172,15 +163,12 @@ def counts_of_best(
 
     Args:
         path: Of the scores.
-        method: Whose scores they have to be.
-        samples: ``sample_id, label`` of the samples that they have to be of.
+        method: Whose scores they have to be, or a ConfigError is raised.
+        samples: ``sample_id, label`` of the samples that they have to be of, likewise.
         members: Class or group of each sample, (N,).
         count: U, of classes or groups.
         budget: How many samples are the best.
         seed: Settles ties among equal scores.
-
-    Raises:
-        ConfigError: If they are of another method or of other samples.
     """
     frame, facts = read_scores(path)
     if facts.method != method:
@@ -193,13 +181,8 @@ def counts_of_best(
             f"Expected scores of the same samples in {path}, found others; "
             "score the same data set by both methods."
         )
-    best = select(
-        frame["score"].to_numpy(),
-        members,
-        budget,
-        higher_is_kept=facts.higher_is_kept,
-        tie_seed=seed,
-    )
+    scores, higher = frame["score"].to_numpy(), facts.higher_is_kept
+    best = select(scores, members, budget, higher_is_kept=higher, tie_seed=seed)
     return np.bincount(members[best], minlength=count)
 
 
@@ -211,49 +194,47 @@ def read_recalls(path: Path, names: Sequence[str], by: str) -> NDArray[np.float6
     groups, from 0, instead: with classes ``1, 10, 2`` nobody can tell whether row 2 is the third
     one or the one that is called so.
 
-    Args:
-        path: Of the file.
-        names: Of the classes or groups, in the order of the recalls.
-        by: ``class`` or ``group``.
-
-    Raises:
-        ConfigError: If the file does not give one recall in [0, 1] for every class or group, or has
-            a row for anything else.
+    The order is that of ``names``. A ConfigError is raised unless the file gives one recall in
+    [0, 1] for every one of them, and no row for anything else.
     """
     expected = f"Expected one row with {by},recall for every {by} in {path}"
+
+    def refuse(found: str) -> NoReturn:
+        raise ConfigError(f"{expected}, found {found}.")
+
     rows: dict[str, tuple[int, str]] = {}
     for line, key, cell in _recall_rows(path, by):
         key = original_text(key)
         key = key if key in names else key.strip()
         if key in rows:
-            raise ConfigError(
-                f"{expected}, found two for {visible(key)}, in lines {rows[key][0]} and {line}; "
-                "remove one."
-            )
+            refuse(f"two for {visible(key)}, in lines {rows[key][0]} and {line}; remove one")
         rows[key] = line, cell
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    twice = [visible(name) for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ConfigError(
-            f"{expected}, found the name {visible(twice[0])} twice in the scores, which no row can "
-            "tell apart; rename one in the data set."
+        refuse(
+            f"the name {twice[0]} twice in the scores, which no row can tell apart; rename one in "
+            "the data set"
         )
     positions = [str(k) for k in range(len(names))]
     named = bool(rows.keys() & {*names}) or any(map(_NUMBER.fullmatch, names))
     keys = positions if not named and rows.keys() <= {*positions} else list(names)
     strays = [visible(key) for key in rows if key not in keys]
     if strays:
-        raise ConfigError(
-            f"{expected}, found {', '.join(strays[:5])}, which {'are' if strays[1:] else 'is'} the "
-            f"name of no {by} in the scores ({', '.join(map(visible, names[:5]))}"
-            f"{', …' if len(names) > 5 else ''}); correct or remove the row."
+        refuse(
+            f"{', '.join(strays[:5])}, which {'are' if strays[1:] else 'is'} the name of no {by} "
+            f"in the scores ({', '.join(map(visible, names[:5]))}{', …' if names[5:] else ''}); "
+            "correct or remove the row"
         )
     absent = [visible(name) for name, key in zip(names, keys, strict=True) if key not in rows]
     if absent:
-        raise ConfigError(
-            f"Expected a recall for every {by} in {path}, found none for "
-            f"{', '.join(absent[:5])}; add their rows."
-        )
-    return np.array([_recall(path, key, *rows[key]) for key in keys], dtype=np.float64)
+        refuse(f"none for {', '.join(absent[:5])}; add their rows")
+    for key, (line, cell) in rows.items():
+        if _NUMBER.fullmatch(cell) is None or not 0 <= float(cell) <= 1:
+            raise ConfigError(
+                f"Expected recalls in [0, 1] in {path}, found {cell[:40]!r} for {visible(key)} in "
+                f"line {line}; measure every one on validation samples."
+            )
+    return np.array([float(rows[key][1]) for key in keys], dtype=np.float64)
 
 
 def _recall_rows(path: Path, by: str) -> Iterator[tuple[int, str, str]]:
@@ -279,21 +260,8 @@ def _recall_rows(path: Path, by: str) -> Iterator[tuple[int, str, str]]:
         ) from error
 
 
-def _recall(path: Path, key: str, line: int, cell: str) -> float:
-    if _NUMBER.fullmatch(cell) is None or not 0 <= float(cell) <= 1:
-        raise ConfigError(
-            f"Expected recalls in [0, 1] in {path}, found {cell[:40]!r} for {visible(key)} in line "
-            f"{line}; measure every one on validation samples."
-        )
-    return float(cell)
-
-
 def write_kept(path: Path, samples: pd.DataFrame) -> None:
-    """Write ``kept.csv``: ``sample_id, label`` and, if known, ``group`` of what is kept.
-
-    Raises:
-        StoreError: If the file cannot be written.
-    """
+    """Write ``kept.csv``, all columns but ``score`` of what is kept, or raise a StoreError."""
     with _saved(path) as file:
         file.write(csv_text(samples.drop(columns="score")).encode())
 
@@ -305,11 +273,6 @@ def _saved(path: Path) -> Iterator[IO[bytes]]:
             f"Expected a folder {path.parent} to write {path.name} into, found none; "
             "make it, or correct --out."
         )
-    try:
-        with written_whole(path) as file:
-            yield file
-    except OSError as error:
-        raise StoreError(
-            f"Expected to write {path}, found: {error.strerror or error}; "
-            "free space there, allow writing, or choose another file with --out."
-        ) from error
+    remedy = "free space there, allow writing, or choose another file with --out"
+    with expecting(f"to write {path}", remedy), written_whole(path) as file:
+        yield file

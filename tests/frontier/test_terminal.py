@@ -40,6 +40,13 @@ def terminal() -> FakeTerminal:
     return FakeTerminal()
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take seconds, and a terminal shows none of them."""
+    for name in ("png", "svg"):
+        monkeypatch.setattr(f"raydrop.frontier.figures.canvas.to_{name}", lambda *_: b"<svg/>")
+
+
 def attach(terminal: FakeTerminal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have both standard streams written to a terminal, and restore what a program sets up."""
     for name in ("stdout", "stderr"):

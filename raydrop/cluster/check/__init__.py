@@ -22,16 +22,16 @@ from raydrop.cluster.check.policy import (
     given,
     mapping,
     policies,
-    ray_version,
     refused,
     sequence,
     texts,
 )
+from raydrop.cluster.check.policy import (
+    ray_version as ray_version,
+)
 from raydrop.cluster.check.rules import installed_rays, open_doors, python_problems
 from raydrop.errors import ConfigError, in_one_line, visible
 from raydrop.store.files import read_regular
-
-__all__ = ["Problem", "check_file", "ray_version"]
 
 PLACEHOLDER = re.compile(r"FILL_IN\w*")
 KINDS = ("RayJob", "RayCluster")
@@ -47,17 +47,10 @@ NO_CPUS = re.compile(r"--num-cpus(?:=|\s+)['\"]?0(?![\d.])")
 
 
 def check_file(path: Path, *, template: bool = False) -> list[Problem]:
-    """Return what is wrong with a file for `ray up`, or with one of KubeRay.
+    """Return what is wrong with a file for `ray up` or KubeRay, in the order in which it is found.
 
-    Args:
-        path: Of the file.
-        template: Whether placeholders are no problem.
-
-    Returns:
-        The problems in the order in which they are looked for; none if the file is sound.
-
-    Raises:
-        ConfigError: If it cannot be read, or describes no cluster.
+    In a ``template``, placeholders are no problem. A ConfigError is raised where a file cannot be
+    read, or describes no cluster.
     """
     found = documents(path)
     if any(map(_is_kuberay, found)):
@@ -79,7 +72,6 @@ def check_file(path: Path, *, template: bool = False) -> list[Problem]:
 
 
 def _placeholders(config: Any) -> Iterator[Problem]:
-    """Yield every value that is left to fill in."""
     for where, text in texts(config):
         for name in dict.fromkeys(PLACEHOLDER.findall(text)):
             yield Problem(where, "a value of yours", name, "replace it before this file is used")
@@ -161,9 +153,8 @@ def _absent(config: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("setup_commands", expected, "neither", remedy)
     mounted = map(str, mapping(config.get("file_mounts")))
     if not any(map(TOKEN_FILE.search, mounted)) and "RAY_AUTH_TOKEN_PATH=" not in "\n".join(said):
-        remedy = (
-            "add ~/.ray/auth_token: ~/.ray/auth_token (`ray get-auth-token --generate` makes one)"
-        )
+        token = "~/.ray/auth_token"
+        remedy = f"add {token}: {token} (`ray get-auth-token --generate` makes one)"
         yield Problem("file_mounts", "the token that every node needs", "none", remedy)
 
 
@@ -251,8 +242,7 @@ class _Loader(yaml.SafeLoader):
 def documents(path: Path) -> list[Any]:
     """Return the documents of a YAML file, of which none makes objects other than plain ones.
 
-    Raises:
-        ConfigError: If it cannot be read, or is larger or deeper than a cluster file can be.
+    A ConfigError is raised if it cannot be read, or is larger or deeper than a cluster file can be.
     """
     try:
         text = read_regular(path, MOST_BYTES).decode()

@@ -32,23 +32,18 @@ RULES: dict[str, Rule] = {}
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend, said in a sentence."""
+    """One thing to mend: where, by the path of its key or empty, what is right, and what to do."""
 
     where: str
-    """Path of the key, such as ``provider.region``; empty for the file as a whole."""
     expected: str
-    """What should stand there."""
     found: str
-    """What does."""
     remedy: str
-    """What to do."""
 
     def __str__(self) -> str:
         """Return the sentence."""
         place = f"{_short(self.where)}: " if self.where else ""
-        return visible(
-            f"{place}Expected {self.expected}, found {_short(self.found)}; {self.remedy}."
-        )
+        said = f"Expected {self.expected}, found {_short(self.found)}; {self.remedy}."
+        return visible(place + said)
 
 
 @functools.cache
@@ -78,10 +73,11 @@ def refused(value: Any, policy: Any, where: str = "") -> Iterator[Problem]:
     if isinstance(policy, str):
         yield from (Problem(where, *said) for said in RULES[policy](value))
     elif isinstance(policy, list):
-        for index, item in enumerate(value if isinstance(value, list) else ()):
-            yield from refused(item, policy[min(index, len(policy) - 1)], f"{where}[{index}]")
         if not isinstance(value, list):
             yield Problem(where, "a list", shown(value), "write one")
+            return
+        for index, item in enumerate(value):
+            yield from refused(item, policy[min(index, len(policy) - 1)], f"{where}[{index}]")
     elif "_rule" in policy:
         yield from refused(value, policy["_rule"], where)
     elif policy.keys() & {"_only", "_no"}:
@@ -143,7 +139,7 @@ def shown(value: Any) -> str:
 
 def given(value: Any) -> bool:
     """Return whether a key has a value: not null, an empty text, list or mapping."""
-    return value is not None and value != "" and value != [] and value != {}
+    return value not in (None, "", [], {})
 
 
 def mapping(value: Any) -> dict[Any, Any]:
@@ -160,12 +156,11 @@ def texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
     """Yield the path and the text of every string in a nested value."""
     if isinstance(value, str):
         yield where, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from texts(item, _below(where, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from texts(item, f"{where}[{index}]")
+    inner = {_below(where, key): item for key, item in mapping(value).items()}
+    for place, item in (
+        inner | {f"{where}[{i}]": v for i, v in enumerate(sequence(value))}
+    ).items():
+        yield from texts(item, place)
 
 
 def _below(where: str, key: Any) -> str:

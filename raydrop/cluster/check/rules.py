@@ -142,9 +142,8 @@ def docker_options(options: Any) -> Iterator[Said]:
     if set(PUNCTUATION) & set(line):
         yield "options alone", line, "write options that no shell would run"
         return
-    known = {
-        name: form for names, form in policies()["docker_run"].items() for name in names.split()
-    }
+    tables = policies()["docker_run"].items()
+    known = {name: form for names, form in tables for name in names.split()}
     words = iter(_tokens(line))
     for word in words:
         name, equals, value = word.partition("=")
@@ -223,8 +222,8 @@ def variable(value: Any) -> Iterator[Said]:
 PYTHON = re.compile(r"(?:^|[.-])py(3\d+)(?:$|[.-])")
 SEPARATORS = re.compile(r"&&|\|\||[;|\n()]")
 INSTALL = re.compile(r"\bpip[\d.]*\s+install\b")
-RAY = re.compile(r"ray(?P<extras>\[[^\]]*\])?\s*(?P<rest>.*)", re.DOTALL)
-WHEEL = re.compile(r"(?:^|/)ray-[^/]*\.whl$")
+RAY = re.compile(r"ray(\[[^\]]*\])?\s*(?P<rest>([=~<>!@].*)?)|(.*/)?ray-[^/]*\.whl", re.DOTALL)
+"""Ray itself, rather than a package whose name begins so."""
 
 
 @rule
@@ -261,21 +260,13 @@ def installed_rays(command: str) -> list[str]:
     """Return what a shell command asks pip to install as Ray, word by word."""
     found: list[str] = []
     for part in SEPARATORS.split(command.replace("\\\n", " ")):
-        pip = INSTALL.search(part)
-        if pip is not None:
+        for text in INSTALL.split(part, maxsplit=1)[1:]:
             try:
-                words = shlex.split(part[pip.end() :])
+                words = shlex.split(text)
             except ValueError:  # a quotation that does not end
-                words = part[pip.end() :].split()
-            found += filter(_is_ray, words)
+                words = text.split()
+            found += filter(RAY.fullmatch, words)
     return found
-
-
-def _is_ray(word: str) -> bool:
-    """Return whether a word names Ray itself, rather than a package whose name begins so."""
-    match = RAY.fullmatch(word)
-    named = match is not None and (not match["rest"] or match["rest"][0] in "=~<>!@")
-    return named or WHEEL.search(word) is not None
 
 
 def installs(command: str) -> Iterator[Said]:
@@ -283,7 +274,7 @@ def installs(command: str) -> Iterator[Said]:
     ray = ray_version()
     for word in installed_rays(command):
         match = RAY.fullmatch(word)
-        if match is None or match["rest"].replace(" ", "") != f"=={ray}":
+        if match is None or (match["rest"] or "").replace(" ", "") != f"=={ray}":
             expected = f"Ray {ray}, which is installed here, to be installed"
             yield expected, word, f"write 'ray[default]=={ray}'"
 
