@@ -120,12 +120,19 @@ class GradientSource:
 
     def _computed(self, unit: Unit) -> NDArray[np.float32]:
         """Return a unit's values, (R, M)."""
-        quantity, samples = QUANTITIES[unit.quantity], self._mean_over(unit)
+        quantity, samples = QUANTITIES[unit.quantity], self.positions
+        if quantity.mean_over == "class":
+            samples = samples[self.labels == unit.klass]
+        if not len(samples):
+            raise ScoringError(
+                f"Expected training samples of class {unit.klass} for its mean gradient, found "
+                "none; choose a class that the training set has."
+            )
         kept = self._cache.read_partial(unit)
         partial = kept or Partial.empty(quantity.rows, len(self.positions))
         state, mean = self.run.state_after(unit.epoch), None
         try:
-            if samples is not None:
+            if quantity.mean_over != "none":
                 mean = self._gradients.mean_gradient(state, samples)
             return self._gradients.per_sample(quantity.task, state, self.positions, mean, partial)
         except BaseException:
@@ -133,16 +140,3 @@ class GradientSource:
             if partial.written.any():
                 self._cache.write_partial(unit, partial)
             raise
-
-    def _mean_over(self, unit: Unit) -> NDArray[np.int64] | None:
-        """Return the positions whose mean gradient is a unit's direction, or None."""
-        mean_over = QUANTITIES[unit.quantity].mean_over
-        if mean_over != "class":
-            return self.positions if mean_over == "all" else None
-        members: NDArray[np.int64] = self.positions[self.labels == unit.klass]
-        if not len(members):
-            raise ScoringError(
-                f"Expected training samples of class {unit.klass} for its mean gradient, found "
-                "none; choose a class that the training set has."
-            )
-        return members

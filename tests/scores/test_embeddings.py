@@ -75,17 +75,17 @@ def test_pooled_choice_is_that_of_the_plain_algorithm(
     seed: int, pool: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _small(monkeypatch, pool)
-    points = _cloud(seed)
+    points = _cloud(seed, 40)
     found = greedy_order(torch.from_numpy(points))
     assert found == k_center_by_scan(points, len(points))
     # Negative control: the order tells from that which starts elsewhere.
-    assert found != k_center_by_scan(points + np.eye(90)[:, :6] * 60, len(points))
+    assert found != k_center_by_scan(points + np.eye(40)[:, :6] * 60, len(points))
 
 
 @pytest.mark.parametrize("pool", [1, 5, 1024])
 def test_exact_ties_go_to_the_lowest_position(pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
     _small(monkeypatch, pool)
-    grid = np.array(list(itertools.product([-2.0, -1, 0, 1, 2], repeat=3)))
+    grid = np.array(list(itertools.product([-1.0, 0, 1], repeat=3)))
     points = np.random.default_rng(pool).permutation(grid)
     assert greedy_order(torch.from_numpy(points)) == k_center_by_scan(points, len(points))
 

@@ -9,6 +9,7 @@ axis of inputs holds the samples by running the model on two, of which one is th
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -378,30 +379,19 @@ def _sample_axis(use: _Seen, changed: _Seen | None) -> int | None:
     differs = use.inputs != changed.inputs
     if not differs.any():
         return UNCHANGED
-    if len(differs) % 2 == 0 and _second_half_only(differs):
+    # Something differs, so where the first half does not, the second half does.
+    if len(differs) % 2 == 0 and not differs.tensor_split(2)[0].any():
         return 0
-    if use.any_axis and differs.shape[1] == 2 and _second_half_only(differs.transpose(0, 1)):
-        return 1
-    return None
-
-
-def _second_half_only(differs: Tensor) -> bool:
-    first, second = differs.tensor_split(2)
-    return not bool(first.any()) and bool(second.any())
+    return 1 if use.any_axis and differs.shape[1] == 2 and not differs[:, 0].any() else None
 
 
 def _shared(uses: Iterable[_Seen], ruled: frozenset[str]) -> frozenset[str]:
     """Return the names of which some rows are read more than once."""
-    reads: defaultdict[str, list[slice | None]] = defaultdict(list)
-    for use in uses:
-        for name, rows in use.slots:
-            reads[name].append(rows)
-    return frozenset(name for name, rows in reads.items() if name in ruled and _overlap(rows))
-
-
-def _overlap(rows: list[slice | None]) -> bool:
-    if len(rows) < 2:
-        return False
-    spans = sorted((each.start, each.stop) for each in rows if each is not None)
-    gaps = itertools.pairwise(spans)
-    return None in rows or any(stop > start for (_, stop), (start, _) in gaps)
+    reads: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for name, rows in itertools.chain.from_iterable(use.slots for use in uses):
+        reads[name].append((rows.start, rows.stop) if rows else (0, math.inf))
+    return frozenset(
+        name
+        for name in ruled & reads.keys()
+        if any(stop > start for (_, stop), (start, _) in itertools.pairwise(sorted(reads[name])))
+    )
