@@ -34,9 +34,9 @@ from raydrop.cluster.driver import Options, run_study
 from raydrop.data import load_dataset
 from raydrop.data.batches import PreparedData, augment, even_groups, make_batches, prepare
 from raydrop.data.dataset import ArrayImages, ImageDataset, Split
-from raydrop.frontier.terminal import Console
 from raydrop.models import build_model
 from raydrop.store import Store
+from raydrop.store.terminal import Console
 from raydrop.study import Study, Training
 from raydrop.training.budget import training_length
 from raydrop.training.loop import train

@@ -13,7 +13,7 @@ from raydrop.cli import looks, results, selecting, studies  # noqa: F401 - they 
 from raydrop.cli.options import app
 from raydrop.cli.scripts import load_sweep, script_folder
 from raydrop.errors import RaydropError
-from raydrop.frontier.terminal import errors, set_up, visible_lines
+from raydrop.store.terminal import errors, set_up, visible_lines
 
 __all__ = ["app", "load_sweep", "main", "script_folder", "sweep_main"]
 

@@ -13,7 +13,7 @@ from typer import Argument, Option
 
 from raydrop.cli.options import DataRoot, app, on_this_machine
 from raydrop.errors import ConfigError
-from raydrop.frontier.terminal import console, errors
+from raydrop.store.terminal import console, errors
 
 if TYPE_CHECKING:
     from raydrop.data.check import DataCheck

@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from raydrop.cli.options import By, OutFile, app, on_this_machine
 from raydrop.errors import ConfigError
-from raydrop.frontier.terminal import console, errors
+from raydrop.store.terminal import console, errors
 
 if TYPE_CHECKING:
     from raydrop.frontier import Frontier

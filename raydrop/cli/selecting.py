@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from raydrop.cli.options import OutFile, app, on_this_machine
 from raydrop.errors import ConfigError
-from raydrop.frontier.terminal import console, errors
+from raydrop.store.terminal import console, errors
 
 
 @app.command(

@@ -12,7 +12,7 @@ from raydrop.cli.options import Address, DataRoot, NumCpus, Out, OutFile, app
 from raydrop.cli.results import show_frontier
 from raydrop.cli.scripts import load_sweep, script_folder
 from raydrop.errors import ConfigError, IncompleteStudyError
-from raydrop.frontier.terminal import console
+from raydrop.store.terminal import console
 from raydrop.study import Study
 
 

@@ -36,11 +36,11 @@ from raydrop.frontier.points import (
 )
 from raydrop.frontier.records import no_groups, read_study
 from raydrop.frontier.table import AVERAGE, WORST, front_mark, with_fronts
-from raydrop.frontier.terminal import Console
 from raydrop.metrics import by_class, by_group
 from raydrop.store import Entry, Place, Store, open_place
 from raydrop.store.files import misfit
 from raydrop.store.places import STUDY
+from raydrop.store.terminal import Console
 from raydrop.study import By
 
 INTERVAL = 2.0

@@ -27,9 +27,9 @@ from raydrop.cluster import driver, progress
 from raydrop.cluster.briefing import Briefing
 from raydrop.data import load_dataset
 from raydrop.errors import RaydropError
-from raydrop.frontier.terminal import Console
 from raydrop.store import Store
 from raydrop.store.tables import ScoreFacts, Units, read_scores, write_scores
+from raydrop.store.terminal import Console
 from raydrop.study import SCHEMA
 
 ROOT = Path(__file__).parents[2]

@@ -24,9 +24,9 @@ from raydrop.cluster.space import expand
 from raydrop.data import load_dataset
 from raydrop.data.dataset import FileImages, ImageDataset, Split
 from raydrop.errors import ConfigError
-from raydrop.frontier.terminal import Console
 from raydrop.plan import make_plan, trial_configs
 from raydrop.store import Store
+from raydrop.store.terminal import Console
 from raydrop.study import Study, Training
 
 STUDY = Study(

@@ -34,8 +34,8 @@ from raydrop.cluster import layout as cluster_layout
 from raydrop.cluster.crew import CrewWorker, start_crew
 from raydrop.cluster.driver import Options, Outcome, run_study
 from raydrop.errors import IncompleteStudyError
-from raydrop.frontier.terminal import Console
 from raydrop.store import Store
+from raydrop.store.terminal import Console
 from raydrop.study import Study
 
 pytestmark = pytest.mark.ray

@@ -27,7 +27,6 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.errors import ConfigError, StudyMismatchError
 from raydrop.frontier import write_frontier
-from raydrop.frontier.terminal import Console
 from raydrop.plan import make_plan, trial_configs
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
 from raydrop.stages.networks import run_network_trial
@@ -35,6 +34,7 @@ from raydrop.stages.queries import run_query
 from raydrop.stages.scoring import run_score
 from raydrop.stages.trials import run_trial
 from raydrop.store import Store, required
+from raydrop.store.terminal import Console
 from raydrop.study import NetworkPruning, Study, Training
 
 pytestmark = pytest.mark.ray

@@ -24,7 +24,7 @@ from raydrop.cluster.layout import (
     wait_for_layout,
 )
 from raydrop.errors import ConfigError
-from raydrop.frontier.terminal import Console
+from raydrop.store.terminal import Console
 
 Requests = list[dict[str, float]]
 CPU, GPU = {"CPU": 8.0}, {"CPU": 4.0, "GPU": 4.0}

@@ -30,9 +30,9 @@ from raydrop.cluster.logging import (
 from raydrop.errors import ConfigError
 from raydrop.frontier import frontier_table, load_records
 from raydrop.frontier.statistics.fronts import pareto_front
-from raydrop.frontier.terminal import Console
 from raydrop.frontier.watch import GrowingFront, Watcher
 from raydrop.store import Place
+from raydrop.store.terminal import Console
 from raydrop.study import Study, Training
 
 STUDY = FakeStudy(seeds=(0,))

@@ -15,9 +15,9 @@ from raydrop.data import check as module
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.data.check import FEW, glance
-from raydrop.frontier.terminal import Console
 from raydrop.plan import Plan
 from raydrop.store import Store
+from raydrop.store.terminal import Console
 from raydrop.study import Study, Training
 
 

@@ -16,9 +16,9 @@ from raydrop.cluster.progress import LONGEST_SENTENCE, quoted, stage_progress
 from raydrop.cluster.scoring import Context, run_queries
 from raydrop.cluster.shared_store import SharedStore
 from raydrop.errors import visible
-from raydrop.frontier.terminal import Console
 from raydrop.plan.runs import QueryRun, TrialRun
 from raydrop.store import Store
+from raydrop.store.terminal import Console
 from raydrop.study import Study, TrialConfig
 
 STUDY = Study(name="s", dataset="digits", model="small_cnn", param_space={})

@@ -18,7 +18,6 @@ from fake_study import GROUPED, FakeStudy
 from raydrop.errors import ConfigError, StoreError
 from raydrop.frontier import frontier_table, load_records
 from raydrop.frontier.points import POINT_OF_STUDY
-from raydrop.frontier.terminal import Console
 from raydrop.frontier.watch import (
     GrowingFront,
     Snapshot,
@@ -29,6 +28,7 @@ from raydrop.frontier.watch import (
     watch,
 )
 from raydrop.store import Store
+from raydrop.store.terminal import Console
 from raydrop.study import By
 
 STUDY = FakeStudy(quotas=("none",), losses=("cross_entropy", "cdb_w"), seeds=(0, 1, 2))

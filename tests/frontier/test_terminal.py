@@ -19,9 +19,9 @@ import raydrop.frontier
 from raydrop import cli
 from raydrop.errors import visible
 from raydrop.frontier import Frontier, load_records
-from raydrop.frontier import terminal as terminal_module
 from raydrop.frontier.table import table_of
 from raydrop.frontier.watch import Watcher, live_view
+from raydrop.store import terminal as terminal_module
 from raydrop.store.tables import ScoreFacts, Units, write_scores
 
 HOSTILE = "[/INST] [red]:smile:\x1b[2J\x1b]8;;http://x\x07\x1b]52;c;eA==\x1b\\\x9b31m\r\b\x00\u202ed\u2028$é"

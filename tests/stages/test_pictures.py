@@ -16,12 +16,12 @@ from raydrop.data import load_dataset
 from raydrop.data.dataset import ArrayImages, ImageDataset
 from raydrop.data.thumbnails import thumbnails
 from raydrop.errors import DataError
-from raydrop.frontier.terminal import Console
 from raydrop.plan import Plan, make_plan, trial_configs
 from raydrop.plan.runs import ScoreRun, score_run
 from raydrop.selection import select
 from raydrop.stages.pictures import save_images
 from raydrop.store import Entry, Store
+from raydrop.store.terminal import Console
 from raydrop.study import Study, derive_seed
 
 STUDY = Study("t", "digits", "small_cnn", {"method": "el2n", "keep_fraction": 0.5}, seeds=(3, 1))

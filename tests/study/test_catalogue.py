@@ -161,7 +161,7 @@ def test_the_source_of_what_is_brought_is_part_of_the_identity(script: Path) -> 
 @pytest.mark.ray
 def test_workers_resolve_what_a_script_brings(script: Path, tmp_path: Path) -> None:
     from raydrop.cluster.driver import Options, run_study
-    from raydrop.frontier.terminal import Console
+    from raydrop.store.terminal import Console
 
     study = load_sweep(script)
     options = Options(out=tmp_path / "out", num_cpus=1)
