@@ -43,7 +43,7 @@ class Briefing:
 
     @cached_property
     def _workload(self) -> tuple[Work, ...]:
-        """What is to be done takes; nothing of it is done while a briefing lasts."""
+        """What is missing; nothing of it is done while a briefing lasts."""
         return workload(self.study, self.missing, self.dataset, self.store)
 
     def say(self, name: str, text: str) -> None:
@@ -107,17 +107,12 @@ class Briefing:
         shared = sum(query.partition is None and not query.initialisation for query in plan.queries)
         unshared = unshared_query_runs(plan)
         if unshared > shared:
-            self.say(
-                "shared",
-                f"{shared} full query runs serve what {unshared} would, one per method, keep "
-                "fraction and seed",
-            )
+            would = f"what {unshared} would, one per method, keep fraction and seed"
+            self.say("shared", f"{shared} full query runs serve {would}")
         pruned = [run.dense.key for run in plan.trials if run.dense is not None]
         if pruned:
-            self.say(
-                "shared",
-                f"{len(set(pruned))} dense networks serve {len(pruned)} trials that prune them",
-            )
+            trials = f"{len(pruned)} trials that prune them"
+            self.say("shared", f"{len(set(pruned))} dense networks serve {trials}")
 
     def _tell_work(self) -> None:
         study, n = self.study, len(self.dataset.train)
@@ -135,11 +130,8 @@ class Briefing:
     ) -> None:
         """Say how the study would lay out now, and how long it is likely to take.
 
-        Without an address, and where there is no session, Ray is not started.
-
-        Raises:
-            ConfigError: If the cluster cannot be joined, or this machine has too little. Nodes that
-                a cluster lacks may still come, so that is said instead.
+        Without an address, and where there is no session, Ray is not started. This machine is
+        refused where it has too little; nodes that a cluster lacks may still come.
         """
         joins = address is not None or ray.is_initialized()
         with ray_session(address) if joins else nullcontext():
@@ -153,28 +145,22 @@ class Briefing:
                 wait = f"a run waits up to {cluster_layout.WAIT_SECONDS:g} s for nodes"
                 self.say("layout", f"none now, and {wait}: {error}")
                 return
-            self.tell_layout(layout, found)
-            self.tell_time(
-                layout, forecasting.measured_on_ray if joins else forecasting.measured_here
-            )
+            measure = forecasting.measured_on_ray if joins else forecasting.measured_here
+            self.tell_layout(layout, found, measure)
 
-    def tell_layout(self, layout: Layout, found: Sequence[Node]) -> None:
-        """Say how many workers there are at a time, with what, and on which nodes."""
-        self.say("layout", layout_text(layout, found))
+    def tell_layout(
+        self, layout: Layout, found: Sequence[Node], measure: forecasting.Measure | None = None
+    ) -> None:
+        """Say how many workers there are, on which nodes, and how long each stage may take.
 
-    def tell_time(self, layout: Layout, measure: forecasting.Measure | None = None) -> None:
-        """Say how long each stage is likely to take.
-
-        Args:
-            layout: How many workers there are, and on which device.
-            measure: Times what nothing finished tells of. Where it is None and there is such,
-                nothing is said.
+        What nothing finished tells of is measured. Where it is not, and there is such, nothing is
+        said of time.
         """
+        self.say("layout", layout_text(layout, found))
         study, dataset, store = self.study, self.dataset, self.store
         finished = forecasting.finished_runs(study, self.plan, dataset, store, layout.device)
-        text = forecasting.Forecast.of(study, self._workload, finished).sentence(
-            dataset, layout, measure
-        )
+        forecast = forecasting.Forecast.of(study, self._workload, finished)
+        text = forecast.sentence(dataset, layout, measure)
         if text is not None:
             self.say("likely", text)
 

@@ -83,8 +83,7 @@ Network = tuple[str, ScoringPrecision]
 def prepare_process(layout: Layout) -> None:
     """Give this process its threads, let it keep what it frees, and leave others their GPU memory.
 
-    On a shared GPU torch then refuses tensors beyond this process's share as if memory had run out:
-    batches are cut here, and those of the others are left whole.
+    On a shared GPU memory then runs out at this process's share, which cuts its own batches only.
     """
     torch.set_num_threads(layout.cpus)
     # glibc gives large buffers back to the system, and each batch would wait for fresh pages:
@@ -110,11 +109,9 @@ def attempt(work: Callable[[], None]) -> str | None:
 
 def describe_query(run: QueryRun) -> str:
     """Say in a few words which query run it is."""
-    kind = ""
+    kind = f", initialisation {run.initialisation + 1}" if run.initialisation else ""
     if run.partition is not None:
         kind = f", part {run.partition[0] + 1} of {run.partition[1]}"
-    elif run.initialisation:
-        kind = f", initialisation {run.initialisation + 1}"
     return f"{run.model}, seed {run.seed}{kind}"
 
 
@@ -135,10 +132,8 @@ class CrewWorker:
     """The process of a worker; keeps the data, and the network that it last differentiated."""
 
     def __init__(self, context: bytes) -> None:
-        """Take the data from the object store, for a :class:`WorkContext` that is pickled.
-
-        Ray would otherwise warn that a reference in it could be gone; the driver holds it.
-        """
+        """Take the data from the object store, for a :class:`WorkContext`."""
+        # Pickled, or Ray would warn that a reference in it could be gone, which the driver holds.
         self._context: WorkContext = ray.cloudpickle.loads(context)
         prepare_process(self._context.layout)
         self._data: PreparedData = ray.get(self._context.data)
@@ -188,10 +183,7 @@ class CrewWorker:
     def part(
         self, network: Network, shards: Sequence[Shard], state: Vector
     ) -> tuple[Vector, float]:
-        """Return shards' sum of gradients along their tree, and apart from it its seconds.
-
-        The driver fetches only the second value; the first stays in this node's object store.
-        """
+        """Return shards' sum of gradients, which stays on this node, and the seconds it took."""
         self.use(network)
         start = time.perf_counter()
         total = summed(lambda shard: self.run("gradient_sum", shard, state), shards)
@@ -224,7 +216,6 @@ class _Job:
 
     @property
     def may_join(self) -> bool:
-        """Whether it may be done in one call with others."""
         return not (self.is_single or self.is_suspect)
 
     @property
@@ -336,8 +327,8 @@ class _Queries(_Work):
         self.results.append((job.item, reason))
 
 
-class _Shards(_Work):
-    """Shards of one network."""
+class _Values(_Work):
+    """A task on every shard of one network, whose results go to the driver."""
 
     def __init__(
         self, jobs: Iterable[_Job], workers: int, network: Network, *arguments: Any
@@ -347,10 +338,6 @@ class _Shards(_Work):
 
     def what(self, job: _Job | None) -> str:  # noqa: ARG002
         return self._network[0]
-
-
-class _Values(_Shards):
-    """A task on every shard, whose results go to the driver."""
 
     def take(self) -> _Job:
         room, jobs = self._room, [self.waiting.popleft()]
@@ -368,7 +355,7 @@ class _Values(_Shards):
         self.results.extend(zip(job.shards, arrays, strict=True))
 
 
-class _Sum(_Shards):
+class _Sum(_Values):
     """The sum of all shards' gradients, whose parts stay where they were computed."""
 
     def __init__(
@@ -389,21 +376,19 @@ class _Sum(_Shards):
         room, job = self._room, self.waiting.popleft()
         if self.tree.children(job.node) or not job.may_join:
             return job
-        node = job.node
+        node, count = job.node, 1
         while (parent := self.tree.parent(node)) is not None:
             leaves = self.tree.addends(parent)
-            if leaves[0] != job.node or len(leaves) > room or not self._are_next(leaves[1:]):
+            found = [job, *itertools.islice(self.waiting, len(leaves) - 1)]
+            fitting = [each.node for each in found if each.may_join]
+            if fitting != leaves or len(leaves) > room:
                 break
-            node = parent
-        if node == job.node:
+            node, count = parent, len(leaves)
+        if count == 1:
             return job
-        jobs = (job, *(self.waiting.popleft() for _ in self.tree.addends(node)[1:]))
-        return _Job(job.item, node, parts=jobs)
-
-    def _are_next(self, leaves: Sequence[int]) -> bool:
-        """Return whether these shards are what waits first, and may share a call."""
-        found = list(itertools.islice(self.waiting, len(leaves)))
-        return [job.node for job in found] == leaves and all(job.may_join for job in found)
+        return _Job(
+            job.item, node, parts=(job, *(self.waiting.popleft() for _ in range(count - 1)))
+        )
 
     def call(self, job: _Job, actor: Any) -> Sequence[Any]:
         children = self.tree.children(job.node)
@@ -511,10 +496,8 @@ class Crew:
     def steps(self, work: _Work) -> Iterator[None]:
         """Do all jobs of some work, and yield after each call that has ended.
 
-        Work adds jobs when others are done; workers are busy again before anything is yielded.
-
-        Raises:
-            IncompleteStudyError: If there is nobody to do it.
+        Work adds jobs when others are done; workers are busy again before anything is yielded. If
+        there is nobody to do it, that is an IncompleteStudyError.
         """
         self._heard, self._about = time.monotonic(), (work.stage, work.what(None))
         while work.is_open:

@@ -29,12 +29,7 @@ class WorkerDeaths:
         return self._counts.total()
 
     def note(self, stage: str, what: str = "") -> None:
-        """Count one more.
-
-        Args:
-            stage: Where, in the plural: ``query runs``, ``scores``, ``trials`` or ``networks``.
-            what: What it worked on, where that is known.
-        """
+        """Count one more of a stage such as ``trials``, and what it worked on if that is known."""
         self._counts[stage] += 1
         if self._store is None:
             return

@@ -86,11 +86,7 @@ class Outcome:
 
 
 def run_study(study: Study, options: Options, console: Console) -> Outcome:
-    """Do what a study lacks, and leave its records in the output folder.
-
-    Raises:
-        RaydropError: On a user's mistake, before anything is run.
-    """
+    """Do what a study lacks, and leave its records in the output folder."""
     place = open_place(options.out)
     logging = _logging(options.log)
     points = expand(study)
@@ -138,14 +134,10 @@ def _logging(name: str | None) -> Callable[..., AbstractContextManager[tuple[Cal
 
 
 def check_folder(place: Place, study: Study, dataset: ImageDataset) -> None:
-    """Refuse an output folder whose results could not stand beside this study's.
+    """Refuse what is no folder, and results of another study, with a StudyMismatchError.
 
     A larger search space, more models or more seeds belong to the same study; other data, or other
     settings of training, scoring and selection, do not.
-
-    Raises:
-        ConfigError: If it is no folder.
-        StudyMismatchError: If the folder belongs to a different study; the message says how.
     """
     out, path = place.folder, place.folder / STUDY
     if out.exists() and not out.is_dir():
@@ -185,10 +177,8 @@ def check_folder(place: Place, study: Study, dataset: ImageDataset) -> None:
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
+        nested = isinstance(item, Mapping)
+        flat |= _flat(item, f"{prefix}{key}.") if nested else {f"{prefix}{key}": item}
     return flat
 
 
@@ -199,11 +189,7 @@ def write_study_file(
     plan: Plan,
     dataset: ImageDataset,
 ) -> None:
-    """Write ``study.json``: the study, replayable, with the trials it asks for and the versions.
-
-    Raises:
-        StoreError: If the folder cannot be written.
-    """
+    """Write ``study.json``: the study, replayable, with the trials it asks for and the versions."""
     base = study.base(dataset.fingerprint)
     versions = {"python": platform.python_version(), "machine": platform.machine()}
     body = {
@@ -229,10 +215,7 @@ def score_dataset(
 
     Query runs and scores stay in ``options.out``, so another method of the same query runs costs
     its own work alone. The query run on all the data is made for every method, because quotas read
-    its recalls.
-
-    Raises:
-        RaydropError: On a user's mistake, or if the query run or the scores failed.
+    its recalls. A query run or score that failed is a ScoringError.
     """
     store = Store(open_place(options.out))
     dataset = load_dataset(study.dataset, options.data_root)
@@ -264,12 +247,11 @@ def score_dataset(
 
 def _units(dataset: ImageDataset, query: Entry) -> dict[str, Units]:
     """Return the classes and, if there are any, the groups, with the query run's recalls."""
-    found: dict[str, Units] = {}
-    for by, name in RECALLS.items():
-        if query.info[name] is not None:
-            sizes = dataset.sizes(by, "validation").tolist()
-            found[by] = Units(list(dataset.names(by)), query.info[name], sizes)
-    return found
+    return {
+        by: Units(list(dataset.names(by)), recalls, dataset.sizes(by, "validation").tolist())
+        for by, name in RECALLS.items()
+        if (recalls := query.info[name]) is not None
+    }
 
 
 def _run(briefing: Briefing, options: Options, beginning: Beginning | None = None) -> Failed:
@@ -294,7 +276,6 @@ def _run(briefing: Briefing, options: Options, beginning: Beginning | None = Non
             console=console,
         )
         briefing.tell_layout(layout, cluster_layout.alive_nodes())
-        briefing.tell_time(layout)
         with beginning() if beginning else nullcontext(()) as callbacks:
             context = Context(
                 briefing.study,

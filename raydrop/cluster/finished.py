@@ -35,11 +35,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "scipy", "
 
 
 def is_finished(study: Study, place: Place, data_root: str | None) -> bool:
-    """Return whether a receipt says that a study is finished, and all is as it was then.
-
-    Raises:
-        RaydropError: If there is no such data or search space.
-    """
+    """Return whether a receipt says that a study is finished, and all is as it was then."""
     try:
         found = _read(place, RECEIPT)
     except (OSError, ValueError):
@@ -52,11 +48,9 @@ def is_finished(study: Study, place: Place, data_root: str | None) -> bool:
 
 
 def leave_receipt(study: Study, place: Place) -> None:
-    """Say that a study is finished, and its files are written; in a folder of this machine alone.
-
-    Where that fails, the same command looks at everything again.
-    """
+    """Say that a study is finished and its files written, in a folder of this machine alone."""
     if place.remote is None:
+        # Where that fails, the same command looks at everything again.
         with contextlib.suppress(StoreError, OSError, ValueError, KeyError):
             asked = _asked(study, _read(place, STUDY)["data_fingerprint"])
             body = {"asked": asked, "files": _state_of(place.folder)}

@@ -66,9 +66,8 @@ and the seconds after which no other is begun, but for the second one."""
 def makespan(seconds: Iterable[float], workers: int) -> float:
     """Return when the last of some works ends, if a worker that is free takes the next of them.
 
-    This is list scheduling in the given order (Graham 1966, "Bounds for certain multiprocessing
-    anomalies"): it ends after at least the longest work, and less than twice as late as the best
-    order does.
+    List scheduling in the given order (Graham 1966, "Bounds for certain multiprocessing anomalies")
+    ends less than twice as late as the best order does.
 
     Example:
         >>> makespan([3, 3, 2, 4], workers=2)
@@ -135,10 +134,7 @@ class Finished:
 def finished_runs(
     study: Study, plan: Plan, dataset: ImageDataset, store: Store, device: str
 ) -> dict[Kind, Finished]:
-    """Return what the query runs and trials of a plan took that are finished, on this device.
-
-    Nothing is verified, and no array is read.
-    """
+    """Return what finished query runs and trials of a plan took on a device; reads no array."""
     found: dict[Kind, Finished] = {}
     stages: tuple[tuple[str, Sequence[Any], Callable[..., Work], str], ...] = (
         ("query", plan.queries, query_work, "train_seconds"),
@@ -176,13 +172,9 @@ class Noise:
     @classmethod
     def like(cls, dataset: ImageDataset, *, in_memory: bool) -> Noise:
         """Return the noise that stands for a data set; where images stream, reading augments."""
-        return cls(
-            dataset.num_classes,
-            dataset.image_shape,
-            len(dataset.train),
-            dataset.horizontal_flip and in_memory,
-            dataset.crop_padding if in_memory else 0,
-        )
+        flip, padding = dataset.horizontal_flip and in_memory, dataset.crop_padding * in_memory
+        sizes = dataset.num_classes, dataset.image_shape, len(dataset.train)
+        return cls(*sizes, horizontal_flip=flip, crop_padding=padding)
 
     def drawn(self, count: int) -> PreparedData:
         """Return a data set whose training split is ``count`` images of noise."""
@@ -227,12 +219,10 @@ def probe_of(study: Study, kind: Kind) -> Probe:
     stage, model = kind
     if stage == "scores":
         return Probe(model, None, study.score_precision)
-    network = study.pruning_of_networks().retraining
-    assert network is not None
     training = {
         "query runs": study.training_of_queries(),
         "trials": study.training,
-        "networks": network,
+        "networks": study.pruning_of_networks().retraining or study.training,
     }[stage]
     # At a rate of zero noise cannot make it diverge, and a step takes as long.
     same = dataclasses.replace(
@@ -273,9 +263,7 @@ def _seconds_per_pass(probe: Probe, noise: Noise, device: str, seconds: float) -
 def median_pace(timer: Timer, limit: int, seconds: float) -> float:
     """Return the median seconds of one sample, in batches as large as the time allows.
 
-    Batches grow from small ones for as long as the next ones fit into the time, since what a
-    sample takes in a small one says little of what it takes in a large one. The first batch of
-    every call of the timer pays for the start.
+    In a small one a sample takes another time. Each call's first batch pays for the start.
     """
     size = min(FIRST_BATCH, limit)
     each = timer(size, 2, seconds)[-1] / size
@@ -328,17 +316,10 @@ def _training(model: str, training: Training, data: PreparedData, device: str) -
                 raise _Enough
 
         with contextlib.suppress(_Enough):
-            train(
-                network,
-                batches,
-                torch.arange(size).repeat(count),
-                CrossEntropy(),
-                dataclasses.replace(training, batch_size=size),
-                Length(1, count),
-                0,
-                augment=training.augment,
-                after_step=after_step,
-            )
+            positions = torch.arange(size).repeat(count)
+            alike = dataclasses.replace(training, batch_size=size)
+            arguments = network, batches, positions, CrossEntropy(), alike, Length(1, count), 0
+            train(*arguments, augment=training.augment, after_step=after_step)
         return clock.found
 
     return timer
@@ -370,8 +351,13 @@ def measured_here(layout: Layout, probes: Sequence[Probe], noise: Noise) -> dict
 
 def measured_on_ray(layout: Layout, probes: Sequence[Probe], noise: Noise) -> dict[Probe, float]:
     """Time batches in a worker of a layout, or raise a TimeoutError if none answers."""
-    task = ray.remote(_timing_task).options(**layout.ray_options(), max_retries=0)
-    reference = task.remote(layout, probes, noise)
+
+    def work() -> dict[Probe, float]:
+        prepare_process(layout)
+        return measured_here(layout, probes, noise)
+
+    task = ray.remote(work).options(**layout.ray_options(), max_retries=0)
+    reference = task.remote()
     try:
         found: dict[Probe, float] = ray.get(reference, timeout=ANSWER_SECONDS)
     except ray.exceptions.GetTimeoutError as error:
@@ -380,11 +366,6 @@ def measured_on_ray(layout: Layout, probes: Sequence[Probe], noise: Noise) -> di
             f"no worker with {layout.needs} answered within {ANSWER_SECONDS:g} s"
         ) from error
     return found
-
-
-def _timing_task(layout: Layout, probes: Sequence[Probe], noise: Noise) -> dict[Probe, float]:
-    prepare_process(layout)
-    return measured_here(layout, probes, noise)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,8 @@ SMALL_DATA_GPUS = 0.25
 """Share of a GPU for data that lie in memory: one small network leaves most of a GPU idle."""
 
 CONTEXT_BYTES = 768 * 2**20
-"""Memory of a GPU that is taken to be gone with each process before it holds a tensor.
-
-CUDA's context and the kernels of torch, cuBLAS and cuDNN that a process loads are outside of what
-torch counts and limits; a few hundred MiB are usual, so this is an assumption with room to spare.
-"""
+"""Memory of a GPU taken to be gone with each process: CUDA's context and the kernels that it loads,
+which torch does not count; a few hundred MiB are usual."""
 
 WAIT_SECONDS = 300.0
 """How long nodes and workers are waited for; a cloud starts a node within minutes."""
@@ -72,10 +69,8 @@ def make_layout(
 
     Without a GPU every CPU is a worker with one thread, which keeps results independent of how
     many there are. With GPUs, workers share them, and the CPUs of their nodes are divided among
-    the workers; each worker fits on every node that has GPUs enough for one.
-
-    Raises:
-        ConfigError: If there is no CPU, or no node has the GPUs that a worker asks for.
+    the workers; each worker fits on every node that has GPUs enough for one. Where there is no CPU,
+    or no node has the GPUs that a worker asks for, that is a ConfigError.
     """
     cpus = sum(int(node.get("CPU", 0)) for node in nodes)
     most = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
@@ -147,7 +142,10 @@ def layout_text(layout: Layout, found: Sequence[Node]) -> str:
     lacks: dict[str, list[Node]] = {}
     for node in unused:
         lacks.setdefault(_lack(layout, node), []).append(node)
-    reasons = [f"{_who(those)} {lack}" for lack, those in lacks.items()]
+    reasons = [
+        f"{'head' if len(those) == 1 and HEAD in those[0] else len(those)} {lack}"
+        for lack, those in lacks.items()
+    ]
     return f"{workers} {layout.needs}, on {used} of {len(found)} nodes ({', '.join(reasons)})"
 
 
@@ -156,10 +154,6 @@ def _lack(layout: Layout, node: Node) -> str:
     if node.get("CPU", 0.0) < 1:
         return "without CPUs"
     return "without GPUs" if layout.gpus and not node.get("GPU") else "too small"
-
-
-def _who(those: Sequence[Node]) -> str:
-    return "head" if len(those) == 1 and HEAD in those[0] else str(len(those))
 
 
 def alive_nodes() -> list[Node]:
@@ -192,12 +186,7 @@ def wait_for_layout(
     console: Console,
     nodes: Callable[[], Sequence[Node]] = alive_nodes,
 ) -> Layout:
-    """Return :func:`make_layout`, as soon as there are nodes that work can be laid out on.
-
-    Raises:
-        ConfigError: If they have not come within the seconds; says what was asked and what there
-            is.
-    """
+    """Return :func:`make_layout`, as soon as there are nodes, or raise what it says in the end."""
     deadline, told = time.monotonic() + seconds, False
     try:
         while True:

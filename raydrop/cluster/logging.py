@@ -31,7 +31,6 @@ PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 PROJECT = "raydrop"
 """Experiment of MLflow and project of W&B that runs are put into."""
 
-
 Metrics = Mapping[str, float]
 
 
@@ -92,9 +91,8 @@ class MlflowLogger(Logger):
 
         self._client = mlflow.MlflowClient()
         found = self._client.get_experiment_by_name(PROJECT)
-        self._experiment = (
-            self._client.create_experiment(PROJECT) if found is None else found.experiment_id
-        )
+        new = found is None
+        self._experiment = self._client.create_experiment(PROJECT) if new else found.experiment_id
         self._run = self._begin(study.name, {"raydrop.out": place.called()}, _facts(study))
         self.place = f"MLflow at {mlflow.get_tracking_uri()}, experiment {PROJECT}"
 
@@ -156,18 +154,15 @@ class FrontCallback(LoggerCallback):
     def __init__(
         self, logger: Logger, front: GrowingFront, runs: Mapping[str, TrialRun], console: Console
     ) -> None:
-        """Begin with the front that earlier runs of the study have left, and its trials by id."""
+        """Log the front that earlier runs of the study have left; its trials are given by id."""
         self._logger, self._front, self._runs, self._console = logger, front, runs, console
         self._failed = False
+        if front.finished:
+            self._carefully(self._log_front)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave connections out of the copy of itself that Tuner keeps on disk and never reads."""
         return {}
-
-    def begin(self) -> None:
-        """Log the front that earlier runs have left, if they have left any."""
-        if self._front.finished:
-            self._carefully(self._log_front)
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         """Log a trial that left a record."""
@@ -219,10 +214,8 @@ def front_logging(
 ) -> Iterator[tuple[LoggerCallback, ...]]:
     """Give Tune's callbacks for a logger of a study with these trials by id, and close it then.
 
-    Raises:
-        ConfigError: If the logger cannot be opened.
+    A logger that cannot be opened is refused with a ConfigError.
     """
-    check_logger(name)
     try:
         logger = LOGGERS[name](study, place)
     except Exception as error:
@@ -232,7 +225,6 @@ def front_logging(
         ) from error
     console.print(f"Log: {logger.place}")
     callback = FrontCallback(logger, Watcher(place).front(), runs, console)
-    callback.begin()
     try:
         yield (callback,)
     finally:
@@ -242,14 +234,11 @@ def front_logging(
 def front_metrics(front: GrowingFront) -> dict[str, float]:
     """Return a front of at least one finished trial as numbers that can be followed over time.
 
-    Returns:
-        ``best_worst_class/keep_0.2`` and so on (or ``best_worst_group``): the highest mean
-        worst-class accuracy of any method at each keep fraction, in [0, 1];
-        ``front/hypervolume``, the share of the unit square of average and worst-class accuracy
-        that the points dominate (:func:`~raydrop.frontier.statistics.fronts.hypervolume`), and
-        ``front/points``, how many of them are on the Pareto front. With several models, each
-        model's name comes after the slash; then, where networks are pruned, their target, such as
-        ``flops_0.75``.
+    ``best_worst_class/keep_0.2`` and so on (or ``best_worst_group``) is the highest mean worst-unit
+    accuracy of any method at a keep fraction; ``front/hypervolume`` the share of the unit square of
+    average and worst accuracy that the points dominate; ``front/points`` how many are on the Pareto
+    front. After the slash comes the model, where there are several, and then, where networks are
+    pruned, their target, such as ``flops_0.75``.
     """
     points, by = front.points(), front.by
     several = points["model"].nunique() > 1

@@ -40,12 +40,9 @@ class StageProgress:
     ) -> None:
         """Begin with nothing done of so many items, and an expected amount of work in any unit."""
         self._console, self._stage, self._items = console, stage, items
-        self._work = work
-        self._note = ""
-        self._bar = bar
+        self._work, self._bar, self._note = work, bar, ""
         self._task = bar.add_task(stage, total=work, items=f"0/{items}", note="") if bar else None
-        self._finished = 0
-        self._done = 0.0
+        self._finished, self._done = 0, 0.0
         self._start = self._last = time.monotonic()
         self._first: tuple[float, float] | None = None
 
@@ -83,25 +80,19 @@ class StageProgress:
 
     def _print_line(self, note: str) -> None:
         elapsed = self._last - self._start
-        share = "" if self._is_over() else self._share()
+        share = ""
+        if not self._is_over() and self._work not in (0, self._items):  # which items do not tell
+            share = f" ({min(1.0, self._done / self._work):.0%})"
         self.say(
             f"{self._stage}: {self._finished}/{self._items}{share} in {elapsed:.0f} s"
             f"{self._left()}  {note}".rstrip()
         )
 
-    def _share(self) -> str:
-        """Say how much of the work is done, where items alone would not tell."""
-        if self._work == self._items or not self._work:
-            return ""
-        return f" ({min(1.0, self._done / self._work):.0%})"
-
     def _left(self) -> str:
         """Say how long the rest takes, at the pace since the first, which paid for starting."""
         rest = self._work - self._done
-        if self._first is None or self._is_over() or rest <= 0:
-            return ""
-        since, before = self._first
-        if self._done <= before:
+        since, before = self._first or (0.0, self._done)
+        if self._is_over() or rest <= 0 or self._done <= before:
             return ""
         pace = (self._last - since) / (self._done - before)
         return f", about {pace * rest:.0f} s left"

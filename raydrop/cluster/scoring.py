@@ -61,11 +61,7 @@ def run_scores(
     failed_queries: Mapping[str, str],
     crew: Crew,
 ) -> dict[str, str]:
-    """Run what is missing of stage 2, one query model after the other.
-
-    Returns:
-        A sentence for each score that could not be computed, by its key.
-    """
+    """Run what is missing of stage 2, by model; return a sentence for each failure, by key."""
     if not scores:
         return {}
     failed = {

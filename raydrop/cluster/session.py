@@ -44,14 +44,11 @@ def ray_session(
     A session that is there already is used and left as it is. A local one listens on the loopback
     address alone, keeps Ray's token authentication, and has a folder that only this user can open
     and that is removed in the end. Workers import from the folder of the program that calls this,
-    and from ``code``, but never from the current one, where anybody's files may lie.
-
-    Yields:
-        Where the dashboard of a cluster is and how to tunnel to it, or nothing.
+    and from ``code``, but never from the current one, where anybody's files may lie. Yields where
+    the dashboard of a cluster is and how to tunnel to it, or nothing.
 
     Raises:
-        ConfigError: If the cluster does not answer, runs another Ray, or asks for another token, or
-            if Ray does not start here.
+        ConfigError: If the cluster cannot be joined, or Ray does not start here.
         IncompleteStudyError: If a process of a local Ray ends before the work does.
     """
     if ray.is_initialized():
@@ -198,10 +195,7 @@ def find_head(address: str) -> str:
     """Return the host and port of a cluster's head, once something answers there.
 
     ``auto`` is the cluster that this machine is part of; Ray Client's addresses, with a scheme, are
-    left to Ray.
-
-    Raises:
-        ConfigError: If nothing answers.
+    left to Ray. If nothing answers, that is a ConfigError.
     """
     if "://" in address:
         return address

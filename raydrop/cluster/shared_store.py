@@ -58,7 +58,7 @@ class SharedStore:
                 "another or none on this one; name a folder that all machines share, or "
                 "s3://BUCKET/PREFIX, with --out."
             )
-        _write_once(self)
+        _write_once(self)  # a worker that cannot write would work in vain
         return store
 
     def find(self) -> Store | None:
@@ -105,18 +105,14 @@ class SharedStore:
         )
 
 
-@functools.cache
-def _write_once(place: SharedStore) -> None:
-    """Look once in each process whether it can write; a worker that cannot would work in vain."""
-    place.try_writing()
+_write_once = functools.cache(lambda place: place.try_writing())  # in each process
 
 
 @contextlib.contextmanager
 def shared(store: Store) -> Iterator[SharedStore]:
     """Share a store with all machines, marked for as long as the context lasts.
 
-    Raises:
-        StoreError: If the folder cannot be written, or in place of what its removal led to.
+    Raises a StoreError if the folder cannot be written, and in place of what its removal led to.
     """
     if isinstance(store.location, str):
         yield SharedStore(store.location)
@@ -168,21 +164,19 @@ def check_machines(place: SharedStore) -> None:
 
 
 def refuse_unfit(place: SharedStore, said: Mapping[str, Answer]) -> None:
-    """Refuse machines that could not leave results, given what each says, by its address.
+    """Refuse with a ConfigError machines that could not leave results, by what each says.
 
-    Raises:
-        ConfigError: If a clock is wrong, which comes first because an object store may be out of
-            reach for no other reason; if a machine does not see the place; or if it cannot read or
-            write there. One such machine is named.
+    A wrong clock comes first, because an object store may be out of reach for no other reason. One
+    machine is named by its address.
     """
-    skews = {address: answer.skew for address, answer in said.items()}
-    wrong = [address for address in sorted(said) if abs(skews[address]) > SKEW_SECONDS]
+    wrong = [a for a in sorted(said) if abs(said[a].skew) > SKEW_SECONDS]
     if wrong:
-        address = max(wrong, key=lambda each: abs(skews[each]))
+        address = max(wrong, key=lambda each: abs(said[each].skew))
+        skew = said[address].skew
         raise ConfigError(
             f"Expected the clocks of all machines to agree within {SKEW_SECONDS / 60:g} minutes, "
-            f"found that of {address} at least {_duration(abs(skews[address]))} "
-            f"{'ahead of' if skews[address] > 0 else 'behind'} this machine's ({len(wrong)} of the "
+            f"found that of {address} at least {_duration(abs(skew))} "
+            f"{'ahead of' if skew > 0 else 'behind'} this machine's ({len(wrong)} of the "
             f"{len(said)} others differ too much); set whichever is wrong with `timedatectl "
             "set-ntp true` or chrony, since object stores refuse requests signed with a wrong "
             "time, and times in logs and results would mislead."
@@ -194,27 +188,24 @@ def refuse_unfit(place: SharedStore, said: Mapping[str, Answer]) -> None:
             f"{len(unseen)} of the {len(said)} others do not, such as {unseen[0]}; name a folder "
             "that all machines share, or s3://BUCKET/PREFIX, with --out."
         )
-    refusals = [(a, answer.refusal) for a, answer in sorted(said.items()) if answer.refusal]
-    if refusals:
-        address, reason = refusals[0]
+    refused = [address for address, answer in sorted(said.items()) if answer.refusal]
+    if refused:
         raise ConfigError(
             f"Expected every machine of the cluster to read and write {place.location}, found that "
-            f"{len(refusals)} of the {len(said)} others cannot, such as {address}: {reason}"
+            f"{len(refused)} of the {len(said)} others cannot, such as {refused[0]}: "
+            f"{said[refused[0]].refusal}"
         )
 
 
 def clock_skew(sent: float, told: float, received: float) -> float:
     """Return by how many seconds another machine's clock is wrong at least.
 
-    It told its time between a question and its answer, which was at some time t of this machine's
-    clock with sent <= t <= received; so told - t lies between told - received and told - sent. The
-    bound that is closer to 0 is returned, and 0 where 0 lies between them.
+    It told its time at some t of this machine's clock with sent <= t <= received; so told - t lies
+    between told - received and told - sent. The bound closer to 0 is returned, or 0 between them.
 
-    Examples:
-        >>> clock_skew(100.0, 103.0, 110.0), clock_skew(100.0, 400.0, 110.0)
-        (0.0, 290.0)
-        >>> clock_skew(100.0, 40.0, 110.0)
-        -60.0
+    Example:
+        >>> clock_skew(100, 103, 110), clock_skew(100, 400, 110), clock_skew(100, 40, 110)
+        (0.0, 290.0, -60.0)
     """
     return max(0.0, told - received) + min(0.0, told - sent)
 
@@ -260,16 +251,16 @@ def answers(place: SharedStore, nodes: Mapping[str, str]) -> dict[str, Answer]:
 
 def _answer(reference: Any, sent: float, received: float) -> Answer:
     """Return what a machine said, or why it said nothing."""
+    answer: Answer
     try:
-        answer: Answer
         answer, told = ray.get(reference, timeout=0)
     except ray.exceptions.GetTimeoutError:
-        silent = f"it did not answer within {ANSWER_SECONDS:g} s; look whether it is well."
-        return Answer(refusal=silent)
+        reason = f"it did not answer within {ANSWER_SECONDS:g} s"
     except ray.exceptions.RayError as error:
         reason = in_one_line(getattr(error, "cause", None) or error)
-        return Answer(refusal=f"{reason}; look whether it is well.")
-    return replace(answer, skew=clock_skew(sent, told, received))
+    else:
+        return replace(answer, skew=clock_skew(sent, told, received))
+    return Answer(refusal=f"{reason}; look whether it is well.")
 
 
 def _look(place: SharedStore) -> tuple[Answer, float]:

@@ -38,10 +38,8 @@ def expand(study: Study) -> list[dict[str, Any]]:
     a study means the same trials each time it is run, and distributions of one sample are drawn
     from the same random number.
 
-    A function waits until what it reads is resolved, wherever that stands.
-
-    Returns:
-        One dict per point, of plain values; points may repeat.
+    A function waits until what it reads is resolved, wherever that stands. Each point is a dict of
+    plain values; points may repeat.
 
     Raises:
         ConfigError: If a search space is not one that Tune understands, holds a text to be

@@ -35,9 +35,6 @@ TUNE = "tune"
 _UNWRITTEN = "unwritten"
 """What a trial reports under this name is why nothing could be written."""
 
-_ROOM_BYTES = 2**16
-"""What a place for results has room for, unless it is full."""
-
 
 def run_trials(
     context: Context,
@@ -76,9 +73,8 @@ def _ready(
     without = {key: _lost_network(store, run) for key, run in dense.items()}
     for run in trials:
         store.remove("failure", run.key)
-        reason = _failed_input(run, failed)
-        if reason is None and run.dense is not None:
-            reason = without[run.dense.key]
+        missing = without[run.dense.key] if run.dense else None
+        reason = _failed_input(run, failed) or missing
         if reason is None:
             ready[run.key] = run
         else:
@@ -181,7 +177,8 @@ def _in_a_sentence(guard: _Guard, store: Store) -> Iterator[None]:
 def _unwritable(store: Store) -> StoreError | None:
     """Return why nothing can be written where results go, or None."""
     try:
-        store.write("probe", {"kind": "probe"}, {"room": "x" * _ROOM_BYTES})
+        # For which there is room, unless the place is full.
+        store.write("probe", {"kind": "probe"}, {"room": "x" * 2**16})
     except StoreError as error:
         return error
     store.remove("probe", config_hash({"kind": "probe"}))
@@ -240,12 +237,9 @@ class _Advance(_Unsaved):
         if "failed" in result:
             self._end_failed(trial, result["failed"])
         elif "seconds" in result:  # otherwise it was stopped before its end
-            seconds = result["seconds"]
-            self._end(
-                trial,
-                f": average {result['average_accuracy']:.2f}, worst "
-                f"{result['worst_class_accuracy']:.2f}, {seconds:.{0 if seconds >= 10 else 1}f} s",
-            )
+            average, worst = result["average_accuracy"], result["worst_class_accuracy"]
+            seconds = f"{result['seconds']:.{0 if result['seconds'] >= 10 else 1}f} s"
+            self._end(trial, f": average {average:.2f}, worst {worst:.2f}, {seconds}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         text = ""

@@ -163,12 +163,11 @@ def test_a_run_itself_times_nothing_and_tells_only_what_finished_trials_do(tmp_p
     plan = make_plan(STUDY, trial_configs(STUDY, expand(STUDY)), dataset)
     store, console = Store(tmp_path / "store"), Console(file=io.StringIO())
     brief = Briefing(STUDY, plan, plan, dataset, store, console)
-    brief.tell_time(Layout(2, 1, 0.0))
-    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    brief.tell_layout(Layout(2, 1, 0.0), [])
     _finished(STUDY, tmp_path, seconds=30.0)
-    brief.tell_time(Layout(2, 1, 0.25))
-    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
-    brief.tell_time(Layout(2, 1, 0.0))
+    brief.tell_layout(Layout(2, 1, 0.25), [])
+    assert "likely" not in console.file.getvalue()  # type: ignore[attr-defined]
+    brief.tell_layout(Layout(2, 1, 0.0), [])
     assert _line(console.file.getvalue(), "likely").endswith(  # type: ignore[attr-defined]
         "in all on 2 workers, at the pace of 1 finished trial, besides starting the processes of "
         "each stage"
