@@ -191,7 +191,8 @@ class Store:
         work = self.folder(".incomplete") / uuid.uuid4().hex
         try:
             with self.place.writing(self.root):
-                body = self._fill(work, kind, config, info, arrays or {})
+                described = {"kind": kind, "config": dict(config), "info": dict(info)}
+                body = self._fill(work, described, arrays or {})
                 standing = None if self._remote is None else self.read(kind, at.key)
                 if standing is None:
                     self._upload(work, at, body)
@@ -291,12 +292,7 @@ class Store:
         return _Spot(kind, key, self.folder(kind) / key)
 
     def _fill(
-        self,
-        work: Path,
-        kind: str,
-        config: Mapping[str, Any],
-        info: Mapping[str, Any],
-        arrays: Mapping[str, NDArray[Any]],
+        self, work: Path, described: dict[str, Any], arrays: Mapping[str, NDArray[Any]]
     ) -> dict[str, Any]:
         """Write the files of an entry, and return what its ``meta.json`` says."""
         work.mkdir(parents=True)
@@ -310,11 +306,9 @@ class Store:
                 named[name] = f"{name}.{digest[:_HASH_DIGITS]}.npy"
                 path = path.rename(work / named[name])
             digests[path.name] = digest
-        described = {"kind": kind, "config": dict(config), "info": dict(info), "files": digests}
+        whole = described | {"files": digests} | ({"arrays": named} if named else {})
         # Through JSON once, so that the entry written and the entry read are the same values.
-        body: dict[str, Any] = json.loads(
-            canonical_json(described | ({"arrays": named} if named else {}))
-        )
+        body: dict[str, Any] = json.loads(canonical_json(whole))
         sealed = body | {"sha256": _seal(body)}
         with _synced(work / META) as file:
             file.write(json.dumps(sealed, indent=1, sort_keys=True).encode())

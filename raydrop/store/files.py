@@ -238,16 +238,12 @@ def _is_of(value: Any, kind: str, sizes: Mapping[str, int]) -> bool:
 
 
 class NpyHeader(NamedTuple):
-    """What the beginning of an array's file says of the rest."""
+    """What the beginning of an array's file says of the rest, of which there are ``nbytes``."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     fortran_order: bool
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that follow."""
-        return self.dtype.itemsize * math.prod(self.shape)
+    nbytes: int
 
 
 def read_npy_header(file: IO[bytes]) -> NpyHeader:
@@ -267,7 +263,7 @@ def read_npy_header(file: IO[bytes]) -> NpyHeader:
     except TypeError as error:
         raise ValueError(f"an array of an unknown kind, {found[1].decode()}") from error
     shape = tuple(int(side) for side in found[3].split(b",") if side.strip())
-    return NpyHeader(dtype, shape, found[2] == b"True")
+    return NpyHeader(dtype, shape, found[2] == b"True", dtype.itemsize * math.prod(shape))
 
 
 # Tables.

@@ -33,12 +33,13 @@ _MOST_URL = 2**16
 
 @dataclass(frozen=True)
 class Place:
-    """A location of results; what cannot be read or written raises a StoreError."""
+    """A location of results; what cannot be read or written raises a StoreError.
+
+    Its folder is the location itself, or this machine's copy of what the object store has.
+    """
 
     folder: Path
-    """Where to work on this machine: the location itself, or the copy of an object store's."""
     remote: Remote | None = None
-    """The object store, where results go to one."""
 
     def called(self, below: str | Path = "", *, here: bool = False) -> str:
         """Return what to call the place, or what is in it, by its path or its URL.
@@ -55,12 +56,7 @@ class Place:
 
     @property
     def short_name(self) -> str:
-        """The last part of the folder's name, or of the URL.
-
-        Example:
-            >>> Place(Path("results/digits")).short_name
-            'digits'
-        """
+        """The last part of the folder's name, or of the URL."""
         if self.remote is None:
             return self.folder.resolve().name
         return Path(self.remote.url.partition("?")[0]).name

@@ -71,12 +71,10 @@ CONNECT = (
 
 
 class ObjectFacts(NamedTuple):
-    """What a listing says about an object."""
+    """What a listing says about an object: its bytes, and the second since 1970 it is of."""
 
     size: int
-    """In bytes."""
     changed: float
-    """When it was written, in seconds since 1970, to the second."""
 
 
 class Remote:
@@ -297,10 +295,10 @@ def joined_url(url: str, path: str) -> str:
 
 
 def refuse_options(url: str, found: str) -> None:
-    """Refuse what others wrote if it says where, or how, an object store is to be reached.
+    """Refuse with a ConfigError what others wrote on how an object store is to be reached.
 
     Whoever runs a study decides whom credentials are shown to. Others may name a bucket, and a
-    region; any other option raises a ConfigError, which quotes what the URL was ``found`` in.
+    region, but no other option; the error quotes what the URL was ``found`` in.
     """
     names = dict(parse_qsl(_split(url).query, keep_blank_values=True)).keys() - _HARMLESS
     if is_url(url) and names:
@@ -371,11 +369,12 @@ def _facts(info: Any) -> ObjectFacts | None:
 def _reason(text: str) -> str:
     """Return what matters of a message of a client library."""
     found = _AMAZON.search(text) or _GOOGLE.search(text)
-    said = (text if found is None else found[2]).rstrip(". ")
+    kind, said = ("", text) if found is None else found.groups()
+    said = said.rstrip(". ")
     brief = said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]}…"
-    if found is None:
+    if not kind:
         return brief
-    return found[1] if said in ("", "No response body") else f"{found[1]} ({brief})"
+    return kind if said in ("", "No response body") else f"{kind} ({brief})"
 
 
 def _remedy(text: str) -> str:
