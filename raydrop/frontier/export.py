@@ -40,14 +40,11 @@ sparsity is a mean over keep fractions of what was measured."""
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """A table that was written."""
+    """A table that was written, of points as :func:`~raydrop.frontier.table.frontier_table`."""
 
     records: Records
-    """What was read, and what was missing."""
     table: pd.DataFrame
-    """A row per point, as from :func:`~raydrop.frontier.table.frontier_table`."""
     path: Path
-    """The written file."""
     called: str
     """Where it is, for people."""
 
@@ -55,19 +52,11 @@ class Export:
 def export_table(
     directory: str | Path, kind: str, out: str | Path | None = None, by: str | None = None
 ) -> Export:
-    """Write a study's table for a paper.
+    """Write a study's table for a paper, as ``csv``, ``parquet`` or ``latex``.
 
-    Args:
-        directory: An output folder of ``raydrop run``.
-        kind: ``csv``, ``parquet`` or ``latex``.
-        out: File to write; ``table.csv``, ``table.parquet`` or ``table.tex`` in the study's folder
-            where None.
-        by: ``class``, ``group``, or None for what the study is about.
-
-    Raises:
-        ConfigError: If ``kind`` or ``by`` do not exist.
-        StoreError: If the folder cannot be read or the file cannot be written.
-        IncompleteStudyError: If no trial is finished.
+    It is ``table.csv``, ``table.parquet`` or ``table.tex`` in the study's folder where ``out`` is
+    None, and about classes or groups as :func:`~raydrop.frontier.records.load_records` takes
+    ``by``, whose errors it raises, or a ``ConfigError`` if ``kind`` does not exist.
     """
     if kind not in SUFFIXES:
         raise unknown_name("value of --format", kind, SUFFIXES)
@@ -93,15 +82,11 @@ def export_table(
 def wide_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row per method and quotas, with every keep fraction's numbers in columns.
 
-    Args:
-        table: Points of one data set, as from :func:`~raydrop.frontier.frontier_table`.
-
-    Returns:
-        :data:`ROW`, and for each keep fraction, such as 0.2, ``keep_0.2_n_seeds`` and
-        ``keep_0.2_average_accuracy`` and ``keep_0.2_worst_class_accuracy``, means over seeds in
-        [0, 1], each also with ``_min`` and ``_max``, the lowest and the highest seed; NaN where a
-        row has no such point. Training on all the data is at keep fraction 1, first of its model,
-        loss and network; random pruning follows.
+    Columns are :data:`ROW`, and for each keep fraction, such as 0.2, ``keep_0.2_n_seeds`` and
+    ``keep_0.2_average_accuracy`` and ``keep_0.2_worst_class_accuracy``, means over seeds in [0, 1],
+    each also with ``_min`` and ``_max``, the lowest and the highest seed; NaN where a row has no
+    such point. Training on all the data is at keep fraction 1, first of its model, loss and
+    network; random pruning follows. The table is about one data set.
     """
     values = ["n_seeds"]
     for name in _measures(table):

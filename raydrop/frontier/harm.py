@@ -67,12 +67,10 @@ TWO_SEEDS = "two seeds: where they disagree, a modal label is the class with the
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Trials of one point, and for each that of its reference with the same seed."""
+    """S trials of one point by ascending seed, and for each its reference's of the same seed."""
 
     pruned: pd.DataFrame
-    """S rows, by ascending seed."""
     dense: pd.DataFrame
-    """S rows in the same order."""
 
     def accuracies(self) -> tuple[Floats, Floats, Floats]:
         """Return those of classes or groups: pruned (S, U), dense (S, U), and test samples (U,)."""

@@ -36,11 +36,9 @@ class Overlay:
     table: pd.DataFrame
     """As from :func:`overlay_table`."""
     place: Place
-    """Where they were written."""
     paths: Mapping[str, Path]
     """The written files by name."""
     by: By
-    """Whether worst cases and fronts are about classes or groups."""
 
     def remarks(self) -> list[str]:
         """Return what a reader has to know besides, a sentence each, with the study's name."""
@@ -54,13 +52,9 @@ def write_overlay(
 ) -> Overlay:
     """Lay the frontiers of several studies over each other.
 
-    Writes ``overlay.csv``, ``overlay.png`` and ``overlay.svg``; the studies' own folders stay as
-    they are.
-
-    Args:
-        directories: Output folders of ``raydrop run``, two or more.
-        out: Folder to write into; made where it is not there.
-        by: As for :func:`~raydrop.frontier.write_frontier`.
+    Writes ``overlay.csv``, ``overlay.png`` and ``overlay.svg`` into ``out``, made where it is not
+    there; the studies' own folders stay as they are. ``by`` is as for
+    :func:`~raydrop.frontier.write_frontier`.
 
     Raises:
         ConfigError: If there are fewer than two folders, one is named twice, or the studies are

@@ -75,6 +75,7 @@ VALIDATION = tuple(column(name, "class") for name in _COUNTED)
 
 _WORST = ("worst_accuracy", "worst", "gap", "std")
 _EACH = ("recalls", "correct", "totals", "agreement", "areas", "worst_auc")
+_OVER_ALL = ("average_accuracy", "worst_decile_accuracy", "balanced_accuracy")
 
 TRIAL_COLUMNS = (
     "trial_id",
@@ -189,11 +190,7 @@ class Records:
     def about(self, by: str | None) -> Records:
         """Return the same with worst cases about what is asked for, or else about :attr:`by`.
 
-        Args:
-            by: ``class``, ``group``, or None.
-
-        Raises:
-            ConfigError: If it is neither, or the data have no groups.
+        Anything but ``class``, ``group`` where the data have some, and None is a ``ConfigError``.
         """
         unit = self.by if by is None else by
         if unit not in get_args(By):
@@ -211,11 +208,7 @@ class Records:
         return self.class_sizes if (unit or self.unit) == "class" else self.group_sizes
 
     def members(self, unit: By | None = None) -> NDArray[np.integer[Any]]:
-        """Return the (n_test,) class or group of every test image, as in :meth:`names`.
-
-        Raises:
-            DataError: If these records were not read from a folder.
-        """
+        """Return the (n_test,) class or group of every test image, as in :meth:`names`."""
         members = self.test_labels if (unit or self.unit) == "class" else self.test_groups
         if members is None:
             raise DataError(
@@ -225,21 +218,12 @@ class Records:
         return members
 
     def predictions(self, trial_id: str) -> NDArray[np.integer[Any]]:
-        """Read the (n_test,) predicted classes of a trial from the store.
-
-        Raises:
-            StoreError: If they are not there, or no longer.
-            DataError: If they are for another test set, with the trial.
-        """
+        """Read the (n_test,) predicted classes of a trial from the store."""
         entry = required(Store(self.place), "trial", trial_id)
         return _predictions(entry, self.members("class"))
 
     def hits(self, trial_ids: Sequence[str]) -> NDArray[np.bool_]:
-        """Return which test images trials classified correctly, (n_trials, n_test).
-
-        Raises:
-            DataError: If a trial is not among those that were read.
-        """
+        """Return which test images trials classified correctly, (n_trials, n_test)."""
         images = len(self.members("class"))
         unknown = [each for each in trial_ids if each not in self.packed_hits]
         if unknown:
@@ -318,19 +302,20 @@ def load_records(directory: str | Path, by: str | None = None) -> Records:
             f"Expected at least one finished trial in {place.called()}, found none of "
             f"{len(asked)}{reason}; finish the sweep with `raydrop run`."
         )
-    packed: dict[str, NDArray[np.uint8]] = {}
-    trials = _trials(list(_rows(finished, data, packed)), groups is not None)
+    rows = [_row(entry, data, labels, groups) for entry in finished]
+    packed = {row["trial_id"]: row.pop("hits") for row in rows}
+    trials = _trials(rows, groups is not None)
     read = Records(
         place=place,
         trials=trials,
-        class_names=tuple(str(name) for name in data.info["class_names"]),
-        class_sizes=tuple(int(size) for size in data.info["class_sizes"]),
+        class_names=tuple(data.info["class_names"]),
+        class_sizes=tuple(data.info["class_sizes"]),
         missing=missing,
         failures=failures,
         damaged=tuple(store.damaged),
         provenance=_provenance(study, store, data, trials, finished),
-        group_names=tuple(str(name) for name in data.info.get("group_names") or ()),
-        group_sizes=tuple(int(size) for size in data.info.get("group_sizes") or ()),
+        group_names=tuple(data.info.get("group_names") or ()),
+        group_sizes=tuple(data.info.get("group_sizes") or ()),
         by=study["study"].get("by", "class"),
         test_labels=labels,
         test_groups=groups,
@@ -458,49 +443,41 @@ def _with_agreement(records: Records) -> pd.DataFrame:
     return trials.assign(**{name: trials["trial_id"].map(by) for name, by in columns.items()})
 
 
-def _rows(
-    entries: Iterable[Entry], data: Entry, packed: dict[str, NDArray[np.uint8]]
-) -> Iterator[dict[str, Any]]:
-    """Yield a row per trial, and put its hits into ``packed``."""
-    labels, groups = _test_set(data)
+def _row(
+    entry: Entry, data: Entry, labels: NDArray[Any], groups: NDArray[Any] | None
+) -> dict[str, Any]:
+    """Return a trial's columns, and its packed ``hits``."""
     sizes = _sizes(data)
+    ours, theirs = data.config["fingerprint"], entry.config.get("data")
+    if theirs is not None and theirs != ours:
+        raise DataError(
+            f"Expected trials of one test set, that of data {ours[:12]}, found trial {entry.key} "
+            f"of data {str(theirs)[:12]}; keep studies of different data in different folders."
+        )
+    _check_info(entry, _KINDS, sizes)
+    predictions = _predictions(entry, labels)
+    try:
+        of_classes = class_metrics(predictions, labels, sizes["class"])
+        measured = _measured(of_classes, "class")
+        if groups is not None:
+            of_groups = group_metrics(predictions, labels, groups, sizes["group"])
+            measured |= _measured(of_groups, "group")
+    except DataError as error:
+        raise DataError(
+            f"Expected predictions for this test set in trial {entry.key}, found a problem: {error}"
+        ) from error
     told = (*VALIDATION, *NOISE, *NETWORK, *TRAINING, *GROUP_COUNTS)
-    for entry in entries:
-        ours, theirs = data.config["fingerprint"], entry.config.get("data")
-        if theirs is not None and theirs != ours:
-            raise DataError(
-                f"Expected trials of one test set, that of data {ours[:12]}, found trial "
-                f"{entry.key} of data {str(theirs)[:12]}; keep studies of different data in "
-                "different folders."
-            )
-        _check_info(entry, _KINDS, sizes)
-        predictions = _predictions(entry, labels)
-        try:
-            of_classes = class_metrics(predictions, labels, sizes["class"])
-            measured = {
-                "average_accuracy": of_classes.average_accuracy,
-                "worst_decile_accuracy": of_classes.worst_decile_accuracy,
-                "balanced_accuracy": of_classes.balanced_accuracy,
-                **_measured(of_classes, "class"),
-            }
-            if groups is not None:
-                of_groups = group_metrics(predictions, labels, groups, sizes["group"])
-                measured |= _measured(of_groups, "group")
-        except DataError as error:
-            raise DataError(
-                f"Expected predictions for this test set in trial {entry.key}, found a problem: "
-                f"{error}"
-            ) from error
-        packed[entry.key] = np.packbits(predictions == labels)
-        yield {
-            "trial_id": entry.key,
-            **_identity(entry),
-            **{name: entry.info.get(name) for name in told},
-            "by": entry.info.get("by", "class"),
-            **_areas(entry, "class"),
-            **_areas(entry, "group"),
-            **measured,
-        }
+    return {
+        "trial_id": entry.key,
+        "hits": np.packbits(predictions == labels),
+        **_identity(entry),
+        **{name: entry.info.get(name) for name in told},
+        "by": entry.info.get("by", "class"),
+        **{name: getattr(of_classes, name) for name in _OVER_ALL},
+        **_areas(entry, "class"),
+        **_areas(entry, "group"),
+        **measured,
+    }
 
 
 def _test_set(data: Entry) -> tuple[NDArray[Any], NDArray[Any] | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +78,8 @@ class GrowingFront:
     def add(self, trial: Mapping[str, Any], average: float, worst: float) -> None:
         """Take in one finished trial; told again, it counts once, with what it says last.
 
-        Args:
-            trial: Its configuration: :data:`~raydrop.frontier.points.POINT_OF_STUDY` and ``seed``;
-                a dense network where it does not say.
-            average: Its average accuracy, in [0, 1].
-            worst: Its worst-class (or worst-group) accuracy, in [0, 1].
+        Its configuration says :data:`~raydrop.frontier.points.POINT_OF_STUDY` and ``seed``, and is
+        of a dense network where it says nothing else; both accuracies are in [0, 1].
         """
         trial = {**_NETWORK, **trial}
         key = tuple(trial[name] for name in POINT_OF_STUDY)
@@ -97,9 +94,7 @@ class GrowingFront:
     def points(self) -> pd.DataFrame:
         """Return a row per point, ordered by :data:`~raydrop.frontier.points.POINT_OF_STUDY`.
 
-        Returns:
-            These columns, ``n_seeds``, ``average_accuracy`` and ``worst_accuracy``, both means over
-            seeds, ``on_front`` and ``on_front_at_keep_fraction``.
+        With these columns, ``n_seeds``, both accuracies as means over seeds, and both marks.
         """
         columns = [*POINT_OF_STUDY, "n_seeds", AVERAGE, WORST]
         rows = [(*key, len(self._seeds[key]), *self._mean(key)) for key in sorted(self._seeds)]
@@ -152,14 +147,13 @@ class Snapshot:
 
 @dataclass(frozen=True, eq=False)
 class _TestSet:
-    """What predictions are compared with."""
+    """What predictions are compared with; ``number`` is that of the classes or groups."""
 
     fingerprint: str
     by: By
     labels: NDArray[Any]
     groups: NDArray[Any] | None
     number: int
-    """Of classes, or of groups."""
 
     def accuracies(self, entry: Entry) -> tuple[float, float] | None:
         """Return a trial's average and worst accuracy, or None where its record is not sound."""
@@ -239,9 +233,6 @@ class Watcher:
             waiting="" if front.finished else "no trial is finished yet",
         )
 
-    def _store(self) -> Store:
-        return Store(self._place, glance=True)
-
     def _read_study(self) -> bool:
         """Read the study again if its file has changed, and return whether there is one."""
         self._place.refresh()
@@ -254,7 +245,7 @@ class Watcher:
             self._study, self._written = read_study(self._place), written
         return True
 
-    def _read_new(self, store: Store, asked: Any, test: _TestSet) -> None:
+    def _read_new(self, store: Store, asked: Set[str], test: _TestSet) -> None:
         for key in (asked & set(store.keys("trial"))) - self._read.keys():
             entry = store.peek("trial", key, arrays=True)
             values = None if entry is None else test.accuracies(entry)
@@ -262,7 +253,7 @@ class Watcher:
                 self._read[key] = values
                 self._newest = max(self._newest, store.changed("trial", key))
 
-    def _failures(self, store: Store, asked: Any) -> Iterator[str]:
+    def _failures(self, store: Store, asked: Set[str]) -> Iterator[str]:
         """Yield the trials that failed since the last run began."""
         for key in asked & set(store.keys("failure")):
             if store.changed("failure", key) > self._written - _RESUMED_SECONDS:
@@ -300,17 +291,8 @@ def watch(
     """Show how a sweep goes until all its trials are there or failed.
 
     In a terminal a table is redrawn in place; elsewhere a line is printed when something changed.
-    Writes no file.
-
-    Args:
-        directory: Output folder of ``raydrop run``, which may not be there yet.
-        console: Where to show.
-        by: ``class``, ``group``, or None for what the study is about.
-        interval: Seconds between two looks.
-        sleep: Waits that long.
-
-    Raises:
-        ConfigError: If ``interval`` is not positive, or as :class:`Watcher` and its looks.
+    Writes no file. The folder may not be there yet; ``interval`` is in seconds, which ``sleep``
+    waits. Raises what :class:`Watcher` and its looks do.
     """
     if not (math.isfinite(interval) and interval > 0):
         raise ConfigError(

@@ -23,11 +23,9 @@ class Frontier:
     """What stage 4 found and wrote."""
 
     records: Records
-    """What was read, and what was missing."""
     table: pd.DataFrame
     """A row per point, as from :func:`~raydrop.frontier.table.frontier_table`."""
     comparisons: pd.DataFrame
-    """A row per comparison, as in ``comparisons.csv``."""
     paths: Mapping[str, Path]
     """The written files by name, such as ``"frontier.csv"``."""
 

@@ -43,13 +43,7 @@ SMALLEST_DENSITY = 0.05
 
 
 def plot_densities(mixture: TwoGaussians, ax: Axes, density: float | None = None) -> Axes:
-    """Draw both classes' densities, weighted by their priors, and three thresholds.
-
-    Args:
-        mixture: What to draw.
-        ax: Where to draw.
-        density: As in :meth:`~raydrop.theory.TwoGaussians.drop_densities`.
-    """
+    """Draw both classes' densities, weighted by their priors, and three thresholds."""
     pairs = list(zip(mixture.means, mixture.sigmas, strict=True))
     ends = min(m - REACH * s for m, s in pairs), max(m + REACH * s for m, s in pairs)
     x = np.linspace(*ends, 500)

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from reference import costs_run_by_run
 from test_frontier_sources import QUERY_SECONDS, SOURCED, SourcedStudy, sources_of
 
-from raydrop.frontier.costs import Costs, costs, time_unit
 from raydrop.frontier.figures.canvas import to_svg
 from raydrop.frontier.figures.costs import costs_figure, plot_score_costs, plot_trial_costs
 from raydrop.frontier.figures.looks import KeepStyle
+from raydrop.frontier.sources import Costs, costs, time_unit
 from raydrop.store import META
 
 

@@ -11,7 +11,7 @@ from fake_study import SMALL, TRANSFER
 from raydrop.frontier.points import point_name, scorer_name, series_name, setting_name
 from raydrop.frontier.records import load_records
 from raydrop.frontier.report.sentences import noise_answer
-from raydrop.frontier.statistics.noise import Noise, noise_of
+from raydrop.frontier.statistics.densities import Noise, noise_of
 
 OWN = {"model": "resnet18", "query_model": "resnet18", "quotas": "none", "loss": "cross_entropy"}
 

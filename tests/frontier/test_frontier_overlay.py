@@ -14,6 +14,7 @@ from fake_study import GROUPED, TRANSFER, FakeStudy
 
 from raydrop.errors import ConfigError, StudyMismatchError
 from raydrop.frontier import frontier_table, load_records, summary_table
+from raydrop.frontier.figures import canvas
 from raydrop.frontier.figures.chart import overlay_chart
 from raydrop.frontier.figures.frontier import overlay_figure
 from raydrop.frontier.figures.looks import FRONT_COLOUR
@@ -172,6 +173,14 @@ def test_one_folder_or_the_same_twice_is_refused(tmp_path: Path) -> None:
         write_overlay([folder, folder / ".." / "a"], tmp_path / "out")
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is drawn where a test looks at something else."""
+    for name in ("to_png", "to_svg"):
+        monkeypatch.setattr(canvas, name, lambda figure: b"")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_classes_beside_groups_need_a_choice(tmp_path: Path) -> None:
     by_class = dataclasses.replace(GROUPED, by="class")
     folders = [_write(GROUPED, tmp_path / "a", "a"), _write(by_class, tmp_path / "b", "b")]
@@ -180,6 +189,7 @@ def test_classes_beside_groups_need_a_choice(tmp_path: Path) -> None:
     assert write_overlay(folders, tmp_path / "out", "group").by == "group"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_missing_is_told_with_the_study(tmp_path: Path) -> None:
     a = _write(FIRST, tmp_path / "a", "first")
     SECOND.write(tmp_path / "b", skip=SECOND.trials()[:2])

@@ -31,7 +31,7 @@ from raydrop.frontier.figures.frontier import (
 )
 from raydrop.frontier.figures.looks import SHOWN_KEEPS, KeepStyle, SeriesStyle
 from raydrop.frontier.records import Records
-from raydrop.frontier.statistics.noise import Noise, noise_of
+from raydrop.frontier.statistics.densities import Noise, noise_of
 from raydrop.frontier.table import table_of
 
 PAIR = ["average_accuracy", "worst_accuracy"]

@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from raydrop.frontier.costs import costs
 from raydrop.frontier.figures.chart import Chart, frontier_chart, network_chart
 from raydrop.frontier.figures.costs import costs_figure
 from raydrop.frontier.figures.densities import correlation_figure, density_figure
@@ -28,7 +27,7 @@ from raydrop.frontier.figures.pictures import (
 from raydrop.frontier.figures.scores import score_distributions, scores_figure
 from raydrop.frontier.points import PLURALS
 from raydrop.frontier.records import Records, as_written
-from raydrop.frontier.sources import Sources, load_sources
+from raydrop.frontier.sources import Sources, costs, load_sources
 from raydrop.frontier.statistics.changes import recall_changes
 from raydrop.frontier.statistics.densities import correlation_points, density_points
 from raydrop.study import By

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from raydrop.frontier.costs import Costs, time_unit
 from raydrop.frontier.figures.canvas import (
     GREY,
     Look,
@@ -26,6 +25,7 @@ from raydrop.frontier.figures.canvas import (
 )
 from raydrop.frontier.figures.looks import KeepStyle
 from raydrop.frontier.points import ALL, rows_of
+from raydrop.frontier.sources import Costs, time_unit
 
 QUERY: Look = {"facecolor": "#0072B2", "edgecolor": "black", "linewidth": 0.5}
 SCORING: Look = {"facecolor": "#E69F00", "edgecolor": "black", "linewidth": 0.5, "hatch": "////"}

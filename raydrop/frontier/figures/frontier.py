@@ -191,7 +191,7 @@ def noise_figure(points: pd.DataFrame) -> Figure:
     The dashed line is what a uniform draw prunes on average.
 
     Args:
-        points: As in :attr:`~raydrop.frontier.statistics.noise.Noise.points`.
+        points: As in :attr:`~raydrop.frontier.statistics.densities.Noise.points`.
     """
     chart = noise_chart(points)
     entries = [*_entries_of_style(chart.style), heading("reference")]

@@ -20,7 +20,6 @@ import PIL.Image
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from raydrop.frontier.costs import time_unit
 from raydrop.frontier.figures.canvas import to_svg
 from raydrop.frontier.figures.catalogue import FIGURES, MEASURES
 from raydrop.frontier.figures.chart import frontier_chart
@@ -49,7 +48,8 @@ from raydrop.frontier.report.tables import (
     shown_classes,
     with_forward_times,
 )
-from raydrop.frontier.statistics.noise import noise_of
+from raydrop.frontier.sources import time_unit
+from raydrop.frontier.statistics.densities import noise_of
 from raydrop.frontier.summary import TIMES
 from raydrop.frontier.table import by_merit, mean_recalls
 

@@ -25,7 +25,7 @@ from raydrop.frontier.points import (
     scorer_name,
 )
 from raydrop.frontier.report.sentences import MINUS, NOISY, noise_answer, signed
-from raydrop.frontier.statistics.noise import Noise
+from raydrop.frontier.statistics.densities import Noise
 from raydrop.frontier.table import AVERAGE, WORST, front_mark
 from raydrop.study import By
 

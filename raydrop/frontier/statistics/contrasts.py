@@ -34,13 +34,7 @@ _SMALLEST = 1e-12
 """Error below which a p-value is not followed."""
 
 _MANY = 4096
-"""Quantiles that are worth solving for one by one."""
-
-_FEW = 400
-"""Pairs of classes that are worth a probability each."""
-
-_COARSE = 64
-"""Quantiles that bound all others."""
+"""Quantiles that are worth solving for one by one; more are interpolated between as many."""
 
 _SLACK = 1e-9
 """By how much bounds are relaxed, relatively, since they are rounded too."""
@@ -259,8 +253,7 @@ def p_value(found: Contrasts) -> float:
     with np.errstate(divide="ignore", over="ignore"):
         freedom = found.freedom / found.share**2
     ratio = found.mean / found.error
-    tail = _tail if ratio.size <= _FEW else _bounded_tail
-    smallest = min(tail(freedom, ratio), tail(freedom.T, -ratio.T))
+    smallest = min(_tail(freedom, ratio), _tail(freedom.T, -ratio.T))
     if len(found.mean) > 1:
         smallest = min(smallest / (1.0 - APART), _touching(found) / APART)
     return min(1.0, 2.0 * smallest)
@@ -400,15 +393,7 @@ def _parts(classes: int) -> tuple[float, float]:
 
 
 def _tail(freedom: Floats, ratio: Floats) -> float:
-    """Return max_j min_k of the upper tails at (K, K) ratios, each over its share of the error."""
-    own, rest = _parts(len(ratio))
-    parts = np.where(np.eye(len(ratio), dtype=np.bool_), own, rest)
-    tails = special.stdtr(freedom, -ratio) / parts
-    return float(tails.min(axis=1).max())
-
-
-def _bounded_tail(freedom: Floats, ratio: Floats) -> float:
-    """Return what :func:`_tail` does, without most of its probabilities.
+    """Return max_j min_k of the upper tails at (K, K) ratios, each over its share of the error.
 
     With u = √(d·log(1 + t²/d)), a ratio t of d degrees of freedom is as unlikely as a normal
     deviate between u·√(1 - 1/(2d)) and u (Wallace, 1959, Annals of Mathematical Statistics
@@ -436,64 +421,15 @@ def _bounded_tail(freedom: Floats, ratio: Floats) -> float:
 
 def _ends(found: Contrasts, error: float) -> tuple[float, float]:
     """Return min_j max_k and max_k min_j of the one-sided limits that share an error."""
+    own, rest = (part * error for part in _parts(len(found.mean)))
     if found.share.size > _MANY:
-        mirrored = _Widths(found.error.T, found.share.T, found.freedom, error)
-        widths = _Widths(found.error, found.share, found.freedom, error)
-        return widths.low(found.mean), -mirrored.low(-found.mean.T)
-    width = _widths(found, error)
+        grid = np.linspace(0.0, 1.0, _MANY)
+        first, last = np.searchsorted(grid, (found.share.min(), found.share.max()))
+        grid = grid[max(0, first - 1) : last + 2]
+        quantiles = np.interp(found.share, grid, t_quantile(rest, grid, found.freedom))
+    else:
+        quantiles = t_quantile(rest, found.share, found.freedom)
+    np.fill_diagonal(quantiles, t_quantile(own, found.share.diagonal(), found.freedom))
+    width = quantiles * found.error
     low = float((found.mean - width).max(axis=1).min())
     return low, float((found.mean + width).min(axis=0).max())
-
-
-def _widths(found: Contrasts, error: float) -> Floats:
-    """Return (K, K) distances of one-sided limits that share an error."""
-    own, rest = (part * error for part in _parts(len(found.mean)))
-    quantiles = t_quantile(rest, found.share, found.freedom)
-    np.fill_diagonal(quantiles, t_quantile(own, found.share.diagonal(), found.freedom))
-    return quantiles * found.error
-
-
-class _Widths:
-    """Distances of one-sided limits for very many pairs of classes, only some of which count.
-
-    Each quantile would have to be solved for, so they are interpolated between :data:`_MANY` of
-    them, and of these only those are solved for that lie next to a pair that may decide. Which may
-    is seen from :data:`_COARSE` of them, since quantiles grow with the share that is estimated.
-    """
-
-    def __init__(self, errors: Floats, share: Floats, freedom: float, error: float) -> None:
-        """Bound all widths, from (K, K) errors and shares of :class:`Contrasts`."""
-        self._errors, self._share, self._freedom = errors, share, freedom
-        own, self._rest = (part * error for part in _parts(len(errors)))
-        coarse = t_quantile(self._rest, np.linspace(0.0, 1.0, _COARSE), freedom)
-        place = share * (_COARSE - 1)
-        below = np.maximum(place - _SLACK, 0.0).astype(np.intp)
-        above = np.minimum(place + 1.0 + _SLACK, _COARSE - 1.0).astype(np.intp)
-        self._least = coarse[below] * (1.0 - _SLACK) * errors
-        self._most = coarse[above] * (1.0 + _SLACK) * errors
-        diagonal = errors.diagonal()
-        paired = t_quantile(own, share.diagonal(), freedom) * diagonal
-        for bounds in (self._least, self._most):
-            np.fill_diagonal(bounds, paired)
-        self._paired = paired
-
-    def low(self, mean: Floats) -> float:
-        """Return min_j max_k of means (K, K) less widths."""
-        least, most = (mean - self._most).max(axis=1), mean - self._least
-        rows = np.flatnonzero(least <= most.max(axis=1).min())
-        cells = most[rows] >= least[rows][:, None]
-        row, column = np.nonzero(cells)
-        found = np.full(cells.shape, -np.inf)
-        found[row, column] = mean[rows[row], column] - self._exact(rows[row], column)
-        return float(found.max(axis=1).min())
-
-    def _exact(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Floats:
-        """Return the widths of some cells."""
-        share = self._share[rows, columns]
-        grid = np.linspace(0.0, 1.0, _MANY)
-        # Two more than are needed, should a product be rounded to the next whole number.
-        around = (share * (_MANY - 1)).astype(np.intp)[:, None] + np.arange(-1, 3)
-        nodes = np.unique(np.clip(around, 0, _MANY - 1))
-        quantiles = t_quantile(self._rest, grid[nodes], self._freedom)
-        widths = np.interp(share, grid[nodes], quantiles) * self._errors[rows, columns]
-        return np.where(rows == columns, self._paired[rows], widths)

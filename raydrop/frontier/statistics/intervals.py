@@ -157,9 +157,8 @@ class WorstEstimates:
     validation_class: int | None
     """Class with the lowest validation recall averaged over seeds, the lowest index on ties."""
     low: float
-    """Lower end of the simultaneous interval."""
     high: float
-    """Upper end of the simultaneous interval."""
+    """Ends of the simultaneous interval."""
 
 
 def worst_estimates(
@@ -173,17 +172,8 @@ def worst_estimates(
 ) -> WorstEstimates:
     """Estimate the recall of the worst class, or the accuracy of the worst group, in three ways.
 
-    Args:
-        correct: (S, K) correctly classified test samples for each seed.
-        totals: (K,) test samples; a class without any is left out.
-        validation_correct: (S, K) the same of validation samples; None where not recorded.
-        validation_totals: (K,) or (S, K) validation samples; None where not recorded.
-        confidence: Of the simultaneous interval, in (0, 1).
-        agreement: (K,) as from :func:`image_agreement`.
-
-    Raises:
-        ConfigError: If ``confidence`` is not in (0, 1).
-        DataError: If shapes do not fit, a count is impossible or every test total is 0.
+    Arguments and errors are those of :func:`worst_class_interval`; of validation samples there are
+    ``validation_correct`` (S, K) of ``validation_totals`` (K,) or (S, K), None where not recorded.
 
     Example:
         >>> found = worst_estimates([[7, 8]], [10, 10], validation_correct=[[5, 4]],

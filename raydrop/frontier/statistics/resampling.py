@@ -7,6 +7,7 @@ than either accuracy is. Drawing images and seeds once per resample, for all poi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -94,13 +95,9 @@ def joint_resamples(
     All counts are whole numbers below 2²⁴, which float32 holds exactly, so results depend on
     neither the order of summation nor the number of threads, and equal points stay equal.
 
-    Args:
-        hits: (n_trials, n_test) whether a trial has an image right.
-        members: (n_test,) class or group of every image.
-        rows: For each point, its rows (S,) of ``hits``, in the order of its seeds.
-        seeds: For each point, its seeds (S,).
-        entropy: What the draws are made of; the same number gives the same bytes.
-        draws: B.
+    ``hits`` (n_trials, n_test) says which trial has which image right, ``members`` (n_test,) what
+    class or group an image is of, ``rows`` of each point the (S,) places of its trials in ``hits``,
+    in the order of its ``seeds``. The same ``entropy`` gives the same bytes.
 
     Returns:
         (B, P) average accuracies and (B, P) lowest recalls, seeds averaged first.
@@ -117,7 +114,8 @@ def joint_resamples(
     order = np.argsort(members, kind="stable")
     hits = hits[:, order]
     blocks = list(_blocks(rows, seeds, seed_rng, draws))
-    for start, end in _runs(members[order]):
+    starts = np.unique(members[order], return_index=True)[1].tolist()
+    for start, end in itertools.pairwise([*starts, len(members)]):
         weights = _multiplicities(end - start, draws, image_rng)
         for block in blocks:
             block.add(hits[:, start:end], weights)
@@ -179,12 +177,6 @@ def _multiplicities(images: int, draws: int, rng: np.random.Generator) -> NDArra
     chosen += np.arange(draws)[:, None] * images
     counts = np.bincount(chosen.ravel(), minlength=draws * images)
     return counts.reshape(draws, images).astype(np.float32)
-
-
-def _runs(ordered: NDArray[np.integer]) -> list[tuple[int, int]]:
-    """Return the start and end of every run of equal numbers."""
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    return list(zip(starts.tolist(), [*starts[1:].tolist(), len(ordered)], strict=True))
 
 
 def _plug_in(hits: Bools, members: NDArray[np.integer], number: int) -> tuple[float, float]:
