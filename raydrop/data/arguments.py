@@ -66,9 +66,6 @@ Made = TypeVar("Made", bound=Called)
 def called(kind: type[Made], text: str) -> Made:
     """Return what the text between the parentheses makes.
 
-    Raises:
-        ConfigError: If an argument is no number or does not fit.
-
     Example:
         >>> from raydrop.data.variants import VARIANTS
         >>> str(called(VARIANTS["label_noise"], "seed=1, rate=.20"))

@@ -103,7 +103,10 @@ def make_batches(
     Where images stream, ``loader_workers`` processes read files; by default one for each thread
     that torch may use, less the one that trains.
     """
-    scale = _scale(data, device)
+    # Factor and offset that turn pixels 0...255 into normalised floats, (1, C, 1, 1).
+    mean, std = (torch.tensor(each, dtype=torch.float64) for each in (data.mean, data.std))
+    factor, offset = 1 / (255 * std), -mean / std
+    scale = [each.float().view(1, -1, 1, 1).to(device) for each in (factor, offset)]
     if isinstance(split.images, ArrayImages):
         pixels = _tensor(split.images.pixels).to(device)
         how = data.dataset.crop_padding, data.dataset.horizontal_flip
@@ -116,7 +119,7 @@ def make_batches(
 def _in_memory(
     pixels: Tensor,
     labels: Tensor,
-    scale: tuple[Tensor, Tensor],
+    scale: Sequence[Tensor],
     how: tuple[int, bool],
     groups: Sequence[Tensor],
     augment_seed: int | None = None,
@@ -136,7 +139,7 @@ def _in_memory(
 def _streamed(
     dataset: ImageDataset,
     split: Split,
-    scale: tuple[Tensor, Tensor],
+    scale: Sequence[Tensor],
     workers: int,
     groups: Sequence[Tensor],
     augment_seed: int | None = None,
@@ -242,15 +245,7 @@ class _Middle(torch.nn.Module):
         return image.crop((left, top, left + width, top + height))
 
 
-def _scale(data: PreparedData, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return factor and offset that turn pixels 0...255 into normalised floats, (1, C, 1, 1)."""
-    mean = torch.tensor(data.mean, dtype=torch.float64)
-    std = torch.tensor(data.std, dtype=torch.float64)
-    factor, offset = 1 / (255 * std), -mean / std
-    return tuple(t.float().view(1, -1, 1, 1).to(device) for t in (factor, offset))  # type: ignore[return-value]
-
-
-def _normalised(pixels: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
+def _normalised(pixels: Tensor, scale: Sequence[Tensor]) -> Tensor:
     images = torch.addcmul(scale[1], pixels, scale[0])
     # As a GPU's convolutions want them.
     on_gpu = images.device.type == "cuda"

@@ -131,15 +131,10 @@ class DataCheck:
 def check_data(
     text: str, data_root: str | None = None, *, quick: bool = False, progress: Progress = iter
 ) -> DataCheck:
-    """Look at all of a data set; every file is read, one after another.
+    """Look at all of a data set, a specification or a folder; its files are read one by one.
 
-    Nothing is kept but hashes, so the data may be larger than memory.
-
-    Args:
-        text: Specification, or a folder, which then is ``imagefolder:FOLDER``.
-        data_root: As for :func:`~raydrop.data.load_dataset`.
-        quick: Decode no file: read headers, and compare bytes.
-        progress: Sees the numbers of files as they are read.
+    Nothing is kept but hashes, so the data may be larger than memory. A quick look decodes no file:
+    it reads headers, and compares bytes. ``progress`` sees the numbers of files as they are read.
 
     Raises:
         ConfigError: If the specification names something unknown or its arguments do not fit.
@@ -176,13 +171,7 @@ def check_data(
 
 
 def glance(dataset: ImageDataset, decoded: ImageDataset, by: By | None = None) -> list[Finding]:
-    """Return what can be found without reading a file.
-
-    Args:
-        dataset: Has the names of images, where they have any.
-        decoded: The same, perhaps with images in memory; only then are they compared.
-        by: Whether classes or groups are looked at too, or neither.
-    """
+    """Return what can be found without reading a file; images are compared if in memory."""
     in_memory = isinstance(decoded.train.images, ArrayImages)
     return [
         *(_same_images(dataset, list(_samples(dataset, decoded))) if in_memory else ()),
@@ -191,11 +180,7 @@ def glance(dataset: ImageDataset, decoded: ImageDataset, by: By | None = None) -
 
 
 def understood(text: str, data_root: str | None) -> DatasetSpec:
-    """Return what a specification means; a folder alone is one of images.
-
-    Raises:
-        ConfigError: As :func:`~raydrop.data.spec.parse_spec`.
-    """
+    """Return what a specification means; a folder alone is one of images."""
     name = re.split(r"[:?(+]", text, maxsplit=1)[0].strip()
     if name not in DATASETS:
         spec = parse_spec(f"imagefolder:{text}")
@@ -245,7 +230,8 @@ def _seen(
 ) -> tuple[bytes] | tuple[bytes, bytes, str, str, tuple[int, int]]:
     """Return what is compared, the hash of the file, its format, mode and size."""
     if isinstance(images, ArrayImages):
-        return (_digest(np.ascontiguousarray(images.pixels[at]).data),)
+        pixels = np.ascontiguousarray(images.pixels[at])
+        return (hashlib.blake2b(pixels.data, digest_size=16).digest(),)
     # Threads are of no use: Pillow holds the interpreter lock.
     try:
         with open_image(images.file(at)) as image:
@@ -257,11 +243,8 @@ def _seen(
         picture = images.open(at)
     except (UnreadableImageError, OSError):
         return (b"",)
-    return _digest(repr(picture.size).encode() + picture.tobytes()), content, *facts
-
-
-def _digest(pixels: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(pixels, digest_size=16).digest()
+    seen = hashlib.blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16)
+    return seen.digest(), content, *facts
 
 
 def _files(read: Sequence[_Sample]) -> Files | None:

@@ -11,9 +11,9 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -148,18 +148,6 @@ class Split:
         return Split(self.ids[positions], self.labels[positions], images, groups)
 
 
-class Facts(TypedDict, total=False):
-    """What is known of a data set besides its splits: fields of :class:`ImageDataset`."""
-
-    class_names: tuple[str, ...]
-    image_shape: Shape
-    horizontal_flip: bool
-    crop_padding: int
-    group_names: tuple[str, ...]
-    unseen_groups: tuple[str, ...]
-    remarks: tuple[str, ...]
-
-
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
     """A classification data set: what is pruned, what guides the pruning, and what judges it.
@@ -216,7 +204,7 @@ class ImageDataset:
 
     def _check_split(self, name: str) -> None:
         split = self.splits()[name]
-        _check_range("labels", name, split.labels, self.num_classes)
+        self._check_range("class", "labels", name)
         images = split.images
         if isinstance(images, ArrayImages) and images.pixels.shape[1:] != self.image_shape:
             raise DataError(
@@ -232,8 +220,17 @@ class ImageDataset:
                 f"{name}; give every sample one."
             )
         if split.groups is not None:
-            _check_range("groups", name, split.groups, len(self.group_names))
+            self._check_range("group", "groups", name)
             self._check_none_missing("group", name)
+
+    def _check_range(self, by: By, noun: str, split: str) -> None:
+        values, count = self.members(by, split), len(self.names(by))
+        wrong = values[(values < 0) | (values >= count)]
+        if len(wrong):
+            raise DataError(
+                f"Expected {noun} from 0 to {count - 1} in {split}, found {wrong[0]}; "
+                "correct it or name it."
+            )
 
     def _check_none_missing(self, by: By, split: str) -> None:
         unseen = self.unseen_groups if (by, split) == ("group", "train") else ()
@@ -250,21 +247,14 @@ class ImageDataset:
         content: str,
         *,
         name: str,
-        splits: tuple[Split, Split, Split],
+        splits: tuple[Split, ...],
         hashed_names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
-        **facts: Unpack[Facts],
+        **facts: Any,
     ) -> ImageDataset:
-        """Build a data set and its fingerprint, into which neither name nor remarks enter.
+        """Build a data set from fields of its, and its fingerprint, without name and remarks.
 
-        Args:
-            content: Hash of what the ids stand for: pixels, or a listing of files.
-            name: Canonical specification.
-            splits: Train, validation and test.
-            hashed_names: What classes and groups are called in the fingerprint, if not so.
-            **facts: Fields of the data set; those on groups and the remarks may be left out.
-
-        Raises:
-            DataError: If the parts do not fit together.
+        The content is a hash of what the ids stand for, pixels or a listing of files. Classes and
+        groups may be called otherwise in the fingerprint.
         """
         names = facts["class_names"], facts.get("group_names", ())
         classes, groups = map(list, hashed_names or names)
@@ -272,14 +262,8 @@ class ImageDataset:
         hashed += [facts["horizontal_flip"], facts["crop_padding"], *([groups] if groups else [])]
         fingerprint = _combine(canonical_json(hashed), _splits_digest(splits))
         train, validation, test = splits
-        return cls(
-            name=name,
-            train=train,
-            validation=validation,
-            test=test,
-            fingerprint=fingerprint,
-            **facts,
-        )
+        parts: dict[str, Any] = {"train": train, "validation": validation, "test": test}
+        return cls(name=name, fingerprint=fingerprint, **parts, **facts)
 
     @property
     def num_classes(self) -> int:
@@ -295,11 +279,7 @@ class ImageDataset:
         return ("class", "group") if self.group_names else ("class",)
 
     def names(self, by: By) -> tuple[str, ...]:
-        """Return the names of the classes or of the groups.
-
-        Raises:
-            ConfigError: If groups are asked for and the data have none.
-        """
+        """Return the names of the classes or of the groups."""
         if by not in self.units():
             raise ConfigError(
                 f"Expected groups in {self.name}, found none; use by='class', or data with groups."
@@ -307,11 +287,7 @@ class ImageDataset:
         return self.class_names if by == "class" else self.group_names
 
     def members(self, by: By, split: str = "train") -> NDArray[np.int64]:
-        """Return the class or the group of every sample of a split, (n,).
-
-        Raises:
-            ConfigError: If there is no such split, or groups are asked for and there are none.
-        """
+        """Return the class or the group of every sample of a split, (n,)."""
         splits = self.splits()
         if split not in splits:
             raise unknown_name("split", split, splits)
@@ -325,7 +301,7 @@ class ImageDataset:
         return np.bincount(self.members(by, split), minlength=count).astype(np.int64)
 
     def class_sizes(self, split: str = "train") -> NDArray[np.int64]:
-        """Return the number of samples of each class in a split, (K,); see :meth:`sizes`."""
+        """Return :meth:`sizes` of the classes, (K,)."""
         return self.sizes("class", split)
 
     def derive(
@@ -337,38 +313,24 @@ class ImageDataset:
         test: Split | None = None,
         noisy: NDArray[np.bool_] | None = None,
         content: str = "",
-        **facts: Unpack[Facts],
+        **facts: Any,
     ) -> ImageDataset:
         """Return a variant of this data set with other splits and a matching fingerprint.
 
-        One that changes nothing keeps the fingerprint.
-
-        Args:
-            name: Canonical specification of the variant.
-            train: Its training samples; held-out ones are those of this data set by default.
-            validation: Its validation samples.
-            test: Its test samples.
-            noisy: Which of its training labels are false, (n_train,).
-            content: Hash of what its ids stand for, where its images are others than before.
-            **facts: Fields that are others and enter the fingerprint.
+        One that changes nothing keeps the fingerprint. Held-out samples are those of this data set
+        by default. The content is a hash of what ids stand for, where images are others than
+        before; further facts are fields that are others and enter the fingerprint.
         """
-        validation = self.validation if validation is None else validation
-        test = self.test if test is None else test
-        splits = (train, validation, test)
-        before = _splits_digest((self.train, self.validation, self.test))
-        after = _splits_digest(splits)
+        splits: dict[str, Any] = {
+            "train": train,
+            "validation": self.validation if validation is None else validation,
+            "test": self.test if test is None else test,
+        }
+        before, after = _splits_digest(self.splits().values()), _splits_digest(splits.values())
         changed = canonical_json([content, facts]) + after if content or facts else after
         fingerprint = self.fingerprint if before == changed else _combine(self.fingerprint, changed)
-        return dataclasses.replace(
-            self,
-            name=name,
-            train=train,
-            validation=validation,
-            test=test,
-            noisy=noisy,
-            fingerprint=fingerprint,
-            **facts,
-        )
+        facts |= {"name": name, "noisy": noisy, "fingerprint": fingerprint}
+        return dataclasses.replace(self, **splits, **facts)
 
     def fits_decoded(self, limit_bytes: int = DECODED_BYTES) -> bool:
         """Return whether :meth:`decoded` gives images in memory; none is decoded here."""
@@ -388,11 +350,11 @@ class ImageDataset:
         if self._is_decoded() or not self.fits_decoded(limit_bytes):
             return self
         _, height, width = self.image_shape
-        train, validation, test = (
-            dataclasses.replace(split, images=split.images.decode(height, width))
-            for split in self.splits().values()
-        )
-        return dataclasses.replace(self, train=train, validation=validation, test=test)
+        decoded: dict[str, Any] = {
+            name: dataclasses.replace(split, images=split.images.decode(height, width))
+            for name, split in self.splits().items()
+        }
+        return dataclasses.replace(self, **decoded)
 
     def _is_decoded(self) -> bool:
         return all(isinstance(split.images, ArrayImages) for split in self.splits().values())
@@ -422,7 +384,7 @@ def _combine(first: str, second: str) -> str:
     return hashlib.sha256(f"{first}/{second}".encode()).hexdigest()[:32]
 
 
-def _splits_digest(splits: tuple[Split, ...]) -> str:
+def _splits_digest(splits: Iterable[Split]) -> str:
     digest = hashlib.sha256()
     for split in splits:
         digest.update(len(split).to_bytes(8, "little"))
@@ -431,12 +393,3 @@ def _splits_digest(splits: tuple[Split, ...]) -> str:
             # Byte order is fixed, so that every machine hashes the same bytes.
             digest.update(np.ascontiguousarray(array, dtype="<i8").data)
     return digest.hexdigest()
-
-
-def _check_range(kind: str, split: str, values: NDArray[np.int64], count: int) -> None:
-    wrong = values[(values < 0) | (values >= count)]
-    if len(wrong):
-        raise DataError(
-            f"Expected {kind} from 0 to {count - 1} in {split}, found {wrong[0]}; "
-            "correct it or name it."
-        )

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -97,11 +96,7 @@ def open_image(path: str | Path) -> Iterator[PIL.Image.Image]:
 
 
 def read_image(path: str | Path, mode: str, orientation: int = 1) -> PIL.Image.Image:
-    """Return an image in its own size, in ``"RGB"`` or ``"L"``, put upright by its orientation.
-
-    Raises:
-        DataError: As :func:`open_image`, or if no rule says what its values mean.
-    """
+    """Return an image in its own size, in ``"RGB"`` or ``"L"``, put upright by its orientation."""
     with open_image(path) as image:
         plain = _as_mode(image, mode)
         return plain.transpose(_TURNS[orientation]) if orientation in _TURNS else plain
@@ -189,7 +184,8 @@ def _said(path: str, size: int) -> int:
         try:
             head = os.pread(number, _LOOKED_AT, 0)
             if head.startswith(b"\xff\xd8"):
-                return _jpeg_orientation(head)
+                asked = b"Exif\0\0" in head or b"rientation" in head
+                return _ASK_PILLOW if asked else 1
             if size > _LOOKED_AT:
                 head += os.pread(number, _LOOKED_AT, size - min(_LOOKED_AT, size - _LOOKED_AT))
         finally:
@@ -209,27 +205,6 @@ def _said(path: str, size: int) -> int:
         deep = head[24:26] == b"\x10\0"  # 16 bits, grey without transparency
         return 1 | DEEP * deep | SEVERAL * (b"acTL" in head)
     return 1
-
-
-def _jpeg_orientation(head: bytes) -> int:
-    """Return the orientation from a JPEG's EXIF data, without Pillow, which takes longer."""
-    start = head.find(b"Exif\0\0") + 6
-    if start < 6:
-        return _ASK_PILLOW if b"rientation" in head else 1
-    order = {b"II": "<", b"MM": ">"}.get(head[start : start + 2])
-    with contextlib.suppress(struct.error):
-        if order is not None:
-            (offset,) = struct.unpack_from(f"{order}I", head, start + 4)
-            (count,) = struct.unpack_from(f"{order}H", head, start + offset)
-            for entry in range(start + offset + 2, start + offset + 2 + 12 * count, 12):
-                tag, kind = struct.unpack_from(f"{order}HH", head, entry)
-                if tag == _ORIENTATION:
-                    if kind != 3:  # no 16-bit number, as it should be
-                        return _ASK_PILLOW
-                    (value,) = struct.unpack_from(f"{order}H", head, entry + 8)
-                    return value if value in _TURNS else 1
-            return _ASK_PILLOW if b"rientation" in head else 1
-    return _ASK_PILLOW
 
 
 def _asked(path: str) -> int:

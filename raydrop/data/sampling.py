@@ -67,17 +67,9 @@ def halves(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the positions of two random halves of a test set: validation and what stays test.
 
-    Each class or group is halved by itself; of an odd number, the test half gets one more. DRoP
-    validates on half of the test set in the same way (Vysogorets et al. 2024, arXiv 2404.05579).
-
-    Args:
-        held_out: Positions of the test samples, (m,).
-        units: Class or group of every sample, (n,).
-        names: Names of the classes or groups.
-        kind: What the units are.
-
-    Raises:
-        DataError: If one has fewer than two test samples.
+    The test set is at some positions, (m,), of samples with a class or group each, (n,), which is
+    halved by itself; of an odd number, the test half gets one more. DRoP validates on half of the
+    test set in the same way (Vysogorets et al. 2024, arXiv 2404.05579).
     """
     units = units[held_out]
     sizes = np.bincount(units, minlength=len(names))

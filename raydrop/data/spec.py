@@ -8,6 +8,7 @@ and one that holds ``?`` before options could follow needs a ``?`` after it.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from dataclasses import dataclass
@@ -49,7 +50,14 @@ class DataSource(Entry[ImageDataset]):
         return {each.name: each.default for each in arguments if each.kind is each.KEYWORD_ONLY}
 
 
-_HALVED = "validation is half of the test set"
+_at_path = functools.partial(DataSource, text="PATH")
+_DOWNLOADED = {
+    "mnist": "70,000 handwritten digits of 28x28 pixels",
+    "fashion_mnist": "70,000 grey images of clothes, 28x28",
+    "cifar10": "60,000 colour photos of 10 kinds, 32x32",
+    "cifar100": "60,000 colour photos of 100 kinds, 32x32",
+}
+_DRAWN = "samples of two Gaussian classes: gaussians(sigma0=0.5, sigma1=1, n=20000)"
 DATASETS = Catalogue(
     "data set",
     (
@@ -58,19 +66,10 @@ DATASETS = Catalogue(
             load_digits,
             "1,797 handwritten digits of 8x8 pixels, shipped with scikit-learn: no download",
         ),
-        DataSource(
-            "gaussians",
-            Gaussians.load,
-            "samples of two Gaussian classes: gaussians(sigma0=0.5, sigma1=1, n=20000)",
-            drawn=Gaussians,
-        ),
-        DataSource("mnist", load_download, f"70,000 handwritten digits of 28x28 pixels; {_HALVED}"),
-        DataSource(
-            "fashion_mnist", load_download, f"70,000 grey images of clothes, 28x28; {_HALVED}"
-        ),
-        DataSource("cifar10", load_download, f"60,000 colour photos of 10 kinds, 32x32; {_HALVED}"),
-        DataSource(
-            "cifar100", load_download, f"60,000 colour photos of 100 kinds, 32x32; {_HALVED}"
+        DataSource("gaussians", Gaussians.load, _DRAWN, drawn=Gaussians),
+        *(
+            DataSource(name, load_download, f"{images}; validation is half of the test set")
+            for name, images in _DOWNLOADED.items()
         ),
         DataSource(
             "imagefolder",
@@ -79,35 +78,30 @@ DATASETS = Catalogue(
             text="PATH",
             query_in_path=True,
         ),
-        DataSource(
+        _at_path(
             "tiny_imagenet",
             load_tiny_imagenet,
             "tiny_imagenet:PATH, its folder tiny-imagenet-200; its val is halved",
-            text="PATH",
         ),
-        DataSource(
+        _at_path(
             "imagenet",
             load_imagenet,
             "imagenet:PATH with train/WNID/* and val/WNID/*; its val is halved",
-            text="PATH",
         ),
-        DataSource(
+        _at_path(
             "metadata",
             load_metadata,
             "your own with groups: metadata:PATH with metadata.csv; ?label=y&group=place",
-            text="PATH",
         ),
-        DataSource(
+        _at_path(
             "waterbirds",
             load_waterbirds,
             "waterbirds:PATH with metadata.csv; groups are bird times background",
-            text="PATH",
         ),
-        DataSource(
+        _at_path(
             "fitzpatrick17k",
             load_fitzpatrick,
             "fitzpatrick17k:PATH with fitzpatrick17k.csv, images/MD5HASH.jpg; ?train=1-2",
-            text="PATH",
         ),
         DataSource(
             "celeba",
@@ -167,23 +161,15 @@ class DatasetSpec:
             raise ConfigError(
                 f"Expected a folder after {self.name}, found none; write {self.name}:PATH."
             )
-        if self.drawn is not None:
-            dataset = source.build(self.drawn)
-        else:
-            dataset = source.build(self.path, data_root, self.base, **dict(self.options))
+        given = (self.path, data_root, self.base) if self.drawn is None else (self.drawn,)
+        dataset = source.build(*given, **dict(self.options))
         for variant in self.variants:
             dataset = variant.apply(dataset)
         return dataset
 
 
 def parse_spec(text: str) -> DatasetSpec:
-    """Take a specification apart.
-
-    Args:
-        text: Such as ``digits+subset(20)``; spaces around names and numbers do not matter.
-
-    Raises:
-        ConfigError: If a variant is unknown or its arguments do not fit.
+    """Take a specification apart; spaces around names and numbers do not matter.
 
     Example:
         >>> str(parse_spec("digits + long_tail(10.0) + label_noise(0.20, seed=0)"))

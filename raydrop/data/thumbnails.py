@@ -16,38 +16,24 @@ CHANNELS = (1, 3)
 def thumbnails(
     images: ArrayImages | FileImages, positions: Indices, image_shape: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """Return some images, at most 64 pixels a side, as models see them without augmentation.
+    """Return some images as models see them without augmentation, (m, 1 or 3, h, w), h, w <= 64.
 
     Images of at most 64 pixels stay as they are. Of larger ones in memory the whole is shrunk; of
     larger files the middle square, about what is left of them for validation and testing.
-
-    Args:
-        images: Of a split; only those at ``positions`` (m,) are read.
-        positions: Which.
-        image_shape: C, height and width as the model sees them; C is 1 or 3.
-
-    Returns:
-        (m, C, h, w).
-
-    Raises:
-        DataError: If a file is absent or no readable image; the message names it.
     """
     channels, *size = image_shape
     factor = min(1.0, SMALL_SIDE / max(size))
     height, width = (max(1, round(side * factor)) for side in size)
     small = np.empty((len(positions), channels, height, width), np.uint8)
     for place, position in enumerate(np.asarray(positions).tolist()):
-        picture = _picture(images, position)
+        if isinstance(images, FileImages):
+            picture = images.open(position)
+        else:
+            pixels = images.pixels[position].transpose(1, 2, 0)
+            picture = PIL.Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
         if max(size) > SMALL_SIDE and isinstance(images, FileImages):
             picture = PIL.ImageOps.fit(picture, (width, height))
         elif picture.size != (width, height):
             picture = picture.resize((width, height), PIL.Image.Resampling.BILINEAR)
         small[place] = np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
     return small
-
-
-def _picture(images: ArrayImages | FileImages, position: int) -> PIL.Image.Image:
-    if isinstance(images, FileImages):
-        return images.open(position)
-    pixels = images.pixels[position].transpose(1, 2, 0)
-    return PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -47,33 +47,21 @@ class Network(Entry[nn.Module]):
     """Whether it is for images of any size, or else torchvision's stands in for large ones."""
 
 
+_LINEAR = "all pixels into one linear layer: logistic regression, for images of any shape"
+_SMALL_CNN = "three 3x3 convolutions with BatchNorm, 7,514 parameters; for digits and MNIST"
+_THIN_RESNET = "thin CIFAR ResNet of He et al. 2016, three stages of nine blocks, 16 to 64 wide"
 _THREE_BY_THREE = "3x3 convolutions with BatchNorm and one linear layer (torchvision's if > 64 px)"
 _SMALL_STEM = "torchvision's; up to 64 px with a 3x3 stem of stride 1 and without max-pool"
 MODELS = Catalogue(
     "model",
     (
-        Network(
-            "linear",
-            small.linear,
-            "all pixels into one linear layer: logistic regression, for images of any shape",
-            any_size=True,
-        ),
-        Network(
-            "small_cnn",
-            small.small_cnn,
-            "three 3x3 convolutions with BatchNorm, 7,514 parameters; for digits and MNIST",
-            any_size=True,
-        ),
+        Network("linear", small.linear, _LINEAR, any_size=True),
+        Network("small_cnn", small.small_cnn, _SMALL_CNN, any_size=True),
         Network("vgg16", small.vgg16, f"13 {_THREE_BY_THREE}"),
         Network("vgg19", small.vgg19, f"16 {_THREE_BY_THREE}"),
         Network("resnet18", small.resnet18, _SMALL_STEM),
         Network("resnet50", small.resnet50, _SMALL_STEM),
-        Network(
-            "resnet56",
-            small.ThinResNet,
-            "thin CIFAR ResNet of He et al. 2016, three stages of nine blocks, 16 to 64 wide",
-            any_size=True,
-        ),
+        Network("resnet56", small.ThinResNet, _THIN_RESNET, any_size=True),
     ),
 )
 """Models that raydrop itself explains; every classification model of torchvision works too, and
@@ -95,14 +83,10 @@ def build_model(
 ) -> nn.Module:
     """Return a freshly initialised model in training mode: images (B, C, H, W) to logits (B, K).
 
-    Args:
-        name: One of :data:`MODELS`, or torchvision's name of a classification model, which with
-            :data:`PRETRAINED` behind it starts from trained weights (downloaded once by
-            torchvision) with a fresh last layer.
-        num_classes: K, the number of outputs.
-        image_shape: Channels (1 or 3), height and width of an image.
-        trained: Where the name asks for trained weights, whether it gets them; otherwise it is the
-            same architecture with random ones, to be filled from elsewhere.
+    The name is one of :data:`MODELS`, or torchvision's of a classification model, which with
+    :data:`PRETRAINED` behind it starts from trained weights (downloaded once by torchvision) with a
+    fresh last layer. If not ``trained``, it is the same architecture with random ones, to be filled
+    from elsewhere.
 
     Raises:
         ConfigError: If the name is unknown, the model cannot take such images, or its trained
@@ -118,15 +102,10 @@ def untried_model(name: str, num_classes: int, image_shape: ImageShape, *, data:
 
     Nothing is downloaded, and without ``data`` the weights are on torch's meta device, where they
     take no memory.
-
-    Raises:
-        ConfigError: If the name is unknown.
     """
-    with torch.random.fork_rng(devices=[]):
-        if data:
-            return _architecture(name, num_classes, image_shape, None)
-        with _NoData():
-            return _architecture(name, num_classes, image_shape, None).to("meta")
+    with torch.random.fork_rng(devices=[]), contextlib.nullcontext() if data else _NoData():
+        model = _architecture(name, num_classes, image_shape, None)
+        return model if data else model.to("meta")
 
 
 @functools.cache
@@ -148,11 +127,7 @@ def head_of(name: str, num_classes: int, image_shape: ImageShape, batch: int = 2
 
 
 def check_eager(model: nn.Module, error: type[RaydropError]) -> None:
-    """Refuse a model that holds TorchScript, whose layers can be neither seen nor watched.
-
-    Raises:
-        RaydropError: If there is such a part; of the class ``error``.
-    """
+    """Refuse, by an error of that class, a model that holds TorchScript."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise error(
@@ -213,21 +188,16 @@ def _torchvision_model(name: str, num_classes: int, head: Head | None = None) ->
     if "aux_logits" in arguments:  # torchvision loads these with weights, wanted or not
         model.aux_logits = False
         model.AuxLogits = model.aux1 = model.aux2 = None
-    _replace_head(model, head.name, num_classes)
-    return model
-
-
-def _replace_head(model: nn.Module, name: str, num_classes: int) -> None:
-    """Put a freshly initialised layer with K outputs in place of the one that gives the logits."""
-    last: Any = model.get_submodule(name)
+    last: Any = model.get_submodule(head.name)
     biased = last.bias is not None
     fresh: nn.Module = (
         nn.Linear(last.in_features, num_classes, biased)
         if isinstance(last, nn.Linear)
         else nn.Conv2d(last.in_channels, num_classes, last.kernel_size, bias=biased)
     )
-    parent, _, child = name.rpartition(".")
+    parent, _, child = head.name.rpartition(".")
     setattr(model.get_submodule(parent), child, fresh)
+    return model
 
 
 def _take_channels(model: Any, channels: int) -> None:
@@ -305,7 +275,8 @@ def _unfit(
             return False
         return True
 
-    shape, reason = "x".join(map(str, image_shape)), _first_line(error)
+    shape = "x".join(map(str, image_shape))
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
     if batch == 1 and takes(2, image_shape):
         return ConfigError(
             f"Expected batches of two images or more to train {name} on {shape}, found one of a "
@@ -321,7 +292,3 @@ def _unfit(
         f"Expected images that {name} can take, found {shape} ({reason}); use {advice}, or a model "
         "for small ones such as small_cnn or resnet18."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from raydrop.data import DATASETS, parse_spec
 from raydrop.models import MODELS
 from raydrop.network import network_rule
 from raydrop.scores import METHODS, score_method
@@ -136,7 +137,7 @@ def query_run(
         "training": base["query_training"],
         "initialisation": initialisation,
         "partition": partition,
-        **sources(*_listed(model)),
+        **sources(*_listed(study, model)),
     }
     # Each depends on the checkpoints that it leaves, and on no others.
     if initialisation == 0:
@@ -162,7 +163,7 @@ def score_run(study: Study, fingerprint: str, method: str, model: str, seed: int
         "method": method,
         "seed": seed,
         "queries": [query.key for query in queries],
-        **sources(METHODS.named(method)),
+        **sources(METHODS.named(method), *_listed(study)),
     }
     if isinstance(found, CheckpointMethod):
         config["precision"] = study.score_precision
@@ -172,7 +173,8 @@ def score_run(study: Study, fingerprint: str, method: str, model: str, seed: int
 def trial_run(study: Study, trial: TrialConfig, fingerprint: str) -> TrialRun:
     """Return a trial, with its dense one where it prunes a network."""
     quotas = quota_rule(trial.quotas)
-    named = [QUOTAS.named(trial.quotas), loss_rule(trial.loss), *_listed(trial.model)]
+    named = [QUOTAS.named(trial.quotas), loss_rule(trial.loss)]
+    named += _listed(study, trial.model)
     methods = (None if trial.method == "none" else trial.method, quotas.method)
     score, quota_scores = (
         name and score_run(study, fingerprint, name, trial.query_model, trial.seed)
@@ -203,9 +205,10 @@ def trial_run(study: Study, trial: TrialConfig, fingerprint: str) -> TrialRun:
     return TrialRun(trial, score or None, quota_scores or None, recalls, config, dense)
 
 
-def _listed(model: str) -> list[Named[Any]]:
-    """Return a model that is listed, rather than one of torchvision's."""
-    return [MODELS[model].named([])] if model in MODELS else []
+def _listed(study: Study, model: str = "") -> list[Named[Any]]:
+    """Return the study's data set and a model, each as far as it is listed by its name."""
+    looked_up = (DATASETS, parse_spec(study.dataset).name), (MODELS, model)
+    return [listed[name].named([]) for listed, name in looked_up if name in listed]
 
 
 def dense_trial(study: Study, trial: TrialConfig) -> TrialConfig:

@@ -71,10 +71,6 @@ def drop_quotas(
     Source: Vysogorets, Ahuja, Kempe, "DRoP: Distributionally Robust Data Pruning", ICLR 2025,
     arXiv 2404.05579.
 
-    Raises:
-        ConfigError: If a recall is NaN or outside [0, 1], the budget does not fit the data, or the
-            minimum does not fit the budget.
-
     Example:
         >>> drop_quotas([100, 100, 100], [0.9, 0.8, 0.5], budget=240).tolist()
         [47, 93, 100]
@@ -97,9 +93,9 @@ def drop_densities(
         [0.1125, 0.225, 0.5625]
     """
     sizes = checked_counts("class_sizes", class_sizes)
-    errors = 1.0 - checked_recalls(recalls, sizes.size)
+    rates = sizes * (1.0 - checked_recalls(recalls, sizes.size))
     budget = checked_budget(budget, int(sizes.sum()))
-    kept = _water_fill(sizes * errors, checked_floors(minimum, sizes, budget), sizes, budget)
+    kept = _water_fill(rates, checked_floors(minimum, sizes, budget), sizes, budget)
     densities: FloatArray = np.full(sizes.size, np.nan)
     return np.divide(kept, sizes, out=densities, where=sizes > 0)
 
@@ -173,9 +169,6 @@ def smooth_recalls(recalls: ArrayLike, totals: ArrayLike, pseudocount: float) ->
     The paper leaves open what happens at a measured recall of 1, which would leave a class without
     any sample.
 
-    Raises:
-        ConfigError: If a recall is outside [0, 1], or a total or a is no number of at least 0.
-
     Example:
         >>> smooth_recalls([1.0, 0.5], [23, 10], pseudocount=1).tolist()
         [0.96, 0.5]
@@ -223,10 +216,6 @@ def quota_rule(name: str) -> QuotaRule:
 
     Whether there is such a method is for the caller to check: nothing here knows the methods.
 
-    Raises:
-        ConfigError: If no rule has this name, in which case the message lists near ones, or if a
-            method is missing or too many.
-
     Example:
         >>> quota_rule("from_method:el2n").method
         'el2n'
@@ -260,16 +249,14 @@ QUOTAS = Catalogue(
         ),
         QuotaRule(
             "drop",
-            lambda sizes, recalls, budget, minimum, *_: drop_quotas(
-                sizes, recalls, budget, minimum
-            ),
+            lambda *given: drop_quotas(*given[:4]),
             "a share of every class in proportion to its validation error",
             "DRoP (Vysogorets, Ahuja, Kempe, 2025, arXiv 2404.05579)",
             needs_recalls=True,
         ),
         QuotaRule(
             "from_method",
-            lambda sizes, _, budget, minimum, counts=None: quotas_from_counts(
+            lambda sizes, _, budget, minimum, counts: quotas_from_counts(
                 sizes, counts, budget, minimum
             ),
             "as many of every class as a method keeps by itself",
@@ -339,17 +326,12 @@ def _whole(filled: FloatArray, sizes: IntArray, urgency: FloatArray, budget: int
     A class at its floor or its cap has no fraction, so it never leaves these bounds.
     """
     whole = np.floor(filled)
-    steps = _levels(filled - whole)
+    fractions = filled - whole
+    order = np.argsort(fractions, kind="stable")
+    rises = np.diff(fractions[order], prepend=fractions[order][:1]) > ROUNDING
+    steps = np.empty(sizes.size, np.int64)  # equal for fractions within it
+    steps[order] = np.cumsum(rises)
     first = np.lexsort((np.arange(sizes.size), -urgency, -sizes, -steps))
     quotas = whole.astype(np.int64)
     quotas[first[: budget - quotas.sum()]] += 1
     return quotas
-
-
-def _levels(values: FloatArray) -> IntArray:
-    """Number the distinct values in ascending order, those within :data:`ROUNDING` as one."""
-    order = np.argsort(values, kind="stable")
-    rises = np.diff(values[order], prepend=values[order][:1]) > ROUNDING
-    levels = np.empty(values.size, dtype=np.int64)
-    levels[order] = np.cumsum(rises)
-    return levels

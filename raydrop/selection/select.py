@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from raydrop.errors import ConfigError
 from raydrop.selection.checks import (
@@ -27,9 +27,6 @@ def budget_for(n: int, keep_fraction: float) -> int:
 
     The fraction, in (0, 1], is taken as it is written: 0.29 of 50 is 14.5 and gives 15, although
     the binary product lies below.
-
-    Raises:
-        ConfigError: If either is out of range.
 
     Example:
         >>> budget_for(50, 0.29)
@@ -96,7 +93,18 @@ def select(
     floors = checked_floors(minimum_per_class, sizes, budget)
     order = best_first(values, higher_is_kept=higher_is_kept, tie_seed=tie_seed)
     if allowed is not None:
-        _check_quotas(allowed, sizes, budget, floors)
+        if allowed.sum() != budget:
+            raise ConfigError(
+                f"Expected quotas that sum to the budget of {budget}, found a sum of "
+                f"{allowed.sum()}; compute them for this budget."
+            )
+        wrong = np.flatnonzero((allowed > sizes) | (allowed < floors))
+        if wrong.size:
+            k = wrong[0]
+            raise ConfigError(
+                f"Expected a quota from {floors[k]} to {sizes[k]} for class {k}, found "
+                f"{allowed[k]}; compute the quotas with these labels and this minimum per class."
+            )
         return np.sort(_best_of_each(order, classes, sizes, allowed))
     rest = np.ones(values.size, dtype=bool)
     rest[_best_of_each(order, classes, sizes, floors)] = False
@@ -104,11 +112,7 @@ def select(
 
 
 def best_first(scores: ArrayLike, *, higher_is_kept: bool = True, tie_seed: int = 0) -> IntArray:
-    """Return all samples in the order in which :func:`select` takes them, (n,).
-
-    Raises:
-        ConfigError: If a score is NaN or no number.
-    """
+    """Return all samples in the order in which :func:`select` takes them, (n,)."""
     values = _checked_scores(scores)
     tie = np.random.default_rng(tie_seed).permutation(values.size)
     return np.lexsort((tie, -values if higher_is_kept else values))
@@ -138,7 +142,7 @@ def _checked_scores(scores: ArrayLike) -> FloatArray:
 
 
 def _checked_labels(labels: ArrayLike, num_samples: int) -> tuple[IntArray, list[Any] | None]:
-    """Return the number of each sample's class, and the names of all where labels are texts."""
+    """Return the number of each sample's class and, where labels are texts, all in their order."""
     array = as_array("labels", labels)
     if array.shape != (num_samples,):
         raise ConfigError(
@@ -150,7 +154,14 @@ def _checked_labels(labels: ArrayLike, num_samples: int) -> tuple[IntArray, list
     else:
         texts = array.dtype.kind in "UST"
     if texts:
-        return _numbered(array)
+        distinct, codes = np.unique(array, return_inverse=True)
+        names = distinct.tolist()
+        with contextlib.suppress(ValueError):
+            values = [float(name) for name in names]
+            if np.isfinite(values).all():
+                order = sorted(range(len(names)), key=lambda k: (values[k], names[k]))
+                names, codes = [names[k] for k in order], np.argsort(order)[codes]
+        return codes.astype(np.int64), names
     classes = whole_numbers(array)
     if classes is None or (classes < 0).any():
         smallest = f" with smallest {array.min()}" if array.dtype.kind in "iuf" else ""
@@ -159,18 +170,6 @@ def _checked_labels(labels: ArrayLike, num_samples: int) -> tuple[IntArray, list
             f"{array.dtype}{smallest}; number the classes from 0."
         )
     return classes, None
-
-
-def _numbered(texts: NDArray[Any]) -> tuple[IntArray, list[Any]]:
-    """Return the number of each text's class, and the text of each class in their order."""
-    distinct, codes = np.unique(texts, return_inverse=True)
-    names = distinct.tolist()
-    with contextlib.suppress(ValueError):
-        values = [float(name) for name in names]
-        if np.isfinite(values).all():
-            order = sorted(range(len(names)), key=lambda k: (values[k], names[k]))
-            names, codes = [names[k] for k in order], np.argsort(order)[codes]
-    return codes.astype(np.int64), names
 
 
 def _within(classes: IntArray, names: list[Any] | None, quotas: IntArray | None) -> IntArray:
@@ -184,18 +183,3 @@ def _within(classes: IntArray, names: list[Any] | None, quotas: IntArray | None)
             "give one per class."
         )
     return classes
-
-
-def _check_quotas(allowed: IntArray, sizes: IntArray, budget: int, floors: IntArray) -> None:
-    if allowed.sum() != budget:
-        raise ConfigError(
-            f"Expected quotas that sum to the budget of {budget}, found a sum of {allowed.sum()}; "
-            "compute them for this budget."
-        )
-    wrong = np.flatnonzero((allowed > sizes) | (allowed < floors))
-    if wrong.size:
-        k = wrong[0]
-        raise ConfigError(
-            f"Expected a quota from {floors[k]} to {sizes[k]} for class {k}, found {allowed[k]}; "
-            "compute the quotas with these labels and this minimum per class."
-        )

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from raydrop.cli import load_sweep
-from raydrop.data import load_dataset
+from raydrop.data import DATASETS, load_dataset
+from raydrop.data.spec import DataSource
 from raydrop.errors import ConfigError
+from raydrop.models import MODELS, Network
+from raydrop.models.small import linear
 from raydrop.plan import make_plan, trial_configs
 from raydrop.store import Store
 from raydrop.study import Study, Training
@@ -21,7 +24,7 @@ from raydrop.study.catalogue import Brought, Catalogue, Entry, Parameter, source
 SCRIPT = """
 from raydrop import Study, Training
 from raydrop.network import METHODS as PRUNERS
-from raydrop.network.methods.magnitude import Magnitude
+from raydrop.network.methods.weights import Magnitude
 from raydrop.scores import METHODS
 from raydrop.scores.base import TraceMethod
 from raydrop.selection import QUOTAS, QuotaRule, proportional_quotas
@@ -156,6 +159,26 @@ def test_the_source_of_what_is_brought_is_part_of_the_identity(script: Path) -> 
     assert [one == other for one, other in zip(first, third, strict=True)] == [
         *(True, False, True, False)
     ]
+
+
+def test_a_data_set_and_a_model_that_are_brought_are_part_of_the_identity() -> None:
+    dataset = load_dataset("digits+subset(12, test=6)")
+
+    def keys(data: str, model: str) -> list[str]:
+        DATASETS.add(DataSource("mine", load_dataset, "", source=data))
+        MODELS.add(Network("net", linear, "", any_size=True, source=model))
+        space = [{"method": each, "keep_fraction": 0.5} for each in ("random", "el2n")]
+        study = Study("t", "mine+subset(12)", "net", space, (0,), include_unpruned=False)
+        plan = make_plan(study, trial_configs(study, study.spaces()), dataset)
+        runs = (*plan.queries, *plan.scores, *plan.trials)
+        assert all(run.config["sources"]["mine"] == data for run in runs)
+        return [run.key for run in runs]
+
+    first = keys("1", "2")
+    assert keys("1", "2") == first
+    assert not {*first} & {*keys("3", "2")}
+    # Of these, random scores alone read no network.
+    assert len({*first} & {*keys("1", "4")}) == 1
 
 
 @pytest.mark.ray

@@ -50,11 +50,17 @@ def load_celeba(
         ConfigError: If an attribute is unknown or both are the same.
         DataError: If files are absent and cannot be downloaded, or do not fit together.
     """
-    folder = _downloaded(data_root) if path is None else resolve_folder(path, data_root)
-    kaggle = not (folder / ATTRIBUTES).exists() and _as_csv(folder / ATTRIBUTES).exists()
+    if path is not None:
+        folder = resolve_folder(path, data_root)
+    else:
+        folder = data_folder("celeba", data_root or DEFAULT_ROOT).absolute()
+        if not all((folder / name).exists() for name in (IMAGES, ATTRIBUTES, PARTITION)):
+            download("celeba", "CelebA", folder.parent, split="all")
+    attributes = folder / ATTRIBUTES
+    kaggle = not attributes.exists() and attributes.with_suffix(".csv").exists()
     header = 1 if kaggle else 2
     table = _read(folder, ATTRIBUTES, header, kaggle)
-    labels, attributes = _signs(table, target), _signs(table, group)
+    labels, signs = _signs(table, target), _signs(table, group)
     if target == group:
         raise ConfigError(
             f"Expected two attributes for target and group of celeba, found {target} for both; "
@@ -71,24 +77,16 @@ def load_celeba(
         labels,
         splits,
         name=name,
-        groups=crossed(labels, attributes, 2),
+        groups=crossed(labels, signs, 2),
         turned=False,
         class_names=class_names,
         group_names=tuple(f"{label}, {value}" for label in class_names for value in values),
     )
 
 
-def _downloaded(data_root: str | None) -> Path:
-    """Return torchvision's folder of CelebA, downloading it where something is absent."""
-    folder = data_folder("celeba", data_root or DEFAULT_ROOT).absolute()
-    if not all((folder / name).exists() for name in (IMAGES, ATTRIBUTES, PARTITION)):
-        download("celeba", "CelebA", folder.parent, split="all")
-    return folder
-
-
 def _read(folder: Path, name: str, header: int, kaggle: bool) -> pd.DataFrame:
     """Return a table of numbers with the image names as its index, after some lines of header."""
-    path = _as_csv(folder / name) if kaggle else folder / name
+    path = (folder / name).with_suffix(".csv" if kaggle else ".txt")
     remedy = "give the folder that holds it, or let torchvision download it anew"
     with reading(path, "CelebA's table", remedy) as file:
         table = pd.read_csv(
@@ -100,10 +98,6 @@ def _read(folder: Path, name: str, header: int, kaggle: bool) -> pd.DataFrame:
             dtype=str,
         )
         return table.astype(np.int64).rename(index=str)
-
-
-def _as_csv(path: Path) -> Path:
-    return path.with_suffix(".csv")
 
 
 def _signs(table: pd.DataFrame, attribute: str) -> NDArray[np.int64]:

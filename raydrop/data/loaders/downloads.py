@@ -60,11 +60,7 @@ def load_download(_: str | None, data_root: str | None, name: str) -> ImageDatas
 
 
 def download(name: str, official: str, root: Path, **arguments: object) -> Any:
-    """Return an object of a class in ``torchvision.datasets``, downloading what is absent in root.
-
-    Raises:
-        DataError: If the files are neither there nor can be downloaded.
-    """
+    """Return an object of a class in ``torchvision.datasets``, downloading what is absent."""
     import torchvision
 
     try:

@@ -16,12 +16,12 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import SMALL_SIDE, Facts, FileImages, ImageDataset, Shape, Split
+from raydrop.data.dataset import SMALL_SIDE, FileImages, ImageDataset, Shape, Split
 from raydrop.data.images import DEEP, SEVERAL, TURNED, is_grey, open_image, survey
 from raydrop.data.sampling import halves
 from raydrop.errors import DataError, unknown_name, visible
@@ -61,23 +61,14 @@ def dataset_of_files(
     groups: NDArray[np.int64] | None = None,
     hashed_names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
     turned: bool = True,
-    **facts: Unpack[Facts],
+    **facts: Any,
 ) -> ImageDataset:
-    """Return the data set of some listed files; an id is the position in the listing.
+    """Return the data set of some listed files; an id is the position in the listing, n long.
 
-    Args:
-        root: Folder that their paths start from.
-        files: All of them, n.
-        labels: Their classes, (n,).
-        splits: 0 for each of train, 1 of validation and 2 of test, (n,). Where none is 1, half of
-            the test images of each group, or class, become validation.
-        name: Canonical specification.
-        groups: Their groups, (n,), where there are any.
-        hashed_names: What classes and groups are called in the fingerprint, if not so.
-        turned: Whether images are turned upright as their EXIF data say; the fingerprint changes
-            where one is.
-        **facts: Fields of the data set: at least ``class_names``; images are mirrored unless
-            ``horizontal_flip`` is False.
+    Splits are 0 for each of train, 1 of validation and 2 of test, (n,); where none is 1, half of
+    the test images of each group, or class, become validation. Images may be turned upright as
+    their EXIF data say, which changes the fingerprint where one is. Further facts are fields of
+    the data set, at least ``class_names``; images are mirrored unless ``horizontal_flip`` is False.
 
     Raises:
         DataError: If there is one class only, a header cannot be read or the parts do not fit
@@ -91,9 +82,14 @@ def dataset_of_files(
             "with one there is nothing to learn."
         )
     by: By = "class" if groups is None else "group"
-    halved, parts = _three_parts(
-        splits, *((labels, class_names) if groups is None else (groups, group_names)), by
-    )
+    train, validation, test = (np.flatnonzero(splits == number) for number in range(3))
+    for split, part in (("train", train), ("test", test)):
+        if not len(part):
+            raise DataError(f"Expected samples for {split}, found none; mark some as {split}.")
+    halved = not len(validation)
+    if halved:
+        units, names = (labels, class_names) if groups is None else (groups, group_names)
+        validation, test = halves(test, units, names, by)
     said = np.ones(len(files), np.uint8)
     if turned:
         said = survey([(os.path.join(root, path), size) for path, size in files])  # noqa: PTH118
@@ -107,9 +103,6 @@ def dataset_of_files(
         orientations.tobytes() if (orientations > 1).any() else b"",
     )
     everything = Split(np.arange(len(files)), labels, images, groups)
-    train, validation, test = (everything.take(part) for part in parts)
-    facts["image_shape"], facts["horizontal_flip"] = shape, flip
-    facts["crop_padding"] = CROP_PADDING if shape != LARGE_SHAPE else 0
     facts["remarks"] = (
         *facts.get("remarks", ()),
         *([_HALVED.format(by)] if halved else []),
@@ -121,9 +114,11 @@ def dataset_of_files(
     return ImageDataset.from_content(
         _listing_digest(files, said),
         name=name,
-        splits=(train, validation, test),
+        splits=tuple(map(everything.take, (train, validation, test))),
         hashed_names=hashed_names,
-        **facts,
+        image_shape=shape,
+        crop_padding=CROP_PADDING if shape != LARGE_SHAPE else 0,
+        **{"horizontal_flip": flip, **facts},
     )
 
 
@@ -200,19 +195,6 @@ def is_text(name: str) -> bool:
         return bool(name.encode())
     except UnicodeEncodeError:
         return False
-
-
-def _three_parts(
-    splits: NDArray[np.int64], units: NDArray[np.int64], names: tuple[str, ...], by: By
-) -> tuple[bool, list[NDArray[np.int64]]]:
-    """Return whether test is halved, and the positions of train, validation and test."""
-    train, validation, test = (np.flatnonzero(splits == number) for number in range(3))
-    for name, part in (("train", train), ("test", test)):
-        if not len(part):
-            raise DataError(f"Expected samples for {name}, found none; mark some as {name}.")
-    if len(validation):
-        return False, [train, validation, test]
-    return True, [train, *halves(test, units, names, by)]
 
 
 def _probed_shape(

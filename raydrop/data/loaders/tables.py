@@ -107,12 +107,7 @@ class Table:
         return numbers
 
     def with_images(self, root: Path, missing: str, outside: bool) -> tuple[Table, tuple[str, ...]]:
-        """Return the table without the rows whose image is absent, if wanted so, and remarks.
-
-        Raises:
-            ConfigError: If ``missing`` is none of :data:`MISSING`.
-            DataError: If no image is there.
-        """
+        """Return the table without the rows whose image is absent, if wanted so, and remarks."""
         if one_of("choice of what to do where images are missing", missing, MISSING) == "refuse":
             return self, ()
         # What is outside is left to be refused by name.
@@ -165,15 +160,8 @@ def read_table(
 ) -> Table:
     """Return some columns of a data set's table, in texts, under other names.
 
-    Args:
-        root: The data set's folder.
-        file: The table, relative to it, and below it unless ``outside``.
-        wanted: New name of each column, which is the data set's option too, and its name there.
-        dataset: Name of the data set, for messages.
-        outside: Whether the table may lie outside of the folder.
-
-    Raises:
-        DataError: If the table, a column or a value is missing, or the table lies outside.
+    Wanted is, by new name of a column, which is the data set's option too, its name there. The
+    table lies below the folder, unless ``outside``.
     """
     if not (outside or is_below(file)):
         raise DataError(

@@ -31,11 +31,7 @@ class Variant(Called):
         return tuple(sorted(shares.items()))
 
     def share_by_class(self, dataset: ImageDataset, shares: Shares, rest: float) -> list[float]:
-        """Return the share of every class, (K,): ``rest`` of those that are not named.
-
-        Raises:
-            ConfigError: If there is no such class, or one is named twice.
-        """
+        """Return the share of every class, (K,): ``rest`` of those that are not named."""
         numbers = {str(number): number for number in range(dataset.num_classes)}
         numbers |= {name: number for number, name in enumerate(dataset.class_names)}
         found = dict[int, float]()
@@ -57,11 +53,7 @@ class Variant(Called):
         validation: Split | None = None,
         test: Split | None = None,
     ) -> ImageDataset:
-        """Return a data set with some of its training samples, and perhaps other held-out ones.
-
-        Raises:
-            DataError: If a class or group loses its last sample in a split.
-        """
+        """Return a data set with some of its training samples, and perhaps other held-out ones."""
         train = dataset.train.take(positions)
         for name, split in (("train", train), ("validation", validation), ("test", test)):
             if split is not None:

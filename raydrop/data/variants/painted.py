@@ -160,14 +160,9 @@ def _painted(
 ) -> ImageDataset:
     """Return a data set with one of A attributes painted on each image, and with groups from it.
 
-    Args:
-        variant: Whose doing it is.
-        dataset: Without groups.
-        group_names: Of class k with attribute a at k · A + a.
-        assign: Gives attributes 0...A-1, (n,), from the name of a split and its labels.
-        paint: Gives painted copies, (n, 3, H, W), of pixels with such attributes.
-        every: What every class has to have images with.
-        remedy: What to use where a class has none.
+    ``assign`` gives attributes 0...A-1 from the name of a split and its labels, and ``paint`` gives
+    painted copies of pixels with such attributes. Errors say what ``every`` class has to have
+    images with, and what to use where one has none.
     """
     if dataset.group_names:
         raise ConfigError(
@@ -175,7 +170,7 @@ def _painted(
             f"{len(dataset.group_names)} groups; leave {variant.kind} out."
         )
     decoded, count = dataset.decoded(), len(group_names) // dataset.num_classes
-    splits, painted = list[Split](), list[NDArray[np.uint8]]()
+    splits, painted = dict[str, Split](), list[NDArray[np.uint8]]()
     for name, split in decoded.splits().items():
         attributes = assign(name, split.labels)
         groups = crossed(split.labels, attributes, count)
@@ -187,31 +182,23 @@ def _painted(
                 f"{group_names[empty]!r} in {name}, where the class has "
                 f"{dataset.class_sizes(name)[empty // count]} images; use {remedy}."
             )
-        painted.append(paint(_pixels(decoded, name, variant.kind), attributes))
-        splits.append(dataclasses.replace(split, images=ArrayImages(painted[-1]), groups=groups))
+        channels, height, width = dataset.image_shape
+        if not isinstance(split.images, ArrayImages) or channels not in (1, 3):
+            raise DataError(
+                f"Expected small grey or RGB images that fit in memory for {variant.kind}, found "
+                f"{len(split)} of {channels}x{height}x{width} in {name} of {dataset.name}; use "
+                "images of at most 64 pixels a side, or a subset of them."
+            )
+        painted.append(paint(split.images.pixels, attributes))
+        splits[name] = dataclasses.replace(split, images=ArrayImages(painted[-1]), groups=groups)
     return decoded.derive(
         f"{dataset.name}+{variant}",
-        train=splits[0],
-        validation=splits[1],
-        test=splits[2],
+        **splits,
         noisy=dataset.noisy,
         content=pixel_digest(*painted),
-        image_shape=(3, dataset.image_shape[1], dataset.image_shape[2]),
+        image_shape=(3, *dataset.image_shape[1:]),
         group_names=tuple(group_names),
     )
-
-
-def _pixels(dataset: ImageDataset, name: str, kind: str) -> NDArray[np.uint8]:
-    """Return the images of a split, (n, C, H, W), or raise where they cannot be painted."""
-    channels, height, width = dataset.image_shape
-    images = dataset.splits()[name].images
-    if not isinstance(images, ArrayImages) or channels not in (1, 3):
-        raise DataError(
-            f"Expected small grey or RGB images that fit in memory for {kind}, found "
-            f"{len(images)} of {channels}x{height}x{width} in {name} of {dataset.name}; use "
-            "images of at most 64 pixels a side, or a subset of them."
-        )
-    return images.pixels
 
 
 def aligned_attributes(

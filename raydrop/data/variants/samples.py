@@ -35,13 +35,7 @@ class LongTail(Variant):
             self.refuse("a factor of at least 1", self.factor, advice)
 
     def apply(self, dataset: ImageDataset) -> ImageDataset:
-        """Drop training images so that class sizes follow :func:`long_tail_sizes`.
-
-        Validation and test keep all of theirs.
-
-        Raises:
-            DataError: If a class has no training image to start with, or a group would have none.
-        """
+        """Drop training images alone, so that class sizes follow :func:`long_tail_sizes`."""
         sizes = dataset.class_sizes()
         if sizes.min() == 0:
             raise DataError(
@@ -88,10 +82,6 @@ class Thinned(Variant):
 
         Validation and test keep all of theirs. Meyer and Wong 2022 (arXiv 2211.10285) remove 80 %
         of CIFAR-10's cats and dogs in this way.
-
-        Raises:
-            ConfigError: If there is no such class.
-            DataError: If a class or group would have no training image left.
         """
         shares = self.share_by_class(dataset, self.shares, rest=1.0)
         sizes = dataset.class_sizes()
@@ -120,28 +110,16 @@ class Subset(Variant):
             object.__setattr__(self, "test", None)
 
     def apply(self, dataset: ImageDataset) -> ImageDataset:
-        """Keep a random choice of each class in each split.
-
-        Raises:
-            DataError: If a group would lose its last image in a split.
-        """
-        held_out = self.n if self.test is None else self.test
-        train, validation, test = (
-            _at_most(dataset, name, self.n if name == "train" else held_out)
-            for name in dataset.splits()
-        )
-        return self.kept(
-            dataset,
-            train,
-            validation=dataset.validation.take(validation),
-            test=dataset.test.take(test),
-        )
-
-
-def _at_most(dataset: ImageDataset, split: str, count: int) -> NDArray[np.int64]:
-    sizes = dataset.class_sizes(split)
-    counts = np.minimum(sizes, min(count, int(sizes.max())))
-    return choose_per_class(dataset.members("class", split), counts, SPLIT_SEED, f"subset/{split}")
+        """Keep a random choice of each class in each split."""
+        chosen = dict[str, NDArray[np.int64]]()
+        for name, split in dataset.splits().items():
+            most = self.n if name == "train" or self.test is None else self.test
+            sizes = dataset.class_sizes(name)
+            counts = np.minimum(sizes, min(most, int(sizes.max())))
+            purpose = f"subset/{name}"
+            chosen[name] = choose_per_class(split.labels, counts, SPLIT_SEED, purpose)
+        validation = dataset.validation.take(chosen["validation"])
+        return self.kept(dataset, chosen["train"], validation, dataset.test.take(chosen["test"]))
 
 
 @dataclass(frozen=True)
@@ -166,10 +144,6 @@ class LabelNoise(Variant):
 
         Labels that an earlier ``label_noise`` changed stay marked. Validation and test keep theirs.
         Groups stay too: they say what is true of a sample, not what its label claims.
-
-        Raises:
-            ConfigError: If there is no other class to choose.
-            DataError: If a class would lose its last training image.
         """
         train, classes = dataset.train, dataset.num_classes
         if classes < 2:
