@@ -1,4 +1,4 @@
-"""Pruning the network itself, one criterion per file.
+"""Pruning the network itself.
 
 Methods that remove channels leave a smaller network; those called ``unstructured`` mask single
 weights. What is reported is measured on what is left.
@@ -7,21 +7,21 @@ weights. What is reported is measured on what is left.
 from __future__ import annotations
 
 from raydrop.network.base import NetworkMethod, NetworkSize, Pruned, PruningTask, Step, Target
-from raydrop.network.methods import autobot, fpgm, magnitude, random, taylor, taylor_activation
+from raydrop.network.methods import autobot, taylor, weights
 from raydrop.study.catalogue import Catalogue, Named
 
 METHODS = Catalogue(
     "network_method",
     (
-        random.FILTERS,
-        magnitude.FILTERS,
-        fpgm.FILTERS,
-        taylor.FILTERS,
-        taylor_activation.FILTERS,
-        autobot.FILTERS,
-        magnitude.WEIGHTS,
-        random.WEIGHTS,
-        taylor.WEIGHTS,
+        weights.RANDOM,
+        weights.MAGNITUDE,
+        weights.FPGM,
+        taylor.TAYLOR,
+        taylor.TAYLOR_ACTIVATION,
+        autobot.AUTOBOT,
+        weights.UNSTRUCTURED_MAGNITUDE,
+        weights.UNSTRUCTURED_RANDOM,
+        taylor.UNSTRUCTURED_TAYLOR,
     ),
 )
 """Every method that prunes networks, by name."""

@@ -132,16 +132,8 @@ def choose(
 
     All channels are ranked together, equal scores in a seeded order; the highest of each group
     stays. Of the two neighbouring numbers of channels between which the size lies, the nearer one
-    is taken. Where neither is near enough, channels are passed over that would remove too much, and
-    the next ones in the ranking are tried.
-
-    Args:
-        coupling: The coupled channels.
-        scores: (U,); higher ones stay.
-        size: What is to be left, of the measure: ``flops`` or ``parameters``.
-        measure: Which.
-        slack: How far from the size is near enough.
-        seed: Of the order of equal scores.
+    is taken. Where neither is within ``slack`` of it, channels are passed over that would remove
+    too much, and the next ones in the ranking are tried. Scores are (U,), higher ones stay.
     """
     order = np.lexsort((np.random.default_rng(seed).random(len(scores)), scores))
     highest = {coupling.groups[channel]: channel for channel in order}

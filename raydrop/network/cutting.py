@@ -29,14 +29,11 @@ def cut_by_scores(
     All filters are ranked together, so scores of different layers have to be comparable. Filters
     that are coupled (by a residual stream, or by a depthwise convolution) have one score, the mean
     or sum of theirs, and go together. Equal scores go in a seeded order; at least one filter of
-    each layer stays.
+    each layer stays. The task's network is left as it is; the note of what is returned says so
+    where its target could not be reached within 2 % of what is to go, and of what is to stay.
 
-    Args:
-        task: The network, which is left as it is, and its target. The note of what is returned says
-            so where it could not be reached within 2 % of what is to go, and of what is to stay.
-        scores: For each convolution that can lose filters, (out_channels,); higher ones stay. Of
-            coupled convolutions some may be left out, but not all.
-        combine: How scores of coupled filters are combined.
+    Scores are (out_channels,) for each convolution that can lose filters; of coupled ones some may
+    be left out, but not all.
 
     Raises:
         NetworkError: If the network cannot be traced (the message names the module), or a score is

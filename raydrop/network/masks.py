@@ -38,11 +38,8 @@ def mask_by_scores(task: PruningTask, scores: Mapping[str, Tensor]) -> Pruned:
 
     All weights of convolutions and linear layers are ranked together. Weights that are zero
     already, such as those that an earlier round masked, go first; equal scores go in a seeded
-    order; the highest weight of each layer stays.
-
-    Args:
-        task: The network, which is left as it is, and its target.
-        scores: For each weight of :func:`raydrop.network.measure.weights_of`, of its shape.
+    order; the highest weight of each layer stays. The task's network is left as it is. Scores are
+    given for each weight of :func:`raydrop.network.measure.weights_of`, in its shape.
 
     Raises:
         NetworkError: If the target is of another measure, or a score is missing, NaN or of another

@@ -40,19 +40,12 @@ def prune_in_rounds(
     rounds: int,
     retrain: Callable[[nn.Module, Mapping[str, Tensor]], None],
 ) -> Pruned:
-    """Return the network pruned in rounds, with training between them.
+    """Return what came of the last round; channel map and masks are relative to the task's network.
 
-    Args:
-        task: The network, the target of the last round, and the dense network's size, to which the
-            targets of all rounds are relative.
-        method: Chooses what goes, anew in each round.
-        rounds: How many; 1 is one-shot.
-        retrain: Trains a network in place, keeping masked weights at zero, given the masks so far.
-            It is called between rounds, not after the last.
-
-    Returns:
-        What came of the last round, with the channel map and masks relative to the task's network.
-        Its facts have ``rounds``: the target, what was reached, and the note of each.
+    The method chooses anew in each round, whose targets are all relative to the dense network;
+    one round is one-shot. Between rounds, not after the last, ``retrain`` trains a network in
+    place, keeping masked weights at zero, given the masks so far. The facts have ``rounds``: the
+    target, what was reached, and the note of each.
     """
     channels: dict[str, Any] = {}
     masks: dict[str, Tensor] = {}

@@ -238,12 +238,10 @@ def network_entry(
     Raises:
         NetworkError: If the network is not the one that ``spec`` builds.
     """
-    state = _checked_state(spec, model, "the network to be kept")
     filled = skeleton(spec)
-    filled.load_state_dict(state)
-    return spec.to_dict() | {"state": [*_float_shapes(filled).items()]}, {
-        "state": flat_state(filled)
-    }
+    filled.load_state_dict(_checked_state(spec, model, "the network to be kept"))
+    shapes = [*_float_shapes(filled).items()]
+    return {**spec.to_dict(), "state": shapes}, {"state": flat_state(filled)}
 
 
 def network_of(entry: Entry) -> tuple[nn.Module, NetworkSpec]:
@@ -274,14 +272,11 @@ def export_network(
 ) -> None:
     """Write a network as a program from normalised images (B, C, H, W) to logits (B, K), any B.
 
-    Args:
-        path: File to write; one that is there is replaced.
-        model: It is left as it is, and exported as it computes in eval mode.
-        image_shape: Channels, height and width of an image.
-        format: ``pt2``, for :func:`torch.export.load`, or ``onnx``, which takes the packages
-            ``onnx`` and ``onnxscript``; its input is called ``images`` and its output ``logits``.
-        spec: What to write beside the program as JSON: in :data:`EXTRA` among the extra files of
-            ``pt2``, or under the key ``raydrop`` of the metadata of ``onnx``.
+    The model is left as it is, and exported as it computes in eval mode; a file that is there is
+    replaced. Formats are ``pt2``, for :func:`torch.export.load`, and ``onnx``, which takes the
+    packages ``onnx`` and ``onnxscript``; its input is called ``images`` and its output ``logits``.
+    ``spec`` is written beside the program as JSON: in :data:`EXTRA` among the extra files of
+    ``pt2``, or under the key ``raydrop`` of the metadata of ``onnx``.
 
     Raises:
         ConfigError: If there is no such format.

@@ -13,6 +13,7 @@ whose outputs are its inputs, so the residual stream of resnet56 is cut in all t
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import weakref
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -124,18 +125,14 @@ def _called(model: nn.Module, images: Tensor) -> list[str]:
     def leave(*_: object) -> None:
         running.pop()
 
-    hooks = []
-    for name, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(partial(enter, name)))
-        hooks.append(module.register_forward_hook(leave))
     try:
-        with torch.enable_grad():
+        with contextlib.ExitStack() as hooks, torch.enable_grad():
+            for name, module in model.named_modules():
+                hooks.callback(module.register_forward_pre_hook(partial(enter, name)).remove)
+                hooks.callback(module.register_forward_hook(leave).remove)
             logits = model(images)
     except Exception as error:  # whatever a network's own code raises
         raise _untraceable(model, running[-1] if running else "", in_one_line(error)) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise _untraceable(model, "", f"outputs that are no matrix of logits: {type(logits)}")
     if logits.grad_fn is None:

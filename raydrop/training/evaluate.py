@@ -28,9 +28,6 @@ def logits_in_order(model: nn.Module, batches: Batches, n: int) -> Iterator[tupl
     """
     was_training, halving = model.training, Halving()
 
-    def logits_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return model(images).float(), labels
-
     model.eval()
     try:
         for images, labels in batches(torch.arange(n).split(EVALUATION_BATCH)):

@@ -61,21 +61,11 @@ def train(
     summed: the step stays that of the whole batch, but for BatchNorm, whose statistics are then
     those of the parts, and for losses that divide by the sum of a batch's weights.
 
-    Args:
-        model: On its device.
-        batches: Gives the training images.
-        positions: Positions of the samples to train on, (M,) int64.
-        loss: What is minimised.
-        training: Optimiser, schedule, batch size, precision.
-        length: Epochs and steps.
-        seed: Seed of the order and the augmentation, independent of the initial weights.
-        augment: Whether images are augmented.
-        on_epoch_end: Called after each epoch, its time counted in.
-        units: Class or group of every sample of the split, by its position, (N,) int64, which a
-            loss may weigh samples by; None is their classes.
-        reference: Gives the dense network's logits to a loss that reads them; not asked otherwise.
-        after_step: Called after each step of the optimiser, for example to put back the zeros of
-            masked weights.
+    Positions are those of the samples to train on, (M,) int64; ``units`` has the class or group of
+    every sample of the split, (N,) int64, which a loss may weigh samples by, None standing for
+    classes. The seed is of the order and the augmentation, independent of the initial weights.
+    ``after_step`` may, for example, put back the zeros of masked weights. The time counts in what
+    ``on_epoch_end`` takes.
 
     Raises:
         ConfigError: If the loss reads a reference and there is none.

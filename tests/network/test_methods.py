@@ -11,10 +11,8 @@ from network_cases import SHAPES, batches, network, task_of
 from torch import Tensor
 
 from raydrop.network import network_rule
-from raydrop.network.methods.fpgm import distances_to_others
-from raydrop.network.methods.magnitude import filter_norms, relative_to_mean
-from raydrop.network.methods.taylor import squared_change, summed_changes
-from raydrop.network.methods.taylor_activation import filter_changes
+from raydrop.network.methods.taylor import filter_changes, squared_change, summed_changes
+from raydrop.network.methods.weights import distances_to_others, filter_norms, relative_to_mean
 from tests.reference import distances_by_loop, filter_norms_by_loop
 
 

@@ -207,7 +207,7 @@ def small_cnn(digits: PreparedData) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("most", [1000, 256, 130, 100, 7, 1])
+@pytest.mark.parametrize("most", [256, 130, 7, 1])
 def test_evaluation_survives_a_lack_of_memory(
     digits: PreparedData, small_cnn: nn.Module, most: int
 ) -> None:

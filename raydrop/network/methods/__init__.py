@@ -1,1 +1,1 @@
-"""Methods that prune a network, one criterion per file."""
+"""Methods that prune a network, by what they look at."""

@@ -252,7 +252,7 @@ def normalised_by(
     return found
 
 
-FILTERS = Entry[NetworkMethod](
+AUTOBOT = Entry[NetworkMethod](
     "autobot",
     AutoBot,
     "removes the channels whose gates close when gates alone are trained under a budget",

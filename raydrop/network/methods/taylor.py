@@ -1,19 +1,26 @@
-"""First-order change of the loss without a filter, or without a weight.
+"""First-order change of the loss without a filter or a weight, by weights or by activations.
 
-Molchanov et al. 2019, arXiv 1906.10771.
+Molchanov et al. 2019 (arXiv 1906.10771) and 2017 (arXiv 1611.06440).
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from raydrop.network.base import NetworkMethod, Pruned, PruningTask
-from raydrop.network.cutting import cut_by_scores
+from raydrop.network.base import NetworkMethod, Pruned, PruningTask, Step
+from raydrop.network.channels import ChannelMap, zero_removed
+from raydrop.network.coupling import Coupling, Kept
+from raydrop.network.cutting import chosen, combined_scores, cut, cut_by_scores, named_layers
 from raydrop.network.masks import mask_by_scores
 from raydrop.network.measure import weights_of
 from raydrop.network.tracing import coupling_of
@@ -80,18 +87,129 @@ class UnstructuredTaylor(NetworkMethod):
         return mask_by_scores(task, summed_changes(task, self._batches, torch.abs))
 
 
+def filter_changes(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Return ``mean_b |sum_hw a dL/da|`` of each filter, (out_channels,) in float64.
+
+    Outputs a of a convolution and the gradient of the batch's loss are (B, out_channels, ...).
+    """
+    products = (activation.detach() * gradient.detach()).double()
+    return products.flatten(2).sum(dim=2).abs().mean(dim=0)
+
+
+def unit_norm(scores: Tensor) -> Tensor:
+    """Return scores of one layer divided by their Euclidean norm, as the paper does."""
+    norm = torch.linalg.vector_norm(scores)
+    return scores / norm if norm > 0 else scores
+
+
+@dataclass(frozen=True)
+class TaylorActivation(NetworkMethod):
+    """A few steps of SGD, then the lowest filters go, round after round until the target is met.
+
+    Each round removes the same share of the measure. The scores of a round are those of its own
+    steps, divided by the norm of their layer; that of coupled filters is their mean. What is left
+    gets the weights back that it had before, as in Meyer and Wong 2022 (arXiv 2211.10285), unless
+    the task says not to restore them.
+    """
+
+    rounds: float
+    """How often filters are removed."""
+    steps: float
+    """Batches of each round."""
+    learning_rate: float
+    """Of the steps, which have a momentum of 0.9."""
+
+    def prune(self, task: PruningTask) -> Pruned:
+        """Remove filters round after round."""
+        coupling = coupling_of(task.model, task.image_shape)
+        model = copy.deepcopy(task.model).requires_grad_(True).train()
+        device = next(model.parameters()).device
+        # Dropout draws from torch's global generators, which are put back afterwards.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(task.seed)
+            kept, course = self._searched(task, coupling, model)
+        if not task.restore:
+            task = replace(task, model=model.train(task.model.training))
+        return cut(task, coupling, kept, {"course": course})
+
+    def _searched(
+        self, task: PruningTask, coupling: Coupling, model: nn.Module
+    ) -> tuple[Kept, list[float]]:
+        """Train in place, round after round; return what stays, and the share gone by round."""
+        optimiser = torch.optim.SGD(model.parameters(), lr=self.learning_rate, momentum=0.9)
+        batches = task.steps(int(self.rounds) * int(self.steps))
+        kept, course = coupling.everything(), list[float]()
+        dense, measure = task.dense.of(task.target.measure), task.target.measure
+        start = 1 - coupling.size(kept, measure) / dense
+        for done in range(1, int(self.rounds) + 1):
+            some = islice(batches, int(self.steps))
+            totals = _trained(task, model, optimiser, coupling, coupling.channels(kept), some)
+            layers = {name: unit_norm(total) for name, total in totals.items()}
+            scores = np.where(kept, combined_scores(coupling, layers), -np.inf)
+            fraction = start + (task.target.fraction - start) * done / int(self.rounds)
+            kept = chosen(task, coupling, scores, fraction)
+            course.append(1 - coupling.size(kept, measure) / dense)
+        return kept, course
+
+
+def _trained(
+    task: PruningTask,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    coupling: Coupling,
+    channels: ChannelMap,
+    batches: Iterable[Step],
+) -> dict[str, Tensor]:
+    """Train without the removed channels and return the scores, summed over the batches."""
+    totals: dict[str, Tensor] = {}
+    outputs: list[tuple[str, Tensor]] = []
+
+    def keep(name: str, _layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+        output.retain_grad()
+        outputs.append((name, output))
+
+    with contextlib.ExitStack() as hooks:
+        for name, layer in named_layers(model, coupling.prunable):
+            hooks.callback(layer.register_forward_hook(partial(keep, name)).remove)
+        zero_removed(model, channels)
+        for step in batches:
+            outputs.clear()
+            with torch.enable_grad():
+                loss = task.loss(model(step.images), step)
+                optimiser.zero_grad()
+                loss.backward()
+            for name, activation in outputs:
+                assert activation.grad is not None
+                scores = filter_changes(activation, activation.grad)
+                totals[name] = totals[name] + scores if name in totals else scores
+            optimiser.step()
+            zero_removed(model, channels)
+    return totals
+
+
 _BATCHES = (Parameter("batches", 10.0, least=1.0, whole=True, named=True),)
-FILTERS = Entry[NetworkMethod](
+TAYLOR = Entry[NetworkMethod](
     "taylor",
     Taylor,
     "removes filters whose weights change the loss least, to first order",
     "Molchanov et al. 2019, arXiv 1906.10771",
     _BATCHES,
 )
-WEIGHTS = Entry[NetworkMethod](
+UNSTRUCTURED_TAYLOR = Entry[NetworkMethod](
     "unstructured_taylor",
     UnstructuredTaylor,
     "masks weights that change the loss least, to first order",
     "Molchanov et al. 2019, arXiv 1906.10771",
     _BATCHES,
+)
+TAYLOR_ACTIVATION = Entry[NetworkMethod](
+    "taylor_activation",
+    TaylorActivation,
+    "steps of SGD alternate with removing filters whose outputs change the loss least",
+    "Molchanov et al. 2017, arXiv 1611.06440; Meyer and Wong 2022, arXiv 2211.10285",
+    (
+        Parameter("rounds", 10.0, least=1.0, whole=True, named=True),
+        Parameter("steps", 10.0, least=1.0, whole=True, named=True),
+        Parameter("learning_rate", 1e-4, named=True),
+    ),
 )

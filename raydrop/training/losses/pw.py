@@ -105,15 +105,8 @@ def pw_loss(
     The published form with theta = 1 is thus unweighted, but still learns from the reference
     wherever that is right; only with hard targets is it plain cross-entropy.
 
-    Args:
-        logits: Of the network that is pruned or retrained.
-        labels: Classes.
-        reference_logits: Of the dense network in eval mode for the same images, shaped as logits.
-        theta: Weight of a sample of which the reference is certain, in [0, 1].
-        gamma: Exponent, at least 0.
-        weights: ``off`` lets every sample weigh 1.
-        targets: Which targets.
-        normalise: Whether weights are divided by their mean over the batch.
+    The reference is the dense network in eval mode, for the same images. With ``weights="off"``
+    every sample weighs 1.
 
     Raises:
         ConfigError: If theta or gamma is out of range, or the shapes differ.
