@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,17 +35,9 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
-class Batches(Protocol):
-    """Gives batches of one split, in any order of its positions."""
-
-    def __call__(
-        self, groups: Sequence[Tensor], augment_seed: int | None = None
-    ) -> Iterator[Batch]:
-        """Yield one batch per group of positions in the split, (B,) int64, on the CPU.
-
-        Without a seed of the augmentation, images pass the deterministic transform.
-        """
-        ...
+Batches = Callable[..., Iterator[Batch]]
+"""Gives a batch for each of some groups of positions in a split, (B,) int64, on the CPU; after them
+a seed of the augmentation may follow, without which images pass the deterministic transform."""
 
 
 def even_groups(positions: Tensor, batch_size: int) -> tuple[Tensor, ...]:

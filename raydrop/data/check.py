@@ -232,7 +232,6 @@ def _seen(
     if isinstance(images, ArrayImages):
         pixels = np.ascontiguousarray(images.pixels[at])
         return (hashlib.blake2b(pixels.data, digest_size=16).digest(),)
-    # Threads are of no use: Pillow holds the interpreter lock.
     try:
         with open_image(images.file(at)) as image:
             facts = str(image.format), image.mode, image.size

@@ -91,20 +91,13 @@ class FileImages:
         return os.path.join(root, self.paths[position])  # noqa: PTH118
 
     def open(self, position: int) -> PIL.Image.Image:
-        """Decode one image, upright and in its own size; :mod:`raydrop.data.images` says how.
-
-        Raises:
-            DataError: If the file is absent or no readable image; the message names it.
-        """
+        """Decode one image, upright and in its own size; :mod:`raydrop.data.images` says how."""
         orientation = self.orientations[position] if self.orientations else 1
         return read_image(self.file(position), self.mode, orientation)
 
     def decode(self, height: int, width: int) -> ArrayImages:
-        """Decode every image; those of another size are resized (bilinear).
-
-        Threads are of no use: Pillow holds the interpreter lock while it decodes images this small,
-        and two threads took twice as long as one.
-        """
+        """Decode every image; those of another size are resized (bilinear)."""
+        # Threads are of no use: Pillow holds the interpreter lock for images this small.
         pixels = np.empty((len(self), len(self.mode), height, width), np.uint8)
         for position in range(len(self)):
             image = self.open(position)
@@ -343,9 +336,6 @@ class ImageDataset:
 
         It is this one where there is nothing to decode, a side is longer than 64 pixels, or the
         uint8 pixels of all splits together are more than the limit.
-
-        Raises:
-            DataError: If an image cannot be read; the message names the file.
         """
         if self._is_decoded() or not self.fits_decoded(limit_bytes):
             return self

@@ -43,6 +43,10 @@ CROP_PADDING = 4
 MOST_NAMES = 5
 """Names that a remark lists."""
 
+_HALVED = "There is no validation split, so half of the test images of each {} are validation."
+_NOT_MIRRORED = (
+    "Images are not mirrored in training; where a mirror image has the same label, say flip=on."
+)
 _SPREAD_HEADERS = 64
 """Headers that are read besides the first of each class, evenly spread over all files."""
 _UNSAID = ("", "-", "?", "n/a", "na", "nan", "none", "null")
@@ -120,12 +124,6 @@ def dataset_of_files(
         crop_padding=CROP_PADDING if shape != LARGE_SHAPE else 0,
         **{"horizontal_flip": flip, **facts},
     )
-
-
-_HALVED = "There is no validation split, so half of the test images of each {} are validation."
-_NOT_MIRRORED = (
-    "Images are not mirrored in training; where a mirror image has the same label, say flip=on."
-)
 
 
 def resolve_folder(path: str | None, data_root: str | None) -> Path:
