@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ray._private.authentication import authentication_token_setup as authentication
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 SYSTEM_CONFIG = {
@@ -41,3 +42,8 @@ def two_nodes(first: int, system_config: Mapping[str, Any] = SYSTEM_CONFIG) -> I
         cluster.add_node(**node_options(first + 1))
         yield cluster
         cluster.shutdown()
+
+
+def replace_node(cluster: Cluster, lost: Node) -> None:
+    """Give a cluster a node in place of one that was lost, at the same address."""
+    cluster.add_node(**node_options(int(lost.node_ip_address.rpartition(".")[2])))
