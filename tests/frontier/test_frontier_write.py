@@ -99,8 +99,9 @@ def test_every_file_is_written_and_nothing_else(written: Frontier) -> None:
     assert len(points) == len(written.table) == 10
 
 
-@pytest.mark.usefixtures("few")
-def test_parquet_gives_the_trials_back(tmp_path: Path) -> None:
+def test_parquet_gives_the_trials_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "FIGURES", {})
+
     @dataclasses.dataclass(frozen=True)
     class WithoutOwls(FakeStudy):
         def labels(self) -> np.ndarray:
