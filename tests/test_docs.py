@@ -15,7 +15,7 @@ import pytest
 import torch
 from ray import tune
 
-from raydrop.cli import load_sweep
+from raydrop.cli import load_sweep, main
 from raydrop.cluster.space import expand
 from raydrop.models import build_model
 from raydrop.network.saving import NetworkSpec, save_network
@@ -168,16 +168,21 @@ def test_every_installation_is_held_to_the_hashes(file: str | Path) -> None:
 
 
 @pytest.mark.ray
-def test_a_script_runs_by_itself_as_raydrop_run_does() -> None:
+def test_a_script_runs_by_itself_as_raydrop_run_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = str(ROOT / "sweeps" / "digits.py")
-    alone = [sys.executable, script, "--dry-run", "--out", "absent"]
-    command = [sys.executable, "-m", "raydrop", "run", script, "--dry-run", "--out", "absent"]
-    plans = [
-        subprocess.run(c, capture_output=True, text=True, check=True) for c in (alone, command)
-    ]
+    words = ["--dry-run", "--out", "absent"]
+    alone = subprocess.run(
+        [sys.executable, script, *words], capture_output=True, text=True, check=True
+    ).stdout
+    monkeypatch.setattr(sys, "argv", ["raydrop", "run", script, *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
     alike = [
-        [line for line in plan.stdout.splitlines() if not line.startswith("  likely")]  # is timed
-        for plan in plans
+        [line for line in plan.splitlines() if not line.startswith("  likely")]  # is timed
+        for plan in (alone, capsys.readouterr().out)
     ]
     assert alike[0] == alike[1]
-    assert "trials 246" in " ".join(plans[0].stdout.split())
+    assert "trials 246" in " ".join(alone.split())
