@@ -26,7 +26,7 @@ from raydrop.training.losses import (
     loss_rule,
 )
 from raydrop.training.losses.frequency import effective_number_weights, inverse_frequency_weights
-from raydrop.training.losses.margins import ldam_margins
+from raydrop.training.losses.ldam import ldam_margins
 
 CLASSES, GROUPS = 4, 3
 CLASS_SIZES = np.array([60, 25, 10, 5])

@@ -11,28 +11,32 @@ the weights' scale matters and each docstring says what they sum to.
 from __future__ import annotations
 
 from raydrop.study.catalogue import Catalogue, Named
-from raydrop.training.losses import difficulty, focal, frequency, group_dro, margins, pw
-from raydrop.training.losses.base import (
-    CROSS_ENTROPY,
-    CrossEntropy,
-    Loss,
-    LossContext,
-    batch_loss,
+from raydrop.training.losses import (
+    cross_entropy,
+    difficulty,
+    focal,
+    frequency,
+    group_dro,
+    ldam,
+    logit_adjusted,
+    pw,
 )
+from raydrop.training.losses.base import Loss, LossContext, batch_loss
+from raydrop.training.losses.cross_entropy import CrossEntropy
 from raydrop.training.losses.difficulty import cdb_weights
 from raydrop.training.losses.pw import pw_loss, pw_targets, pw_weights
 
 LOSSES = Catalogue(
     "loss",
     (
-        CROSS_ENTROPY,
+        cross_entropy.FAMILY,
         difficulty.CDB_W,
         difficulty.CDB_W_ORIGINAL,
         frequency.INVERSE_FREQUENCY,
         frequency.CLASS_BALANCED,
         focal.FAMILY,
-        margins.LOGIT_ADJUSTED,
-        margins.LDAM_DRW,
+        logit_adjusted.FAMILY,
+        ldam.FAMILY,
         group_dro.FAMILY,
         pw.FAMILY,
     ),

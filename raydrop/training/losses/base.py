@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydrop.study import By
-from raydrop.study.catalogue import Entry
 
 Stage = Literal["prune", "retrain"]
 """What parameters are optimised for: finding out what to prune, or training what there is."""
@@ -68,16 +67,6 @@ def batch_loss(
     return call(logits, labels, units, *([reference] if loss.needs_reference else []))
 
 
-class CrossEntropy(Loss):
-    """The mean over the batch of -log softmax(logits)[label]; it needs nothing of a context."""
-
-    def __init__(self, context: LossContext | None = None) -> None:
-        pass
-
-    def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels)
-
-
 class UnitWeighted(Loss):
     """Mean over the batch of w_{u_i} l_i, with l_i the cross-entropy of sample i and u_i its unit.
 
@@ -115,6 +104,3 @@ def weights_of_present(
     weights = np.zeros(len(sizes))
     weights[present] = values * (len(values) / total) if total > 0 else 1.0
     return weights
-
-
-CROSS_ENTROPY = Entry[Loss]("cross_entropy", CrossEntropy, "every sample weighs the same")

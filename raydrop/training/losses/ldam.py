@@ -1,4 +1,4 @@
-"""Logits shifted by class sizes in training: logit adjustment, and margins (LDAM)."""
+"""Label-distribution-aware margins, with re-weighting deferred to the end of the training."""
 
 from __future__ import annotations
 
@@ -16,29 +16,6 @@ DEFERRED = 0.8
 """Share of the epochs before classes are re-weighted; the authors' 160 of 200."""
 BETA = 0.9999
 """Of the effective numbers that they are re-weighted by, as in the authors' experiments."""
-
-
-class LogitAdjusted(Loss):
-    """Cross-entropy of z_k + tau log pi_k, the mean over the batch; tau 0 is cross-entropy.
-
-    pi_k is the share of class k among the kept samples. A class without any is counted as having
-    one: its prior would be 0 and the adjusted logit -infinity, nothing would then hold the class's
-    own logit down, and it could be the largest at test time. Predictions at test time are by z
-    itself, which for tau = 1 is consistent for the balanced error. It concerns classes, also where
-    a study is by group.
-
-    Source: Menon, Jayasumana, Rawat, Jain, Veit, Kumar, "Long-tail learning via logit adjustment",
-    2021, arXiv 2007.07314.
-    """
-
-    def __init__(self, context: LossContext, tau: float) -> None:
-        counts = np.maximum(context.class_sizes, 1)
-        self._shift = torch.from_numpy(tau * np.asarray(np.log(counts / counts.sum())))
-
-    def __call__(self, logits: Tensor, labels: Tensor, units: Tensor) -> Tensor:
-        logits = full_precision(logits)
-        self._shift = self._shift.to(logits)
-        return F.cross_entropy(logits + self._shift, labels)
 
 
 def ldam_margins(class_sizes: NDArray[np.int64], max_margin: float) -> NDArray[np.float64]:
@@ -95,14 +72,7 @@ class LdamDrw(Loss):
         self._done += 1
 
 
-LOGIT_ADJUSTED = Entry[Loss](
-    "logit_adjusted",
-    LogitAdjusted,
-    "tau times the log of the class priors is added to the logits in training",
-    "Menon et al. 2021, arXiv 2007.07314",
-    (Parameter("tau", 1.0),),
-)
-LDAM_DRW = Entry[Loss](
+FAMILY = Entry[Loss](
     "ldam_drw",
     LdamDrw,
     "larger margins for smaller classes; re-weighted in the last fifth of the epochs",
