@@ -17,8 +17,8 @@ from raydrop.models import build_model
 from raydrop.network.saving import network_of
 from raydrop.plan import Plan, make_plan, trial_configs
 from raydrop.plan.runs import TrialRun
-from raydrop.stages.trials import run_trial
 from raydrop.stages.networks import network_config, run_network_trial
+from raydrop.stages.trials import run_trial
 from raydrop.store import Entry, Store, required
 from raydrop.study import NetworkPruning, Study, Training, config_hash
 from raydrop.training.checkpoints import load_state

@@ -17,9 +17,9 @@ from raydrop.errors import ConfigError, NetworkError
 from raydrop.models import build_model
 from raydrop.network.saving import EXTRA, NetworkSpec, load_network, network_entry
 from raydrop.plan import make_plan, trial_configs
-from raydrop.stages.trials import run_trial
 from raydrop.stages.networks import run_network_trial
 from raydrop.stages.ship import ship
+from raydrop.stages.trials import run_trial
 from raydrop.store import Store, required
 from raydrop.study import config_hash
 
