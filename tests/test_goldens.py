@@ -27,6 +27,7 @@ from raydrop.data.batches import prepare
 from raydrop.frontier import write_frontier
 from raydrop.frontier.export import export_table
 from raydrop.frontier.figures import catalogue
+from raydrop.frontier.report import page
 from raydrop.plan import make_plan, trial_configs
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
 from raydrop.stages.queries import run_query
@@ -74,8 +75,9 @@ def tables() -> Iterator[tuple[str, str]]:
         with tempfile.TemporaryDirectory() as folder:
             place = study.write(Path(folder) / "results")
             with pytest.MonkeyPatch.context() as patch:
-                # Figures are not among the files, and drawing them is what takes time.
+                # Neither figures nor the page are among the files, and both take long.
                 patch.setattr(catalogue, "FIGURES", {})
+                patch.setattr(page, "render_report", lambda *_: "")
                 write_frontier(place)
             export_table(place, "latex", Path(folder) / "table.tex", None)
             export_table(place, "csv", Path(folder) / "table.csv", None)

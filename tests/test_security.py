@@ -183,8 +183,13 @@ def test_a_key_from_a_foreign_file_leads_nowhere_else(key: str, tmp_path: Path) 
     assert store.damaged == []
 
 
-def test_a_foreign_study_file_moves_nothing_of_ours(tmp_path: Path) -> None:
+def test_a_foreign_study_file_moves_nothing_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its trials name a folder beside the results instead of entries."""
+    # Of the figures, those that read the store themselves.
+    reading = {name: catalogue.FIGURES[name] for name in ("images", "scores", "costs", "lost")}
+    monkeypatch.setattr(catalogue, "FIGURES", reading)
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "precious").write_text("kept")

@@ -571,8 +571,8 @@ def test_names_are_shown_whatever_is_in_them_as_far_as_there_is_room(
     table = table_of(records)
     figures = catalogue.draw_figures(records, table)
     assert {"network", "densities", "correlations", "heatmap", "costs"} < set(figures)
-    for study in (f"s{shown}", "_hidden", ""):
-        figures[study] = overlay_figure(overlay_chart(table.assign(study=study)))
+    studies = [table.assign(study=study) for study in (f"s{shown}", "_hidden", "")]
+    figures["overlay"] = overlay_figure(overlay_chart(pd.concat(studies, ignore_index=True)))
     svgs = {name: to_svg(figure) for name, figure in figures.items()}
     # The file of "network" is compared above.
     others = {name: kind for name, kind in catalogue.FIGURES.items() if name != "network"}
