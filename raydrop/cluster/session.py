@@ -30,6 +30,7 @@ ANSWER_SECONDS = 10.0
 _LONGEST_PLACE = 24
 """Bytes in the path of the folder below which sockets lie; with their own names they have 103."""
 _KINDS = {"gcs_server": "control process", "raylet": "raylet"}
+_PRINT = ray._private.worker.print_to_stdstream
 _STARTED_WITH = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 _TOKEN = ".ray/auth_token"
 _TOKEN_REFUSED = ("unauthenticated", "authentication", "auth token", "auth_token")
@@ -122,11 +123,10 @@ def _watched() -> Iterator[None]:
     node = ray._private.worker._global_node
     watched = {} if node is None else {kind: node.all_processes[kind][0].process for kind in _KINDS}
     left, found = threading.Event(), list[str]()
-    printed = ray._private.worker.print_to_stdstream
 
     def print_of_the_living(*arguments: Any, **options: Any) -> None:
         if all(process.poll() is None for process in watched.values()):
-            printed(*arguments, **options)
+            _PRINT(*arguments, **options)
 
     def watch() -> None:
         while not left.wait(0.1):
@@ -163,7 +163,8 @@ def _watched() -> Iterator[None]:
         if ignored:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         ray.shutdown()
-        ray._private.worker.print_to_stdstream = printed
+        if not found:  # or what Ray still has to say of that process would be shown
+            ray._private.worker.print_to_stdstream = _PRINT
 
 
 def _join(address: str, job: JobConfig) -> str:

@@ -257,7 +257,9 @@ def test_an_error_in_a_shard_is_told_with_its_reason_and_the_pool_goes_on(
     assert np.flatnonzero(~partial.written).tolist() == list(range(64, 128))
     with pytest.raises(ScoringError, match=r"give its gradient_sum, .* shard 1 \(.*no luck;"):
         gradients.mean_gradient(state, positions)
-    assert [line[0] for line in worker.lines()].count("gradient_sum") <= 5  # no sum to be kept
+    assert [line[0] for line in worker.lines()].count(
+        "gradient_sum"
+    ) < 10  # of 13: no sum to be kept
     broken.unlink()
     # Somebody loses interest while both workers are busy.
     results = executor.map("norm", make_shards(positions), executor.share(state))

@@ -216,7 +216,7 @@ class Account:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        lab.client.environment |= CLOUD | {"PYTHONPATH": str(ROOT / "tests")}
+        lab.client.environment |= CLOUD | {"PYTHONPATH": str(ROOT / "tests" / "cluster")}
         words = ("python", "-m", "moto.server", "-H", CLIENT, "-p", "5000")
         lab.client.start(*words)
         address = (CLIENT, "5000")
