@@ -26,7 +26,6 @@ from raydrop.cluster import session
 from raydrop.data import load_dataset
 from raydrop.errors import RaydropError, StoreError
 from raydrop.frontier import load_records, write_frontier
-from raydrop.frontier.figures import catalogue
 from raydrop.models import build_model
 from raydrop.store import META, Store
 from raydrop.study import Study, canonical_json
@@ -183,13 +182,8 @@ def test_a_key_from_a_foreign_file_leads_nowhere_else(key: str, tmp_path: Path) 
     assert store.damaged == []
 
 
-def test_a_foreign_study_file_moves_nothing_of_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_foreign_study_file_moves_nothing_of_ours(tmp_path: Path) -> None:
     """Its trials name a folder beside the results instead of entries."""
-    # Of the figures, those that read the store themselves.
-    reading = {name: catalogue.FIGURES[name] for name in ("images", "scores", "costs", "lost")}
-    monkeypatch.setattr(catalogue, "FIGURES", reading)
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "precious").write_text("kept")
@@ -224,7 +218,7 @@ EVIL = (
 )
 
 
-def test_a_report_shows_names_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_shows_names_as_text(tmp_path: Path) -> None:
     """Of classes and groups; of the data set, which may be a path; and of the study."""
     study = FakeStudy(class_names=EVIL, attributes=EVIL[:2], keeps=(0.5,), seeds=(0,), by="group")
     folder = study.write(tmp_path)
@@ -234,8 +228,6 @@ def test_a_report_shows_names_as_text(tmp_path: Path, monkeypatch: pytest.Monkey
     (place,) = (folder / "store" / "data").iterdir()
     info = json.loads((place / META).read_text())["info"]
     reseal(place, info=info | {"dataset": f"imagefolder:{EVIL[1]}"})
-    # The one figure that names classes or groups.
-    monkeypatch.setattr(catalogue, "FIGURES", {"heatmap": catalogue.FIGURES["heatmap"]})
     html = write_frontier(folder).report.read_text(encoding="utf-8")
     page = Page(html)
     tags = [tag for tag, _ in page.tags]

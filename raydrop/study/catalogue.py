@@ -261,12 +261,18 @@ _WAITING: dict[str, list[Any]] = {}
 def sources(*named: Named[Any]) -> dict[str, Any]:
     """Return what an identity says of entries that a script has added: nothing where it has none.
 
+    Entries of several kinds may have the same name; then all their sources count.
+
     Example:
         >>> sources(Entry("mine", dict, "", source="3f").named([]))
         {'sources': {'mine': '3f'}}
     """
-    found = {each.entry.name: each.entry.source for each in named if each.entry.source}
-    return {"sources": dict(sorted(found.items()))} if found else {}
+    found: dict[str, set[str]] = {}
+    for each in named:
+        if each.entry.source:
+            found.setdefault(each.entry.name, set()).add(each.entry.source)
+    texts = {name: "+".join(sorted(some)) for name, some in sorted(found.items())}
+    return {"sources": texts} if texts else {}
 
 
 def parse_call(text: str, kind: str, example: str = "name(2)") -> tuple[str, Arguments]:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from ray.cluster_utils import Cluster
 from ray_clusters import replace_node
+from reference import sum_by_halving
 
 from raydrop.cluster import crew
 from raydrop.cluster import layout as cluster_layout
@@ -44,7 +45,6 @@ from raydrop.scores.sharding import (
 )
 from raydrop.study import Study
 from raydrop.training.checkpoints import flat_state
-from tests.reference import sum_by_halving
 
 # Workers cannot import test files, so the classes below travel whole.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -245,6 +245,8 @@ def test_an_error_in_a_shard_is_told_with_its_reason_and_the_pool_goes_on(
     def fail(task: str, index: int, node: str) -> None:
         if index == 1 and broken.exists():
             raise RuntimeError("no luck\nat all")
+        if task == "gradient_sum" and broken.exists():
+            time.sleep(0.3)  # so that the failure is told before the others are done
 
     worker = _scripted(tmp_path, fail)
     executor = start(2, worker)
@@ -257,9 +259,7 @@ def test_an_error_in_a_shard_is_told_with_its_reason_and_the_pool_goes_on(
     assert np.flatnonzero(~partial.written).tolist() == list(range(64, 128))
     with pytest.raises(ScoringError, match=r"give its gradient_sum, .* shard 1 \(.*no luck;"):
         gradients.mean_gradient(state, positions)
-    assert [line[0] for line in worker.lines()].count(
-        "gradient_sum"
-    ) < 10  # of 13: no sum to be kept
+    assert [line[0] for line in worker.lines()].count("gradient_sum") <= 5  # no sum to be kept
     broken.unlink()
     # Somebody loses interest while both workers are busy.
     results = executor.map("norm", make_shards(positions), executor.share(state))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from reference import logits_without_channels
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,7 +21,6 @@ from raydrop.network.coupling import Kept
 from raydrop.network.cutting import named_layers
 from raydrop.network.measure import network_size
 from raydrop.network.tracing import coupling_of
-from tests.reference import logits_without_channels
 
 Shape = tuple[int, int, int]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from network_cases import CLASSES, SHAPES, batches, images, network, task_of
+from reference import masks_by_sorting
 from torch import Tensor, nn
 
 from raydrop.errors import ConfigError, NetworkError
@@ -16,7 +17,6 @@ from raydrop.network.base import PruningTask
 from raydrop.network.masks import apply_masks, combined_masks, mask_by_scores
 from raydrop.network.measure import network_size, weights_of
 from raydrop.network.methods.taylor import summed_changes
-from tests.reference import masks_by_sorting
 
 SHAPE = SHAPES["small_cnn"]
 UNSTRUCTURED = [name for name in METHODS if name.startswith("unstructured")]

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from network_cases import SHAPES, batches, images, logits, network, task_of
+from reference import logits_without_channels
 from torch import Tensor, nn
 
 from raydrop.errors import ConfigError, NetworkError
@@ -22,7 +23,6 @@ from raydrop.network.masks import apply_masks
 from raydrop.network.measure import network_size
 from raydrop.network.rounds import prune_in_rounds, round_targets
 from raydrop.network.tracing import coupling_of
-from tests.reference import logits_without_channels
 
 MODELS = ("small_cnn", "resnet56", "mixed")
 

@@ -533,6 +533,14 @@ def onnx_program(path: Path, spec: NetworkSpec) -> Any:
     return lambda batch: torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
 
 
+def test_an_exported_program_computes_the_same(tmp_path: Path) -> None:
+    spec = spec_of("small_cnn")
+    model = network(spec).train()
+    export_network(tmp_path / "net.pt2", model, SHAPE, "pt2", spec)
+    assert model.training
+    check_program(tmp_path / "net.pt2", model.eval(), spec, "pt2")
+
+
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
 def test_a_pruned_program_computes_the_same(kind: str, tmp_path: Path) -> None:
     if kind == "onnx":

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from reference import dots_of, gradients_one_by_one, norms_of, sum_by_halving, sum_of
 from torch import Tensor, nn
 
 from raydrop.data.batches import PreparedData, make_batches
@@ -35,7 +36,6 @@ from raydrop.scores.sharding import (
 )
 from raydrop.training import halving
 from raydrop.training.checkpoints import flat_state
-from tests.reference import dots_of, gradients_one_by_one, norms_of, sum_by_halving, sum_of
 
 Vector = NDArray[np.float32]
 

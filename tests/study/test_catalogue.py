@@ -198,3 +198,10 @@ def test_workers_resolve_what_a_script_brings(script: Path, tmp_path: Path) -> N
     again = dataclasses.replace(study, training=Training(epochs=1))
     assert run_study(again, options, Console(quiet=True)).failed == 0
     assert len(list(store.entries("trial"))) == 3
+
+
+def test_entries_of_one_name_and_several_kinds_all_count() -> None:
+    loss, model, other = (Entry("mine", dict, "", source=source).named([]) for source in "abc")
+    assert sources(loss) == {"sources": {"mine": "a"}}
+    assert sources(loss, model) == sources(model, loss) != sources(loss, other)
+    assert sources(loss, model) != sources(model)
