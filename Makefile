@@ -61,7 +61,7 @@ benchmarks: $(STAMP) ## Measure training, scoring and scheduling, and kill drive
 # Besides what pyproject.toml asks for: what builds it, what installs it, and Google Cloud's client.
 constraints: $(STAMP) ## Resolve every version anew into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; printf '%s\n' hatchling editables uv google-api-python-client | \
-	  $(UV) pip compile pyproject.toml - --extra dev --extra bench --extra export --extra cluster --universal --python-version 3.11 \
+	  $(UV) pip compile pyproject.toml - --extra dev --extra bench --extra export --extra cluster --extra docs --universal --python-version 3.11 \
 	    --upgrade --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet; } > .constraints.new
 	@mv .constraints.new constraints.txt
 
