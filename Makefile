@@ -14,7 +14,7 @@ INSTALL := $(UV) pip install --quiet --python $(VENV)/bin/python --constraint co
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install study test test-core lint format benchmarks constraints clean
+.PHONY: help install study test test-core docs lint format benchmarks constraints clean
 
 help: ## Show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: $(STAMP) ## Run the whole test suite, in three processes
 
 test-core: $(STAMP) ## Run the tests that need no Ray, in two processes
 	$(VENV)/bin/python -m pytest -n 2 $(BESIDE) -m "not ray"
+
+docs: $(STAMP) ## Build the site of docs/ and docstrings in build/site
+	$(VENV)/bin/sphinx-build -W --keep-going -q docs build/site
 
 lint: $(STAMP) ## Check style and types
 	$(VENV)/bin/ruff check .
