@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch_pruning
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -153,6 +152,8 @@ def _followed(
     model: nn.Module, images: Tensor, called: Sequence[str]
 ) -> tuple[NDArray[np.int64], Owners]:
     """Return the groups and places of the channels that may be cut."""
+    import torch_pruning  # seconds where timm is installed, which it imports
+
     try:
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             graph = torch_pruning.DependencyGraph().build_dependency(
@@ -184,10 +185,14 @@ def _followed(
 
 def _places(graph: Any, found: Any, names: Mapping[nn.Module, str]) -> Owners | None:
     """Return where a group of Torch-Pruning's has its channels, or None if it cannot be cut."""
+    from torch_pruning import ops
+
+    # The logits keep their number, and a split into equal parts would part elsewhere.
+    uncuttable = (nn.Parameter, ops._OutputOp, ops._SplitOp, ops._UnbindOp)
     places: Owners = {}
     for item in found:
         module = item.dep.target.module
-        if isinstance(module, _UNCUTTABLE):
+        if isinstance(module, uncuttable):
             return None
         if module not in names:
             continue
@@ -203,14 +208,6 @@ def _places(graph: Any, found: Any, names: Mapping[nn.Module, str]) -> Owners | 
             channels[index] = root
         places[names[module], side] = channels
     return places
-
-
-_UNCUTTABLE = (
-    nn.Parameter,
-    torch_pruning.ops._OutputOp,  # the logits keep their number
-    torch_pruning.ops._SplitOp,  # a split into equal parts would part elsewhere
-    torch_pruning.ops._UnbindOp,
-)
 
 
 def _cuttable(module: nn.Module) -> bool:
