@@ -33,7 +33,7 @@ from torch import nn
 from raydrop.cluster.driver import Options, run_study
 from raydrop.data import load_dataset
 from raydrop.data.batches import PreparedData, augment, even_groups, make_batches, prepare
-from raydrop.data.dataset import ArrayImages, ImageDataset, Split
+from raydrop.data.dataset import ArrayImages, LabelledDataset, Split
 from raydrop.models import build_model
 from raydrop.store import Store
 from raydrop.store.terminal import Console
@@ -55,7 +55,7 @@ def made_up_cifar(n: int) -> PreparedData:
         ids = np.arange(first, first + count)
         return Split(ids, np.arange(count) % 10, ArrayImages(pixels))
 
-    dataset = ImageDataset(
+    dataset = LabelledDataset(
         name="made-up",
         class_names=tuple("0123456789"),
         train=split(0, n),

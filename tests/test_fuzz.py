@@ -219,8 +219,8 @@ def test_trees(
     if dataset is not None:
         raw = load_dataset(f"imagefolder:{folder}")
         for split_ in raw.splits().values():
-            assert isinstance(split_.images, FileImages)
-            for path_, label in zip(split_.images.paths, split_.labels.tolist(), strict=True):
+            assert isinstance(split_.inputs, FileImages)
+            for path_, label in zip(split_.inputs.paths, split_.labels.tolist(), strict=True):
                 assert path_.split("/")[1] == raw.class_names[label]
 
 

@@ -19,7 +19,7 @@ from raydrop.cluster.layout import Layout, Node, layout_text, make_layout, this_
 from raydrop.cluster.session import ray_session
 from raydrop.data.batches import PreparedData
 from raydrop.data.check import Finding, glance
-from raydrop.data.dataset import ImageDataset
+from raydrop.data.dataset import LabelledDataset
 from raydrop.errors import ConfigError, visible
 from raydrop.plan import Plan
 from raydrop.plan.runs import QueryRun
@@ -37,7 +37,7 @@ class Briefing:
     """All that the study asks for."""
     missing: Plan
     """What of it is to be done."""
-    dataset: ImageDataset
+    dataset: LabelledDataset
     store: Store
     console: Console
 

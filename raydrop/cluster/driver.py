@@ -30,7 +30,7 @@ from raydrop.cluster.space import expand
 from raydrop.cluster.sweep import run_trials
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
-from raydrop.data.dataset import ArrayImages, ImageDataset
+from raydrop.data.dataset import ArrayImages, LabelledDataset
 from raydrop.errors import ConfigError, ScoringError, StudyMismatchError
 from raydrop.plan import Plan, check_networks, make_plan, trial_configs
 from raydrop.plan.runs import query_run, score_run
@@ -133,7 +133,7 @@ def _logging(name: str | None) -> Callable[..., AbstractContextManager[tuple[Cal
     return partial(front_logging, name)
 
 
-def check_folder(place: Place, study: Study, dataset: ImageDataset) -> None:
+def check_folder(place: Place, study: Study, dataset: LabelledDataset) -> None:
     """Refuse what is no folder, and results of another study, with a StudyMismatchError.
 
     A larger search space, more models or more seeds belong to the same study; other data, or other
@@ -187,7 +187,7 @@ def write_study_file(
     study: Study,
     points: Iterable[Mapping[str, Any]],
     plan: Plan,
-    dataset: ImageDataset,
+    dataset: LabelledDataset,
 ) -> None:
     """Write ``study.json``: the study, replayable, with the trials it asks for and the versions."""
     base = study.base(dataset.fingerprint)
@@ -245,7 +245,7 @@ def score_dataset(
     write_scores(out, frame.assign(score=entry.array("scores")), facts)
 
 
-def _units(dataset: ImageDataset, query: Entry) -> dict[str, Units]:
+def _units(dataset: LabelledDataset, query: Entry) -> dict[str, Units]:
     """Return the classes and, if there are any, the groups, with the query run's recalls."""
     return {
         by: Units(list(dataset.names(by)), recalls, dataset.sizes(by, "validation").tolist())
@@ -270,7 +270,7 @@ def _run(briefing: Briefing, options: Options, beginning: Beginning | None = Non
             briefing.say("dashboard", dashboard)
         check_machines(place)
         layout = cluster_layout.wait_for_layout(
-            in_memory=isinstance(data.dataset.train.images, ArrayImages),
+            in_memory=isinstance(data.dataset.train.inputs, ArrayImages),
             gpus_per_worker=options.gpus_per_worker,
             seconds=0.0 if options.address is None else cluster_layout.WAIT_SECONDS,
             console=console,
@@ -295,7 +295,7 @@ def _run(briefing: Briefing, options: Options, beginning: Beginning | None = Non
 
 
 def _run_stages(
-    context: Context, missing: Plan, dataset: ImageDataset, callbacks: Sequence[Callback]
+    context: Context, missing: Plan, dataset: LabelledDataset, callbacks: Sequence[Callback]
 ) -> Failed:
     """Run what is missing, stage by stage; see :func:`_run`."""
     with start_crew(context.of_workers(), context.deaths) as crew:
@@ -308,7 +308,7 @@ def _run_stages(
 
 
 def leave_pictures_of_samples(
-    study: Study, missing: Plan, dataset: ImageDataset, store: Store, console: Console
+    study: Study, missing: Plan, dataset: LabelledDataset, store: Store, console: Console
 ) -> None:
     """Leave pictures of samples for the report; a study goes on without them."""
     scores = [run.score for run in missing.trials if run.score is not None]

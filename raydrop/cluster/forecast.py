@@ -25,7 +25,7 @@ import torch
 from raydrop.cluster.crew import prepare_process
 from raydrop.cluster.layout import Layout
 from raydrop.data.batches import PreparedData, make_batches
-from raydrop.data.dataset import ArrayImages, ImageDataset, Split
+from raydrop.data.dataset import ArrayImages, LabelledDataset, Split
 from raydrop.errors import RaydropError, in_one_line
 from raydrop.plan import Plan
 from raydrop.plan.workload import StageName, Work, query_work, trial_work
@@ -132,7 +132,7 @@ class Finished:
 
 
 def finished_runs(
-    study: Study, plan: Plan, dataset: ImageDataset, store: Store, device: str
+    study: Study, plan: Plan, dataset: LabelledDataset, store: Store, device: str
 ) -> dict[Kind, Finished]:
     """Return what finished query runs and trials of a plan took on a device; reads no array."""
     found: dict[Kind, Finished] = {}
@@ -170,7 +170,7 @@ class Noise:
     crop_padding: int
 
     @classmethod
-    def like(cls, dataset: ImageDataset, *, in_memory: bool) -> Noise:
+    def like(cls, dataset: LabelledDataset, *, in_memory: bool) -> Noise:
         """Return the noise that stands for a data set; where images stream, reading augments."""
         flip, padding = dataset.horizontal_flip and in_memory, dataset.crop_padding * in_memory
         sizes = dataset.num_classes, dataset.image_shape, len(dataset.train)
@@ -184,7 +184,7 @@ class Noise:
         classes = np.arange(self.num_classes)
         # One pixel of memory: nothing looks at them, but a data set has every class in each split.
         blank = np.broadcast_to(np.uint8(0), (self.num_classes, *self.image_shape))
-        dataset = ImageDataset(
+        dataset = LabelledDataset(
             "noise",
             tuple(map(str, classes)),
             Split(np.arange(count), labels, ArrayImages(pixels)),
@@ -386,7 +386,7 @@ class Forecast:
         return cls(works, like, {kind: probe_of(study, kind) for kind in kinds if not like[kind]})
 
     def sentence(
-        self, dataset: ImageDataset, layout: Layout, measure: Measure | None
+        self, dataset: LabelledDataset, layout: Layout, measure: Measure | None
     ) -> str | None:
         """Say how long each stage is likely to take, or why that is unknown.
 
@@ -408,7 +408,7 @@ class Forecast:
         stages = stage_seconds(self.works, pace, layout.workers)
         parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
         workers = f"{layout.workers} worker" + ("s" if layout.workers > 1 else "")
-        reads = not isinstance(dataset.train.images, ArrayImages)
+        reads = not isinstance(dataset.train.inputs, ArrayImages)
         return (
             f"{parts}: {duration(sum(stages.values()))} in all on {workers}, at the pace of "
             f"{self._source()}, besides {self._left_out(reads=reads)}"

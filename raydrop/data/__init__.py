@@ -7,7 +7,7 @@ and, where that keeps the label, mirrored. Others become 3x224x224;
 
 from __future__ import annotations
 
-from raydrop.data.dataset import ArrayImages, FileImages, ImageDataset, Split
+from raydrop.data.dataset import ArrayImages, FileImages, LabelledDataset, Split
 from raydrop.data.spec import DATASETS, DatasetSpec, parse_spec
 
 __all__ = [
@@ -15,14 +15,14 @@ __all__ = [
     "ArrayImages",
     "DatasetSpec",
     "FileImages",
-    "ImageDataset",
+    "LabelledDataset",
     "Split",
     "load_dataset",
     "parse_spec",
 ]
 
 
-def load_dataset(spec: str, data_root: str | None = None) -> ImageDataset:
+def load_dataset(spec: str, data_root: str | None = None) -> LabelledDataset:
     """Return a data set, with the variants that its specification asks for.
 
     Args:

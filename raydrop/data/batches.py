@@ -12,7 +12,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from raydrop.data.dataset import SMALL_SIDE, ArrayImages, FileImages, ImageDataset, Split
+from raydrop.data.dataset import SMALL_SIDE, ArrayImages, FileImages, LabelledDataset, Split
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Channel means that torchvision's ImageNet models use, for data that stream from files."""
@@ -29,9 +29,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Batch(NamedTuple):
-    """A batch on its device: normalised float images (B, C, H, W) and int64 labels (B,)."""
+    """A batch on its device: inputs, of which images are normalised, and int64 labels (B,)."""
 
-    images: Tensor
+    inputs: Any
+    """:data:`~raydrop.data.inputs.Inputs`; images are floats (B, C, H, W)."""
     labels: Tensor
 
 
@@ -53,17 +54,17 @@ def even_groups(positions: Tensor, batch_size: int) -> tuple[Tensor, ...]:
 class PreparedData:
     """A data set with what every worker would otherwise compute anew; travels once per node."""
 
-    dataset: ImageDataset
+    dataset: LabelledDataset
     """Images decoded, where they fit."""
     mean: tuple[float, ...]
     """By channel, of the training images, in [0, 1]; and so the standard deviations."""
     std: tuple[float, ...]
 
 
-def prepare(dataset: ImageDataset) -> PreparedData:
+def prepare(dataset: LabelledDataset) -> PreparedData:
     """Decode a data set's images where they fit in memory, and measure its channels."""
     decoded = dataset.decoded()
-    images = decoded.train.images
+    images = decoded.train.inputs
     if isinstance(images, ArrayImages):
         return PreparedData(decoded, *channel_statistics(images.pixels))
     channels = decoded.image_shape[0]
@@ -99,8 +100,8 @@ def make_batches(
     mean, std = (torch.tensor(each, dtype=torch.float64) for each in (data.mean, data.std))
     factor, offset = 1 / (255 * std), -mean / std
     scale = [each.float().view(1, -1, 1, 1).to(device) for each in (factor, offset)]
-    if isinstance(split.images, ArrayImages):
-        pixels = _tensor(split.images.pixels).to(device)
+    if isinstance(split.inputs, ArrayImages):
+        pixels = _tensor(split.inputs.pixels).to(device)
         how = data.dataset.crop_padding, data.dataset.horizontal_flip
         return functools.partial(_in_memory, pixels, _tensor(split.labels).to(device), scale, how)
     if loader_workers is None:
@@ -129,7 +130,7 @@ def _in_memory(
 
 
 def _streamed(
-    dataset: ImageDataset,
+    dataset: LabelledDataset,
     split: Split,
     scale: Sequence[Tensor],
     workers: int,
@@ -176,12 +177,12 @@ class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """Decoded and transformed images of a split, in a given order."""
 
     def __init__(
-        self, dataset: ImageDataset, split: Split, positions: Tensor, augment_seed: int | None
+        self, dataset: LabelledDataset, split: Split, positions: Tensor, augment_seed: int | None
     ) -> None:
         from torchvision.transforms import v2
 
-        assert isinstance(split.images, FileImages)
-        self._images, self._labels = split.images, split.labels
+        assert isinstance(split.inputs, FileImages)
+        self._images, self._labels = split.inputs, split.labels
         self._positions, self._seed = positions.tolist(), augment_seed
         self._transform = v2.Compose(
             [*_file_transforms(dataset, augment_seed is not None), v2.PILToTensor()]
@@ -201,7 +202,7 @@ class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
             return self._transform(image), label
 
 
-def _file_transforms(dataset: ImageDataset, augmented: bool) -> list[torch.nn.Module]:
+def _file_transforms(dataset: LabelledDataset, augmented: bool) -> list[torch.nn.Module]:
     """Return what happens to an image from a file, before it becomes a tensor.
 
     Images that are small, but too many for memory, are augmented as in memory; larger ones as is

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from raydrop.data import DATASETS, load_dataset
-from raydrop.data.dataset import SMALL_SIDE, ArrayImages, FileImages, ImageDataset
+from raydrop.data.dataset import SMALL_SIDE, ArrayImages, FileImages, LabelledDataset
 from raydrop.data.images import UnreadableImageError, open_image
 from raydrop.data.loaders.files import LARGE_SHAPE, split_number
 from raydrop.data.loaders.folder import IMAGE_SUFFIXES
@@ -147,7 +147,7 @@ def check_data(
         raise _all_unreadable(spec, data_root, error, progress) from error
     samples = list(_samples(dataset, dataset, quick, progress))
     broken = [each.name for each in samples if not each.pixels]
-    in_files = isinstance(dataset.train.images, FileImages)
+    in_files = isinstance(dataset.train.inputs, FileImages)
     compared: Literal["pixels", "bytes"] = "bytes" if quick and in_files else "pixels"
     return DataCheck(
         spec=dataset.name,
@@ -170,9 +170,11 @@ def check_data(
     )
 
 
-def glance(dataset: ImageDataset, decoded: ImageDataset, by: By | None = None) -> list[Finding]:
+def glance(
+    dataset: LabelledDataset, decoded: LabelledDataset, by: By | None = None
+) -> list[Finding]:
     """Return what can be found without reading a file; images are compared if in memory."""
-    in_memory = isinstance(decoded.train.images, ArrayImages)
+    in_memory = isinstance(decoded.train.inputs, ArrayImages)
     return [
         *(_same_images(dataset, list(_samples(dataset, decoded))) if in_memory else ()),
         *(_few_in_validation(dataset, by) if by is not None else ()),
@@ -209,11 +211,14 @@ class _Sample(NamedTuple):
 
 
 def _samples(
-    dataset: ImageDataset, decoded: ImageDataset, quick: bool = False, progress: Progress = iter
+    dataset: LabelledDataset,
+    decoded: LabelledDataset,
+    quick: bool = False,
+    progress: Progress = iter,
 ) -> Iterator[_Sample]:
     """Look at all samples: those of train, then of validation, then of test."""
     for name, split in dataset.splits().items():
-        files, images = split.images, decoded.splits()[name].images
+        files, images = split.inputs, decoded.splits()[name].inputs
         every, ids = range(len(split)), split.ids
         for at in every if isinstance(images, ArrayImages) else progress(every):
             yield _Sample(
@@ -258,7 +263,7 @@ def _files(read: Sequence[_Sample]) -> Files | None:
     )
 
 
-def _sizes(dataset: ImageDataset, by: By) -> dict[str, dict[str, int]]:
+def _sizes(dataset: LabelledDataset, by: By) -> dict[str, dict[str, int]]:
     columns = {split: dataset.sizes(by, split).tolist() for split in dataset.splits()}
     return {
         name: {split: sizes[at] for split, sizes in columns.items()}
@@ -305,7 +310,7 @@ def _all_unreadable(
     )
 
 
-def _odd_classes(dataset: ImageDataset) -> Iterator[Finding]:
+def _odd_classes(dataset: LabelledDataset) -> Iterator[Finding]:
     """Find what the names of classes tell of a wrong folder or column."""
     names, count = dataset.class_names, len(dataset.class_names)
     splits = (name for name in names if split_number(name) is not None)
@@ -342,7 +347,7 @@ def _odd_tree(samples: Sequence[_Sample]) -> Iterator[Finding]:
     yield from _found(kind, deep, len(direct | {*below}), "classes", advice)
 
 
-def _odd_sizes(dataset: ImageDataset, samples: Sequence[_Sample]) -> Iterator[Finding]:
+def _odd_sizes(dataset: LabelledDataset, samples: Sequence[_Sample]) -> Iterator[Finding]:
     """Find what models see otherwise than files have it."""
     channels, height, width = dataset.image_shape
     text = f"{width}x{height}"
@@ -360,7 +365,7 @@ def _odd_sizes(dataset: ImageDataset, samples: Sequence[_Sample]) -> Iterator[Fi
         yield from _found("not stored as grey", odd, len(samples), "images", advice)
 
 
-def _same_images(dataset: ImageDataset, samples: Sequence[_Sample]) -> Iterator[Finding]:
+def _same_images(dataset: LabelledDataset, samples: Sequence[_Sample]) -> Iterator[Finding]:
     """Find images that are there more than once."""
     if dataset.image_shape[0] not in CHANNELS:
         return
@@ -400,7 +405,7 @@ def _pairs(same: Sequence[_Sample], first: str, second: str) -> Iterator[tuple[_
     return ((here[0], each) for each in there[first == second :] if here)
 
 
-def _few_in_validation(dataset: ImageDataset, by: By) -> Iterator[Finding]:
+def _few_in_validation(dataset: LabelledDataset, by: By) -> Iterator[Finding]:
     sizes = dataset.sizes(by, "validation").tolist()
     few = sorted((size, name) for size, name in zip(sizes, dataset.names(by), strict=True))
     yield from _found(

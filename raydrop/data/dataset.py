@@ -115,7 +115,7 @@ class Split:
     """Stable sample ids, (n,)."""
     labels: NDArray[np.int64]
     """Classes 0...K-1, (n,)."""
-    images: ArrayImages | FileImages
+    inputs: ArrayImages | FileImages
     groups: NDArray[np.int64] | None = None
     """Groups 0...G-1, (n,), such as label times background; None where the data have none."""
 
@@ -125,10 +125,10 @@ class Split:
                 f"Expected one group per sample id, found {len(self.groups)} groups for "
                 f"{len(self.ids)} ids; give each sample one."
             )
-        if not len(self.ids) == len(self.labels) == len(self.images):
+        if not len(self.ids) == len(self.labels) == len(self.inputs):
             raise DataError(
                 f"Expected one label and one image per sample id, found {len(self.ids)} ids, "
-                f"{len(self.labels)} labels and {len(self.images)} images; give each sample all."
+                f"{len(self.labels)} labels and {len(self.inputs)} images; give each sample all."
             )
 
     def __len__(self) -> int:
@@ -137,12 +137,12 @@ class Split:
     def take(self, positions: Indices) -> Split:
         """Return the samples at ``positions``, in that order; ids and labels stay as they are."""
         groups = None if self.groups is None else self.groups[positions]
-        images = self.images.take(positions)
-        return Split(self.ids[positions], self.labels[positions], images, groups)
+        inputs = self.inputs.take(positions)
+        return Split(self.ids[positions], self.labels[positions], inputs, groups)
 
 
 @dataclass(frozen=True, eq=False)
-class ImageDataset:
+class LabelledDataset:
     """A classification data set: what is pruned, what guides the pruning, and what judges it.
 
     Raises:
@@ -198,7 +198,7 @@ class ImageDataset:
     def _check_split(self, name: str) -> None:
         split = self.splits()[name]
         self._check_range("class", "labels", name)
-        images = split.images
+        images = split.inputs
         if isinstance(images, ArrayImages) and images.pixels.shape[1:] != self.image_shape:
             raise DataError(
                 f"Expected images of shape {self.image_shape} in {name}, found "
@@ -243,7 +243,7 @@ class ImageDataset:
         splits: tuple[Split, ...],
         hashed_names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
         **facts: Any,
-    ) -> ImageDataset:
+    ) -> LabelledDataset:
         """Build a data set from fields of its, and its fingerprint, without name and remarks.
 
         The content is a hash of what the ids stand for, pixels or a listing of files. Classes and
@@ -307,7 +307,7 @@ class ImageDataset:
         noisy: NDArray[np.bool_] | None = None,
         content: str = "",
         **facts: Any,
-    ) -> ImageDataset:
+    ) -> LabelledDataset:
         """Return a variant of this data set with other splits and a matching fingerprint.
 
         One that changes nothing keeps the fingerprint. Held-out samples are those of this data set
@@ -331,7 +331,7 @@ class ImageDataset:
         small = max(self.image_shape[1:]) <= SMALL_SIDE and size <= limit_bytes
         return small or self._is_decoded()
 
-    def decoded(self, limit_bytes: int = DECODED_BYTES) -> ImageDataset:
+    def decoded(self, limit_bytes: int = DECODED_BYTES) -> LabelledDataset:
         """Return the same data set, of the same fingerprint, with its images in memory.
 
         It is this one where there is nothing to decode, a side is longer than 64 pixels, or the
@@ -341,13 +341,13 @@ class ImageDataset:
             return self
         _, height, width = self.image_shape
         decoded: dict[str, Any] = {
-            name: dataclasses.replace(split, images=split.images.decode(height, width))
+            name: dataclasses.replace(split, inputs=split.inputs.decode(height, width))
             for name, split in self.splits().items()
         }
         return dataclasses.replace(self, **decoded)
 
     def _is_decoded(self) -> bool:
-        return all(isinstance(split.images, ArrayImages) for split in self.splits().values())
+        return all(isinstance(split.inputs, ArrayImages) for split in self.splits().values())
 
 
 def crossed(

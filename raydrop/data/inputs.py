@@ -75,7 +75,7 @@ class InputSpec:
         """Channels, height and width, where this is one tensor of floats that can be an image."""
         if self.names or self.is_tuple or not self.dtypes[0].is_floating_point:
             return None
-        return self.shapes[0] if len(self.shapes[0]) == 3 else None  # type: ignore[return-value]
+        return self.shapes[0] if len(self.shapes[0]) == 3 else None
 
     def zeros(self, batch: int, device: torch.device | str = "cpu") -> Inputs:
         """Return a batch of zeros, which are valid images, features and token ids."""

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from raydrop.data.arguments import called
-from raydrop.data.dataset import ImageDataset
+from raydrop.data.dataset import LabelledDataset
 from raydrop.data.loaders.celeba import load_celeba
 from raydrop.data.loaders.digits import load_digits
 from raydrop.data.loaders.downloads import load_download
@@ -29,7 +29,7 @@ from raydrop.study.catalogue import Catalogue, Entry
 
 
 @dataclass(frozen=True)
-class DataSource(Entry[ImageDataset]):
+class DataSource(Entry[LabelledDataset]):
     """Where data sets come from; it builds one from a path, the data root and its canonical name.
 
     Relative paths start at the data root, the current folder by default, and ``~`` is expanded. Its
@@ -147,7 +147,7 @@ class DatasetSpec:
     def __str__(self) -> str:
         return "+".join([self.base, *map(str, self.variants)])
 
-    def load(self, data_root: str | None) -> ImageDataset:
+    def load(self, data_root: str | None) -> LabelledDataset:
         """Return the data set, variants included; see :func:`raydrop.data.load_dataset`."""
         if self.name not in DATASETS:
             raise unknown_name("data set", self.name, DATASETS)

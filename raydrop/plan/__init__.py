@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raydrop.data.dataset import ImageDataset
+from raydrop.data.dataset import LabelledDataset
 from raydrop.errors import ConfigError
 from raydrop.models import PRETRAINED, build_model, head_of
 from raydrop.network import network_rule
@@ -103,7 +103,7 @@ def _normalised(study: Study, trial: TrialConfig) -> TrialConfig:
     return trial
 
 
-def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: ImageDataset) -> Plan:
+def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: LabelledDataset) -> Plan:
     """Return everything that a study takes, after checking that all of it exists and fits.
 
     Of the data only labels, groups and the fingerprint are read.
@@ -135,7 +135,7 @@ def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: ImageDataset
     return plan
 
 
-def check_networks(plan: Plan, dataset: ImageDataset) -> None:
+def check_networks(plan: Plan, dataset: LabelledDataset) -> None:
     """Try whether every network that is to lose channels can be cut, before anything is trained.
 
     Raises:
@@ -163,7 +163,7 @@ def _queries(trials: Iterable[TrialRun], scores: Iterable[ScoreRun]) -> tuple[Qu
     return tuple(sorted(distinct, key=lambda q: (q.partition is not None, q.initialisation)))
 
 
-def _check_budget(study: Study, trial: TrialConfig, dataset: ImageDataset) -> None:
+def _check_budget(study: Study, trial: TrialConfig, dataset: LabelledDataset) -> None:
     if trial.quotas == "none":
         return
     budget = budget_for(len(dataset.train), trial.keep_fraction)
@@ -177,7 +177,7 @@ def _check_budget(study: Study, trial: TrialConfig, dataset: ImageDataset) -> No
         )
 
 
-def _check_scores(plan: Plan, dataset: ImageDataset) -> None:
+def _check_scores(plan: Plan, dataset: LabelledDataset) -> None:
     """Refuse scores that there are not of the query models or of so few samples."""
     read = {(run.method, run.model): run.queries for run in plan.scores if run.queries}
     for (name, model), queries in sorted(read.items()):
@@ -191,7 +191,7 @@ def _check_scores(plan: Plan, dataset: ImageDataset) -> None:
             )
 
 
-def _check_batches(study: Study, plan: Plan, dataset: ImageDataset) -> None:
+def _check_batches(study: Study, plan: Plan, dataset: LabelledDataset) -> None:
     """Refuse batches of a single sample where a model cannot be trained on them."""
     n, queries = len(dataset.train), study.training_of_queries().batch_size
     trained = {(query.model, query.samples(n), queries) for query in plan.queries}

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from raydrop.data.dataset import ImageDataset
+from raydrop.data.dataset import LabelledDataset
 from raydrop.plan import Plan
 from raydrop.plan.runs import QueryRun, ScoreRun, TrialRun, gradient_units, unit_config
 from raydrop.scores.quantities import QUANTITIES
@@ -56,7 +56,7 @@ class Work:
 
 
 def workload(
-    study: Study, plan: Plan, dataset: ImageDataset, store: Store | None = None
+    study: Study, plan: Plan, dataset: LabelledDataset, store: Store | None = None
 ) -> tuple[Work, ...]:
     """Return what a plan takes, each thing once, in the order in which it is begun.
 
@@ -74,7 +74,7 @@ def workload(
     return (*found, *(trial_work(study, run, dataset) for run in trials))
 
 
-def query_work(study: Study, query: QueryRun, dataset: ImageDataset) -> Work:
+def query_work(study: Study, query: QueryRun, dataset: LabelledDataset) -> Work:
     """Return what a query run takes."""
     forward = len(dataset.validation) if query.serves_all else 0
     passes = query_samples(study, query, len(dataset.train))
@@ -98,7 +98,7 @@ def visited_samples(
     return sum(_visits(study, scores, n, store).values())
 
 
-def trial_work(study: Study, run: TrialRun, dataset: ImageDataset) -> Work:
+def trial_work(study: Study, run: TrialRun, dataset: LabelledDataset) -> Work:
     """Return what a trial takes."""
     n, validation = len(dataset.train), len(dataset.validation)
     kept = budget_for(n, run.trial.keep_fraction)

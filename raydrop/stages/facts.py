@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ImageDataset
+from raydrop.data.dataset import LabelledDataset
 from raydrop.metrics import auc_by_class, auc_by_group, by_group
 from raydrop.store import Store
 from raydrop.study import SCHEMA, By
@@ -20,7 +20,7 @@ RECALLS: Mapping[By, str] = {"class": "validation_recalls", "group": "validation
 """Where a query run's record has its recalls on validation; None where it has no such ones."""
 
 
-def save_data_card(dataset: ImageDataset, store: Store) -> None:
+def save_data_card(dataset: LabelledDataset, store: Store) -> None:
     """Leave what stage 4 has to know of the data: names, sizes, and the test set's labels.
 
     The groups are there too: ``group_names`` and ``group_sizes``, which are empty where the data
@@ -46,7 +46,7 @@ def save_data_card(dataset: ImageDataset, store: Store) -> None:
 
 
 def unit_recalls(
-    predictions: Predictions, dataset: ImageDataset, by: By, split: str
+    predictions: Predictions, dataset: LabelledDataset, by: By, split: str
 ) -> NDArray[np.float64]:
     """Return the recall of every class or group in validation or test, where all occur, (U,)."""
     # A class is a group whose samples all have one label.
@@ -54,18 +54,18 @@ def unit_recalls(
     return by_group(predictions, labels, members, len(dataset.names(by)))
 
 
-def lowest(recalls: Sequence[float] | NDArray[np.float64], dataset: ImageDataset, by: By) -> str:
+def lowest(recalls: Sequence[float] | NDArray[np.float64], dataset: LabelledDataset, by: By) -> str:
     """Say what the lowest recall is, and of which class or group."""
     worst = int(np.argmin(recalls))
     return f"{recalls[worst]:.4f} ({by} {dataset.names(by)[worst]!r})"
 
 
-def kept_sizes(dataset: ImageDataset, by: By, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+def kept_sizes(dataset: LabelledDataset, by: By, kept: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many of the kept samples each class or group has, (U,)."""
     return np.bincount(dataset.members(by)[kept], minlength=len(dataset.names(by)))
 
 
-def facts_of_kept(dataset: ImageDataset, kept: NDArray[np.int64]) -> dict[str, Any]:
+def facts_of_kept(dataset: LabelledDataset, kept: NDArray[np.int64]) -> dict[str, Any]:
     """Return how many samples a trial keeps of what, and which share of false labels it prunes."""
     found: dict[str, Any] = {"n_kept": len(kept), "n_train": len(dataset.train)}
     found |= {"n_noisy": None, "noisy_pruned": None, "kept_by_group": None}
@@ -78,7 +78,7 @@ def facts_of_kept(dataset: ImageDataset, kept: NDArray[np.int64]) -> dict[str, A
     return found
 
 
-def facts_of_validation(predictions: Predictions, dataset: ImageDataset) -> dict[str, Any]:
+def facts_of_validation(predictions: Predictions, dataset: LabelledDataset) -> dict[str, Any]:
     """Return how many validation samples of each class and group there are and are correct.
 
     The class that is worst here is a choice that the test set had no part in.
@@ -93,7 +93,7 @@ def facts_of_validation(predictions: Predictions, dataset: ImageDataset) -> dict
     return found
 
 
-def facts_of_test(probabilities: NDArray[np.float32], dataset: ImageDataset) -> dict[str, Any]:
+def facts_of_test(probabilities: NDArray[np.float32], dataset: LabelledDataset) -> dict[str, Any]:
     """Return the area under the ROC curve of every class and group; None where it has none."""
     test, groups = dataset.test, len(dataset.group_names)
     areas = {"class": auc_by_class(probabilities, test.labels)}
@@ -105,5 +105,5 @@ def facts_of_test(probabilities: NDArray[np.float32], dataset: ImageDataset) -> 
     return found
 
 
-def _units(dataset: ImageDataset) -> tuple[By, ...]:
+def _units(dataset: LabelledDataset) -> tuple[By, ...]:
     return ("class", "group") if dataset.group_names else ("class",)

@@ -140,6 +140,6 @@ class _Pruning:
             augment = derive_seed(seed, f"augment/{epoch}") if training.augment else None
             for group, batch in zip(groups, work.batches(groups, augment), strict=True):
                 units = work.members[group].to(batch.labels.device)
-                reference = self.reference(batch.images, group) if reads_reference else None
-                yield Step(batch.images, batch.labels, units, reference)
+                reference = self.reference(batch.inputs, group) if reads_reference else None
+                yield Step(batch.inputs, batch.labels, units, reference)
             count, epoch = count - len(groups), epoch + 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ImageDataset
+from raydrop.data.dataset import LabelledDataset
 from raydrop.data.thumbnails import CHANNELS, thumbnails
 from raydrop.metrics.harm import losses, modal_label
 from raydrop.plan.runs import ScoreRun, TrialRun, query_run
@@ -33,7 +33,7 @@ classes of the test set by trial id."""
 
 
 def save_images(
-    dataset: ImageDataset, store: Store, study: Study, scores: Iterable[ScoreRun]
+    dataset: LabelledDataset, store: Store, study: Study, scores: Iterable[ScoreRun]
 ) -> None:
     """Leave small pictures of what methods would keep first and prune first.
 
@@ -73,7 +73,9 @@ def save_images(
         store.write("images", config, info, arrays)
 
 
-def _pictured_units(study: Study, run: ScoreRun, dataset: ImageDataset, store: Store) -> Positions:
+def _pictured_units(
+    study: Study, run: ScoreRun, dataset: LabelledDataset, store: Store
+) -> Positions:
     """Return the classes or groups to picture: the lowest recall first, or else the smallest."""
     sizes = dataset.sizes(study.by)
     query = store.read("query", query_run(study, dataset.fingerprint, run.model, run.seed).key)
@@ -83,7 +85,7 @@ def _pictured_units(study: Study, run: ScoreRun, dataset: ImageDataset, store: S
 
 
 def _extremes(
-    entry: Entry, dataset: ImageDataset, by: By, units: Positions
+    entry: Entry, dataset: LabelledDataset, by: By, units: Positions
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return facts and arrays of the samples of some units that come first and last."""
     train, scores, members = dataset.train, entry.array("scores"), dataset.members(by)
@@ -99,7 +101,7 @@ def _extremes(
     chosen = np.concatenate(positions)
     info = {name: entry.info[name] for name in ("method", "seed", "query_model", "higher_is_kept")}
     return {**info, "by": by}, {
-        "pixels": thumbnails(train.images, chosen, dataset.image_shape),
+        "pixels": thumbnails(train.inputs, chosen, dataset.image_shape),
         "ids": train.ids[chosen],
         "units": members[chosen],
         "scores": scores[chosen],
@@ -108,7 +110,7 @@ def _extremes(
 
 
 def save_lost_images(
-    dataset: ImageDataset, store: Store, study: Study, trials: Iterable[TrialRun]
+    dataset: LabelledDataset, store: Store, study: Study, trials: Iterable[TrialRun]
 ) -> None:
     """Leave small pictures of the test images that pruned networks lose most often.
 
@@ -150,7 +152,7 @@ def save_lost_images(
     chosen, arrays = _most_lost(populations, test.labels, test.ids, dataset.num_classes)
     if len(chosen):
         arrays |= {
-            "pixels": thumbnails(test.images, chosen, dataset.image_shape),
+            "pixels": thumbnails(test.inputs, chosen, dataset.image_shape),
             "ids": test.ids[chosen],
             "units": dataset.members(study.by, "test")[chosen],
             "labels": test.labels[chosen],

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from raydrop.data.batches import PreparedData, make_batches
-from raydrop.data.dataset import ImageDataset
+from raydrop.data.dataset import LabelledDataset
 from raydrop.models import build_model
 from raydrop.plan.runs import QueryRun, checkpoint_epochs
 from raydrop.scores.base import stratified_partitions
@@ -228,7 +228,9 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def new_model(name: str, dataset: ImageDataset, device: str, *, trained: bool = True) -> nn.Module:
+def new_model(
+    name: str, dataset: LabelledDataset, device: str, *, trained: bool = True
+) -> nn.Module:
     """Return a freshly initialised network for a data set's images and classes, on a device.
 
     Where the name asks for trained weights, ``trained`` says whether it gets them.

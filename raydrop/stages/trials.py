@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raydrop.data.batches import Batches, PreparedData, make_batches
-from raydrop.data.dataset import ImageDataset, Split
+from raydrop.data.dataset import LabelledDataset, Split
 from raydrop.network.base import NetworkSize
 from raydrop.network.measure import forward_seconds, network_size
 from raydrop.plan.runs import TrialRun
@@ -44,7 +44,7 @@ logger = logging.getLogger("raydrop.stages")
 
 
 def kept_positions(
-    study: Study, run: TrialRun, dataset: ImageDataset, store: Store
+    study: Study, run: TrialRun, dataset: LabelledDataset, store: Store
 ) -> NDArray[np.int64]:
     """Return the positions in the training set that a trial keeps, sorted."""
     n = len(dataset.train)
@@ -57,7 +57,7 @@ def kept_positions(
 
 
 def _quotas(
-    study: Study, run: TrialRun, dataset: ImageDataset, store: Store, budget: int
+    study: Study, run: TrialRun, dataset: LabelledDataset, store: Store, budget: int
 ) -> NDArray[np.int64] | None:
     """Return how many samples a trial keeps of each class or group, (U,), or None."""
     recalls = counts = None

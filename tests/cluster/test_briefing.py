@@ -22,7 +22,7 @@ from raydrop.cluster.forecast import Noise, Probe
 from raydrop.cluster.layout import HEAD, Layout, Node
 from raydrop.cluster.space import expand
 from raydrop.data import load_dataset
-from raydrop.data.dataset import FileImages, ImageDataset, Split
+from raydrop.data.dataset import FileImages, LabelledDataset, Split
 from raydrop.errors import ConfigError
 from raydrop.plan import make_plan, trial_configs
 from raydrop.store import Store
@@ -121,7 +121,7 @@ def test_networks_are_a_stage_of_their_own(
     assert len(probes) == 1  # retraining takes as long
 
 
-def _finished(study: Study, out: Path, seconds: float) -> ImageDataset:
+def _finished(study: Study, out: Path, seconds: float) -> LabelledDataset:
     """Leave the first of a study's trials as if it had been run."""
     dataset = load_dataset(study.dataset)
     plan = make_plan(study, trial_configs(study, expand(study)), dataset)
@@ -237,7 +237,7 @@ def test_a_network_that_cannot_be_timed_is_said_and_nothing_else_is_lost(
     assert "2 workers at a time" in _line(said, "layout")
 
 
-def _in_files(dataset: ImageDataset, count: int, shape: tuple[int, int, int]) -> ImageDataset:
+def _in_files(dataset: LabelledDataset, count: int, shape: tuple[int, int, int]) -> LabelledDataset:
     """The data set with ``count`` training images, in files that nobody opens."""
 
     def files(split: Split, n: int) -> Split:

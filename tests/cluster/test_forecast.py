@@ -29,7 +29,7 @@ from raydrop.cluster.forecast import (
 )
 from raydrop.data import load_dataset
 from raydrop.data.batches import make_batches
-from raydrop.data.dataset import FileImages, ImageDataset, Split
+from raydrop.data.dataset import FileImages, LabelledDataset, Split
 from raydrop.errors import RaydropError
 from raydrop.plan import Plan, make_plan, trial_configs
 from raydrop.plan.workload import Work, sample_passes, trial_work, workload
@@ -280,8 +280,8 @@ def test_noise_has_the_shape_of_the_data_and_its_augmentation(small: Noise) -> N
     assert noise == Noise(10, (1, 8, 8), len(dataset.train), dataset.horizontal_flip, 1)
     data = small.drawn(7)
     (batch,) = make_batches(data, data.dataset.train, CPU)([torch.arange(7)], 0)
-    assert batch.images.shape == (7, 3, 8, 8)
-    assert 0.8 < batch.images.std() < 1.3
+    assert batch.inputs.shape == (7, 3, 8, 8)
+    assert 0.8 < batch.inputs.std() < 1.3
     assert batch.labels.max() < 3
 
 
@@ -296,7 +296,7 @@ def test_images_that_stream_are_augmented_where_they_are_read() -> None:
 
 def test_many_large_classes_take_no_memory() -> None:
     data = Noise(1000, (3, 224, 224), 10**6, horizontal_flip=False, crop_padding=0).drawn(2)
-    assert data.dataset.validation.images.pixels.strides == (0, 0, 0, 0)  # type: ignore[union-attr]
+    assert data.dataset.validation.inputs.pixels.strides == (0, 0, 0, 0)  # type: ignore[union-attr]
 
 
 def _study(**changes: object) -> Study:
@@ -312,11 +312,11 @@ def _study(**changes: object) -> Study:
 
 
 @pytest.fixture(scope="module")
-def dataset() -> ImageDataset:
+def dataset() -> LabelledDataset:
     return load_dataset("digits+subset(12, test=6)")
 
 
-def _plan(study: Study, dataset: ImageDataset, *points: dict[str, object]) -> Plan:
+def _plan(study: Study, dataset: LabelledDataset, *points: dict[str, object]) -> Plan:
     points = points or ({"method": "grand", "quotas": "drop", "keep_fraction": 0.5},)
     return make_plan(study, trial_configs(study, points), dataset)
 
@@ -353,7 +353,7 @@ def test_scores_are_timed_at_their_precision_and_weights_are_not_fetched(
     assert all(seconds > 0 for seconds in timed([probe, trials], small, "cpu", 1, 0.0).values())
 
 
-def test_what_is_finished_tells_the_pace(dataset: ImageDataset, tmp_path: Path) -> None:
+def test_what_is_finished_tells_the_pace(dataset: LabelledDataset, tmp_path: Path) -> None:
     study, store = _study(), Store(tmp_path)
     n, held_out = len(dataset.train), len(dataset.validation)
     plan = _plan(study, dataset)
@@ -387,7 +387,9 @@ def test_a_kind_is_told_by_its_own_runs_or_by_those_of_its_architecture() -> Non
     assert runs_like(("scores", "c"), finished) == {}
 
 
-def test_works_add_up_to_the_estimate_and_nothing_is_counted_twice(dataset: ImageDataset) -> None:
+def test_works_add_up_to_the_estimate_and_nothing_is_counted_twice(
+    dataset: LabelledDataset,
+) -> None:
     study = _study(checkpoints=2)
     points = [
         {"method": method, "quotas": quotas, "keep_fraction": k}
@@ -412,7 +414,7 @@ def test_works_add_up_to_the_estimate_and_nothing_is_counted_twice(dataset: Imag
     )
 
 
-def test_evaluations_are_forward_passes(dataset: ImageDataset) -> None:
+def test_evaluations_are_forward_passes(dataset: LabelledDataset) -> None:
     """Of validation and test at the end; what a loss reads of the network comes besides."""
     study = _study(network=NetworkPruning(rounds=2, retraining=Training(epochs=3, augment=False)))
     point = {"method": "random", "keep_fraction": 0.5}
@@ -438,12 +440,12 @@ def test_evaluations_are_forward_passes(dataset: ImageDataset) -> None:
     assert query.forward == held_out
 
 
-def test_images_in_files_need_not_be_there(dataset: ImageDataset) -> None:
+def test_images_in_files_need_not_be_there(dataset: LabelledDataset) -> None:
     """What is timed is noise: nothing of the data is opened."""
 
     def absent(split: Split) -> Split:
         names = tuple(f"{i}.png" for i in range(len(split)))
-        return dataclasses.replace(split, images=FileImages(names, "/absent", "L"))
+        return dataclasses.replace(split, inputs=FileImages(names, "/absent", "L"))
 
     files = dataclasses.replace(
         dataset, **{name: absent(split) for name, split in dataset.splits().items()}

@@ -36,17 +36,17 @@ def test_batches_without_augmentation_are_the_normalised_images(digits: Prepared
     train = digits.dataset.train
     chosen = torch.tensor([5, 0, 17, 3])
     (batch,) = make_batches(digits, train, CPU)([chosen])
-    pixels = train.images.pixels[chosen.numpy()] / 255  # type: ignore[union-attr]
+    pixels = train.inputs.pixels[chosen.numpy()] / 255  # type: ignore[union-attr]
     expected = (pixels - np.array(digits.mean)[:, None, None]) / np.array(digits.std)[:, None, None]
-    np.testing.assert_allclose(batch.images.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(batch.inputs.numpy(), expected, atol=1e-5)
     assert batch.labels.tolist() == train.labels[chosen.numpy()].tolist()
 
 
 def test_the_training_set_as_a_whole_is_standardised(digits: PreparedData) -> None:
     n = len(digits.dataset.train)
     (batch,) = make_batches(digits, digits.dataset.train, CPU)([torch.arange(n)])
-    assert batch.images.mean().item() == pytest.approx(0, abs=1e-5)
-    assert batch.images.std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
+    assert batch.inputs.mean().item() == pytest.approx(0, abs=1e-5)
+    assert batch.inputs.std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(("padding", "flip"), [(0, False), (0, True), (2, False), (2, True)])
@@ -96,7 +96,7 @@ def _folder(root: Path, height: int, widths: list[int]) -> str:
 def large_folder(tmp_path: Path) -> PreparedData:
     """A folder of images too large to be kept in memory by the usual rule."""
     data = prepare(load_dataset(_folder(tmp_path, 80, [96, 106, 116, 126])))
-    assert isinstance(data.dataset.train.images, FileImages)
+    assert isinstance(data.dataset.train.inputs, FileImages)
     return data
 
 
@@ -105,10 +105,10 @@ def test_files_stream_in_the_order_asked_for(large_folder: PreparedData) -> None
     batches = make_batches(large_folder, train, CPU)
     groups = [torch.tensor([7, 0, 3]), torch.tensor([5, 2])]
     found = list(batches(groups))
-    assert [tuple(b.images.shape) for b in found] == [(3, 3, 224, 224), (2, 3, 224, 224)]
+    assert [tuple(b.inputs.shape) for b in found] == [(3, 3, 224, 224), (2, 3, 224, 224)]
     assert torch.cat([b.labels for b in found]).tolist() == train.labels[[7, 0, 3, 5, 2]].tolist()
     (alone,) = batches([torch.tensor([3])])
-    assert torch.equal(alone.images[0], found[0].images[2])
+    assert torch.equal(alone.inputs[0], found[0].inputs[2])
 
 
 def test_streamed_augmentation_depends_on_the_seed_and_not_on_the_workers(
@@ -119,7 +119,7 @@ def test_streamed_augmentation_depends_on_the_seed_and_not_on_the_workers(
 
     def images(workers: int, seed: int | None) -> torch.Tensor:
         batches = make_batches(large_folder, train, CPU, loader_workers=workers)
-        return torch.cat([b.images for b in batches(groups, seed)])
+        return torch.cat([b.inputs for b in batches(groups, seed)])
 
     assert torch.equal(images(0, 5), images(2, 5))
     assert not torch.equal(images(0, 5), images(0, 6))
@@ -130,7 +130,7 @@ def test_streamed_samples_are_augmented_independently(large_folder: PreparedData
     (batch,) = make_batches(large_folder, large_folder.dataset.train, CPU)(
         [torch.tensor([3, 3])], 5
     )
-    assert not torch.equal(batch.images[0], batch.images[1])
+    assert not torch.equal(batch.inputs[0], batch.inputs[1])
 
 
 def test_streaming_leaves_the_global_random_state_alone(large_folder: PreparedData) -> None:
@@ -147,10 +147,10 @@ def test_small_images_that_do_not_fit_in_memory_stream_as_they_are(tmp_path: Pat
     groups = [torch.tensor([3, 1, 6])]
     (streamed,) = make_batches(files, files.dataset.train, CPU)(groups)
     (kept,) = make_batches(memory, memory.dataset.train, CPU)(groups)
-    assert torch.equal(streamed.images, kept.images)
+    assert torch.equal(streamed.inputs, kept.inputs)
     (augmented,) = make_batches(files, files.dataset.train, CPU)(groups, 1)
-    assert augmented.images.shape == kept.images.shape
-    assert not torch.equal(augmented.images, kept.images)
+    assert augmented.inputs.shape == kept.inputs.shape
+    assert not torch.equal(augmented.inputs, kept.inputs)
 
 
 @pytest.mark.parametrize("size", [(2, 300), (300, 2), (3, 20)])
@@ -166,8 +166,8 @@ def test_strips_are_not_blown_up_beyond_what_is_used(
 
     data = prepare(load_dataset(_folder(tmp_path, size[0], [size[1], 9])))
     train = data.dataset.train
-    assert isinstance(train.images, FileImages)
-    plain = train.images.open(0)
+    assert isinstance(train.inputs, FileImages)
+    plain = train.inputs.open(0)
     short = min(plain.size)
     whole = resize(plain, (plain.width * 256 // short, plain.height * 256 // short), 2)
     left, top = ((side - 224) // 2 for side in whole.size)
@@ -175,11 +175,11 @@ def test_strips_are_not_blown_up_beyond_what_is_used(
     monkeypatch.setattr(Image.Image, "resize", noted)
     for seed in (None, 1):
         (batch,) = make_batches(data, train, CPU, loader_workers=0)([torch.tensor([0])], seed)
-        assert batch.images.shape == (1, 3, 224, 224)
+        assert batch.inputs.shape == (1, 3, 224, 224)
         assert max(map(max, resized)) <= 8 * 256
     (batch,) = make_batches(data, train, CPU, loader_workers=0)([torch.tensor([0])])
     std, mean = (torch.tensor(each).view(3, 1, 1) for each in (data.std, data.mean))
-    pixels = (batch.images[0] * std + mean) * 255
+    pixels = (batch.inputs[0] * std + mean) * 255
     assert (pixels - torch.from_numpy(expected.copy())).abs().max() <= 1
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from raydrop.data.dataset import ArrayImages, FileImages, ImageDataset, Split, pixel_digest
+from raydrop.data.dataset import ArrayImages, FileImages, LabelledDataset, Split, pixel_digest
 from raydrop.errors import ConfigError, DataError
 
 
@@ -22,7 +22,7 @@ def make_split(first_id: int, labels: list[int], pixel: int = 0) -> Split:
     return Split(ids, np.array(labels, np.int64), ArrayImages(pixels))
 
 
-def make_dataset(**changes: Any) -> ImageDataset:
+def make_dataset(**changes: Any) -> LabelledDataset:
     splits = (make_split(0, [0, 1, 1]), make_split(3, [0, 1]), make_split(5, [1, 0]))
     facts: dict[str, Any] = {
         "name": "made",
@@ -32,10 +32,10 @@ def make_dataset(**changes: Any) -> ImageDataset:
         "horizontal_flip": True,
         "crop_padding": 1,
     }
-    return ImageDataset.from_content("content", **{**facts, **changes})
+    return LabelledDataset.from_content("content", **{**facts, **changes})
 
 
-def with_splits(**splits: Split) -> ImageDataset:
+def with_splits(**splits: Split) -> LabelledDataset:
     return dataclasses.replace(make_dataset(), **splits)  # type: ignore[arg-type]
 
 
@@ -57,8 +57,8 @@ def test_take_keeps_ids_labels_and_pixels_together() -> None:
     taken = split.take(np.array([3, 1]))
     assert taken.ids.tolist() == [13, 11]
     assert taken.labels.tolist() == [3, 1]
-    assert isinstance(taken.images, ArrayImages)
-    assert taken.images.pixels.ravel().tolist() == [3, 1]
+    assert isinstance(taken.inputs, ArrayImages)
+    assert taken.inputs.pixels.ravel().tolist() == [3, 1]
 
 
 def test_take_from_files_keeps_the_mode() -> None:
@@ -146,7 +146,7 @@ def test_fingerprint_never_changes() -> None:
 def test_fingerprint_ignores_names_of_the_specification_and_memory_layout() -> None:
     train = make_split(0, [0, 1, 1])
     strided = Split(
-        np.repeat(train.ids, 2)[::2], np.repeat(train.labels, 2)[::2].astype(">i8"), train.images
+        np.repeat(train.ids, 2)[::2], np.repeat(train.labels, 2)[::2].astype(">i8"), train.inputs
     )
     splits = (strided, make_split(3, [0, 1]), make_split(5, [1, 0]))
     assert make_dataset(name="x", splits=splits).fingerprint == make_dataset().fingerprint
@@ -170,7 +170,7 @@ def test_fingerprint_changes_with_everything_that_changes_results() -> None:
 
 
 def test_a_split_boundary_enters_the_fingerprint() -> None:
-    def cut(*sizes: int) -> ImageDataset:
+    def cut(*sizes: int) -> LabelledDataset:
         ends = np.cumsum([0, *sizes]).tolist()
         splits = (
             make_split(start, [0, 1] * (size // 2))
@@ -219,7 +219,7 @@ def test_remarks_are_kept_and_do_not_enter_the_fingerprint() -> None:
 # Files.
 
 
-def from_files(images: FileImages, shape: tuple[int, int, int]) -> ImageDataset:
+def from_files(images: FileImages, shape: tuple[int, int, int]) -> LabelledDataset:
     split = Split(np.arange(3), np.array([0, 0, 0]), images)
     return make_dataset(
         class_names=("one",),
@@ -233,11 +233,11 @@ def test_decoding_gives_the_pixels_of_the_files(tmp_path: Path) -> None:
     dataset = from_files(images, (3, 4, 5))
     decoded = dataset.decoded()
     for at, split in enumerate(decoded.splits().values()):
-        assert isinstance(split.images, ArrayImages)
+        assert isinstance(split.inputs, ArrayImages)
         with PIL.Image.open(tmp_path / f"{at}.png") as image:
             for x in range(5):
                 for y in range(4):
-                    assert tuple(split.images.pixels[0, :, y, x]) == image.getpixel((x, y))
+                    assert tuple(split.inputs.pixels[0, :, y, x]) == image.getpixel((x, y))
     assert decoded.fingerprint == dataset.fingerprint
     assert decoded.decoded() is decoded
 
@@ -245,9 +245,9 @@ def test_decoding_gives_the_pixels_of_the_files(tmp_path: Path) -> None:
 def test_grey_files_give_one_channel(tmp_path: Path) -> None:
     images = write_images(tmp_path, [(5, 4)] * 3, mode="L")
     decoded = from_files(images, (1, 4, 5)).decoded()
-    assert isinstance(decoded.train.images, ArrayImages)
+    assert isinstance(decoded.train.inputs, ArrayImages)
     expected = np.asarray(PIL.Image.open(tmp_path / "0.png"))
-    assert np.array_equal(decoded.train.images.pixels[0, 0], expected)
+    assert np.array_equal(decoded.train.inputs.pixels[0, 0], expected)
 
 
 def test_images_of_another_size_are_resized(tmp_path: Path) -> None:

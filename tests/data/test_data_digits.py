@@ -19,9 +19,9 @@ def test_pixels_can_be_scaled_back_exactly() -> None:
 def test_ids_are_positions_in_scikit_learns_order() -> None:
     bunch = sklearn_digits()
     for split in load_dataset("digits").splits().values():
-        assert isinstance(split.images, ArrayImages)
+        assert isinstance(split.inputs, ArrayImages)
         assert np.array_equal(split.labels, bunch.target[split.ids])
-        assert np.array_equal(split.images.pixels[:, 0], to_uint8(bunch.images[split.ids]))
+        assert np.array_equal(split.inputs.pixels[:, 0], to_uint8(bunch.images[split.ids]))
         assert np.all(np.diff(split.ids) > 0)
 
 

@@ -73,12 +73,12 @@ def test_pixels_and_labels_follow_the_ids(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Coloured)
     official = Coloured(str(tmp_path), train=False, download=True)
     split = load_dataset("cifar10", str(tmp_path)).test
-    assert isinstance(split.images, ArrayImages)
+    assert isinstance(split.inputs, ArrayImages)
     for at, sample in enumerate(split.ids - 20):
         assert split.labels[at] == official.targets[sample]
         for channel in range(3):
             expected = official.data[sample, :, :, channel]
-            assert np.array_equal(split.images.pixels[at, channel], expected)
+            assert np.array_equal(split.inputs.pixels[at, channel], expected)
 
 
 def test_fingerprint_sees_pixels_and_not_the_folder(

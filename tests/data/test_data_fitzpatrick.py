@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from raydrop.data import FileImages, ImageDataset, Split, load_dataset
+from raydrop.data import FileImages, LabelledDataset, Split, load_dataset
 from raydrop.errors import ConfigError, DataError
 
 LABELS = ("benign", "malignant", "non-neoplastic")
@@ -46,16 +46,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dataset(root: Path) -> ImageDataset:
+def dataset(root: Path) -> LabelledDataset:
     return load_dataset(f"fitzpatrick17k:{root}")
 
 
 def types(split: Split) -> list[int]:
-    assert isinstance(split.images, FileImages)
-    return [int(path.removeprefix("images/")[1]) for path in split.images.paths]
+    assert isinstance(split.inputs, FileImages)
+    return [int(path.removeprefix("images/")[1]) for path in split.inputs.paths]
 
 
-def test_types_one_and_two_are_trained_on_and_all_are_judged(dataset: ImageDataset) -> None:
+def test_types_one_and_two_are_trained_on_and_all_are_judged(dataset: LabelledDataset) -> None:
     assert dataset.class_names == LABELS
     assert dataset.group_names == ("skin types 1-2", "skin types 3-4", "skin types 5-6")
     assert dataset.unseen_groups == ("skin types 3-4", "skin types 5-6")
@@ -69,18 +69,20 @@ def test_types_one_and_two_are_trained_on_and_all_are_judged(dataset: ImageDatas
         assert len(set(dataset.class_sizes(name).tolist())) == 1
 
 
-def test_unknown_types_are_left_out_and_ids_count_the_rest(dataset: ImageDataset) -> None:
+def test_unknown_types_are_left_out_and_ids_count_the_rest(dataset: LabelledDataset) -> None:
     known = [row for row in rows() if row[1] != -1]
     seen = np.concatenate([split.ids for split in dataset.splits().values()])
     assert sorted(seen.tolist()) == list(range(len(known)))
     for split in dataset.splits().values():
-        assert isinstance(split.images, FileImages)
-        for at, path, label in zip(split.ids, split.images.paths, split.labels, strict=True):
+        assert isinstance(split.inputs, FileImages)
+        for at, path, label in zip(split.ids, split.inputs.paths, split.labels, strict=True):
             assert path == f"images/{known[at][0]}.jpg"
             assert LABELS[label] == known[at][2]
 
 
-def test_the_split_repeats_and_others_may_be_trained_on(root: Path, dataset: ImageDataset) -> None:
+def test_the_split_repeats_and_others_may_be_trained_on(
+    root: Path, dataset: LabelledDataset
+) -> None:
     assert load_dataset(f"fitzpatrick17k:{root}").fingerprint == dataset.fingerprint
     dark = load_dataset(f"fitzpatrick17k:{root}?train=5-6")
     assert dark.sizes("group").tolist() == [0, 0, 48]
@@ -97,7 +99,7 @@ def test_variants_leave_unseen_groups_unseen(root: Path) -> None:
     assert small.unseen_groups == ("skin types 3-4", "skin types 5-6")
 
 
-def test_columns_and_folders_may_have_other_names(tmp_path: Path, dataset: ImageDataset) -> None:
+def test_columns_and_folders_may_have_other_names(tmp_path: Path, dataset: LabelledDataset) -> None:
     table = [(name, f"{kind}.0", label) for name, kind, label in rows()]
     write(tmp_path, table, "hash,fitzpatrick,label,kind,url", "pictures/large")
     options = "?folder=pictures/large&image=hash&label=kind&skin=fitzpatrick"
@@ -148,9 +150,9 @@ def test_a_missing_image_or_column_or_choice_is_said(tmp_path: Path) -> None:
         load_dataset(f"fitzpatrick17k:{tmp_path}")
 
 
-def test_groups_are_missing_from_training_only_where_that_is_said(dataset: ImageDataset) -> None:
+def test_groups_are_missing_from_training_only_where_that_is_said(dataset: LabelledDataset) -> None:
     with pytest.raises(DataError, match="a group missing from train: 'skin types 3-4'; add images"):
-        ImageDataset.from_content(
+        LabelledDataset.from_content(
             "x",
             name="x",
             class_names=dataset.class_names,

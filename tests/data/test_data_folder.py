@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from raydrop.data import ArrayImages, FileImages, ImageDataset, load_dataset
+from raydrop.data import ArrayImages, FileImages, LabelledDataset, load_dataset
 from raydrop.data.loaders.files import LARGE_SHAPE
 from raydrop.errors import ConfigError, DataError
 
@@ -40,12 +40,12 @@ def make(root: Path, test: int = 4, val: int = 0, **how: object) -> Path:
     return root
 
 
-def load(root: Path) -> ImageDataset:
+def load(root: Path) -> LabelledDataset:
     return load_dataset(f"imagefolder:{root}")
 
 
-def paths(dataset: ImageDataset, split: str) -> tuple[str, ...]:
-    images = dataset.splits()[split].images
+def paths(dataset: LabelledDataset, split: str) -> tuple[str, ...]:
+    images = dataset.splits()[split].inputs
     assert isinstance(images, FileImages)
     return images.paths
 
@@ -367,7 +367,7 @@ def test_one_coloured_image_makes_all_coloured(tmp_path: Path) -> None:
     write(tmp_path / "train/dog/2.png", value=77)
     dataset = load(tmp_path)
     assert dataset.image_shape == (3, 5, 6)
-    decoded = dataset.decoded().train.images
+    decoded = dataset.decoded().train.inputs
     assert isinstance(decoded, ArrayImages)
     assert decoded.pixels[0, :, 0, 0].tolist() == [10, 10, 10]
     assert decoded.pixels[5, :, 0, 0].tolist() == [77, 0, 0]
@@ -376,8 +376,8 @@ def test_one_coloured_image_makes_all_coloured(tmp_path: Path) -> None:
 def test_decoded_pixels_follow_the_labels(tmp_path: Path) -> None:
     dataset = load_dataset(f"imagefolder:{make(tmp_path)}+subset(2)").decoded()
     for split in dataset.splits().values():
-        assert isinstance(split.images, ArrayImages)
-        assert np.array_equal(split.images.pixels[:, 0, 0, 0], np.where(split.labels, 200, 10))
+        assert isinstance(split.inputs, ArrayImages)
+        assert np.array_equal(split.inputs.pixels[:, 0, 0, 0], np.where(split.labels, 200, 10))
 
 
 # Where it lies.
@@ -404,7 +404,7 @@ def test_files_are_found_from_another_working_directory(
     monkeypatch.chdir(tmp_path)
     dataset = pickle.loads(pickle.dumps(load_dataset("imagefolder:photos")))
     monkeypatch.chdir("/")
-    assert dataset.decoded().train.images.pixels.shape == (6, 3, 5, 6)
+    assert dataset.decoded().train.inputs.pixels.shape == (6, 3, 5, 6)
 
 
 # Fingerprints.

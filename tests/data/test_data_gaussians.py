@@ -23,8 +23,8 @@ UNEVEN = Gaussians(mean0=-3, mean1=2, sigma0=2, sigma1=0.3, prior0=0.7, n=3000, 
 
 
 def _pixels(split: Split) -> np.ndarray:
-    assert isinstance(split.images, ArrayImages)
-    return split.images.pixels
+    assert isinstance(split.inputs, ArrayImages)
+    return split.inputs.pixels
 
 
 # Images.

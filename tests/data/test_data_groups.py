@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 import torchvision
 
-from raydrop.data import FileImages, ImageDataset, Split, load_dataset
+from raydrop.data import FileImages, LabelledDataset, Split, load_dataset
 from raydrop.data.dataset import crossed
 from raydrop.data.loaders.celeba import ATTRIBUTES, IMAGES, PARTITION
 from raydrop.errors import ConfigError, DataError
@@ -64,8 +64,8 @@ def png(red: int, size: tuple[int, int]) -> bytes:
 
 
 def paths(split: Split) -> tuple[str, ...]:
-    assert isinstance(split.images, FileImages)
-    return split.images.paths
+    assert isinstance(split.inputs, FileImages)
+    return split.inputs.paths
 
 
 def fails(root: Path, message: str, name: str = "metadata", options: str = "") -> None:
@@ -113,7 +113,7 @@ def test_small_images_are_decoded_and_large_ones_stream(tmp_path: Path) -> None:
     table = rows()
     small = load_dataset(f"waterbirds:{write(tmp_path / 'small', table)}").decoded()
     for split in small.splits().values():
-        assert np.array_equal(split.images.pixels[:, 0, 0, 0], split.ids)  # type: ignore[union-attr]
+        assert np.array_equal(split.inputs.pixels[:, 0, 0, 0], split.ids)  # type: ignore[union-attr]
     large = load_dataset(f"waterbirds:{write(tmp_path / 'large', table, size=(70, 90))}")
     assert large.image_shape == (3, 224, 224)
     assert large.decoded() is large
@@ -166,7 +166,7 @@ def test_numbers_are_in_numeric_order_and_texts_in_alphabetic_order(tmp_path: Pa
     assert load_dataset(f"metadata:{mixed}").class_names == ("10", "9", "cat")
 
 
-def labelled(root: Path, labels: Sequence[str], options: str = "") -> ImageDataset:
+def labelled(root: Path, labels: Sequence[str], options: str = "") -> LabelledDataset:
     """Load a table with an image of each label in each split."""
     table = [(f"{k}{s}.png", label, s, 0) for k, label in enumerate(labels) for s in range(3)]
     return load_dataset(f"metadata:{write(root, table)}?groups=none{options}")
@@ -428,7 +428,7 @@ def test_blank_lines_and_byte_order_marks_do_no_harm(tmp_path: Path) -> None:
     text = (tmp_path / "metadata.csv").read_text()
     (tmp_path / "metadata.csv").write_text("\ufeff" + text.replace("\n", "\n\n") + "\n\n")
     assert load_dataset(f"metadata:{tmp_path}").fingerprint == before.fingerprint
-    (tmp_path / before.splits()["test"].images.paths[0]).unlink()  # type: ignore[union-attr]
+    (tmp_path / before.splits()["test"].inputs.paths[0]).unlink()  # type: ignore[union-attr]
     at = int(before.test.ids[0])
     fails(tmp_path, rf"birds/2100\.png of row {2 * at + 3} of")  # the line of that row
 
@@ -536,7 +536,7 @@ def write_faces(folder: Path, missing: str = "") -> Path:
     return folder
 
 
-def check_faces(dataset: ImageDataset) -> None:
+def check_faces(dataset: LabelledDataset) -> None:
     assert dataset.class_names == ("not Blond_Hair", "Blond_Hair")
     assert dataset.group_names == (
         "not Blond_Hair, not Male",
@@ -591,7 +591,7 @@ def test_celeba_is_read_as_kaggle_has_it(tmp_path: Path) -> None:
         assert mine.labels.tolist() == other.labels.tolist()
         assert mine.groups.tolist() == other.groups.tolist()  # type: ignore[union-attr]
         assert paths(mine) == tuple(f"{IMAGES}/{path}" for path in paths(other))
-    assert kaggle.train.images.open(0).size == (178, 218)  # type: ignore[union-attr]
+    assert kaggle.train.inputs.open(0).size == (178, 218)  # type: ignore[union-attr]
     (folder / IMAGES / IMAGES / "000003.jpg").unlink()
     fails(folder, r"000003\.jpg of row 4 of", "celeba")
     path = folder / "list_eval_partition.csv"

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from raydrop.data import FileImages, ImageDataset, load_dataset
+from raydrop.data import FileImages, LabelledDataset, load_dataset
 from raydrop.errors import ConfigError, DataError
 
 CLASSES = ("n01443537", "n02124075", "n07734744")
@@ -55,8 +55,8 @@ def make_imagenet(root: Path) -> Path:
     return root
 
 
-def paths(dataset: ImageDataset, split: str) -> tuple[str, ...]:
-    images = dataset.splits()[split].images
+def paths(dataset: LabelledDataset, split: str) -> tuple[str, ...]:
+    images = dataset.splits()[split].inputs
     assert isinstance(images, FileImages)
     return images.paths
 
@@ -92,7 +92,7 @@ def test_imagenet_halves_its_validation_images(tmp_path: Path) -> None:
         f"val/{name}/ILSVRC_{at}.JPEG" for name in CLASSES for at in range(5)
     )
     for split in dataset.splits().values():
-        expected = [CLASSES.index(path.split("/")[1]) for path in split.images.paths]  # type: ignore[union-attr]
+        expected = [CLASSES.index(path.split("/")[1]) for path in split.inputs.paths]  # type: ignore[union-attr]
         assert split.labels.tolist() == expected
 
 

@@ -15,7 +15,7 @@ import PIL.ImageCms
 import pytest
 from numpy.typing import NDArray
 
-from raydrop.data import FileImages, ImageDataset, load_dataset
+from raydrop.data import FileImages, LabelledDataset, load_dataset
 from raydrop.errors import DataError
 
 ORIENTATION = 0x0112
@@ -50,7 +50,7 @@ def encoded(image: PIL.Image.Image, kind: str, **how: object) -> bytes:
     return file.getvalue()
 
 
-def load(root: Path) -> ImageDataset:
+def load(root: Path) -> LabelledDataset:
     return load_dataset(f"imagefolder:{root}")
 
 
@@ -237,7 +237,7 @@ def test_small_deep_images_are_grey_and_have_another_fingerprint(tmp_path: Path)
     deep = png(np.arange(24, dtype=np.uint16).reshape(4, 6) * 2000)
     dataset = load(folder_of(tmp_path / "a", {}, beside=deep))
     assert dataset.image_shape == (1, 4, 6)
-    assert dataset.decoded().train.images.pixels.max() == 179  # type: ignore[union-attr]
+    assert dataset.decoded().train.inputs.pixels.max() == 179  # type: ignore[union-attr]
     assert any(r.startswith("6 files grey of more than eight bits") for r in dataset.remarks)
     # Where the shape says nothing of it, the fingerprint does.
     wide = png(np.zeros((4, 90, 3), np.uint8))
@@ -306,12 +306,12 @@ def test_photos_are_turned_as_viewers_do(tmp_path: Path, orientation: int, kind:
     root = folder_of(tmp_path, {"a.jpg": content}, beside=png(UPRIGHT))
     dataset = load(root)
     assert dataset.image_shape == (3, 16, 24)
-    images = dataset.train.images
+    images = dataset.train.inputs
     assert isinstance(images, FileImages)
     at = images.paths.index("train/cat/a.jpg")
     for found in (np.asarray(images.open(at)), np.asarray(images.take(np.array([1, at])).open(1))):
         assert np.abs(found.astype(int) - UPRIGHT).mean() < 4
-    decoded = dataset.decoded().train.images.pixels[at]  # type: ignore[union-attr]
+    decoded = dataset.decoded().train.inputs.pixels[at]  # type: ignore[union-attr]
     assert np.abs(decoded.transpose(1, 2, 0).astype(int) - UPRIGHT).mean() < 4
 
 
@@ -324,7 +324,7 @@ def test_orientation_is_found_beyond_the_start_of_large_files(tmp_path: Path) ->
         content = encoded(PIL.Image.fromarray(noise), kind, exif=exif, **how)
         assert len(content) > 2**17
         dataset = load(folder_of(tmp_path / kind, {"a.png": content}))
-        assert np.asarray(dataset.train.images.open(0)).shape == (300, 200, 3)  # type: ignore[union-attr]
+        assert np.asarray(dataset.train.inputs.open(0)).shape == (300, 200, 3)  # type: ignore[union-attr]
 
 
 def test_only_images_that_are_turned_change_the_fingerprint(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_damaged_exif_data_turn_nothing(tmp_path: Path, order: str, damage: str)
         body = {"cut": body[:12], "loop": body[:4] + b"\xff" * 4 + body[8:], "nothing": b""}[damage]
     content = encoded(PIL.Image.fromarray(UPRIGHT), "JPEG", exif=b"Exif\0\0" + body)
     dataset = load(folder_of(tmp_path, {"a.jpg": content}))
-    shape = np.asarray(dataset.train.images.open(0)).shape  # type: ignore[union-attr]
+    shape = np.asarray(dataset.train.inputs.open(0)).shape  # type: ignore[union-attr]
     assert shape == ((16, 24, 3) if damage else (24, 16, 3))
 
 
@@ -374,4 +374,4 @@ def test_imagenet_is_read_as_torchvision_reads_it(tmp_path: Path) -> None:
                 (tmp_path / split / name / f"{at}.JPEG").write_bytes(photo(6, "JPEG"))
     dataset = load_dataset(f"imagenet:{tmp_path}")
     assert dataset.image_shape == (3, 24, 16)
-    assert dataset.train.images.orientations == b""  # type: ignore[union-attr]
+    assert dataset.train.inputs.orientations == b""  # type: ignore[union-attr]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from reference import squared_pixel_by_pixel
 
-from raydrop.data import ArrayImages, ImageDataset, Split, load_dataset
+from raydrop.data import ArrayImages, LabelledDataset, Split, load_dataset
 from raydrop.data.batches import augment
 from raydrop.data.sampling import shuffled_members
 from raydrop.data.variants import Shortcut, Subset, Thinned
@@ -17,18 +17,18 @@ from raydrop.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
-def base() -> ImageDataset:
+def base() -> LabelledDataset:
     return load_dataset("digits")
 
 
 @pytest.fixture(scope="module")
-def marked() -> ImageDataset:
+def marked() -> LabelledDataset:
     return load_dataset("digits+shortcut(5=0.9, rest=0.1, size=2)")
 
 
 def pixels(split: Split) -> np.ndarray:
-    assert isinstance(split.images, ArrayImages)
-    return split.images.pixels
+    assert isinstance(split.inputs, ArrayImages)
+    return split.inputs.pixels
 
 
 def marks(split: Split) -> np.ndarray:
@@ -43,7 +43,7 @@ def same(one: Split, other: Split) -> bool:
 # Thinned classes.
 
 
-def test_named_classes_are_thinned_and_the_others_are_whole(base: ImageDataset) -> None:
+def test_named_classes_are_thinned_and_the_others_are_whole(base: LabelledDataset) -> None:
     thinned = load_dataset("digits+thinned(3=0.2, 5=0.21)")
     assert thinned.class_sizes().tolist() == [80, 80, 80, 16, 80, 17, 80, 80, 80, 80]
     assert thinned.name == "digits+thinned(3=0.2, 5=0.21)"
@@ -56,7 +56,7 @@ def test_named_classes_are_thinned_and_the_others_are_whole(base: ImageDataset) 
     assert thinned.fingerprint != base.fingerprint
 
 
-def test_thinner_classes_are_nested_and_whole_ones_are_the_same_data(base: ImageDataset) -> None:
+def test_thinner_classes_are_nested_and_whole_ones_are_the_same_data(base: LabelledDataset) -> None:
     ids = [set(Thinned(**{"4": share}).apply(base).train.ids) for share in (1, 0.5, 0.2, 0.01)]
     assert ids[0] > ids[1] > ids[2] > ids[3]
     assert Thinned(**{"4": 1}).apply(base).fingerprint == base.fingerprint
@@ -65,9 +65,9 @@ def test_thinner_classes_are_nested_and_whole_ones_are_the_same_data(base: Image
     assert again[0].apply(base).fingerprint == again[1].apply(base).fingerprint
 
 
-def test_a_class_goes_by_its_name_before_its_number(base: ImageDataset) -> None:
+def test_a_class_goes_by_its_name_before_its_number(base: LabelledDataset) -> None:
     names = ("cat", "0", *base.class_names[2:])
-    named = ImageDataset.from_content(
+    named = LabelledDataset.from_content(
         "x", name="pets", class_names=names, splits=(base.train, base.validation, base.test),
         image_shape=base.image_shape, horizontal_flip=False, crop_padding=0,
     )  # fmt: skip
@@ -82,7 +82,7 @@ def test_a_class_goes_by_its_name_before_its_number(base: ImageDataset) -> None:
         Thinned(**{"0": 0.5, "1": 0.5}).apply(named)
 
 
-def test_a_class_may_not_vanish(base: ImageDataset) -> None:
+def test_a_class_may_not_vanish(base: LabelledDataset) -> None:
     with pytest.raises(DataError, match=r"found none left of the 80 of class '3'; use a milder"):
         Thinned(**{"3": 0.001}).apply(base)
 
@@ -101,7 +101,7 @@ def test_an_exact_share_of_each_class_is_marked(rng: np.random.Generator, share:
         assert (np.diff(chosen) <= 0).all()  # so smaller shares are nested in larger ones
 
 
-def test_groups_of_the_digits(base: ImageDataset, marked: ImageDataset) -> None:
+def test_groups_of_the_digits(base: LabelledDataset, marked: LabelledDataset) -> None:
     assert marked.name == "digits+shortcut(5=0.9, rest=0.1, size=2)"
     assert marked.group_names[:3] == ("0, no square", "0, square", "1, no square")
     sizes = {"train": (72, 8), "validation": (22, 2), "test": (35, 35)}
@@ -116,7 +116,7 @@ def test_groups_of_the_digits(base: ImageDataset, marked: ImageDataset) -> None:
 
 
 def test_the_square_predicts_its_class_in_training_and_nothing_in_the_test_set(
-    marked: ImageDataset,
+    marked: LabelledDataset,
 ) -> None:
     def share_of_class(split: Split) -> float:
         return float((split.labels[marks(split) == 1] == 5).mean())
@@ -147,7 +147,7 @@ def test_painting_matches_a_loop_over_pixels(
 
 
 def test_unmarked_images_and_the_rest_of_marked_ones_stay(
-    base: ImageDataset, marked: ImageDataset
+    base: LabelledDataset, marked: LabelledDataset
 ) -> None:
     for name, split in marked.splits().items():
         before = np.repeat(pixels(base.splits()[name]), 3, axis=1)
@@ -172,7 +172,7 @@ def test_random_crops_never_cut_the_square() -> None:
 # Identity and what is refused.
 
 
-def test_every_argument_changes_the_fingerprint_and_seeds_repeat(base: ImageDataset) -> None:
+def test_every_argument_changes_the_fingerprint_and_seeds_repeat(base: LabelledDataset) -> None:
     variants = [
         Shortcut(rest=0.1, **{"5": 0.9}),
         Shortcut(rest=0.1, **{"5": 0.8}),
@@ -194,7 +194,7 @@ def test_noise_and_choices_before_a_square_are_kept() -> None:
     assert small.sizes("group").tolist() == [18, 2] * 5 + [2, 18] + [18, 2] * 4
 
 
-def test_what_has_no_square_is_refused(base: ImageDataset, marked: ImageDataset) -> None:
+def test_what_has_no_square_is_refused(base: LabelledDataset, marked: LabelledDataset) -> None:
     with pytest.raises(ConfigError, match=r"without groups before shortcut, found .* 20 groups"):
         Shortcut(**{"5": 0.9}).apply(marked)
     with pytest.raises(ConfigError, match="Unknown class of digits 'dog': choose one of 0, 1, 2"):

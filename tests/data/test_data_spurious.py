@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from reference import bordered_pixel_by_pixel, other_attributes
 
-from raydrop.data import ArrayImages, ImageDataset, Split, load_dataset, parse_spec
+from raydrop.data import ArrayImages, LabelledDataset, Split, load_dataset, parse_spec
 from raydrop.data.sampling import shuffled_members
 from raydrop.data.variants import Spurious
 from raydrop.data.variants.painted import (
@@ -22,18 +22,18 @@ from raydrop.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
-def base() -> ImageDataset:
+def base() -> LabelledDataset:
     return load_dataset("digits")
 
 
 @pytest.fixture(scope="module")
-def coloured() -> ImageDataset:
+def coloured() -> LabelledDataset:
     return load_dataset("digits+spurious(0.9)")
 
 
 def pixels(split: Split) -> np.ndarray:
-    assert isinstance(split.images, ArrayImages)
-    return split.images.pixels
+    assert isinstance(split.inputs, ArrayImages)
+    return split.inputs.pixels
 
 
 def attributes(split: Split, count: int = 2) -> np.ndarray:
@@ -75,7 +75,7 @@ def test_held_out_attributes_are_equally_frequent(rng: np.random.Generator) -> N
         assert sizes.max() - sizes.min() <= 1
 
 
-def test_groups_of_the_digits(base: ImageDataset, coloured: ImageDataset) -> None:
+def test_groups_of_the_digits(base: LabelledDataset, coloured: LabelledDataset) -> None:
     assert coloured.name == "digits+spurious(0.9)"
     assert coloured.group_names[:4] == ("0 on red", "0 on green", "1 on red", "1 on green")
     aligned = np.where(np.arange(20) // 2 % 2 == np.arange(20) % 2, 72, 8)
@@ -115,7 +115,7 @@ def test_painting_matches_a_loop_over_pixels(
 
 
 def test_the_border_shows_the_attribute_and_the_inside_is_untouched(
-    base: ImageDataset, coloured: ImageDataset
+    base: LabelledDataset, coloured: LabelledDataset
 ) -> None:
     assert coloured.image_shape == (3, 8, 8)
     for name, split in coloured.splits().items():
@@ -126,14 +126,14 @@ def test_the_border_shows_the_attribute_and_the_inside_is_untouched(
         assert np.array_equal(seen, attributes(split))
 
 
-def test_strength_zero_leaves_grey_images_and_groups(base: ImageDataset) -> None:
+def test_strength_zero_leaves_grey_images_and_groups(base: LabelledDataset) -> None:
     control = Spurious(0.9, strength=0).apply(base)
     assert np.array_equal(pixels(control.train), np.repeat(pixels(base.train), 3, axis=1))
     assert control.train.groups is not None
     assert np.array_equal(control.train.groups, Spurious(0.9).apply(base).train.groups)
 
 
-def test_a_border_can_be_learned_where_labels_cannot(base: ImageDataset) -> None:
+def test_a_border_can_be_learned_where_labels_cannot(base: LabelledDataset) -> None:
     # The parity of a digit is the border's colour in training, and says nothing in the test set.
     split = Spurious(0.95, strength=1).apply(base)
     reddest = pixels(split.train)[:, 0, 0, 0] == 255
@@ -145,7 +145,7 @@ def test_a_border_can_be_learned_where_labels_cannot(base: ImageDataset) -> None
 # Identity.
 
 
-def test_every_argument_changes_the_fingerprint_and_seeds_repeat(base: ImageDataset) -> None:
+def test_every_argument_changes_the_fingerprint_and_seeds_repeat(base: LabelledDataset) -> None:
     variants = [
         Spurious(0.9),
         Spurious(0.8),
@@ -175,7 +175,7 @@ def test_canonical_form(text: str, canonical: str) -> None:
 # With other variants.
 
 
-def test_later_variants_keep_groups_and_colours(coloured: ImageDataset) -> None:
+def test_later_variants_keep_groups_and_colours(coloured: LabelledDataset) -> None:
     position = {i: at for at, i in enumerate(coloured.train.ids.tolist())}
     for text in ("long_tail(4)", "subset(40)", "label_noise(0.3)"):
         later = load_dataset(f"digits+spurious(0.9)+{text}")
@@ -200,7 +200,7 @@ def test_earlier_variants_are_coloured_as_they_are() -> None:
     assert np.array_equal(noisy.train.groups // 2, noisy.train.labels)
 
 
-def test_noise_after_colouring_leaves_the_true_group(coloured: ImageDataset) -> None:
+def test_noise_after_colouring_leaves_the_true_group(coloured: LabelledDataset) -> None:
     noisy = load_dataset("digits+spurious(0.9)+label_noise(0.3)")
     assert np.array_equal(noisy.train.groups, coloured.train.groups)  # type: ignore[arg-type]
     assert noisy.train.groups is not None

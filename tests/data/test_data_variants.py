@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from reference import falsified_one_by_one, long_tail_sizes_in_decimals
 
-from raydrop.data import ImageDataset, Split, load_dataset
+from raydrop.data import LabelledDataset, Split, load_dataset
 from raydrop.data.sampling import raw_draws, shuffled
 from raydrop.data.variants import LabelNoise, LongTail, Subset
 from raydrop.data.variants.samples import falsify, long_tail_sizes
@@ -16,7 +16,7 @@ from raydrop.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
-def base() -> ImageDataset:
+def base() -> LabelledDataset:
     return load_dataset("digits")
 
 
@@ -24,7 +24,7 @@ def same(one: Split, other: Split) -> bool:
     return np.array_equal(one.ids, other.ids) and np.array_equal(one.labels, other.labels)
 
 
-def true_labels(base: ImageDataset, split: Split) -> np.ndarray:
+def true_labels(base: LabelledDataset, split: Split) -> np.ndarray:
     by_id = dict(zip(base.train.ids.tolist(), base.train.labels.tolist(), strict=True))
     return np.array([by_id[i] for i in split.ids.tolist()])
 
@@ -46,7 +46,7 @@ def test_long_tail_sizes_match_exact_arithmetic() -> None:
                 assert long_tail_sizes(largest, factor, classes).tolist() == expected
 
 
-def test_long_tail_touches_train_alone(base: ImageDataset) -> None:
+def test_long_tail_touches_train_alone(base: LabelledDataset) -> None:
     tailed = LongTail(10).apply(base)
     assert tailed.class_sizes().tolist() == long_tail_sizes(80, 10, 10).tolist()
     assert tailed.name == "digits+long_tail(10)"
@@ -57,13 +57,13 @@ def test_long_tail_touches_train_alone(base: ImageDataset) -> None:
     assert tailed.fingerprint != base.fingerprint
 
 
-def test_longer_tails_are_nested_in_shorter_ones(base: ImageDataset) -> None:
+def test_longer_tails_are_nested_in_shorter_ones(base: LabelledDataset) -> None:
     ids = [set(LongTail(factor).apply(base).train.ids) for factor in (1, 2.5, 10, 1000)]
     assert ids[0] > ids[1] > ids[2] > ids[3]
     assert LongTail(1000).apply(base).class_sizes().min() == 1
 
 
-def test_long_tail_starts_from_the_smallest_class(base: ImageDataset) -> None:
+def test_long_tail_starts_from_the_smallest_class(base: LabelledDataset) -> None:
     kept = np.flatnonzero((base.train.labels != 3) | (np.arange(len(base.train)) % 2 == 0))
     uneven = base.derive("uneven", train=base.train.take(kept))
     smallest = int(uneven.class_sizes().min())
@@ -71,11 +71,11 @@ def test_long_tail_starts_from_the_smallest_class(base: ImageDataset) -> None:
     assert LongTail(4).apply(uneven).class_sizes()[0] == smallest
 
 
-def test_a_tail_of_factor_one_is_the_same_data(base: ImageDataset) -> None:
+def test_a_tail_of_factor_one_is_the_same_data(base: LabelledDataset) -> None:
     assert LongTail(1).apply(base).fingerprint == base.fingerprint
 
 
-def test_a_tail_needs_every_class(base: ImageDataset) -> None:
+def test_a_tail_needs_every_class(base: LabelledDataset) -> None:
     kept = np.flatnonzero(base.train.labels != 3)
     without = base.derive("without", train=base.train.take(kept))
     with pytest.raises(DataError, match="found none of class '3'; apply long_tail first"):
@@ -88,12 +88,12 @@ def test_a_factor_out_of_range_is_refused(factor: float) -> None:
         LongTail(factor)
 
 
-def test_validation_and_test_stay_balanced(base: ImageDataset) -> None:
+def test_validation_and_test_stay_balanced(base: LabelledDataset) -> None:
     tailed = load_dataset("digits+long_tail(100)")
     for name in ("validation", "test"):
         before, after = base.splits()[name], tailed.splits()[name]
         assert same(before, after)
-        assert np.array_equal(before.images.pixels, after.images.pixels)  # type: ignore[union-attr]
+        assert np.array_equal(before.inputs.pixels, after.inputs.pixels)  # type: ignore[union-attr]
         assert len(set(tailed.class_sizes(name).tolist())) == 1
 
 
@@ -101,14 +101,14 @@ def test_validation_and_test_stay_balanced(base: ImageDataset) -> None:
 
 
 @pytest.mark.parametrize("rate", [0, 0.001, 0.2, 0.333, 1])
-def test_exactly_the_rate_of_labels_becomes_false(base: ImageDataset, rate: float) -> None:
+def test_exactly_the_rate_of_labels_becomes_false(base: LabelledDataset, rate: float) -> None:
     noisy = LabelNoise(rate).apply(base)
     wrong = noisy.train.labels != base.train.labels
     assert wrong.sum() == round(rate * 800)
     assert noisy.noisy is not None
     assert np.array_equal(noisy.noisy, wrong)
     assert np.array_equal(noisy.train.ids, base.train.ids)
-    assert noisy.train.images is base.train.images
+    assert noisy.train.inputs is base.train.inputs
     assert same(noisy.validation, base.validation)
     assert same(noisy.test, base.test)
 
@@ -137,14 +137,14 @@ def test_every_class_is_falsified_alike() -> None:
     assert max(abs(share - 0.25) for share in shares) < 0.017  # four standard errors
 
 
-def test_noise_seeds_differ_and_repeat(base: ImageDataset) -> None:
+def test_noise_seeds_differ_and_repeat(base: LabelledDataset) -> None:
     first, again, other = (LabelNoise(0.3, seed).apply(base) for seed in (1, 1, 2))
     assert same(first.train, again.train)
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert not same(first.train, other.train)
 
 
-def test_a_higher_rate_adds_to_a_lower_one(base: ImageDataset) -> None:
+def test_a_higher_rate_adds_to_a_lower_one(base: LabelledDataset) -> None:
     low, high = LabelNoise(0.1).apply(base), LabelNoise(0.4).apply(base)
     assert low.noisy is not None
     assert np.array_equal(low.train.labels[low.noisy], high.train.labels[low.noisy])
@@ -160,7 +160,7 @@ def test_noise_marks_travel_through_later_variants() -> None:
         assert np.array_equal(variant.noisy, wrong)
 
 
-def test_earlier_noise_stays_marked(base: ImageDataset) -> None:
+def test_earlier_noise_stays_marked(base: LabelledDataset) -> None:
     once = LabelNoise(0.2, seed=1).apply(base)
     twice = LabelNoise(0.2, seed=2).apply(once)
     assert once.noisy is not None
@@ -169,7 +169,7 @@ def test_earlier_noise_stays_marked(base: ImageDataset) -> None:
     assert twice.noisy.sum() > once.noisy.sum()
 
 
-def test_noise_may_not_take_the_last_image_of_a_class(base: ImageDataset) -> None:
+def test_noise_may_not_take_the_last_image_of_a_class(base: LabelledDataset) -> None:
     tailed = LongTail(1000).apply(base)
     only = tailed.train.ids[tailed.train.labels == 9]
     assert len(only) == 1
@@ -182,7 +182,7 @@ def test_noise_may_not_take_the_last_image_of_a_class(base: ImageDataset) -> Non
         LabelNoise(1).apply(few)
 
 
-def test_noise_needs_another_class(base: ImageDataset) -> None:
+def test_noise_needs_another_class(base: LabelledDataset) -> None:
     def only_zeros(split: Split) -> Split:
         return split.take(np.flatnonzero(split.labels == 0))
 
@@ -211,7 +211,7 @@ def test_noise_needs_another_class(base: ImageDataset) -> None:
     ],
 )
 def test_subset_caps_every_class(
-    base: ImageDataset, variant: Subset, sizes: tuple[int, int, int]
+    base: LabelledDataset, variant: Subset, sizes: tuple[int, int, int]
 ) -> None:
     subset = variant.apply(base)
     for (name, split), size in zip(subset.splits().items(), sizes, strict=True):
@@ -219,13 +219,13 @@ def test_subset_caps_every_class(
         assert set(split.ids) <= set(base.splits()[name].ids)
 
 
-def test_smaller_subsets_are_nested_in_larger_ones(base: ImageDataset) -> None:
+def test_smaller_subsets_are_nested_in_larger_ones(base: LabelledDataset) -> None:
     small, large = Subset(5, test=2).apply(base), Subset(9, test=3).apply(base)
     for name in ("train", "validation", "test"):
         assert set(small.splits()[name].ids) < set(large.splits()[name].ids)
 
 
-def test_a_subset_of_everything_is_the_same_data(base: ImageDataset) -> None:
+def test_a_subset_of_everything_is_the_same_data(base: LabelledDataset) -> None:
     assert Subset(1000).apply(base).fingerprint == base.fingerprint
     assert Subset(1000, test=3).apply(base).fingerprint != base.fingerprint
 
@@ -246,5 +246,5 @@ def test_images_stay_with_their_ids() -> None:
     base = load_dataset("digits")
     variant = load_dataset("digits+subset(30)+label_noise(0.2)+long_tail(3)")
     where = np.searchsorted(base.train.ids, variant.train.ids)
-    expected = base.train.images.take(where)
-    assert np.array_equal(variant.train.images.pixels, expected.pixels)  # type: ignore[union-attr]
+    expected = base.train.inputs.take(where)
+    assert np.array_equal(variant.train.inputs.pixels, expected.pixels)  # type: ignore[union-attr]

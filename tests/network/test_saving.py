@@ -197,8 +197,8 @@ def test_images_are_normalised_as_in_training(digits: PreparedData) -> None:
     assert (spec.num_classes, spec.image_shape) == (10, (1, 8, 8))
     positions = torch.arange(40)
     (batch,) = make_batches(digits, digits.dataset.test, torch.device("cpu"))([positions])
-    pixels = torch.from_numpy(digits.dataset.test.images.pixels[:40])  # type: ignore[union-attr]
-    assert torch.equal(spec.normalised(pixels), batch.images)
+    pixels = torch.from_numpy(digits.dataset.test.inputs.pixels[:40])  # type: ignore[union-attr]
+    assert torch.equal(spec.normalised(pixels), batch.inputs)
 
 
 def test_trained_weights_are_not_downloaded_again(

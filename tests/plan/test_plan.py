@@ -11,7 +11,7 @@ import pytest
 
 from raydrop.cli.studies import replace_dataset
 from raydrop.data import load_dataset
-from raydrop.data.dataset import ArrayImages, ImageDataset, Split
+from raydrop.data.dataset import ArrayImages, LabelledDataset, Split
 from raydrop.errors import ConfigError, NetworkError
 from raydrop.models import Head
 from raydrop.plan import Plan, check_networks, make_plan, trial_configs
@@ -23,11 +23,11 @@ from raydrop.study import NetworkPruning, Study, Training, TrialConfig
 
 
 @pytest.fixture(scope="module")
-def dataset() -> ImageDataset:
+def dataset() -> LabelledDataset:
     return load_dataset("digits+long_tail(10)")
 
 
-def _plan(study: Study, dataset: ImageDataset, points: list[dict[str, object]]) -> Plan:
+def _plan(study: Study, dataset: LabelledDataset, points: list[dict[str, object]]) -> Plan:
     return make_plan(study, trial_configs(study, points), dataset)
 
 
@@ -45,7 +45,7 @@ GRID: list[dict[str, object]] = [
 ]
 
 
-def test_each_query_run_and_score_is_shared_by_all_its_trials(dataset: ImageDataset) -> None:
+def test_each_query_run_and_score_is_shared_by_all_its_trials(dataset: LabelledDataset) -> None:
     plan = _plan(_study(), dataset, GRID)
     assert len(plan.queries) == 2  # one per seed
     assert len(plan.scores) == 3 * 2
@@ -53,7 +53,7 @@ def test_each_query_run_and_score_is_shared_by_all_its_trials(dataset: ImageData
     assert len({run.key for run in plan.trials}) == len(plan.trials)
 
 
-def test_sharing_is_told_beside_what_it_saves(dataset: ImageDataset) -> None:
+def test_sharing_is_told_beside_what_it_saves(dataset: LabelledDataset) -> None:
     methods = ["el2n", "grand", "forgetting", "dynamic_uncertainty", "moso", "aum", "entropy"]
     points: list[dict[str, object]] = [
         {"method": m, "quotas": q, "keep_fraction": k}
@@ -71,7 +71,7 @@ def test_sharing_is_told_beside_what_it_saves(dataset: ImageDataset) -> None:
     assert unshared_query_runs(none) == 0
 
 
-def test_random_without_quotas_needs_no_query_run(dataset: ImageDataset) -> None:
+def test_random_without_quotas_needs_no_query_run(dataset: LabelledDataset) -> None:
     plan = _plan(_study(), dataset, [{"method": "random", "keep_fraction": 0.5}])
     assert plan.queries == ()
     plan = _plan(_study(), dataset, [{"method": "random", "quotas": "drop", "keep_fraction": 0.5}])
@@ -131,7 +131,7 @@ ALL = "query scores trial"
     ],
 )
 def test_identity_follows_what_a_result_depends_on(
-    dataset: ImageDataset, change: dict[str, object], reader: str, changes: str
+    dataset: LabelledDataset, change: dict[str, object], reader: str, changes: str
 ) -> None:
     plain = _study(include_unpruned=False)
     other = dataclasses.replace(plain, **change)  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def test_identity_follows_what_a_result_depends_on(
     assert differing.split() == changes.split()
 
 
-def test_from_method_shares_the_methods_own_scores(dataset: ImageDataset, store: Store) -> None:
+def test_from_method_shares_the_methods_own_scores(dataset: LabelledDataset, store: Store) -> None:
     points: list[dict[str, object]] = [
         {"method": "random", "quotas": "from_method:el2n", "keep_fraction": 0.5},
         {"method": "el2n", "keep_fraction": 0.5},
@@ -169,7 +169,7 @@ def test_from_method_shares_the_methods_own_scores(dataset: ImageDataset, store:
     assert plan.missing(store) == Plan((), (), ())
 
 
-def test_from_method_of_an_unknown_method_names_the_nearest(dataset: ImageDataset) -> None:
+def test_from_method_of_an_unknown_method_names_the_nearest(dataset: LabelledDataset) -> None:
     point = {"method": "random", "quotas": "from_method:el2m", "keep_fraction": 0.5}
     with pytest.raises(ConfigError, match="Unknown method 'el2m': did you mean el2n"):
         _plan(_study(), dataset, [point])
@@ -183,12 +183,12 @@ def test_a_loss_is_one_trial_however_it_is_written() -> None:
     assert [trial.loss for trial in trials] == ["focal(2)", "focal(3)"]
 
 
-def test_a_study_by_group_needs_groups(dataset: ImageDataset) -> None:
+def test_a_study_by_group_needs_groups(dataset: LabelledDataset) -> None:
     with pytest.raises(ConfigError, match=r"groups in digits\+long_tail\(10\), found none; use"):
         _plan(_study(by="group"), dataset, [{}])
 
 
-def test_targets_share_the_scores_of_one_query_model(dataset: ImageDataset) -> None:
+def test_targets_share_the_scores_of_one_query_model(dataset: LabelledDataset) -> None:
     points: list[dict[str, object]] = [
         {"method": method, "keep_fraction": 0.5, "model": model, "query_model": "small_cnn"}
         for method in ("moso", "random")
@@ -210,7 +210,7 @@ def test_targets_share_the_scores_of_one_query_model(dataset: ImageDataset) -> N
     }
 
 
-def test_kinds_of_query_runs(dataset: ImageDataset) -> None:
+def test_kinds_of_query_runs(dataset: LabelledDataset) -> None:
     study = _study(seeds=(0,), partitions=3, initialisations=4)
     points: list[dict[str, object]] = [
         {"method": method, "keep_fraction": 0.5} for method in ("moso", "moso_loo", "grand", "el2n")
@@ -228,7 +228,7 @@ def test_kinds_of_query_runs(dataset: ImageDataset) -> None:
 
 
 def test_fewer_samples_than_partitions_are_refused_before_anything_is_run(
-    dataset: ImageDataset,
+    dataset: LabelledDataset,
 ) -> None:
     points: list[dict[str, object]] = [{"method": "moso", "keep_fraction": 0.5}]
     n = len(dataset.train)
@@ -239,14 +239,14 @@ def test_fewer_samples_than_partitions_are_refused_before_anything_is_run(
     assert _plan(_study(partitions=n + 1), dataset, points).queries
 
 
-def test_other_data_are_another_identity(dataset: ImageDataset) -> None:
+def test_other_data_are_another_identity(dataset: LabelledDataset) -> None:
     point = [{"method": "random", "keep_fraction": 0.5}]
     other = load_dataset("digits+long_tail(5)")
     first, second = (_plan(_study(), data, point) for data in (dataset, other))
     assert {r.key for r in first.trials}.isdisjoint(r.key for r in second.trials)
 
 
-def test_missing_shrinks_as_things_are_done(dataset: ImageDataset, store: Store) -> None:
+def test_missing_shrinks_as_things_are_done(dataset: LabelledDataset, store: Store) -> None:
     plan = _plan(
         _study(include_unpruned=False), dataset, [{"method": "el2n", "keep_fraction": 0.5}]
     )
@@ -284,19 +284,19 @@ def store(tmp_path: object) -> Store:
     ],
 )
 def test_mistakes_are_said_before_anything_is_run(
-    dataset: ImageDataset, point: dict[str, object], message: str
+    dataset: LabelledDataset, point: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         _plan(_study(), dataset, [point])
 
 
-def test_minimum_that_the_budget_cannot_give_is_refused(dataset: ImageDataset) -> None:
+def test_minimum_that_the_budget_cannot_give_is_refused(dataset: LabelledDataset) -> None:
     point = [{"method": "random", "quotas": "drop", "keep_fraction": 0.1}]
     with pytest.raises(ConfigError, match=r"at least \d+ samples \(5 per class\).*found 33"):
         _plan(_study(minimum_per_class=5), dataset, point)
 
 
-def test_unknown_model_names_the_nearest(dataset: ImageDataset) -> None:
+def test_unknown_model_names_the_nearest(dataset: LabelledDataset) -> None:
     with pytest.raises(ConfigError, match="did you mean resnet1"):
         _plan(_study(model="resnet19"), dataset, [{}])
 
@@ -329,7 +329,7 @@ def test_unpruned_runs_are_added_once_per_loss_and_seed() -> None:
     ],
 )
 def test_estimated_work_by_hand(
-    dataset: ImageDataset,
+    dataset: LabelledDataset,
     methods: list[str],
     changes: dict[str, object],
     queries: float,
@@ -348,7 +348,7 @@ def test_estimated_work_by_hand(
     assert work["trials"] == len(methods) * 6 * -(-round(n / 2) // 32) * 32
 
 
-def test_finished_quantities_are_no_work_any_more(dataset: ImageDataset, store: Store) -> None:
+def test_finished_quantities_are_no_work_any_more(dataset: LabelledDataset, store: Store) -> None:
     study = _study(seeds=(0,), checkpoints=3)
     plan = _plan(study, dataset, [{"method": "moso_loo", "keep_fraction": 0.5}])
     n = len(dataset.train)
@@ -371,7 +371,7 @@ NETWORKS: list[dict[str, object]] = [
 ]
 
 
-def test_a_dense_network_is_trained_once_for_all_that_prune_it(dataset: ImageDataset) -> None:
+def test_a_dense_network_is_trained_once_for_all_that_prune_it(dataset: LabelledDataset) -> None:
     plan = _plan(
         _study(seeds=(0, 1, 2)), dataset, [p for p in NETWORKS if p["network_target"] != "none"]
     )
@@ -385,7 +385,7 @@ def test_a_dense_network_is_trained_once_for_all_that_prune_it(dataset: ImageDat
     assert {run.trial.loss for run in dense} == {"cross_entropy"}
 
 
-def test_a_dense_trial_is_the_trial_without_network_pruning(dataset: ImageDataset) -> None:
+def test_a_dense_trial_is_the_trial_without_network_pruning(dataset: LabelledDataset) -> None:
     point: dict[str, object] = {"method": "random", "keep_fraction": 0.5}
     plain = _plan(_study(), dataset, [point])
     network = {**point, "network_method": "magnitude", "network_target": 0.5}
@@ -395,7 +395,7 @@ def test_a_dense_trial_is_the_trial_without_network_pruning(dataset: ImageDatase
     assert dense in {run.key for run in plain.trials}
 
 
-def test_every_setting_of_network_pruning_tells_trials_apart(dataset: ImageDataset) -> None:
+def test_every_setting_of_network_pruning_tells_trials_apart(dataset: LabelledDataset) -> None:
     point: dict[str, object] = {"network_method": "magnitude", "network_target": 0.5}
 
     def keys(**network: object) -> tuple[str, str]:
@@ -415,7 +415,7 @@ def test_every_setting_of_network_pruning_tells_trials_apart(dataset: ImageDatas
     assert other[1] != plain[1]
 
 
-def test_a_loss_that_reads_a_dense_network_is_not_for_one(dataset: ImageDataset) -> None:
+def test_a_loss_that_reads_a_dense_network_is_not_for_one(dataset: LabelledDataset) -> None:
     trials = trial_configs(_study(seeds=(0,)), NETWORKS)
     dense = {t.loss for t in trials if t.network_method == "none"}
     assert dense == {"cross_entropy", "focal(2)", "cdb_w"}
@@ -443,7 +443,7 @@ def test_a_target_out_of_range_is_refused(target: object) -> None:
 
 
 def test_a_finished_trial_without_weights_is_missing_for_those_that_prune_it(
-    dataset: ImageDataset, tmp_path: Path
+    dataset: LabelledDataset, tmp_path: Path
 ) -> None:
     store = Store(tmp_path)
     plan = _plan(
@@ -461,7 +461,7 @@ def test_a_finished_trial_without_weights_is_missing_for_those_that_prune_it(
 
 
 def test_a_network_without_channels_to_cut_is_refused_before_anything_is_trained(
-    dataset: ImageDataset,
+    dataset: LabelledDataset,
 ) -> None:
     point: dict[str, object] = {"network_method": "magnitude", "network_target": 0.5}
     plan = _plan(_study(model="linear"), dataset, [point])
@@ -476,12 +476,12 @@ def test_a_network_without_channels_to_cut_is_refused_before_anything_is_trained
 
 
 @pytest.fixture(scope="module")
-def thumbnails(dataset: ImageDataset) -> ImageDataset:
+def thumbnails(dataset: LabelledDataset) -> LabelledDataset:
     """The digits, with images of 32 blank pixels a side."""
 
     def blank(split: Split) -> Split:
         pixels = np.broadcast_to(np.uint8(0), (len(split), 1, 32, 32))
-        return dataclasses.replace(split, images=ArrayImages(pixels))
+        return dataclasses.replace(split, inputs=ArrayImages(pixels))
 
     return dataclasses.replace(
         dataset,
@@ -496,7 +496,9 @@ READS_LAST_LAYER = ("grand_last_layer", "k_center", "moderate", "ssp")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_score_says_what_it_needs_of_the_query_model(name: str, thumbnails: ImageDataset) -> None:
+def test_a_score_says_what_it_needs_of_the_query_model(
+    name: str, thumbnails: LabelledDataset
+) -> None:
     point: dict[str, object] = {"method": name, "keep_fraction": 0.5}
     study = _study(model="squeezenet1_1", seeds=(0,))
     if name not in READS_LAST_LAYER:
@@ -515,7 +517,7 @@ def test_a_score_says_what_it_needs_of_the_query_model(name: str, thumbnails: Im
 
 
 def test_models_and_scores_are_asked_once_for_each_pair(
-    dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
+    dataset: LabelledDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
@@ -533,7 +535,7 @@ def test_models_and_scores_are_asked_once_for_each_pair(
     assert sorted(asked) == [("linear", True), ("small_cnn", True)]
 
 
-def test_parts_too_small_to_leave_a_sample_out(dataset: ImageDataset) -> None:
+def test_parts_too_small_to_leave_a_sample_out(dataset: LabelledDataset) -> None:
     n = len(dataset.train)
     point: dict[str, object] = {"method": "moso_loo", "keep_fraction": 0.5}
     assert _plan(_study(seeds=(0,), partitions=n // 2), dataset, [point]).queries
@@ -554,7 +556,7 @@ def test_parts_too_small_to_leave_a_sample_out(dataset: ImageDataset) -> None:
     ],
 )
 def test_batches_of_one_image(
-    changes: dict[str, object], keep: float | str, dataset: ImageDataset
+    changes: dict[str, object], keep: float | str, dataset: LabelledDataset
 ) -> None:
     n = len(dataset.train)
     fraction = keep if isinstance(keep, float) else ((n // 2) | 1) / n
@@ -571,14 +573,14 @@ def test_batches_of_one_image(
             _plan(study, dataset, [point])
 
 
-def test_images_that_do_not_fit_a_model_are_said(dataset: ImageDataset) -> None:
+def test_images_that_do_not_fit_a_model_are_said(dataset: LabelledDataset) -> None:
     point: dict[str, object] = {"method": "el2n", "keep_fraction": 0.5}
     with pytest.raises(ConfigError, match=r"images that vit_b_32 can take.* 224x224"):
         _plan(_study(query_model="vit_b_32"), dataset, [point])
 
 
 def test_trained_weights_that_cannot_be_had_are_said(
-    thumbnails: ImageDataset, monkeypatch: pytest.MonkeyPatch
+    thumbnails: LabelledDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetch(*_: object, **__: object) -> None:
         raise OSError("no route")

@@ -199,10 +199,10 @@ def test_a_surrogate_sees_its_part_alone(data: PreparedData, store: Store) -> No
     train = data.dataset.train
     labels = train.labels.copy()
     labels[parts[0]] = (labels[parts[0]] + 1) % 10
-    pixels = train.images.pixels.copy()  # type: ignore[union-attr]
+    pixels = train.inputs.pixels.copy()  # type: ignore[union-attr]
     pixels[parts[2]] = 0
-    images = dataclasses.replace(train.images, pixels=pixels)  # type: ignore[type-var]
-    other = dataclasses.replace(train, labels=labels, images=images)
+    images = dataclasses.replace(train.inputs, pixels=pixels)  # type: ignore[type-var]
+    other = dataclasses.replace(train, labels=labels, inputs=images)
     changed = dataclasses.replace(data, dataset=dataclasses.replace(data.dataset, train=other))
     again = dataclasses.replace(query, config={**query.config, "other": True})
     with pytest.MonkeyPatch.context() as patch:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from raydrop.data import load_dataset
-from raydrop.data.dataset import ArrayImages, ImageDataset
+from raydrop.data.dataset import ArrayImages, LabelledDataset
 from raydrop.plan.runs import TrialRun
 from raydrop.stages import pictures as lost
 from raydrop.stages.pictures import PICTURED_LOST, save_lost_images
@@ -27,7 +27,7 @@ Predictions = NDArray[np.int32]
 
 
 @pytest.fixture(scope="module")
-def dataset() -> ImageDataset:
+def dataset() -> LabelledDataset:
     return load_dataset("digits+subset(30, test=10)")
 
 
@@ -60,13 +60,13 @@ def changed(labels: NDArray[np.int64], changes: Mapping[int, int]) -> Prediction
     return predicted
 
 
-def of_class(dataset: ImageDataset, label: int) -> int:
+def of_class(dataset: LabelledDataset, label: int) -> int:
     """Position of the first test image of a class."""
     return int(np.flatnonzero(dataset.test.labels == label)[0])
 
 
 @pytest.fixture
-def store(tmp_path: Path, dataset: ImageDataset) -> Store:
+def store(tmp_path: Path, dataset: LabelledDataset) -> Store:
     """Two seeds, two targets; a 2, a 3 and a 4 are lost, by 3, 2 and 2 networks of 4; no 5 is."""
     store, labels = Store(tmp_path), dataset.test.labels
     two, three, four, five = (of_class(dataset, label) for label in (2, 3, 4, 5))
@@ -90,7 +90,7 @@ def runs() -> list[TrialRun]:
 
 
 def test_the_most_often_lost_come_first_with_what_they_are_taken_for(
-    dataset: ImageDataset, store: Store
+    dataset: LabelledDataset, store: Store
 ) -> None:
     save_lost_images(dataset, store, STUDY, runs())
     entry, test = only_entry(store), dataset.test
@@ -103,14 +103,14 @@ def test_the_most_often_lost_come_first_with_what_they_are_taken_for(
         np.testing.assert_array_equal(entry.array(name), test.labels[order])
     np.testing.assert_allclose(entry.array("share"), [3 / 4, 2 / 4, 2 / 4])
     assert entry.array("taken_for").tolist() == [taken_for[position] for position in order]
-    assert isinstance(test.images, ArrayImages)
-    np.testing.assert_array_equal(entry.array("pixels"), test.images.pixels[order])
+    assert isinstance(test.inputs, ArrayImages)
+    np.testing.assert_array_equal(entry.array("pixels"), test.inputs.pixels[order])
     assert entry.info == {"by": "class", "n_trials": 4}
     assert entry.config["what"] == "lost"
     assert entry.config["trials"] == sorted(run.key for run in runs())
 
 
-def test_the_order_of_trials_does_not_matter(dataset: ImageDataset, store: Store) -> None:
+def test_the_order_of_trials_does_not_matter(dataset: LabelledDataset, store: Store) -> None:
     save_lost_images(dataset, store, STUDY, runs())
     before = only_entry(store).arrays()
     store.remove("images", only_entry(store).key)
@@ -122,7 +122,7 @@ def test_the_order_of_trials_does_not_matter(dataset: ImageDataset, store: Store
 
 
 def test_each_network_answers_for_its_own_dense_ones_alone(
-    dataset: ImageDataset, tmp_path: Path
+    dataset: LabelledDataset, tmp_path: Path
 ) -> None:
     store, labels = Store(tmp_path), dataset.test.labels
     whole, part = dense_run(0), dense_run(0, 0.2)
@@ -140,7 +140,7 @@ def test_each_network_answers_for_its_own_dense_ones_alone(
     assert entry.array("share").tolist() == [0.5]
 
 
-def test_unfinished_trials_are_passed_over(dataset: ImageDataset, store: Store) -> None:
+def test_unfinished_trials_are_passed_over(dataset: LabelledDataset, store: Store) -> None:
     save_lost_images(dataset, store, STUDY, [*runs(), network_run(dense_run(7))])
     assert only_entry(store).info["n_trials"] == 4
     store.remove("images", only_entry(store).key)
@@ -149,7 +149,9 @@ def test_unfinished_trials_are_passed_over(dataset: ImageDataset, store: Store) 
     assert only_entry(store).info["n_trials"] == 2
 
 
-def test_pruning_that_changes_nothing_loses_nothing(dataset: ImageDataset, tmp_path: Path) -> None:
+def test_pruning_that_changes_nothing_loses_nothing(
+    dataset: LabelledDataset, tmp_path: Path
+) -> None:
     store, dense = Store(tmp_path), dense_run(0)
     predicted = np.zeros(len(dataset.test), np.int32)
     leave(store, dense, predicted)
@@ -160,7 +162,7 @@ def test_pruning_that_changes_nothing_loses_nothing(dataset: ImageDataset, tmp_p
 
 
 def test_at_most_sixty_are_pictured_and_only_those_are_read(
-    dataset: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: LabelledDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, dense, labels = Store(tmp_path), dense_run(0), dataset.test.labels
     leave(store, dense, labels.astype(np.int32))
@@ -180,7 +182,9 @@ def test_at_most_sixty_are_pictured_and_only_those_are_read(
     assert dataset.test.ids[read].tolist() == first
 
 
-def test_units_are_groups_where_the_study_is_by_group(dataset: ImageDataset, store: Store) -> None:
+def test_units_are_groups_where_the_study_is_by_group(
+    dataset: LabelledDataset, store: Store
+) -> None:
     splits = {
         name: dataclasses.replace(split, groups=split.ids % 2)
         for name, split in dataset.splits().items()

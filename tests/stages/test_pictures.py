@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from raydrop.cluster.driver import leave_pictures_of_samples
 from raydrop.data import load_dataset
-from raydrop.data.dataset import ArrayImages, ImageDataset
+from raydrop.data.dataset import ArrayImages, LabelledDataset
 from raydrop.data.thumbnails import thumbnails
 from raydrop.errors import DataError
 from raydrop.plan import Plan, make_plan, trial_configs
@@ -29,12 +29,12 @@ RECALLS = [0.9, 0.5, 0.8, 0.2, 0.7, 0.95, 1.0, 0.6, 0.3, 0.4]
 
 
 @pytest.fixture(scope="module")
-def dataset() -> ImageDataset:
+def dataset() -> LabelledDataset:
     return load_dataset("digits+subset(30, test=10)+long_tail(10)")
 
 
 def scored(
-    dataset: ImageDataset,
+    dataset: LabelledDataset,
     store: Store,
     *,
     method: str = "el2n",
@@ -64,7 +64,7 @@ def only_entry(store: Store) -> Entry:
 
 @pytest.mark.parametrize("higher_is_kept", [True, False])
 def test_the_first_ones_are_those_that_selection_takes_first(
-    dataset: ImageDataset, tmp_path: Path, higher_is_kept: bool
+    dataset: LabelledDataset, tmp_path: Path, higher_is_kept: bool
 ) -> None:
     store = Store(tmp_path)
     run = scored(dataset, store, higher_is_kept=higher_is_kept)
@@ -98,7 +98,7 @@ def test_the_first_ones_are_those_that_selection_takes_first(
 
 
 def test_pictures_are_the_samples_own_the_lowest_recall_first(
-    dataset: ImageDataset, tmp_path: Path
+    dataset: LabelledDataset, tmp_path: Path
 ) -> None:
     store = Store(tmp_path)
     run = scored(dataset, store)
@@ -106,15 +106,15 @@ def test_pictures_are_the_samples_own_the_lowest_recall_first(
     entry = only_entry(store)
     place = {int(id_): i for i, id_ in enumerate(dataset.train.ids)}
     positions = [place[int(id_)] for id_ in entry.array("ids")]
-    assert isinstance(dataset.train.images, ArrayImages)
-    np.testing.assert_array_equal(entry.array("pixels"), dataset.train.images.pixels[positions])
+    assert isinstance(dataset.train.inputs, ArrayImages)
+    np.testing.assert_array_equal(entry.array("pixels"), dataset.train.inputs.pixels[positions])
     np.testing.assert_array_equal(entry.array("units"), dataset.train.labels[positions])
     assert list(dict.fromkeys(entry.array("units").tolist())) == np.argsort(RECALLS).tolist()
     assert entry.config["scores"] == run.key
 
 
 def test_without_recalls_the_smallest_classes_come_first(
-    dataset: ImageDataset, tmp_path: Path
+    dataset: LabelledDataset, tmp_path: Path
 ) -> None:
     store = Store(tmp_path)
     save_images(dataset, store, STUDY, [scored(dataset, store, recalls=None)])
@@ -138,7 +138,7 @@ def test_of_many_classes_ten_are_pictured(tmp_path: Path) -> None:
 
 
 def test_groups_are_pictured_where_the_study_is_by_group(
-    dataset: ImageDataset, tmp_path: Path
+    dataset: LabelledDataset, tmp_path: Path
 ) -> None:
     splits = {
         name: dataclasses.replace(split, groups=split.ids % 2)
@@ -155,7 +155,7 @@ def test_groups_are_pictured_where_the_study_is_by_group(
 
 
 def test_what_is_there_is_neither_read_nor_written_again(
-    dataset: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: LabelledDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path)
     runs = [scored(dataset, store), scored(dataset, store, seed=1)]
@@ -174,7 +174,7 @@ def test_what_is_there_is_neither_read_nor_written_again(
 
 
 def test_other_seeds_random_pruning_and_absent_scores_have_no_pictures(
-    dataset: ImageDataset, tmp_path: Path
+    dataset: LabelledDataset, tmp_path: Path
 ) -> None:
     store = Store(tmp_path)
     absent = score_run(STUDY, dataset.fingerprint, "grand", "small_cnn", 3)
@@ -190,7 +190,7 @@ def test_data_that_are_no_pictures_have_none(tmp_path: Path) -> None:
     assert list(store.entries("images")) == []
 
 
-def photographs(root: Path, size: tuple[int, int] = (90, 130)) -> ImageDataset:
+def photographs(root: Path, size: tuple[int, int] = (90, 130)) -> LabelledDataset:
     """Write a folder of photographs that stream: red ones, green ones, with grey margins."""
     for split, count in (("train", 7), ("val", 2), ("test", 2)):
         for name, colour in (("green", (0, 200, 0)), ("red", (200, 0, 0))):

@@ -76,7 +76,7 @@ def test_a_shipped_network_predicts_what_its_record_says(tmp_path: Path) -> None
     run_network_trial(study, run, data, store, "cpu")
     ship(tmp_path, run.key, tmp_path / "net")
     model, spec = load_network(tmp_path / "net")
-    pixels = torch.from_numpy(data.dataset.test.images.pixels)  # type: ignore[union-attr]
+    pixels = torch.from_numpy(data.dataset.test.inputs.pixels)  # type: ignore[union-attr]
     predicted = model(spec.normalised(pixels)).argmax(1)
     record = required(store, "trial", run.key)
     assert predicted.tolist() == record.array("predictions").tolist()

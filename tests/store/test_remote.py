@@ -1250,10 +1250,10 @@ def test_data_in_an_object_store_are_those_of_the_folder(
     here = load_dataset("imagefolder:birds", str(tmp_path))
     there = load_dataset("imagefolder:birds", birds)
     assert there.fingerprint == here.fingerprint
-    images = there.train.images
+    images = there.train.inputs
     assert isinstance(images, FileImages)
     assert images.root.startswith(str(tmp_path / "cache" / "data"))
-    assert images.open(2).tobytes() == here.train.images.open(2).tobytes()
+    assert images.open(2).tobytes() == here.train.inputs.open(2).tobytes()
     # Another process of this machine copies nothing.
     places.copied.cache_clear()
     monkeypatch.setattr(Remote, "download", pytest.fail)
@@ -1262,7 +1262,7 @@ def test_data_in_an_object_store_are_those_of_the_folder(
 
 def test_another_machine_copies_the_data_itself(nodes: Nodes, birds: str, tmp_path: Path) -> None:
     nodes.become("driver")
-    images = pickle.dumps(load_dataset("imagefolder:birds", birds).train.images)
+    images = pickle.dumps(load_dataset("imagefolder:birds", birds).train.inputs)
     shutil.rmtree(tmp_path / "driver")
     nodes.become("worker")
     places.copied.cache_clear()

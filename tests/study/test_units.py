@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from raydrop.data import load_dataset
 from raydrop.data.batches import PreparedData, make_batches, prepare
-from raydrop.data.dataset import ImageDataset, Split
+from raydrop.data.dataset import LabelledDataset, Split
 from raydrop.errors import ConfigError
 from raydrop.models import build_model
 from raydrop.plan import Plan, make_plan, trial_configs
@@ -51,12 +51,12 @@ def grouped(split: Split) -> Split:
 
 
 @pytest.fixture(scope="module")
-def plain() -> ImageDataset:
+def plain() -> LabelledDataset:
     return load_dataset("digits+subset(32, test=15)")
 
 
 @pytest.fixture(scope="module")
-def data(plain: ImageDataset) -> PreparedData:
+def data(plain: LabelledDataset) -> PreparedData:
     splits = {name: grouped(split) for name, split in plain.splits().items()}
     return prepare(dataclasses.replace(plain, **splits, group_names=GROUPS))
 
@@ -66,7 +66,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("store"))
 
 
-def plan_of(study: Study, dataset: ImageDataset, *points: dict[str, object]) -> Plan:
+def plan_of(study: Study, dataset: LabelledDataset, *points: dict[str, object]) -> Plan:
     return make_plan(study, trial_configs(study, points), dataset)
 
 
@@ -121,7 +121,9 @@ def test_a_query_run_leaves_recalls_by_class_and_by_group(data: PreparedData, st
     assert len(entry.info["validation_group_recalls"]) == 4
 
 
-def test_data_without_groups_have_no_recalls_by_group(plain: ImageDataset, tmp_path: Path) -> None:
+def test_data_without_groups_have_no_recalls_by_group(
+    plain: LabelledDataset, tmp_path: Path
+) -> None:
     data, store = prepare(plain), Store(tmp_path)
     study = dataclasses.replace(STUDY, training=Training(epochs=1))
     run = prepared(study, data, store, method="random", quotas="drop", keep_fraction=0.3)

@@ -145,8 +145,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Learned]:
 def _learned(run: TrialRun, data: PreparedData, store: Store) -> Learned:
     entry = required(store, "trial", run.key)
     predictions, test = entry.array("predictions"), data.dataset.test
-    assert isinstance(test.images, ArrayImages)
-    x = DRAWN.decode(test.images.pixels)
+    assert isinstance(test.inputs, ArrayImages)
+    x = DRAWN.decode(test.inputs.pixels)
     recalls = [float((predictions[test.labels == k] == k).mean()) for k in (0, 1)]
     # The other end of class 0, where the wider class 1 takes over again, has hardly a sample.
     right = x > DRAWN.mean0

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ImageDataset, crossed
+from raydrop.data.dataset import LabelledDataset, crossed
 from raydrop.data.loaders.downloads import DEFAULT_ROOT, download
 from raydrop.data.loaders.files import dataset_of_files, resolve_folder
 from raydrop.data.loaders.tables import Table, reading
@@ -31,7 +31,7 @@ def load_celeba(
     *,
     target: str = "Blond_Hair",
     group: str = "Male",
-) -> ImageDataset:
+) -> LabelledDataset:
     """Return CelebA (Liu et al. 2015, arXiv 1411.7766) with groups target times attribute, G = 4.
 
     The default, Blond_Hair with group Male, is that of Sagawa et al. 2020 (arXiv 1911.08731), where

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
+from raydrop.data.dataset import ArrayImages, LabelledDataset, Split, pixel_digest
 from raydrop.data.sampling import SPLIT_SEED, shuffled_members
 
 PER_CLASS = (80, 24, 70)
 """Images of each digit in train, validation and test; together the smallest class, 174 images."""
 
 
-def load_digits(_: str | None, __: str | None, name: str) -> ImageDataset:
+def load_digits(_: str | None, __: str | None, name: str) -> LabelledDataset:
     """Return scikit-learn's digits (Alpaydin and Kaynak 1998, UCI repository), split in three.
 
     An id is the index in scikit-learn's order. Every class is equally large in every split, and
@@ -27,7 +27,7 @@ def load_digits(_: str | None, __: str | None, name: str) -> ImageDataset:
     everything = Split(np.arange(len(labels)), labels, ArrayImages(pixels))
     parts = zip(*(np.split(each, np.cumsum(PER_CLASS))[:3] for each in members), strict=True)
     train, validation, test = (everything.take(np.sort(np.concatenate(part))) for part in parts)
-    return ImageDataset.from_content(
+    return LabelledDataset.from_content(
         pixel_digest(pixels),
         name=name,
         class_names=tuple("0123456789"),

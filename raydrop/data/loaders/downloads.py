@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
+from raydrop.data.dataset import ArrayImages, LabelledDataset, Split, pixel_digest
 from raydrop.data.sampling import halves
 from raydrop.errors import DataError
 from raydrop.store.places import data_folder, one_at_a_time
@@ -28,7 +28,7 @@ _DOWNLOADS = {
 the label, and padding of random crops, in pixels."""
 
 
-def load_download(_: str | None, data_root: str | None, name: str) -> ImageDataset:
+def load_download(_: str | None, data_root: str | None, name: str) -> LabelledDataset:
     """Return a data set of torchvision; its test set is halved into validation and test.
 
     An id is the index in the official training set or, for the test set, the same plus the number
@@ -48,7 +48,7 @@ def load_download(_: str | None, data_root: str | None, name: str) -> ImageDatas
     held_out = np.arange(len(test_labels))
     tested = Split(len(labels) + held_out, test_labels, ArrayImages(test_pixels))
     validation, test = map(tested.take, halves(held_out, test_labels, class_names, "class"))
-    return ImageDataset.from_content(
+    return LabelledDataset.from_content(
         pixel_digest(pixels, test_pixels),
         name=name,
         class_names=class_names,

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import SMALL_SIDE, FileImages, ImageDataset, Shape, Split
+from raydrop.data.dataset import SMALL_SIDE, FileImages, LabelledDataset, Shape, Split
 from raydrop.data.images import DEEP, SEVERAL, TURNED, is_grey, open_image, survey
 from raydrop.data.sampling import halves
 from raydrop.errors import DataError, unknown_name, visible
@@ -66,7 +66,7 @@ def dataset_of_files(
     hashed_names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
     turned: bool = True,
     **facts: Any,
-) -> ImageDataset:
+) -> LabelledDataset:
     """Return the data set of some listed files; an id is the position in the listing, n long.
 
     Splits are 0 for each of train, 1 of validation and 2 of test, (n,); where none is 1, half of
@@ -115,7 +115,7 @@ def dataset_of_files(
         *_remarks_on_names("groups", group_names),
         *([] if flip else [_NOT_MIRRORED]),
     )
-    return ImageDataset.from_content(
+    return LabelledDataset.from_content(
         _listing_digest(files, said),
         name=name,
         splits=tuple(map(everything.take, (train, validation, test))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ImageDataset, crossed
+from raydrop.data.dataset import LabelledDataset, crossed
 from raydrop.data.loaders.files import dataset_of_files, one_of, resolve_folder
 from raydrop.data.loaders.tables import Table, numbered, read_table
 from raydrop.data.sampling import SPLIT_SEED, shuffled_members
@@ -31,7 +31,7 @@ def load_fitzpatrick(
     skin: str = "fitzpatrick_scale",
     train: str = SKIN_TYPES[0],
     missing: str = "refuse",
-) -> ImageDataset:
+) -> LabelledDataset:
     """Return Fitzpatrick17k (Groh et al. 2021, arXiv 2104.09957) with skin types as groups, G = 3.
 
     Of each class and of the skin types that are trained on, a tenth is validation, a tenth is test

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raydrop.data.dataset import ImageDataset
+from raydrop.data.dataset import LabelledDataset
 from raydrop.data.images import unreadable_image
 from raydrop.data.loaders.files import (
     MOST_NAMES,
@@ -48,7 +48,7 @@ _HIDDEN = "hidden or system"
 
 def load_folder(
     path: str | None, data_root: str | None, name: str, *, flip: str = "off"
-) -> ImageDataset:
+) -> LabelledDataset:
     """Return a folder of ``train/CLASS/*``, ``test/CLASS/*`` and, if there is one, ``val/CLASS/*``.
 
     Splits may go by the other names of :data:`~raydrop.data.loaders.files.SPLITS`. An id is the
@@ -70,7 +70,7 @@ def load_folder(
     return _dataset_of_folders(root, folders, name, remarks, flip=mirrored)
 
 
-def load_imagenet(path: str | None, data_root: str | None, name: str) -> ImageDataset:
+def load_imagenet(path: str | None, data_root: str | None, name: str) -> LabelledDataset:
     """Return ImageNet as torchvision's ``ImageFolder`` lays it out: train/WNID/*, val/WNID/*.
 
     Classes are WordNet ids (Russakovsky et al. 2015, arXiv 1409.0575). The official validation set,
@@ -82,7 +82,7 @@ def load_imagenet(path: str | None, data_root: str | None, name: str) -> ImageDa
     return _dataset_of_folders(root, {"train": 0, "val": 2}, name, (), turned=False)
 
 
-def load_tiny_imagenet(path: str | None, data_root: str | None, name: str) -> ImageDataset:
+def load_tiny_imagenet(path: str | None, data_root: str | None, name: str) -> LabelledDataset:
     """Return Tiny ImageNet from its own folder ``tiny-imagenet-200`` (Le and Yang 2015, CS231n).
 
     Training images lie in train/WNID/images, validation images in val/images with their classes in
@@ -117,7 +117,7 @@ def _dataset_of_folders(
     *,
     flip: bool = True,
     turned: bool = True,
-) -> ImageDataset:
+) -> LabelledDataset:
     """Return the data set of some folders, each with the number of its split."""
     class_names = _common_classes(root, list(folders))
     left_out = Counter[str]()

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from raydrop.data.arguments import Called
-from raydrop.data.dataset import ArrayImages, ImageDataset, Split, pixel_digest
+from raydrop.data.dataset import ArrayImages, LabelledDataset, Split, pixel_digest
 from raydrop.data.sampling import raw_draws
 
 SIDE = 4
@@ -92,7 +92,7 @@ class Gaussians(Called):
         first = round(count * self.prior0)
         return first, count - first
 
-    def load(self) -> ImageDataset:
+    def load(self) -> LabelledDataset:
         """Draw the samples of all three splits.
 
         Every split holds the classes in exactly their shares, first 0 and then 1. An id is the
@@ -106,7 +106,7 @@ class Gaussians(Called):
             splits.append(Split(np.arange(start, start + count), labels, ArrayImages(pixels[-1])))
             start += count
         train, validation, test = splits
-        return ImageDataset.from_content(
+        return LabelledDataset.from_content(
             pixel_digest(*pixels),
             name=str(self),
             class_names=("0", "1"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from raydrop.data.dataset import ImageDataset, crossed
+from raydrop.data.dataset import LabelledDataset, crossed
 from raydrop.data.loaders.files import dataset_of_files, is_on, one_of, resolve_folder
 from raydrop.data.loaders.tables import numbered, read_table
 
@@ -26,7 +26,7 @@ def load_metadata(
     flip: str = "off",
     missing: str = "refuse",
     allow_outside: str = "off",
-) -> ImageDataset:
+) -> LabelledDataset:
     """Return the data set that a table in a folder describes, a row for each image.
 
     An id is the row's position, from 0, among those that are not left out. Groups are label times
@@ -90,7 +90,7 @@ def load_metadata(
     )
 
 
-def load_waterbirds(path: str | None, data_root: str | None, name: str) -> ImageDataset:
+def load_waterbirds(path: str | None, data_root: str | None, name: str) -> LabelledDataset:
     """Return Waterbirds: land and water birds on land and water backgrounds, G = 4.
 
     Birds of CUB-200 before places of Places365 (Sagawa et al. 2020, arXiv 1911.08731), in the

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.arguments import Called
-from raydrop.data.dataset import ImageDataset, Split
+from raydrop.data.dataset import LabelledDataset, Split
 from raydrop.errors import ConfigError, DataError, unknown_name
 
 Shares = tuple[tuple[str, float], ...]
@@ -18,7 +18,7 @@ Shares = tuple[tuple[str, float], ...]
 class Variant(Called):
     """Turns a data set into another one with the same ids."""
 
-    def apply(self, dataset: ImageDataset) -> ImageDataset:
+    def apply(self, dataset: LabelledDataset) -> LabelledDataset:
         """Return the variant of a data set."""
         raise NotImplementedError
 
@@ -30,7 +30,7 @@ class Variant(Called):
             self.check_share(name, share)
         return tuple(sorted(shares.items()))
 
-    def share_by_class(self, dataset: ImageDataset, shares: Shares, rest: float) -> list[float]:
+    def share_by_class(self, dataset: LabelledDataset, shares: Shares, rest: float) -> list[float]:
         """Return the share of every class, (K,): ``rest`` of those that are not named."""
         numbers = {str(number): number for number in range(dataset.num_classes)}
         numbers |= {name: number for number, name in enumerate(dataset.class_names)}
@@ -48,11 +48,11 @@ class Variant(Called):
 
     def kept(
         self,
-        dataset: ImageDataset,
+        dataset: LabelledDataset,
         positions: NDArray[np.int64],
         validation: Split | None = None,
         test: Split | None = None,
-    ) -> ImageDataset:
+    ) -> LabelledDataset:
         """Return a data set with some of its training samples, and perhaps other held-out ones."""
         train = dataset.train.take(positions)
         for name, split in (("train", train), ("validation", validation), ("test", test)):
@@ -66,7 +66,9 @@ class Variant(Called):
             noisy=None if dataset.noisy is None else dataset.noisy[positions],
         )
 
-    def check_none_emptied(self, dataset: ImageDataset, after: Split, name: str = "train") -> None:
+    def check_none_emptied(
+        self, dataset: LabelledDataset, after: Split, name: str = "train"
+    ) -> None:
         """Raise where a class or group of a split has samples before, but none afterwards."""
         for by in dataset.units():
             members = after.labels if by == "class" or after.groups is None else after.groups

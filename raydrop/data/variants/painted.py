@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ArrayImages, ImageDataset, Split, crossed, pixel_digest
+from raydrop.data.dataset import ArrayImages, LabelledDataset, Split, crossed, pixel_digest
 from raydrop.data.sampling import shuffled_members
 from raydrop.data.variants.base import Shares, Variant
 from raydrop.errors import ConfigError, DataError
@@ -63,7 +63,7 @@ class Spurious(Variant):
             advice = f"each is one of the colours {', '.join(COLOURS)}"
             self.refuse(f"2 to {len(COLOURS)} attributes", self.attributes, advice)
 
-    def apply(self, dataset: ImageDataset) -> ImageDataset:
+    def apply(self, dataset: LabelledDataset) -> LabelledDataset:
         """Colour images and make a group of each class and colour, such as "3 on red".
 
         Labels that ``label_noise`` falsified before count as they then are; falsified afterwards,
@@ -122,7 +122,7 @@ class Shortcut(Variant):
         self.make_whole("seed", least=0)
         object.__setattr__(self, "shares", self.checked_shares(shares))
 
-    def apply(self, dataset: ImageDataset) -> ImageDataset:
+    def apply(self, dataset: LabelledDataset) -> LabelledDataset:
         """Paint the square and make a group of each class with it and without, "dog, square"."""
         side = min(dataset.image_shape[1:])
         if self.size > side:
@@ -151,13 +151,13 @@ class Shortcut(Variant):
 
 def _painted(
     variant: Variant,
-    dataset: ImageDataset,
+    dataset: LabelledDataset,
     group_names: list[str],
     assign: Callable[[str, NDArray[np.int64]], NDArray[np.int64]],
     paint: Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.uint8]],
     every: str,
     remedy: str,
-) -> ImageDataset:
+) -> LabelledDataset:
     """Return a data set with one of A attributes painted on each image, and with groups from it.
 
     ``assign`` gives attributes 0...A-1 from the name of a split and its labels, and ``paint`` gives
@@ -183,14 +183,14 @@ def _painted(
                 f"{dataset.class_sizes(name)[empty // count]} images; use {remedy}."
             )
         channels, height, width = dataset.image_shape
-        if not isinstance(split.images, ArrayImages) or channels not in (1, 3):
+        if not isinstance(split.inputs, ArrayImages) or channels not in (1, 3):
             raise DataError(
                 f"Expected small grey or RGB images that fit in memory for {variant.kind}, found "
                 f"{len(split)} of {channels}x{height}x{width} in {name} of {dataset.name}; use "
                 "images of at most 64 pixels a side, or a subset of them."
             )
-        painted.append(paint(split.images.pixels, attributes))
-        splits[name] = dataclasses.replace(split, images=ArrayImages(painted[-1]), groups=groups)
+        painted.append(paint(split.inputs.pixels, attributes))
+        splits[name] = dataclasses.replace(split, inputs=ArrayImages(painted[-1]), groups=groups)
     return decoded.derive(
         f"{dataset.name}+{variant}",
         **splits,

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ImageDataset
+from raydrop.data.dataset import LabelledDataset
 from raydrop.data.sampling import SPLIT_SEED, choose_per_class, raw_draws, shuffled
 from raydrop.data.variants.base import Shares, Variant
 from raydrop.errors import ConfigError, DataError
@@ -34,7 +34,7 @@ class LongTail(Variant):
             advice = "it is the size of the first class over that of the last"
             self.refuse("a factor of at least 1", self.factor, advice)
 
-    def apply(self, dataset: ImageDataset) -> ImageDataset:
+    def apply(self, dataset: LabelledDataset) -> LabelledDataset:
         """Drop training images alone, so that class sizes follow :func:`long_tail_sizes`."""
         sizes = dataset.class_sizes()
         if sizes.min() == 0:
@@ -77,7 +77,7 @@ class Thinned(Variant):
             if share == 0:
                 self.refuse("shares above 0", f"{name}=0")
 
-    def apply(self, dataset: ImageDataset) -> ImageDataset:
+    def apply(self, dataset: LabelledDataset) -> LabelledDataset:
         """Keep a random round(share · n_k) of the n_k training images of each named class.
 
         Validation and test keep all of theirs. Meyer and Wong 2022 (arXiv 2211.10285) remove 80 %
@@ -109,7 +109,7 @@ class Subset(Variant):
         if self.test == self.n:
             object.__setattr__(self, "test", None)
 
-    def apply(self, dataset: ImageDataset) -> ImageDataset:
+    def apply(self, dataset: LabelledDataset) -> LabelledDataset:
         """Keep a random choice of each class in each split."""
         chosen = dict[str, NDArray[np.int64]]()
         for name, split in dataset.splits().items():
@@ -139,7 +139,7 @@ class LabelNoise(Variant):
         self.check_share("rate", self.rate, "rate", advice)
         self.make_whole("seed", least=0)
 
-    def apply(self, dataset: ImageDataset) -> ImageDataset:
+    def apply(self, dataset: LabelledDataset) -> LabelledDataset:
         """Falsify exactly round(rate · N) training labels and mark them in ``noisy``.
 
         Labels that an earlier ``label_noise`` changed stay marked. Validation and test keep theirs.
