@@ -7,21 +7,21 @@ weights. What is reported is measured on what is left.
 from __future__ import annotations
 
 from raydrop.network.base import NetworkMethod, NetworkSize, Pruned, PruningTask, Step, Target
-from raydrop.network.methods import autobot, taylor, weights
+from raydrop.network.methods import autobot, scored, taylor
 from raydrop.study.catalogue import Catalogue, Named
 
 METHODS = Catalogue(
     "network_method",
     (
-        weights.RANDOM,
-        weights.MAGNITUDE,
-        weights.FPGM,
-        taylor.TAYLOR,
+        scored.RANDOM,
+        scored.MAGNITUDE,
+        scored.FPGM,
+        scored.TAYLOR,
         taylor.TAYLOR_ACTIVATION,
         autobot.AUTOBOT,
-        weights.UNSTRUCTURED_MAGNITUDE,
-        weights.UNSTRUCTURED_RANDOM,
-        taylor.UNSTRUCTURED_TAYLOR,
+        scored.UNSTRUCTURED_MAGNITUDE,
+        scored.UNSTRUCTURED_RANDOM,
+        scored.UNSTRUCTURED_TAYLOR,
     ),
 )
 """Every method that prunes networks, by name."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -115,7 +115,7 @@ class Pruned:
 class NetworkMethod(Protocol):
     """One way to choose what goes."""
 
-    structured: ClassVar[bool] = True
+    structured: bool = True
     """Whether whole channels are removed; otherwise weights are masked."""
 
     def prune(self, task: PruningTask) -> Pruned:

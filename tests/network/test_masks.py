@@ -16,7 +16,7 @@ from raydrop.network import METHODS, network_rule
 from raydrop.network.base import PruningTask
 from raydrop.network.masks import apply_masks, combined_masks, mask_by_scores
 from raydrop.network.measure import network_size, weights_of
-from raydrop.network.methods.taylor import summed_changes
+from raydrop.network.methods.scored import summed_changes
 
 SHAPE = SHAPES["small_cnn"]
 UNSTRUCTURED = [name for name in METHODS if name.startswith("unstructured")]

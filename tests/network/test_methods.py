@@ -12,8 +12,14 @@ from reference import distances_by_loop, filter_norms_by_loop
 from torch import Tensor
 
 from raydrop.network import network_rule
-from raydrop.network.methods.taylor import filter_changes, squared_change, summed_changes
-from raydrop.network.methods.weights import distances_to_others, filter_norms, relative_to_mean
+from raydrop.network.methods.scored import (
+    distances_to_others,
+    filter_norms,
+    relative_to_mean,
+    squared_change,
+    summed_changes,
+)
+from raydrop.network.methods.taylor import filter_changes
 
 
 @pytest.mark.parametrize("norm", [1.0, 2.0])

@@ -24,7 +24,7 @@ from raydrop.study.catalogue import Brought, Catalogue, Entry, Parameter, source
 SCRIPT = """
 from raydrop import Study, Training
 from raydrop.network import METHODS as PRUNERS
-from raydrop.network.methods.weights import Magnitude
+from raydrop.network.methods.scored import Random
 from raydrop.scores import METHODS
 from raydrop.scores.base import TraceMethod
 from raydrop.selection import QUOTAS, QuotaRule, proportional_quotas
@@ -47,8 +47,9 @@ class LastError(TraceMethod):
         return trace.error_norm[-1]
 
 
-class OwnPruner(Magnitude):
-    pass
+class OwnPruner(Random):
+    def __init__(self, norm):
+        pass
 
 
 def even(sizes, recalls, budget, minimum, counts=None):
@@ -58,7 +59,7 @@ def even(sizes, recalls, budget, minimum, counts=None):
 LOSSES.add(Entry("scaled", Scaled, "times a factor", "", (Parameter("factor", 2.0),)))
 METHODS.add(Entry("last_error", LastError, LastError.summary))
 QUOTAS.add(QuotaRule("even", even, "the same share of every class"))
-PRUNERS.add(Entry("own_pruner", OwnPruner, "magnitudes", "", (Parameter("norm", 1.0),)))
+PRUNERS.add(Entry("own_pruner", OwnPruner, "at random", "", (Parameter("norm", 1.0),)))
 
 study = Study(
     name="brought",

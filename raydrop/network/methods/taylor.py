@@ -1,17 +1,17 @@
-"""First-order change of the loss without a filter or a weight, by weights or by activations.
+"""First-order change of the loss without a filter, by its outputs, while a network is trained.
 
-Molchanov et al. 2019 (arXiv 1906.10771) and 2017 (arXiv 1611.06440).
+Molchanov et al. 2017 (arXiv 1611.06440).
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,71 +20,9 @@ from torch import Tensor, nn
 from raydrop.network.base import NetworkMethod, Pruned, PruningTask, Step
 from raydrop.network.channels import ChannelMap, zero_removed
 from raydrop.network.coupling import Coupling, Kept
-from raydrop.network.cutting import chosen, combined_scores, cut, cut_by_scores, named_layers
-from raydrop.network.masks import mask_by_scores
-from raydrop.network.measure import weights_of
+from raydrop.network.cutting import chosen, combined_scores, cut, named_layers
 from raydrop.network.tracing import coupling_of
 from raydrop.study.catalogue import Entry, Parameter
-
-
-def summed_changes(
-    task: PruningTask, batches: int, change: Callable[[Tensor], Tensor]
-) -> dict[str, Tensor]:
-    """Return the sum over batches b of what is made of ``w * dL_b/dw``, by the weight's name.
-
-    The network is in eval mode: with the statistics of a batch, a BatchNorm would make the loss
-    indifferent to the scale of the filter before it, and the products of each filter would sum to
-    zero. The products are of the weight's shape, in float64.
-    """
-    model = copy.deepcopy(task.model).eval().requires_grad_(False)
-    weights = weights_of(model)
-    for weight in weights.values():
-        weight.requires_grad_(True)
-    sums: dict[str, Tensor] = {}
-    with torch.enable_grad():
-        for step in task.steps(batches):
-            loss = task.loss(model(step.images), step)
-            found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
-            for (name, weight), gradient in zip(weights.items(), found, strict=True):
-                changed = change((weight * gradient).detach().double())
-                sums[name] = sums[name] + changed if name in sums else changed
-    return sums
-
-
-def squared_change(product: Tensor) -> Tensor:
-    """Return ``(sum_j w_ij dL/dw_ij)^2`` of each filter i, (out_channels,)."""
-    return product.flatten(1).sum(dim=1).square()
-
-
-class Taylor(NetworkMethod):
-    """Filters whose weights change the loss least go first, by the mean of squared changes.
-
-    The scores estimate changes of one loss, so they compare across layers as they are and those of
-    coupled filters are summed.
-    """
-
-    def __init__(self, batches: float) -> None:
-        self._batches = int(batches)
-
-    def prune(self, task: PruningTask) -> Pruned:
-        """Remove filters by the mean of their squared changes over batches."""
-        sums = summed_changes(task, self._batches, squared_change)
-        names = coupling_of(task.model, task.image_shape).prunable
-        means = {name: sums[f"{name}.weight"] / self._batches for name in names}
-        return cut_by_scores(task, means, combine="sum")
-
-
-class UnstructuredTaylor(NetworkMethod):
-    """Weights that change the loss least are masked first, all layers ranked together."""
-
-    structured: ClassVar[bool] = False
-
-    def __init__(self, batches: float) -> None:
-        self._batches = int(batches)
-
-    def prune(self, task: PruningTask) -> Pruned:
-        """Mask weights by their absolute changes, summed over batches."""
-        return mask_by_scores(task, summed_changes(task, self._batches, torch.abs))
 
 
 def filter_changes(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -187,21 +125,6 @@ def _trained(
     return totals
 
 
-_BATCHES = (Parameter("batches", 10.0, least=1.0, whole=True, named=True),)
-TAYLOR = Entry[NetworkMethod](
-    "taylor",
-    Taylor,
-    "removes filters whose weights change the loss least, to first order",
-    "Molchanov et al. 2019, arXiv 1906.10771",
-    _BATCHES,
-)
-UNSTRUCTURED_TAYLOR = Entry[NetworkMethod](
-    "unstructured_taylor",
-    UnstructuredTaylor,
-    "masks weights that change the loss least, to first order",
-    "Molchanov et al. 2019, arXiv 1906.10771",
-    _BATCHES,
-)
 TAYLOR_ACTIVATION = Entry[NetworkMethod](
     "taylor_activation",
     TaylorActivation,
