@@ -24,6 +24,9 @@ _LATER = {
     "Results": "raydrop.frontier.results:Results",
     "data": "raydrop.data",
     "from_predictions": "raydrop.frontier.predictions:from_predictions",
+    "Scores": "raydrop.selection.scores:Scores",
+    "Selection": "raydrop.selection.prune:Selection",
+    "prune": "raydrop.selection.prune:prune",
     "run": "raydrop.cluster.library:run",
 }
 """Where each name is that is imported once it is asked for: a module, or what one has."""

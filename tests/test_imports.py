@@ -18,9 +18,9 @@ ROOT = Path(raydrop.__file__).parent
 ROOMS = {
     "errors": set(),
     "metrics": set(),
-    "selection": {"study"},
+    "selection": {"study", "store"},
     "study": set(),
-    "store": {"study", "selection"},
+    "store": {"study"},
     "data": {"study", "store"},
     "models": {"study", "data"},
     "training": {"study", "metrics", "store", "data", "models"},

@@ -47,42 +47,32 @@ def select(
     out: OutFile = Path("kept.csv"),
 ) -> None:
     """Turn scores and quotas into the samples that are kept."""
-    import numpy as np
-
-    from raydrop.selection import budget_for, quota_rule, smooth_recalls
-    from raydrop.selection import select as choose
-    from raydrop.store.tables import COLUMNS, counts_of_best, read_recalls, read_scores, write_kept
+    from raydrop.selection.prune import prune
+    from raydrop.selection.scores import Scores
+    from raydrop.store.tables import COLUMNS, read_recalls, write_kept
 
     if not 0 < keep_fraction <= 1:
         raise ConfigError(
             f"Expected --keep-fraction in (0, 1], found {keep_fraction}; "
             "it is the share of the samples that remains."
         )
-    rule = quota_rule(quotas)
-    frame, facts = read_scores(scores)
-    units = facts.units_by(by)
-    members = frame[COLUMNS[by]].to_numpy()
-    sizes = np.bincount(members, minlength=len(units.names))
-    measured = smooth_recalls(units.recalls, units.sizes, recall_smoothing)
-    if recalls is not None:
-        measured = read_recalls(recalls, units.names, by)
-    budget = budget_for(len(frame), keep_fraction)
-    counts = None
-    if rule.method is not None:
-        other = quota_scores or scores
-        counts = counts_of_best(other, rule.method, frame, members, len(sizes), budget, seed)
-    kept = choose(
-        frame["score"].to_numpy(),
-        members,
-        budget,
-        rule.allocate(sizes, measured, budget, minimum_per_class, counts),
-        higher_is_kept=facts.higher_is_kept,
-        tie_seed=seed,
+    found = Scores.load(scores)
+    names = found.names(by)
+    kept = prune(
+        found,
+        keep_fraction=keep_fraction,
+        quotas=quotas,
+        by=by,
+        recalls=None if recalls is None else read_recalls(recalls, names, by),
+        # Recalls of a file are taken as they are.
+        recall_smoothing=0.0 if recalls is not None else recall_smoothing,
+        minimum_per_class=minimum_per_class,
+        quota_scores=None if quota_scores is None else Scores.load(quota_scores),
+        seed=seed,
     )
-    write_kept(out, frame.iloc[kept])
+    write_kept(out, kept.samples[["sample_id", *(COLUMNS[each] for each in found.units)]])
     table, empty = Table(by, "of", "kept"), list[str]()
-    kept_sizes = np.bincount(members[kept], minlength=len(sizes))
-    for name, size, count in zip(units.names, sizes, kept_sizes, strict=True):
+    for name, size, count in zip(names, found.sizes(by), kept.counts.values(), strict=True):
         table.add_row(name, str(size), str(count))
         empty += [] if count else [name]
     console.print(table)
@@ -91,4 +81,4 @@ def select(
             f"Nothing is kept of {', '.join(empty)}; --quotas with --minimum-per-class or "
             "--recall-smoothing prevents that."
         )
-    console.print(f"Kept {len(kept)} of {len(frame)}: {out}")
+    console.print(f"Kept {len(kept)} of {len(found)}: {out}")

@@ -84,8 +84,8 @@ def select(
         >>> select([0.1, 0.9, 0.8, 0.2], [0, 0, 0, 1], budget=2, quotas=[1, 1]).tolist()
         [1, 3]
     """
-    values = _checked_scores(scores)
-    classes, names = _checked_labels(labels, values.size)
+    values = checked_scores(scores)
+    classes, names = checked_labels(labels, values.size)
     budget = checked_budget(budget, values.size)
     allowed = None if quotas is None else checked_counts("quotas", quotas, names)
     classes = _within(classes, names, allowed)
@@ -113,7 +113,7 @@ def select(
 
 def best_first(scores: ArrayLike, *, higher_is_kept: bool = True, tie_seed: int = 0) -> IntArray:
     """Return all samples in the order in which :func:`select` takes them, (n,)."""
-    values = _checked_scores(scores)
+    values = checked_scores(scores)
     tie = np.random.default_rng(tie_seed).permutation(values.size)
     return np.lexsort((tie, -values if higher_is_kept else values))
 
@@ -125,7 +125,8 @@ def _best_of_each(order: IntArray, labels: IntArray, sizes: IntArray, quotas: In
     return order[place < np.repeat(quotas, sizes)]
 
 
-def _checked_scores(scores: ArrayLike) -> FloatArray:
+def checked_scores(scores: ArrayLike) -> FloatArray:
+    """Return one number per sample, (N,), none of them NaN."""
     values = numbers("scores", scores)
     if values.ndim != 1:
         raise ConfigError(
@@ -141,13 +142,15 @@ def _checked_scores(scores: ArrayLike) -> FloatArray:
     return values
 
 
-def _checked_labels(labels: ArrayLike, num_samples: int) -> tuple[IntArray, list[Any] | None]:
+def checked_labels(
+    labels: ArrayLike, num_samples: int, what: str = "label"
+) -> tuple[IntArray, list[Any] | None]:
     """Return the number of each sample's class and, where labels are texts, all in their order."""
-    array = as_array("labels", labels)
+    array = as_array(f"{what}s", labels)
     if array.shape != (num_samples,):
         raise ConfigError(
-            f"Expected one label for each of {num_samples} scores, found an array of shape "
-            f"{array.shape}; pass scores and labels of the same samples."
+            f"Expected one {what} for each of {num_samples} scores, found an array of shape "
+            f"{array.shape}; pass scores and {what}s of the same samples."
         )
     if array.dtype.kind == "O":
         texts = any(all(isinstance(each, kind) for each in array) for kind in (str, bytes))
@@ -166,7 +169,7 @@ def _checked_labels(labels: ArrayLike, num_samples: int) -> tuple[IntArray, list
     if classes is None or (classes < 0).any():
         smallest = f" with smallest {array.min()}" if array.dtype.kind in "iuf" else ""
         raise ConfigError(
-            "Expected labels to be whole numbers of at least 0, or texts, found "
+            f"Expected {what}s to be whole numbers of at least 0, or texts, found "
             f"{array.dtype}{smallest}; number the classes from 0."
         )
     return classes, None

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raydrop.errors import ConfigError, StoreError, in_one_line, unknown_name, visible
-from raydrop.selection import select
 from raydrop.store.files import (
     csv_text,
     expecting,
@@ -53,8 +52,8 @@ class Units:
 
     names: list[str]
     """In the order of their numbers."""
-    recalls: list[float]
-    """On validation, (U,)."""
+    recalls: list[float | None]
+    """On validation, (U,); None where they are not known."""
     sizes: list[int]
     """Validation samples of each, (U,)."""
 
@@ -150,42 +149,6 @@ def _check_columns(frame: pd.DataFrame, facts: ScoreFacts) -> None:
             raise ValueError(f"{COLUMNS[by]} that are no numbers of {len(units.names)} names")
 
 
-def counts_of_best(
-    path: Path,
-    method: str,
-    samples: pd.DataFrame,
-    members: NDArray[np.int64],
-    count: int,
-    budget: int,
-    seed: int,
-) -> NDArray[np.int64]:
-    """Return how many of the best samples by a file's scores each class or group has, (U,).
-
-    Args:
-        path: Of the scores.
-        method: Whose scores they have to be, or a ConfigError is raised.
-        samples: ``sample_id, label`` of the samples that they have to be of, likewise.
-        members: Class or group of each sample, (N,).
-        count: U, of classes or groups.
-        budget: How many samples are the best.
-        seed: Settles ties among equal scores.
-    """
-    frame, facts = read_scores(path)
-    if facts.method != method:
-        raise ConfigError(
-            f"Expected scores of {method!r} in {path} for quotas from_method:{method}, found those "
-            f"of {facts.method!r}; give the file of that method with --quota-scores."
-        )
-    if not frame[["sample_id", "label"]].equals(samples[["sample_id", "label"]]):
-        raise ConfigError(
-            f"Expected scores of the same samples in {path}, found others; "
-            "score the same data set by both methods."
-        )
-    scores, higher = frame["score"].to_numpy(), facts.higher_is_kept
-    best = select(scores, members, budget, higher_is_kept=higher, tie_seed=seed)
-    return np.bincount(members[best], minlength=count)
-
-
 def read_recalls(path: Path, names: Sequence[str], by: str) -> NDArray[np.float64]:
     """Return recalls (U,) from a csv with ``class`` or ``group`` and ``recall``.
 
@@ -261,9 +224,9 @@ def _recall_rows(path: Path, by: str) -> Iterator[tuple[int, str, str]]:
 
 
 def write_kept(path: Path, samples: pd.DataFrame) -> None:
-    """Write ``kept.csv``, all columns but ``score`` of what is kept, or raise a StoreError."""
+    """Write ``kept.csv``, a row for each sample that is kept, or raise a StoreError."""
     with _saved(path) as file:
-        file.write(csv_text(samples.drop(columns="score")).encode())
+        file.write(csv_text(samples).encode())
 
 
 @contextlib.contextmanager
