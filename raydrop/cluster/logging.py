@@ -12,7 +12,7 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ray.tune.logger import LoggerCallback
 from rich.console import Console
@@ -25,140 +25,117 @@ from raydrop.plan.runs import TrialRun
 from raydrop.store import Place
 from raydrop.study import Study
 
-PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
-"""Loggers, by the name of their extra, and the package that each writes with."""
-
 PROJECT = "raydrop"
 """Experiment of MLflow and project of W&B that runs are put into."""
 
 Metrics = Mapping[str, float]
 
+Log = Callable[[int, Metrics, Mapping[str, Any], Metrics], None]
+"""Logs how many trials are finished, the front as it is then, and the last one's configuration and
+accuracies, where it is new."""
 
-class Logger(Protocol):
-    """Somewhere to log to; one object for one run of a study. Steps are finished trials."""
-
-    place: str
-    """Where to look, for the user."""
-
-    def log_trial(self, step: int, trial: Mapping[str, Any], accuracies: Metrics) -> None:
-        """Log the trial that was finished last: its configuration, and metrics by name."""
-
-    def log_front(self, step: int, metrics: Metrics) -> None:
-        """Log the front as it is then."""
-
-    def close(self) -> None:
-        """Write what is pending, and end."""
+Opened = contextlib.AbstractContextManager[tuple[str, Log]]
+"""Where to look, for the user, and what logs; leaving it writes what is pending."""
 
 
-class TensorBoardLogger(Logger):
-    """Scalars of the study under ``OUT/tensorboard``, and a run with hyperparameters per trial.
+@contextlib.contextmanager
+def tensorboard_log(study: Study, place: Place) -> Iterator[tuple[str, Log]]:  # noqa: ARG001
+    """Write scalars of the study to ``OUT/tensorboard``, and a run with hyperparameters per trial.
 
     A second run of the study goes on in the same folder.
     """
+    from tensorboardX import SummaryWriter
 
-    def __init__(self, study: Study, place: Place) -> None:  # noqa: ARG002
-        from tensorboardX import SummaryWriter
+    folder = place.folder / "tensorboard"
+    writer = SummaryWriter(logdir=str(folder))
 
-        folder, self._results = place.folder / "tensorboard", place
-        self.place = f"tensorboard --logdir {folder}"
-        self._writer = SummaryWriter(logdir=str(folder))
+    def log(step: int, front: Metrics, trial: Mapping[str, Any], accuracies: Metrics) -> None:
+        for name, value in {**_of_trial(accuracies), **front}.items():
+            writer.add_scalar(name, value, step)
+        if trial:
+            run = f"trials/{trial_name(trial)}"
+            writer.add_hparams(dict(trial), dict(accuracies), run, global_step=step)
+        writer.flush()
 
-    def log_trial(self, step: int, trial: Mapping[str, Any], accuracies: Metrics) -> None:
-        for name, value in accuracies.items():
-            self._writer.add_scalar(f"trial/{name}", value, step)
-        self._writer.add_hparams(
-            dict(trial), dict(accuracies), f"trials/{trial_name(trial)}", global_step=step
-        )
-
-    def log_front(self, step: int, metrics: Metrics) -> None:
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-        self._results.upload("tensorboard")
+    yield f"tensorboard --logdir {folder}", log
+    writer.close()
+    place.upload("tensorboard")
 
 
-class MlflowLogger(Logger):
-    """A run for the study, with the front over steps, and a nested run for each trial.
+@contextlib.contextmanager
+def mlflow_log(study: Study, place: Place) -> Iterator[tuple[str, Log]]:
+    """Log a run for the study, with the front over steps, and a nested run for each trial.
 
     They are where ``MLFLOW_TRACKING_URI`` or MLflow's own default says.
     """
+    import mlflow
 
-    def __init__(self, study: Study, place: Place) -> None:
-        import mlflow
+    client = mlflow.MlflowClient()
+    found = client.get_experiment_by_name(PROJECT)
+    experiment = client.create_experiment(PROJECT) if found is None else found.experiment_id
 
-        self._client = mlflow.MlflowClient()
-        found = self._client.get_experiment_by_name(PROJECT)
-        new = found is None
-        self._experiment = self._client.create_experiment(PROJECT) if new else found.experiment_id
-        self._run = self._begin(study.name, {"raydrop.out": place.called()}, _facts(study))
-        self.place = f"MLflow at {mlflow.get_tracking_uri()}, experiment {PROJECT}"
-
-    def _begin(self, name: str, tags: dict[str, str], parameters: Mapping[str, Any]) -> str:
-        run = self._client.create_run(self._experiment, run_name=name, tags=tags)
+    def begin(name: str, tags: dict[str, str], parameters: Mapping[str, Any]) -> str:
+        run = client.create_run(experiment, run_name=name, tags=tags).info.run_id
         for key, value in parameters.items():
-            self._client.log_param(run.info.run_id, key, value)
-        return str(run.info.run_id)
+            client.log_param(run, key, value)
+        return str(run)
 
-    def log_trial(self, step: int, trial: Mapping[str, Any], accuracies: Metrics) -> None:
-        run = self._begin(trial_name(trial), {"mlflow.parentRunId": self._run}, trial)
-        for name, value in accuracies.items():
-            self._client.log_metric(run, name, value, step=step)
-            self._client.log_metric(self._run, f"trial/{name}", value, step=step)
-        self._client.set_terminated(run)
-
-    def log_front(self, step: int, metrics: Metrics) -> None:
+    def add(run: str, step: int, metrics: Metrics) -> None:
         for name, value in metrics.items():
-            self._client.log_metric(self._run, name, value, step=step)
+            client.log_metric(run, name, value, step=step)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._run)
+    whole = begin(study.name, {"raydrop.out": place.called()}, _facts(study))
 
+    def log(step: int, front: Metrics, trial: Mapping[str, Any], accuracies: Metrics) -> None:
+        if trial:
+            run = begin(trial_name(trial), {"mlflow.parentRunId": whole}, trial)
+            add(run, step, accuracies)
+            client.set_terminated(run)
+        add(whole, step, {**_of_trial(accuracies), **front})
 
-class WandbLogger(Logger):
-    """A W&B run for the study, with a row of history per trial; its files go to ``OUT/wandb``."""
-
-    def __init__(self, study: Study, place: Place) -> None:
-        import wandb
-
-        place.folder.mkdir(parents=True, exist_ok=True)
-        folder = str(place.folder)
-        self._run = wandb.init(project=PROJECT, name=study.name, dir=folder, config=_facts(study))
-        offline = f"wandb sync {Path(self._run.dir).parent}"
-        self.place = offline if self._run.offline else str(self._run.url)
-
-    def log_trial(self, step: int, trial: Mapping[str, Any], accuracies: Metrics) -> None:
-        row = {f"trial/{name}": value for name, value in {**trial, **accuracies}.items()}
-        self._run.log(row, step=step, commit=False)
-
-    def log_front(self, step: int, metrics: Metrics) -> None:
-        self._run.log(dict(metrics), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
+    yield f"MLflow at {mlflow.get_tracking_uri()}, experiment {PROJECT}", log
+    client.set_terminated(whole)
 
 
-LOGGERS: dict[str, Callable[[Study, Place], Logger]] = {
-    "tensorboard": TensorBoardLogger,
-    "mlflow": MlflowLogger,
-    "wandb": WandbLogger,
+@contextlib.contextmanager
+def wandb_log(study: Study, place: Place) -> Iterator[tuple[str, Log]]:
+    """Log a run of W&B, with a row of history per trial; its files go to ``OUT/wandb``."""
+    import wandb
+
+    place.folder.mkdir(parents=True, exist_ok=True)
+    facts = _facts(study)
+    run = wandb.init(project=PROJECT, name=study.name, dir=str(place.folder), config=facts)
+
+    def log(step: int, front: Metrics, trial: Mapping[str, Any], accuracies: Metrics) -> None:
+        run.log({**_of_trial({**trial, **accuracies}), **front}, step=step)
+
+    yield f"wandb sync {Path(run.dir).parent}" if run.offline else str(run.url), log
+    run.finish()
+
+
+def _of_trial(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"trial/{name}": value for name, value in values.items()}
+
+
+LOGGERS: dict[str, tuple[str, Callable[[Study, Place], Opened]]] = {
+    "tensorboard": ("tensorboardX", tensorboard_log),
+    "mlflow": ("mlflow", mlflow_log),
+    "wandb": ("wandb", wandb_log),
 }
-"""How each logger is opened."""
+"""Loggers, by the name of their extra: the package that each writes with, and what opens it."""
 
 
 class FrontCallback(LoggerCallback):
-    """Tells a logger of every trial that Tune has ended, and of the front with it."""
+    """Logs every trial that Tune has ended, and the front with it."""
 
     def __init__(
-        self, logger: Logger, front: GrowingFront, runs: Mapping[str, TrialRun], console: Console
+        self, log: Log, front: GrowingFront, runs: Mapping[str, TrialRun], console: Console
     ) -> None:
         """Log the front that earlier runs of the study have left; its trials are given by id."""
-        self._logger, self._front, self._runs, self._console = logger, front, runs, console
+        self._log, self._front, self._runs, self._console = log, front, runs, console
         self._failed = False
         if front.finished:
-            self._carefully(self._log_front)
+            self._add({}, {})
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave connections out of the copy of itself that Tuner keeps on disk and never reads."""
@@ -172,26 +149,18 @@ class FrontCallback(LoggerCallback):
         config = self._runs[trial.config["trial_id"]].trial.as_dict()
         average, worst = result[AVERAGE], result["worst_class_accuracy"]
         self._front.add(config, average, worst)
-        accuracies = {AVERAGE: average, f"worst_{self._front.by}_accuracy": worst}
-        self._carefully(
-            lambda: self._logger.log_trial(self._front.finished, config, accuracies),
-            self._log_front,
-        )
+        self._add(config, {AVERAGE: average, f"worst_{self._front.by}_accuracy": worst})
 
-    def end(self) -> None:
-        """Close the log."""
-        self._carefully(self._logger.close)
+    def _add(self, trial: Mapping[str, Any], accuracies: Metrics) -> None:
+        front = self._front
+        self.carefully(lambda: self._log(front.finished, front_metrics(front), trial, accuracies))
 
-    def _log_front(self) -> None:
-        self._logger.log_front(self._front.finished, front_metrics(self._front))
-
-    def _carefully(self, *actions: Callable[[], None]) -> None:
+    def carefully(self, action: Callable[[], None]) -> None:
         """Log, or say once that it failed and leave it at that: a trial is worth more."""
         if self._failed:
             return
         try:
-            for action in actions:
-                action()
+            action()
         except Exception as error:
             self._failed = True
             self._console.print(f"Logging stops, the sweep goes on: {in_one_line(error)}")
@@ -199,11 +168,12 @@ class FrontCallback(LoggerCallback):
 
 def check_logger(name: str) -> None:
     """Refuse a logger that does not exist or is not installed with a ConfigError."""
-    if name not in PACKAGES:
-        raise unknown_name("value of --log", name, PACKAGES)
-    if importlib.util.find_spec(PACKAGES[name]) is None:
+    if name not in LOGGERS:
+        raise unknown_name("value of --log", name, LOGGERS)
+    package, _ = LOGGERS[name]
+    if importlib.util.find_spec(package) is None:
         raise ConfigError(
-            f"Expected the package {PACKAGES[name]} for --log {name}, found it is not installed; "
+            f"Expected the package {package} for --log {name}, found it is not installed; "
             f"install it with pip install 'raydrop[{name}]', or leave out --log."
         )
 
@@ -216,19 +186,20 @@ def front_logging(
 
     A logger that cannot be opened is refused with a ConfigError.
     """
+    opened = contextlib.ExitStack()
     try:
-        logger = LOGGERS[name](study, place)
+        where, log = opened.enter_context(LOGGERS[name][1](study, place))
     except Exception as error:
         raise ConfigError(
             f"Expected {name} to open a log, found: {in_one_line(error)}; "
             "mend that, or leave out --log."
         ) from error
-    console.print(f"Log: {logger.place}")
-    callback = FrontCallback(logger, Watcher(place).front(), runs, console)
+    console.print(f"Log: {where}")
+    callback = FrontCallback(log, Watcher(place).front(), runs, console)
     try:
         yield (callback,)
     finally:
-        callback.end()
+        callback.carefully(opened.close)
 
 
 def front_metrics(front: GrowingFront) -> dict[str, float]:

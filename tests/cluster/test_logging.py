@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import struct
@@ -19,13 +20,13 @@ from raydrop.cluster import logging
 from raydrop.cluster.driver import Options, Outcome, run_study
 from raydrop.cluster.logging import (
     FrontCallback,
-    MlflowLogger,
-    TensorBoardLogger,
-    WandbLogger,
     check_logger,
     front_logging,
     front_metrics,
+    mlflow_log,
+    tensorboard_log,
     trial_name,
+    wandb_log,
 )
 from raydrop.errors import ConfigError
 from raydrop.frontier import frontier_table, load_records
@@ -43,7 +44,6 @@ TRIALS = STUDY.trials()
 class Recorder:
     """A logger that remembers, and breaks when it is told to."""
 
-    place: str = "memory"
     trials: list[tuple[int, dict[str, Any], dict[str, float]]] = dataclasses.field(
         default_factory=list
     )
@@ -51,17 +51,22 @@ class Recorder:
     closed: int = 0
     breaks: bool = False
 
-    def log_trial(
-        self, step: int, trial: Mapping[str, Any], accuracies: Mapping[str, float]
+    def __call__(
+        self,
+        step: int,
+        front: Mapping[str, float],
+        trial: Mapping[str, Any],
+        accuracies: Mapping[str, float],
     ) -> None:
         if self.breaks:
             raise ConnectionError("no route to host\nsecond line")
-        self.trials.append((step, dict(trial), dict(accuracies)))
+        if trial:
+            self.trials.append((step, dict(trial), dict(accuracies)))
+        self.fronts[step] = dict(front)
 
-    def log_front(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.fronts[step] = dict(metrics)
-
-    def close(self) -> None:
+    @contextlib.contextmanager
+    def open(self, *_: object) -> Iterator[tuple[str, logging.Log]]:
+        yield "memory", self
         self.closed += 1
 
 
@@ -131,7 +136,7 @@ def test_metrics_are_those_of_the_frontier(tmp_path: Path) -> None:
 
 def test_a_resumed_sweep_goes_on_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
-    monkeypatch.setitem(logging.LOGGERS, "tensorboard", lambda *_: recorder)
+    monkeypatch.setitem(logging.LOGGERS, "tensorboard", ("tensorboardX", recorder.open))
     STUDY.write(tmp_path, skip=TRIALS[-1:])
     console, place = Console(file=io.StringIO()), Place(tmp_path)
     with front_logging("tensorboard", STUDY.study(), place, _runs(), console) as callbacks:
@@ -149,7 +154,7 @@ def test_a_logger_that_breaks_is_told_of_once_and_costs_nothing() -> None:
     callback, text = _callback(recorder)
     for trial in TRIALS[:3]:
         callback.on_trial_complete(0, [], _ended(STUDY.trial_id(trial), 0.9, 0.5))
-    callback.end()
+    callback.carefully(pytest.fail)
     said = "Logging stops, the sweep goes on: ConnectionError: no route to host\n"
     assert text.getvalue() == said
 
@@ -158,7 +163,7 @@ def test_the_log_is_closed_when_the_sweep_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder()
-    monkeypatch.setitem(logging.LOGGERS, "tensorboard", lambda *_: recorder)
+    monkeypatch.setitem(logging.LOGGERS, "tensorboard", ("tensorboardX", recorder.open))
     folder, console = STUDY.write(tmp_path), Console(quiet=True)
     with (
         pytest.raises(KeyboardInterrupt),
@@ -175,7 +180,7 @@ def test_names_that_are_no_logger_and_packages_that_are_absent(
         check_logger("tensorbord")
     check_logger("tensorboard")
     monkeypatch.setattr(logging.importlib.util, "find_spec", lambda name: None)
-    for name, package in logging.PACKAGES.items():
+    for name, (package, _) in logging.LOGGERS.items():
         with pytest.raises(ConfigError) as caught:
             check_logger(name)
         assert str(caught.value) == (
@@ -190,7 +195,7 @@ def test_a_logger_that_cannot_be_opened_is_one_sentence(
     def broken(*_: object) -> None:
         raise PermissionError("api key not configured\nrun wandb login")
 
-    monkeypatch.setitem(logging.LOGGERS, "tensorboard", broken)
+    monkeypatch.setitem(logging.LOGGERS, "tensorboard", ("tensorboardX", broken))
     with (
         pytest.raises(
             ConfigError, match=r"^Expected tensorboard to open a log, found: Permission.*"
@@ -224,16 +229,16 @@ def _scalars(folder: Path) -> Iterator[tuple[str, int, float]]:
                     yield value.tag, event.step, value.simple_value
 
 
-def _log_two(logger: logging.Logger) -> None:
-    for step, trial in enumerate(TRIALS[:2], start=1):
-        accuracies = {"average_accuracy": 0.5 + step / 8, "worst_class_accuracy": step / 8}
-        logger.log_trial(step, trial.as_dict(), accuracies)
-        logger.log_front(step, {"front/hypervolume": step / 16})
-    logger.close()
+def _log_two(opened: logging.Opened) -> str:
+    with opened as (where, log):
+        for step, trial in enumerate(TRIALS[:2], start=1):
+            accuracies = {"average_accuracy": 0.5 + step / 8, "worst_class_accuracy": step / 8}
+            log(step, {"front/hypervolume": step / 16}, trial.as_dict(), accuracies)
+    return where
 
 
 def test_tensorboard_files_hold_the_study_and_each_trial(tmp_path: Path) -> None:
-    _log_two(TensorBoardLogger(STUDY.study(), Place(tmp_path)))
+    _log_two(tensorboard_log(STUDY.study(), Place(tmp_path)))
     assert list(_scalars(tmp_path / "tensorboard")) == [
         ("trial/average_accuracy", 1, 0.625),
         ("trial/worst_class_accuracy", 1, 0.125),
@@ -291,7 +296,7 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     fake = FakeMlflow()
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     for _ in range(2):
-        _log_two(MlflowLogger(STUDY.study(), Place(tmp_path)))
+        _log_two(mlflow_log(STUDY.study(), Place(tmp_path)))
     assert fake.experiments == ["raydrop"]
     parent, *children = fake.runs[:3]
     assert parent["name"] == "fake"
@@ -321,11 +326,10 @@ def test_wandb_has_a_row_of_history_for_each_trial(
     fake = types.ModuleType("wandb")
     fake.init = lambda **options: begun.update(options) or run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    logger = WandbLogger(STUDY.study(), Place(tmp_path / "out"))
-    _log_two(logger)
+    where = _log_two(wandb_log(STUDY.study(), Place(tmp_path / "out")))
     assert begun["project"] == "raydrop"
     assert begun["name"] == "fake"
-    assert logger.place == f"wandb sync {tmp_path / 'out' / 'wandb' / 'offline-run-1'}"
+    assert where == f"wandb sync {tmp_path / 'out' / 'wandb' / 'offline-run-1'}"
     assert set(history) == {1, 2}
     assert history[2]["trial/keep_fraction"] == TRIALS[1].keep_fraction
     assert history[2]["trial/worst_class_accuracy"] == 0.25
