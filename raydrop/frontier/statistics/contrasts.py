@@ -33,8 +33,9 @@ APART = 0.2
 _SMALLEST = 1e-12
 """Error below which a p-value is not followed."""
 
-_MANY = 4096
-"""Quantiles that are worth solving for one by one; more are interpolated between as many."""
+_FEW, _MANY = 64, 4096
+"""Pairs of classes up to which every quantile is solved for, and beyond which those that count are
+interpolated between as many."""
 
 _SLACK = 1e-9
 """By how much bounds are relaxed, relatively, since they are rounded too."""
@@ -422,14 +423,41 @@ def _tail(freedom: Floats, ratio: Floats) -> float:
 def _ends(found: Contrasts, error: float) -> tuple[float, float]:
     """Return min_j max_k and max_k min_j of the one-sided limits that share an error."""
     own, rest = (part * error for part in _parts(len(found.mean)))
-    if found.share.size > _MANY:
-        grid = np.linspace(0.0, 1.0, _MANY)
-        first, last = np.searchsorted(grid, (found.share.min(), found.share.max()))
-        grid = grid[max(0, first - 1) : last + 2]
-        quantiles = np.interp(found.share, grid, t_quantile(rest, grid, found.freedom))
-    else:
+    paired = t_quantile(own, found.share.diagonal(), found.freedom)
+    if found.share.size <= _FEW:
         quantiles = t_quantile(rest, found.share, found.freedom)
-    np.fill_diagonal(quantiles, t_quantile(own, found.share.diagonal(), found.freedom))
+    else:
+        quantiles = _quantiles(found, rest, paired)
+    np.fill_diagonal(quantiles, paired)
     width = quantiles * found.error
     low = float((found.mean - width).max(axis=1).min())
     return low, float((found.mean + width).min(axis=0).max())
+
+
+def _quantiles(found: Contrasts, error: float, paired: Floats) -> Floats:
+    """Return (K, K) quantiles, too large ones where that changes neither of :func:`_ends`.
+
+    They grow with the share of the variance that is estimated, so a few bound them all, and only
+    pairs that may decide by these bounds are looked at.
+    """
+    place = found.share * (_FEW - 1)
+    few = t_quantile(error, np.linspace(0.0, 1.0, _FEW), found.freedom)
+    least = few[np.maximum(place - _SLACK, 0.0).astype(np.intp)] * (1.0 - _SLACK)
+    most = few[np.minimum(place + 1.0 + _SLACK, _FEW - 1.0).astype(np.intp)] * (1.0 + _SLACK)
+    for bounds in (least, most):
+        np.fill_diagonal(bounds, paired)
+    near, far = least * found.error, most * found.error
+    lows, highs = (found.mean - far).max(axis=1), (found.mean + far).min(axis=0)
+    may_be_low, may_be_high = found.mean - near, found.mean + near
+    rows = lows <= may_be_low.max(axis=1).min()
+    columns = highs >= may_be_high.min(axis=0).max()
+    cells = rows[:, None] & (may_be_low >= lows[:, None]) | columns & (may_be_high <= highs)
+    share = found.share[cells]
+    if found.share.size <= _MANY:
+        most[cells] = t_quantile(error, share, found.freedom)
+        return most
+    around = (share * (_MANY - 1)).astype(np.intp)[:, None] + np.arange(-1, 3)
+    nodes = np.unique(np.clip(around, 0, _MANY - 1))
+    grid = np.linspace(0.0, 1.0, _MANY)[nodes]
+    most[cells] = np.interp(share, grid, t_quantile(error, grid, found.freedom))
+    return most
