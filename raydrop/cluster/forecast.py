@@ -275,31 +275,29 @@ def median_pace(timer: Timer, limit: int, seconds: float) -> float:
     return statistics.median(timer(size, BATCHES + 1, seconds)[1:]) / size
 
 
-class _Enough(Exception):  # noqa: N818 - no error: it ends a training
+class _Enough(Exception):  # noqa: N818 - no error: it ends what is timed
     """All batches that there is time for are done."""
 
 
-class _Clock:
-    """Takes the time of each batch until there are enough; the first pays for the start."""
+def _timer(run: Callable[[int, int, Callable[[], None]], object], device: str) -> Timer:
+    """Return what times the batches that something runs, which tells of the end of each."""
 
-    def __init__(self, device: str, count: int, seconds: float) -> None:
-        self.found: list[float] = []
-        self._device, self._count, self._seconds = device, count, seconds
-        self._begin = self._last = time.perf_counter()
+    def timer(size: int, count: int, seconds: float) -> list[float]:
+        times = [time.perf_counter()]  # the first batch pays for the start
 
-    def batch_done(self) -> None:
-        """Note a batch once the device has done it."""
-        if self._device == "cuda":
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.found.append(now - self._last)
-        self._last = now
+        def batch_done() -> None:
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+            late = times[-1] - times[0] >= seconds and len(times) > 2
+            if late or len(times) > count:
+                raise _Enough
 
-    @property
-    def is_over(self) -> bool:
-        """Whether no other batch is to be begun."""
-        late = self._last - self._begin >= self._seconds
-        return len(self.found) == self._count or (late and len(self.found) > 1)
+        with contextlib.suppress(_Enough):
+            run(size, count, batch_done)
+        return np.diff(times).tolist()
+
+    return timer
 
 
 def _training(model: str, training: Training, data: PreparedData, device: str) -> Timer:
@@ -307,22 +305,13 @@ def _training(model: str, training: Training, data: PreparedData, device: str) -
     network = new_model(model, data.dataset, device, trained=False)
     batches = make_batches(data, data.dataset.train, torch.device(device))
 
-    def timer(size: int, count: int, seconds: float) -> list[float]:
-        clock = _Clock(device, count, seconds)
+    def run(size: int, count: int, after_step: Callable[[], None]) -> None:
+        positions = torch.arange(size).repeat(count)
+        alike = dataclasses.replace(training, batch_size=size)
+        arguments = network, batches, positions, CrossEntropy(), alike, Length(1, count), 0
+        train(*arguments, augment=training.augment, after_step=after_step)
 
-        def after_step() -> None:
-            clock.batch_done()
-            if clock.is_over:
-                raise _Enough
-
-        with contextlib.suppress(_Enough):
-            positions = torch.arange(size).repeat(count)
-            alike = dataclasses.replace(training, batch_size=size)
-            arguments = network, batches, positions, CrossEntropy(), alike, Length(1, count), 0
-            train(*arguments, augment=training.augment, after_step=after_step)
-        return clock.found
-
-    return timer
+    return _timer(run, device)
 
 
 def _scoring(probe: Probe, data: PreparedData, device: str) -> Timer:
@@ -330,14 +319,12 @@ def _scoring(probe: Probe, data: PreparedData, device: str) -> Timer:
     worker = GradientWorker(data, probe.model, device, probe.precision)
     state = flat_state(new_model(probe.model, data.dataset, "cpu", trained=False))
 
-    def timer(size: int, count: int, seconds: float) -> list[float]:
-        clock = _Clock(device, count, seconds)
-        while not clock.is_over:
+    def run(size: int, count: int, batch_done: Callable[[], None]) -> None:
+        for _ in range(count):
             worker.run("norm", Shard(0, np.arange(size)), state)
-            clock.batch_done()
-        return clock.found
+            batch_done()
 
-    return timer
+    return _timer(run, device)
 
 
 Measure = Callable[[Layout, Sequence[Probe], Noise], dict[Probe, float]]
