@@ -26,6 +26,8 @@ from raydrop.cluster.crew import prepare_process
 from raydrop.cluster.layout import Layout
 from raydrop.data.batches import PreparedData, make_batches
 from raydrop.data.dataset import ArrayImages, LabelledDataset, Split
+from raydrop.data.held import ArrayInputs, as_array
+from raydrop.data.inputs import InputSpec, each
 from raydrop.errors import RaydropError, in_one_line
 from raydrop.plan import Plan
 from raydrop.plan.workload import StageName, Work, query_work, trial_work
@@ -164,39 +166,61 @@ class Noise:
     """What noise has in common with the data that it stands for; ``samples`` of them there are."""
 
     num_classes: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int] | None
     samples: int
     horizontal_flip: bool
     crop_padding: int
+    spec: InputSpec | None = None
+    """Of inputs that are no images."""
 
     @classmethod
     def like(cls, dataset: LabelledDataset, *, in_memory: bool) -> Noise:
         """Return the noise that stands for a data set; where images stream, reading augments."""
         flip, padding = dataset.horizontal_flip and in_memory, dataset.crop_padding * in_memory
         sizes = dataset.num_classes, dataset.image_shape, len(dataset.train)
-        return cls(*sizes, horizontal_flip=flip, crop_padding=padding)
+        return cls(*sizes, horizontal_flip=flip, crop_padding=padding, spec=dataset.spec)
 
     def drawn(self, count: int) -> PreparedData:
-        """Return a data set whose training split is ``count`` images of noise."""
+        """Return a data set whose training split is ``count`` samples of noise."""
         rng = np.random.default_rng(0)
-        pixels = rng.integers(256, size=(count, *self.image_shape), dtype=np.uint8)
+        noise = self._inputs(count, rng)
         labels = rng.integers(self.num_classes, size=count)
         classes = np.arange(self.num_classes)
-        # One pixel of memory: nothing looks at them, but a data set has every class in each split.
-        blank = np.broadcast_to(np.uint8(0), (self.num_classes, *self.image_shape))
+        # One sample of memory: nothing looks at them, but a data set has every class in each split.
+        blank = noise.take(np.zeros(self.num_classes, np.int64))
+        if isinstance(noise, ArrayImages):
+            shape = (self.num_classes, *noise.pixels.shape[1:])
+            blank = ArrayImages(np.broadcast_to(np.uint8(0), shape))
         dataset = LabelledDataset(
             "noise",
             tuple(map(str, classes)),
-            Split(np.arange(count), labels, ArrayImages(pixels)),
-            Split(count + classes, classes, ArrayImages(blank)),
-            Split(count + self.num_classes + classes, classes, ArrayImages(blank)),
+            Split(np.arange(count), labels, noise),
+            Split(count + classes, classes, blank),
+            Split(count + self.num_classes + classes, classes, blank),
             self.image_shape,
             self.horizontal_flip,
             self.crop_padding,
             fingerprint="noise",
+            spec=self.spec,
         )
-        channels = self.image_shape[0]
+        channels = 0 if self.image_shape is None else self.image_shape[0]
         return PreparedData(dataset, (0.5,) * channels, (12**-0.5,) * channels)  # uniform on [0, 1]
+
+    def _inputs(self, count: int, rng: np.random.Generator) -> ArrayImages | ArrayInputs:
+        """Return images, or floats of a normal distribution; whole numbers, maybe ids, are zero."""
+        if self.image_shape is not None:
+            shape = (count, *self.image_shape)
+            return ArrayImages(rng.integers(256, size=shape, dtype=np.uint8))
+        assert self.spec is not None
+        zeros = each(as_array, self.spec.zeros(count))
+        return ArrayInputs(
+            each(
+                lambda array: array + rng.normal(size=array.shape).astype(array.dtype)
+                if array.dtype.kind in "fc"
+                else array,
+                zeros,
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -252,11 +276,11 @@ def timed(
 def _seconds_per_pass(probe: Probe, noise: Noise, device: str, seconds: float) -> float:
     torch.manual_seed(0)
     if probe.training is None:
-        shard = make_shards(np.arange(noise.samples))[0]
-        limit = min(SCORING_BATCH, len(shard.positions))
-        return median_pace(_scoring(probe, noise.drawn(limit), device), limit, seconds)
-    limit = min(probe.training.batch_size, noise.samples)
-    timer = _training(probe.model, probe.training, noise.drawn(limit), device)
+        limit = min(SCORING_BATCH, len(make_shards(np.arange(noise.samples))[0].positions))
+        timer = _scoring(probe, noise.drawn(limit), device)
+    else:
+        limit = min(probe.training.batch_size, noise.samples)
+        timer = _training(probe.model, probe.training, noise.drawn(limit), device)
     return median_pace(timer, limit, seconds)
 
 
@@ -355,72 +379,60 @@ def measured_on_ray(layout: Layout, probes: Sequence[Probe], noise: Noise) -> di
     return found
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """How long works take, and where the pace of each kind of them comes from."""
+def likely(
+    study: Study,
+    works: Sequence[Work],
+    finished: Mapping[Kind, Finished],
+    dataset: LabelledDataset,
+    layout: Layout,
+    measure: Measure | None,
+) -> str | None:
+    """Say how long each stage is likely to take, or why that is unknown.
 
-    works: Sequence[Work]
-    like: Mapping[Kind, Mapping[Kind, Finished]]
-    """Finished runs that tell of each kind; none where it is timed."""
-    probes: Mapping[Kind, Probe]
-    """What is timed for the other kinds."""
+    Return None where there is something to be timed and nothing to measure with.
+    """
+    kinds = dict.fromkeys((each.stage, each.model) for each in works)
+    like = {kind: runs_like(kind, finished) for kind in kinds}
+    probes = {kind: probe_of(study, kind) for kind in kinds if not like[kind]}
+    measured: dict[Probe, float] = {}
+    if probes:
+        if measure is None:
+            return None
+        noise = Noise.like(dataset, in_memory=dataset.fits_decoded())
+        try:
+            measured = measure(layout, list(dict.fromkeys(probes.values())), noise)
+        except Exception as error:  # all else has been told, and the run itself does without
+            cause = getattr(error, "cause", None) or error  # what Ray wraps
+            told = isinstance(cause, RaydropError | TimeoutError)
+            return f"no estimate: {cause if told else in_one_line(cause)}"
+    pace = {kind: sum(runs.values(), Finished()).pace for kind, runs in like.items() if runs}
+    pace |= {kind: measured[probe] for kind, probe in probes.items()}
+    stages = stage_seconds(works, pace, layout.workers)
+    parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
+    workers = f"{layout.workers} worker" + ("s" if layout.workers > 1 else "")
+    left_out = ["starting the processes of each stage"]
+    if probes:
+        reads = not dataset.train.inputs.in_memory
+        searches = any(stage == "networks" for stage, _ in probes)
+        left_out[:0] = ["reading samples"] * reads + ["looking for what to prune"] * searches
+    return (
+        f"{parts}: {duration(sum(stages.values()))} in all on {workers}, at the pace of "
+        f"{_source(like, probes)}, besides {_listed(left_out)}"
+    )
 
-    @classmethod
-    def of(cls, study: Study, works: Sequence[Work], finished: Mapping[Kind, Finished]) -> Forecast:
-        """Return the forecast of a study's works, given what is finished."""
-        kinds = dict.fromkeys((each.stage, each.model) for each in works)
-        like = {kind: runs_like(kind, finished) for kind in kinds}
-        return cls(works, like, {kind: probe_of(study, kind) for kind in kinds if not like[kind]})
 
-    def sentence(
-        self, dataset: LabelledDataset, layout: Layout, measure: Measure | None
-    ) -> str | None:
-        """Say how long each stage is likely to take, or why that is unknown.
-
-        Return None where there is something to be timed and nothing to measure with.
-        """
-        measured: dict[Probe, float] = {}
-        if self.probes:
-            if measure is None:
-                return None
-            noise = Noise.like(dataset, in_memory=dataset.fits_decoded())
-            try:
-                measured = measure(layout, list(dict.fromkeys(self.probes.values())), noise)
-            except Exception as error:  # all else has been told, and the run itself does without
-                cause = getattr(error, "cause", None) or error  # what Ray wraps
-                told = isinstance(cause, RaydropError | TimeoutError)
-                return f"no estimate: {cause if told else in_one_line(cause)}"
-        pace = {k: sum(runs.values(), Finished()).pace for k, runs in self.like.items() if runs}
-        pace |= {kind: measured[probe] for kind, probe in self.probes.items()}
-        stages = stage_seconds(self.works, pace, layout.workers)
-        parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
-        workers = f"{layout.workers} worker" + ("s" if layout.workers > 1 else "")
-        reads = not isinstance(dataset.train.inputs, ArrayImages)
-        return (
-            f"{parts}: {duration(sum(stages.values()))} in all on {workers}, at the pace of "
-            f"{self._source()}, besides {self._left_out(reads=reads)}"
-        )
-
-    def _source(self) -> str:
-        """Say where the pace comes from."""
-        noise = "a few batches of noise on one worker alone"
-        runs = {kind: each for like in self.like.values() for kind, each in like.items()}
-        if not runs:
-            return noise
-        counts = Counter[str]()
-        for (stage, _), each in runs.items():
-            counts["query run" if stage == "query runs" else "trial"] += each.runs
-        told = [f"{count} finished {name}{'s' * (count > 1)}" for name, count in counts.items()]
-        models = sorted({model for _, model in self.probes})
-        return _listed([*told, *([f"for {_listed(models)} {noise}"] if models else [])])
-
-    def _left_out(self, *, reads: bool) -> str:
-        """Say what the pace does not have in it; ``reads`` whether images are read from files."""
-        parts = []
-        if self.probes:
-            searches = any(stage == "networks" for stage, _ in self.probes)
-            parts += ["reading images"] * reads + ["looking for what to prune"] * searches
-        return _listed([*parts, "starting the processes of each stage"])
+def _source(like: Mapping[Kind, Mapping[Kind, Finished]], probes: Mapping[Kind, Probe]) -> str:
+    """Say where the pace comes from: finished runs that tell of each kind, or noise."""
+    noise = "a few batches of noise on one worker alone"
+    runs = {kind: each for found in like.values() for kind, each in found.items()}
+    if not runs:
+        return noise
+    counts = Counter[str]()
+    for (stage, _), each in runs.items():
+        counts["query run" if stage == "query runs" else "trial"] += each.runs
+    told = [f"{count} finished {name}{'s' * (count > 1)}" for name, count in counts.items()]
+    models = sorted({model for _, model in probes})
+    return _listed([*told, *([f"for {_listed(models)} {noise}"] if models else [])])
 
 
 def _listed(words: Sequence[str]) -> str:
