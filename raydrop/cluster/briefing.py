@@ -159,8 +159,8 @@ class Briefing:
         self.say("layout", layout_text(layout, found))
         study, dataset, store = self.study, self.dataset, self.store
         finished = forecasting.finished_runs(study, self.plan, dataset, store, layout.device)
-        forecast = forecasting.Forecast.of(study, self._workload, finished)
-        text = forecast.sentence(dataset, layout, measure)
+        works = self._workload
+        text = forecasting.likely(study, works, finished, dataset, layout, measure)
         if text is not None:
             self.say("likely", text)
 
