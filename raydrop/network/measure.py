@@ -6,15 +6,18 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from raydrop.errors import NetworkError
 from raydrop.models import ImageShape, check_eager
 from raydrop.network.base import NetworkSize
 from raydrop.training.halving import Halving
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 """Layers whose weights are counted and masked."""
@@ -105,6 +108,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _counted(model: nn.Module, image_shape: ImageShape) -> FlopCounterMode:
+    from torch.utils.flop_counter import FlopCounterMode  # and triton, which not all work needs
+
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), counter:
         model(blank_images(model, image_shape))

@@ -21,7 +21,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from raydrop.data.arguments import Called
 from raydrop.data.dataset import ArrayImages, LabelledDataset, Split, pixel_digest
@@ -122,6 +121,8 @@ class Gaussians(Called):
         Every split and class has a stream of its own; of a smaller count, the samples are the first
         ones of a larger.
         """
+        from scipy import special  # which workers would wait for in vain
+
         drawn = []
         for k, size in enumerate(self.class_sizes(count)):
             raw = raw_draws(size, self.seed, f"gaussians/{split}/{k}")
