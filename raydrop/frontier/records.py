@@ -48,6 +48,9 @@ IDENTITY = (
 records of before networks could be pruned, and ``network_sparsity`` the share of the dense
 network's parameters that is gone or masked."""
 
+SIZES = ("n_kept", "n_train")
+"""Of these, a record may say that they are not known: predictions from elsewhere may not tell."""
+
 NETWORK = (
     *("macs", "parameters", "weights", "dense_macs", "dense_parameters", "dense_weights"),
     *("macs_removed", "forward_seconds", "network_note"),
@@ -265,7 +268,7 @@ def no_groups(place: Place) -> ConfigError:
     )
 
 
-def load_records(directory: str | Path, by: str | None = None) -> Records:
+def load_records(directory: str | Path | Place, by: str | None = None) -> Records:
     """Read every record of the study in a folder.
 
     Args:
@@ -328,6 +331,7 @@ def _trials(rows: list[dict[str, Any]], grouped: bool) -> pd.DataFrame:
     columns = (*TRIAL_COLUMNS, *(GROUP_COLUMNS if grouped else ()))
     # Numbers also where every value is None, which pandas would keep as objects.
     kinds = {"n_noisy": "Int64", "noisy_pruned": "float64", **_NETWORK_TYPES}
+    kinds |= {name: "float64" for name in SIZES if any(row[name] is None for row in rows)}
     trials = pd.DataFrame(rows, columns=list(columns)).astype(kinds)
     return trials.sort_values(ROW_ORDER, kind="stable", ignore_index=True)
 
@@ -504,7 +508,7 @@ def _predictions(entry: Entry, labels: NDArray[Any]) -> NDArray[Any]:
 
 def _identity(entry: Entry) -> dict[str, Any]:
     info = {"query_model": entry.info.get("model"), "network_target": DENSE, **entry.info}
-    absent = [name for name in IDENTITY if info.get(name) is None]
+    absent = [n for n in IDENTITY if info.get(n) is None and not (n in SIZES and n in info)]
     if absent:
         said = f"the record of trial {entry.key} to hold {', '.join(IDENTITY)}"
         raise _odd_record(entry, f"{said}, found no {', '.join(absent)}")

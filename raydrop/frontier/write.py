@@ -14,6 +14,7 @@ from raydrop.frontier.records import Records, load_records
 from raydrop.frontier.statistics.comparisons import comparisons
 from raydrop.frontier.statistics.resampling import resample
 from raydrop.frontier.table import as_filed, table_of
+from raydrop.store import Place
 from raydrop.store.files import csv_text, parquet_bytes
 from raydrop.study import By
 
@@ -40,7 +41,9 @@ class Frontier:
         return self.paths["report.html"]
 
 
-def write_frontier(directory: str | Path, by: str | None = None, *, pdf: bool = False) -> Frontier:
+def write_frontier(
+    directory: str | Path | Place, by: str | None = None, *, pdf: bool = False
+) -> Frontier:
     """Read an output folder's records and write everything that is made of them.
 
     Writes ``trials.parquet``, ``frontier.csv``, ``comparisons.csv``, ``report.html``, where

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import LabelledDataset
+from raydrop.data.dataset import FileImages, LabelledDataset
 from raydrop.metrics import auc_by_class, auc_by_group, by_group
 from raydrop.store import Store
+from raydrop.store.samples import write_samples
 from raydrop.study import SCHEMA, By
 
 Predictions = NDArray[np.integer[Any]]
@@ -24,8 +25,20 @@ def save_data_card(dataset: LabelledDataset, store: Store) -> None:
     """Leave what stage 4 has to know of the data: names, sizes, and the test set's labels.
 
     The groups are there too: ``group_names`` and ``group_sizes``, which are empty where the data
-    have none, and the array ``test_groups`` (n_test,) where they have some.
+    have none, and the array ``test_groups`` (n_test,) where they have some. What is known of the
+    training samples is left beside it.
     """
+    train = dataset.train
+    files = train.inputs if isinstance(train.inputs, FileImages) else None
+    write_samples(
+        store,
+        dataset.fingerprint,
+        ids=train.ids,
+        labels=train.labels,
+        groups=train.groups,
+        paths=() if files is None else files.paths,
+        root="" if files is None else files.url or files.root,
+    )
     config = {"kind": "data", "schema": SCHEMA, "fingerprint": dataset.fingerprint}
     if store.find("data", config) is not None:
         return

@@ -272,7 +272,7 @@ def _provenance(records: Records) -> list[tuple[str, str]]:
         "data": f"{facts['dataset']}, fingerprint {facts['data_fingerprint']}",
         "model": ", ".join(sorted(trials["model"].unique())),
         "scores from": _query_models(trials),
-        "split sizes": ", ".join(f"{facts[f'n_{split}']} {split}" for split in splits),
+        "split sizes": ", ".join(f"{n} {split}" for split in splits if (n := facts[f"n_{split}"])),
         "seeds": ", ".join(map(str, facts["seeds"])),
         "quotas and weights by": records.by if records.group_names else "",
         "training budget": ", ".join(sorted(trials["budget"].unique())),
