@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from raydrop.errors import ConfigError, unknown_name, visible
@@ -369,6 +370,59 @@ class Study:
         rate = self.training.learning_rate / 10
         gentler = dataclasses.replace(self.training, learning_rate=rate)
         return dataclasses.replace(found, retraining=gentler)
+
+    def run(
+        self,
+        out: str | Path | None = None,
+        *,
+        address: str | None = None,
+        num_cpus: int | None = None,
+        gpus_per_worker: float | None = None,
+        data_root: str | None = None,
+        log: str | None = None,
+        progress: bool = True,
+    ) -> Any:
+        """Run the study from a script or a notebook; the same call again does what is missing.
+
+        A Ray that is initialised is used and left as it is; otherwise one is started and ended.
+        Trials that fail raise nothing: they are said, and are in the results' ``failed``.
+
+        Args:
+            out: Output folder, or the URL of one; ``results/NAME`` by default.
+            address: Address of a Ray cluster; this machine by default.
+            num_cpus: CPUs of a Ray that is started here; all by default.
+            gpus_per_worker: Share of a GPU for each worker; 0 uses none.
+            data_root: Folder of data sets, also for downloads; ``~/.cache/raydrop`` by default.
+            log: Where to log the front as it grows: ``tensorboard``, ``mlflow`` or ``wandb``.
+            progress: Whether to say what is planned, under way, and missing in the end: with a bar
+                in a terminal, and by a line now and then in a notebook or a file.
+
+        Returns:
+            What the study left, finished or not, as :class:`raydrop.Results`.
+
+        Raises:
+            RaydropError: If something does not fit, before anything is run.
+
+        Example:
+            >>> study = Study(
+            ...     name="tiny", dataset="digits", model="small_cnn",
+            ...     param_space={"method": "random", "keep_fraction": 0.3},
+            ... )
+            >>> study.run(out="results/tiny").frontier  # doctest: +SKIP
+        """
+        # The one way up: nothing of a study needs Ray until somebody asks for this.
+        import raydrop
+
+        return raydrop.run(
+            self,
+            out,
+            address=address,
+            num_cpus=num_cpus,
+            gpus_per_worker=gpus_per_worker,
+            data_root=data_root,
+            log=log,
+            progress=progress,
+        )
 
     def base(self, data_fingerprint: str) -> dict[str, Any]:
         """Return what all results of this study share: their common part of every identity.
