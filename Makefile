@@ -31,14 +31,19 @@ $(STAMP): pyproject.toml constraints.txt
 study: $(STAMP) ## Run the digits study: all four stages, about four minutes on two cores
 	$(VENV)/bin/python sweeps/digits.py
 
+# pytest and the processes of tests keep what they compiled, which takes twice as long as running it.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Files of tests are shared out among processes, one more than two cores: tests of Ray mostly wait.
 BESIDE := --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) ## Run the whole test suite, in three processes
 	$(VENV)/bin/python -m pytest -n 3 $(BESIDE)
 
-test-core: $(STAMP) ## Run the tests that need no Ray, in two processes
-	$(VENV)/bin/python -m pytest -n 2 $(BESIDE) -m "not ray"
+# Two processes, a thread each: numpy's threads would wait for each other.
+test-core: export OMP_NUM_THREADS := 1
+test-core: $(STAMP) ## Run the tests that need no Ray, browser or server of an object store
+	$(VENV)/bin/python -m pytest -n 2 $(BESIDE) -m "not ray and not services"
 
 docs: $(STAMP) ## Build the site of docs/ and docstrings in build/site
 	$(VENV)/bin/sphinx-build -W --keep-going -q docs build/site

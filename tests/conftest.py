@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
+import gc
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-import torch
 
-from raydrop.data import load_dataset
-from raydrop.data.batches import PreparedData, prepare
+# torch and the package are imported where they are needed: the process that hands out the files
+# needs neither.
+if TYPE_CHECKING:
+    from raydrop.data.batches import PreparedData
+
+# What is imported and collected stays until the end. Looking through it for garbage again and again
+# took a third of the start.
+gc.disable()
 
 
+SERVERS = {"endpoint", "google"}
+"""Fixtures that start a server of an object store."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files first that take long: those with Ray, which mostly wait, then by their size.
+    """Mark tests that need a server, and put files first that take long.
 
-    Processes that share the files out between them then end at about the same time.
+    Those are files with Ray, which mostly wait, then large ones: processes that share the files out
+    between them then end at about the same time.
     """
+    for item in items:
+        if not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("services")
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: (item.path not in with_ray, -item.path.stat().st_size, item.path))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there now out of all further garbage collections."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Results are the same bits for a fixed number of threads only."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def digits() -> PreparedData:
     """All digits that the package ships."""
+    from raydrop.data import load_dataset
+    from raydrop.data.batches import prepare
+
     return prepare(load_dataset("digits"))
 
 

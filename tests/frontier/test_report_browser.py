@@ -29,7 +29,10 @@ from raydrop.frontier.table import table_of
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the report in")
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the report in"),
+]
 
 FLAGS = [
     "--headless",
