@@ -24,6 +24,7 @@ _LATER = {
     "Results": "raydrop.frontier.results:Results",
     "data": "raydrop.data",
     "from_predictions": "raydrop.frontier.predictions:from_predictions",
+    "Recorder": "raydrop.scores.recorder:Recorder",
     "Scores": "raydrop.selection.scores:Scores",
     "Selection": "raydrop.selection.prune:Selection",
     "prune": "raydrop.selection.prune:prune",

@@ -23,8 +23,8 @@ ROOMS = {
     "store": {"study"},
     "data": {"study", "store"},
     "models": {"study", "data"},
-    "training": {"study", "metrics", "store", "data", "models"},
-    "scores": {"study", "metrics", "store", "data", "models", "training"},
+    "training": {"study", "metrics", "selection", "store", "data", "models"},
+    "scores": {"study", "metrics", "selection", "store", "data", "models", "training"},
     "network": {"study", "metrics", "store", "data", "models", "training"},
     "plan": {*("study", "selection", "store", "data", "models", "training", "scores", "network")},
     "stages": {

@@ -122,6 +122,32 @@ class EmbeddingMethod(CheckpointMethod):
         """
 
 
+def from_seen(method: TraceMethod, trace: Trace, score_epoch: int) -> Scores:
+    """Return scores (N,), each from the epochs in which the sample was seen (is not NaN) alone.
+
+    Those epochs follow one another as if there had been no others. An early-training score looks at
+    the last of them up to ``score_epoch``, or at the first. Every sample was seen at least once.
+    """
+    seen = ~np.isnan(trace.probability)
+    if seen.all():
+        return method.from_trace(trace, score_epoch)
+    counts, until = seen.sum(axis=0), np.maximum(seen[:score_epoch].sum(axis=0), 1)
+    # Samples that were seen as often, and as often until then, have traces of one form.
+    kinds, kind = np.unique(np.stack([counts, until]), axis=1, return_inverse=True)
+    ends = np.cumsum(np.bincount(kind.reshape(-1)))[:-1]
+    scores = np.empty(seen.shape[1])
+    for (count, place), members in zip(
+        kinds.T.tolist(), np.split(np.argsort(kind.reshape(-1), kind="stable"), ends), strict=True
+    ):
+        epochs = np.argsort(~seen[:, members], axis=0, kind="stable")[:count]
+        arrays = {
+            name: np.take_along_axis(values[:, members], epochs, axis=0)
+            for name, values in trace.as_arrays().items()
+        }
+        scores[members] = method.from_trace(Trace.from_arrays(arrays), place)
+    return scores
+
+
 def stratified_partitions(labels: Labels, count: int, seed: int) -> tuple[NDArray[np.int64], ...]:
     """Return the ascending positions of random parts of a training set that all look like it.
 

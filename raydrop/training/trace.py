@@ -22,7 +22,10 @@ from raydrop.training.evaluate import logits_in_order
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Per-epoch, per-sample observations; all arrays (E, N), epochs by training samples."""
+    """Per-epoch, per-sample observations; all arrays (E, N), epochs by training samples.
+
+    Of people's own loops some samples may be missing in some epochs: NaN, and not correct, there.
+    """
 
     probability: NDArray[np.float32]
     """Softmax probability of the true class."""

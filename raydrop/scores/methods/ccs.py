@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.sampling import shuffled
-from raydrop.scores.base import SamplingMethod
+from raydrop.scores.base import SamplingMethod, from_seen
 from raydrop.scores.methods.aum import Aum
 from raydrop.training.trace import Trace
 
@@ -63,7 +63,7 @@ class Ccs(SamplingMethod):
     citation = "Zheng et al. 2023, arXiv 2210.15809"
 
     def draw_from_trace(self, trace: Trace, seed: int) -> NDArray[np.float64]:
-        order = ccs_order(np.asarray(Aum().from_trace(trace, 1), dtype=np.float64), seed)
+        order = ccs_order(np.asarray(from_seen(Aum(), trace, 1), dtype=np.float64), seed)
         scores = np.empty(len(order))
         scores[order] = len(order) - np.arange(len(order))
         return scores
