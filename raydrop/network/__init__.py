@@ -8,7 +8,21 @@ from __future__ import annotations
 
 from raydrop.network.base import NetworkMethod, NetworkSize, Pruned, PruningTask, Step, Target
 from raydrop.network.methods import autobot, scored, taylor
-from raydrop.study.catalogue import Catalogue, Named
+from raydrop.study.catalogue import Catalogue, Entry, Named, Thing
+
+
+def _own(thing: Thing) -> Entry[NetworkMethod]:
+    """Return the entry of a pruner of the user's own: a class, an instance, or what makes one."""
+
+    def build() -> NetworkMethod:
+        method: NetworkMethod = thing.make()
+        if not callable(getattr(method, "prune", None)) or not hasattr(method, "structured"):
+            remedy = "give it prune(task) and structured, as raydrop.network.NetworkMethod has"
+            raise thing.unfit("a pruner of networks", method, remedy)
+        return method
+
+    return Entry(thing.name, build, **thing.facts)
+
 
 METHODS = Catalogue(
     "network_method",
@@ -23,6 +37,8 @@ METHODS = Catalogue(
         scored.UNSTRUCTURED_RANDOM,
         scored.UNSTRUCTURED_TAYLOR,
     ),
+    adopt=_own,
+    group="raydrop.pruners",
 )
 """Every method that prunes networks, by name."""
 

@@ -17,7 +17,23 @@ from raydrop.scores.methods.moso import Moso, MosoLoo
 from raydrop.scores.methods.random import Random
 from raydrop.scores.methods.ssp import Ssp
 from raydrop.scores.methods.tracin_self import TracinSelf
-from raydrop.study.catalogue import Catalogue, Entry
+from raydrop.study.catalogue import Catalogue, Entry, Thing
+
+
+def _own(thing: Thing) -> Entry[ScoreMethod]:
+    """Return the entry of a method of the user's own: a class, an instance, or what makes one."""
+
+    def build() -> ScoreMethod:
+        method = thing.make()
+        if not isinstance(method, ScoreMethod):
+            remedy = "derive it from TraceMethod or another class of raydrop.scores.base"
+            raise thing.unfit("a ScoreMethod", method, remedy)
+        if not hasattr(method, "name"):
+            object.__setattr__(method, "name", thing.name)
+        return method
+
+    return Entry(thing.name, build, **thing.facts)
+
 
 METHODS = Catalogue[Entry[ScoreMethod]](
     "method",
@@ -28,6 +44,8 @@ METHODS = Catalogue[Entry[ScoreMethod]](
             *(Moso, MosoLoo, TracinSelf, ClassAlignment, KCenter, Moderate, Ssp, Ccs),
         )
     ),
+    adopt=_own,
+    group="raydrop.methods",
 )
 """Every score by name."""
 

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +49,7 @@ from raydrop.selection.checks import (
     checked_floors,
     checked_recalls,
 )
-from raydrop.study.catalogue import Catalogue, Entry
+from raydrop.study.catalogue import Catalogue, Entry, Thing
 
 ROUNDING = 1e-6
 """Fractions of a sample closer than this count as equal. It is far above the rounding error of
@@ -211,6 +212,27 @@ class QuotaRule(Entry["IntArray | None"]):
         return self.build(class_sizes, recalls, budget, minimum, counts)
 
 
+def _own(thing: Thing) -> QuotaRule:
+    """Return the entry of a rule of the user's own, which may have ``needs_recalls`` and ``least``.
+
+    It is a function that is called as :meth:`QuotaRule.allocate` is, or makes or is such an object.
+    """
+    rule, call = thing.value, thing.call
+    if isinstance(rule, type):
+        rule = thing.make()
+    elif call is not None and call.keywords:
+        rule = functools.partial(rule, **call.keywords)
+    if not callable(rule) or (call is not None and call.arguments and rule is thing.value):
+        remedy = "write a function of class_sizes, recalls, budget, minimum and counts"
+        raise thing.unfit("a rule of quotas, its further arguments named", rule, remedy)
+    declared = {
+        name: getattr(thing.value, name)
+        for name in ("needs_recalls", "least")
+        if hasattr(thing.value, name)
+    }
+    return QuotaRule(thing.name, rule, **thing.facts, **declared)
+
+
 def quota_rule(name: str) -> QuotaRule:
     """Return the quota rule of a name such as ``drop`` or ``from_method:el2n``.
 
@@ -221,7 +243,7 @@ def quota_rule(name: str) -> QuotaRule:
         'el2n'
     """
     named = QUOTAS.named(name)
-    rule = QUOTAS[named.entry.name]
+    rule: QuotaRule = named.entry  # type: ignore[assignment]
     return rule if named.text is None else dataclasses.replace(rule, method=named.text)
 
 
@@ -265,6 +287,8 @@ QUOTAS = Catalogue(
         ),
     ),
     example="from_method:el2n",
+    adopt=_own,
+    group="raydrop.quotas",
 )
 """Every quota rule by name; ``from_method`` is followed by a colon and a method."""
 

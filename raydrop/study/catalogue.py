@@ -6,14 +6,19 @@ means the same whatever a later version takes for a default. Parameters that are
 only where they differ from their default, as ``pw(0.5, 1, labels=hard)``: they are the variants of
 a published form, whose own name stays short.
 
-An entry declares what a pipeline asks about it; nothing switches on a name. Scripts add entries of
-their own, which go with their study to every process that works on it (:class:`Brought`).
+An entry declares what a pipeline asks about it; nothing switches on a name. What raydrop does not
+have comes as an import path, ``mypkg.net:SignNet(width=32)``; as a class, function or instance that
+a study is given; as an entry of a script's own; or by an entry point of an installed package. What
+cannot be imported elsewhere goes with its study to every process that works on it
+(:class:`Brought`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import hashlib
+import functools
+import importlib.metadata
 import inspect
 import math
 import re
@@ -21,7 +26,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
-from raydrop.errors import ConfigError, unknown_name
+from raydrop.errors import ConfigError, RaydropError, in_one_line, unknown_name
+from raydrop.study.importing import Call, path_of
+from raydrop.study.sources import (
+    UnhashableError,
+    content_hash,
+    distribution_of,
+    home_of,
+    source_of,
+    text_source,
+)
 
 Value = float | str
 """Of a parameter: a number, or one of the words that it accepts."""
@@ -101,7 +115,11 @@ class Entry(Generic[Built]):
     text: str = dataclasses.field(default="", kw_only=True)
     """What follows the name and a colon, in capitals, as in ``from_method:METHOD``."""
     source: str = dataclasses.field(default="", kw_only=True)
-    """Hash of its source where a script has added it, which results depend on."""
+    """Hash of its source where it is not raydrop's own, which results depend on."""
+    unhashable: str = dataclasses.field(default="", kw_only=True)
+    """Why it has no such hash, in a sentence."""
+    origin: str = dataclasses.field(default="raydrop", kw_only=True)
+    """Where it comes from, such as ``mypkg 1.2``."""
 
     @property
     def usage(self) -> str:
@@ -145,10 +163,14 @@ class Named(Generic[Built]):
     """Value of every parameter, in the entry's order."""
     text: str | None = None
     """What follows the colon, where there is one."""
+    called: str = ""
+    """The canonical text of what is the user's own, where its arguments are not parameters."""
 
     @property
     def name(self) -> str:
         """The canonical text, such as ``focal(2)``."""
+        if self.called:
+            return self.called
         written = [
             f"{each.name}={value_text(value)}" if each.named else value_text(value)
             for each, value in zip(self.entry.parameters, self.values.values(), strict=True)
@@ -162,6 +184,90 @@ class Named(Generic[Built]):
         return self.entry.build(*given, **self.values)
 
 
+@dataclass(frozen=True, eq=False)
+class Thing:
+    """Something of the user's own: an object, and the name that studies write for it."""
+
+    name: str
+    value: Any
+    """A class, a function, or an instance."""
+    source: str = ""
+    unhashable: str = ""
+    origin: str = "this program"
+    call: Call | None = None
+    """With which arguments it is called, where it is named with some."""
+    stays: bool = False
+    """Whether it is too large to go along to other processes, which do without."""
+
+    @classmethod
+    def of(cls, value: Any, name: str, **fields: Any) -> Thing:
+        """Return one with its source, or with why it has none."""
+        try:
+            return cls(name, value, source_of(value), **fields)
+        except UnhashableError as error:
+            return cls(name, value, unhashable=str(error), **fields)
+
+    def make(self, *given: Any) -> Any:
+        """Return what a class or a function makes of what is given and its arguments.
+
+        Of an instance it is a copy, so that nothing passes from one use to the next.
+        """
+        if not self.is_made:
+            return copy.deepcopy(self.value)
+        call = self.call or Call(self.name)
+        try:
+            return self.value(*given, *call.arguments, **call.keywords)
+        except RaydropError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            raise ConfigError(
+                f"Expected {call.text} to be made, found {in_one_line(error)}; mend it, or what it "
+                "is called with."
+            ) from error
+
+    def unfit(self, wanted: str, found: Any, remedy: str) -> ConfigError:
+        """Return the error for what it makes, or is, where that is not what is wanted."""
+        name = self.call.text if self.call else self.name
+        return ConfigError(
+            f"Expected {name} to be {wanted}, found a {type(found).__name__}; {remedy}."
+        )
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it is called to make what is wanted, rather than that itself."""
+        return isinstance(self.value, type | functools.partial) or inspect.isroutine(self.value)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What an entry says of it."""
+        made = self.value.func if isinstance(self.value, functools.partial) else self.value
+        owner = made if self.is_made else type(made)  # an instance has its class's text
+        about = getattr(made, "summary", None) or owner.__doc__ or ""
+        return {
+            "summary": str(about).strip().partition("\n")[0],
+            "citation": str(getattr(self.value, "citation", "")),
+            "source": self.source,
+            "unhashable": self.unhashable,
+            "origin": self.origin,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | ({"value": _Absent(self.name)} if self.stays else {})
+
+
+@dataclass(frozen=True)
+class _Absent:
+    """Stands for what has stayed in the process of the study."""
+
+    name: str
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise ConfigError(
+            f"Expected {self.name} in this process, found that it stayed where its study was "
+            "made; name it by an import path to have it elsewhere."
+        )
+
+
 Some = TypeVar("Some", bound=Entry[Any])
 
 
@@ -171,17 +277,33 @@ class Catalogue(Mapping[str, Some]):
     kinds: ClassVar[dict[str, Catalogue[Any]]] = {}
     """All catalogues of this process by kind."""
 
-    def __init__(self, kind: str, entries: Iterable[Some], *, example: str = "name(2)") -> None:
-        """Take the package's own entries of a kind, and a name with parameters for messages."""
-        self.kind, self._example = kind, example
+    def __init__(
+        self,
+        kind: str,
+        entries: Iterable[Some],
+        *,
+        example: str = "name(2)",
+        adopt: Callable[[Thing], Some] | None = None,
+        group: str = "",
+    ) -> None:
+        """Take the package's own entries of a kind, and a name with parameters for messages.
+
+        ``adopt`` makes an entry of what is the user's own, and ``group`` is that of entry points.
+        """
+        self.kind, self._example, self._adopt, self._group = kind, example, adopt or _entry, group
         self._entries = {entry.name: entry for entry in entries}
         self._own = frozenset(self._entries)
+        self._things: dict[str, Thing] = {}
+        self._adopted: dict[str, tuple[Any, Some]] = {}
         Catalogue.kinds[kind] = self
-        for entry in _WAITING.pop(kind, ()):
-            self.add(entry)
+        for each in _WAITING.pop(kind, ()):
+            self.take(each)
 
     def __getitem__(self, name: str) -> Some:
-        return self._entries[name]
+        entry = self._entries.get(name) or self._installed(name)
+        if entry is None:
+            raise KeyError(name)
+        return entry
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -199,16 +321,52 @@ class Catalogue(Mapping[str, Some]):
                 f"Expected a name for a {self.kind} that raydrop has none by, found "
                 f"{entry.name!r}; choose one of letters, digits and underscores."
             )
-        entry = dataclasses.replace(entry, source=entry.source or _source_hash(entry.build))
+        if not entry.source and not entry.unhashable:
+            found = _script_thing(entry)
+            entry = dataclasses.replace(entry, source=found.source, unhashable=found.unhashable)
+        if entry.origin == "raydrop":
+            entry = dataclasses.replace(entry, origin="this program")
         self._entries[entry.name] = entry
         return entry
 
-    def brought(self) -> tuple[Some, ...]:
-        """Return the entries that a script has added."""
-        return tuple(entry for name, entry in self._entries.items() if name not in self._own)
+    def take(self, brought: Some | Thing) -> None:
+        """Have what a script or a study brings, in place of an earlier one by its name."""
+        if not isinstance(brought, Thing):
+            known = self._entries.get(brought.name)
+            if known is None or known.source != brought.source:
+                self.add(brought)
+            return
+        if brought.name in self._own:
+            raise ConfigError(
+                f"Expected a name for a {self.kind} that raydrop has none by, found "
+                f"{brought.name!r}; call it something else."
+            )
+        if not isinstance(brought.value, _Absent) or brought.name not in self._things:
+            self._things[brought.name] = brought
+
+    def brought(self) -> tuple[Some | Thing, ...]:
+        """Return the entries and things that a script or a study has brought."""
+        added = (entry for name, entry in self._entries.items() if name not in self._own)
+        return (*added, *self._things.values())
+
+    def everything(self) -> dict[str, Some]:
+        """Return what there is by name, with what is brought and what entry points offer."""
+        things = {name: self._entry_of(thing) for name, thing in self._things.items()}
+        found = dict(self._entries) | things
+        for name, point in sorted(_entry_points(self._group).items()):
+            try:
+                entry = found.get(name) or self._installed(name)
+            except ConfigError as error:
+                entry = self._adopt(Thing(name, _Absent(name), origin=_origin(point)))
+                entry = dataclasses.replace(entry, summary=str(error))
+            found |= {} if entry is None else {name: entry}
+        return found
 
     def named(self, text: str) -> Named[Any]:
         """Return what a text such as ``focal(2)`` names, its parameters spelled out."""
+        foreign = self.foreign(text)
+        if foreign is not None:
+            return foreign
         with_text = [entry for entry in self.values() if entry.text]
         head, colon, rest = text.partition(":") if with_text else (text, "", "")
         entry = self._entries.get(head.strip())
@@ -222,46 +380,200 @@ class Catalogue(Mapping[str, Some]):
             )
         simple = not any(entry.parameters for entry in self.values())
         if colon or (simple and not _CALL.fullmatch(text)):
-            raise unknown_name(self.kind, text, self)
+            raise unknown_name(self.kind, text, self._names())
         name, arguments = parse_call(text, self.kind, self._example)
-        if name not in self._entries:
-            raise unknown_name(self.kind, name, self)
-        return self._entries[name].named(arguments)
+        if name not in self:
+            raise unknown_name(self.kind, name, self._names())
+        return self[name].named(arguments)
+
+    def foreign(self, text: str) -> Named[Any] | None:
+        """Return what is the user's own by an import path, or as a study was given it, or None.
+
+        Raises:
+            ConfigError: If there is no such module or name, or it is nothing of this kind.
+        """
+        head = text.partition("(")[0].strip()
+        known = {head, head.partition(":")[0]} & self._entries.keys()
+        if text in self._things:
+            thing: Thing | None = self._things[text]
+        elif known or not (":" in head or head in self._things):
+            return None
+        else:
+            call = Call.parse(text)
+            if call is None:
+                return None
+            thing = self._things.get(head) if not call.module else _imported(call)
+            thing = thing and dataclasses.replace(thing, call=call)
+        if thing is None:
+            return None
+        name = text if thing.call is None else thing.call.text
+        made, entry = self._adopted.get(name, (None, None))
+        if entry is None or made is not thing.value or entry.source != thing.source:
+            entry = self._entry_of(thing)
+            self._adopted[name] = thing.value, entry
+        if isinstance(thing.value, Entry) and name != thing.name:
+            return entry.named(parse_arguments(text.rstrip()[:-1].partition("(")[2]))
+        return Named(entry, called=name)
+
+    def _entry_of(self, thing: Thing) -> Some:
+        if not isinstance(thing.value, Entry):
+            return self._adopt(thing)  # type: ignore[no-any-return]
+        facts = {key: thing.facts[key] for key in ("source", "unhashable", "origin")}
+        return dataclasses.replace(thing.value, name=thing.name, **facts)  # type: ignore[return-value]
+
+    def _installed(self, name: str) -> Some | None:
+        """Return what an entry point of that name offers, or None where there is none."""
+        point = _entry_points(self._group).get(name)
+        if point is None:
+            return None
+        try:
+            value = point.load()
+        except Exception as error:  # whatever somebody's package raises
+            raise ConfigError(
+                f"Expected {self.kind} {name!r} of {_origin(point)} to load, found "
+                f"{in_one_line(error)}; mend or uninstall that package."
+            ) from error
+        source = source_of(value, Call(point.attr, point.module))
+        entry = self._entry_of(Thing(name, value, source, origin=_origin(point)))
+        self._entries[name] = entry
+        self._own |= {name}  # every process finds it where it is installed
+        return entry
+
+    def _names(self) -> set[str]:
+        return {*self._entries, *self._things, *_entry_points(self._group)}
+
+
+def _entry(thing: Thing) -> Any:
+    return Entry(thing.name, thing.make, **thing.facts)
+
+
+def _script_thing(entry: Entry[Any]) -> Thing:
+    """Return the builder of a script's entry with its source, which is that of its text alone."""
+    try:
+        return Thing(entry.name, entry.build, text_source(entry.build))
+    except UnhashableError as error:
+        return Thing(entry.name, entry.build, unhashable=str(error))
+
+
+def _imported(call: Call) -> Thing:
+    """Return what an import path names."""
+    value = call.load()
+    home = home_of(value, call)
+    origin = distribution_of(home) or getattr(home, "__file__", None) or "Python"
+    thing = Thing(call.target, value, source_of(value, call), origin=origin, call=call)
+    called = bool(call.arguments or call.keywords)
+    if called and not (thing.is_made or isinstance(value, Entry)):
+        raise ConfigError(
+            f"Expected a class or a function at {call.target}, to be called with arguments, found "
+            f"a {type(value).__name__}; leave out the parentheses."
+        )
+    return thing
+
+
+@functools.cache
+def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """Return the entry points of a group by name; where several have one, the first counts."""
+    found = importlib.metadata.entry_points(group=group) if group else ()
+    return {each.name: each for each in reversed([*found])}
+
+
+def _origin(point: importlib.metadata.EntryPoint) -> str:
+    owner = point.dist
+    return f"{owner.name} {owner.version}" if owner else point.module
+
+
+# --- what is brought from one process to another ---
+
+
+def bring(kind: str, thing: Any) -> str:
+    """Return the name by which a study writes something of the user's own.
+
+    A text is one already. What can be imported is named by its import path; all else is had by
+    this process under a name of its own, and goes with studies to others.
+
+    Raises:
+        ConfigError: If it has no name, or one that raydrop has already.
+    """
+    if isinstance(thing, str):
+        return thing
+    path = path_of(thing)
+    if path is not None:
+        return path.text
+    if hasattr(thing, "fingerprint"):  # data, whose identity is their content
+        brought = Thing(str(thing.name), thing, stays=True)
+    else:
+        brought = Thing.of(thing, _name_of(kind, thing))
+    catalogue = Catalogue.kinds.get(kind)
+    if catalogue is None:
+        _WAITING.setdefault(kind, []).append(brought)
+    else:
+        catalogue.take(brought)
+    return brought.name
+
+
+def same_source(thing: Any, other: Any) -> bool:
+    """Return whether two things of the user's own are the same as far as results can tell."""
+    first, second = Thing.of(thing, ""), Thing.of(other, "")
+    return bool(first.source) and first.source == second.source
+
+
+def _name_of(kind: str, thing: Any) -> str:
+    """Return what a class or function is called, or an instance by its class and content."""
+    if isinstance(thing, functools.partial):
+        inner = _name_of(kind, thing.func)
+        return Call(inner, arguments=thing.args, keywords=thing.keywords).text
+    name = getattr(thing, "__name__", None)
+    if name is None:
+        shown = repr(thing)
+        if dataclasses.is_dataclass(thing) and _CALL.fullmatch(shown):
+            call = Call.parse(shown)
+            return shown if call is None else call.text
+        return f"{type(thing).__name__}{content_hash(thing)[:9]}"
+    if not str(name).isidentifier():
+        raise ConfigError(
+            f"Expected a {kind} with a name, found {name}; define it with def or class."
+        )
+    return str(name)
 
 
 @dataclass(frozen=True)
 class Brought:
-    """What scripts have added in this process; where it is unpickled, it is added too.
+    """What scripts and studies have added in this process; where it is unpickled, it is added too.
 
     A :class:`~raydrop.study.Study` carries it, so workers resolve names exactly as the driver does.
     """
 
-    entries: tuple[tuple[str, Entry[Any]], ...]
+    entries: tuple[tuple[str, Any], ...]
 
     @classmethod
     def here(cls) -> Brought | None:
         """Return what this process has; None for nothing."""
         found = [(k, each) for k, one in Catalogue.kinds.items() for each in one.brought()]
+        found += [(kind, each) for kind, some in _WAITING.items() for each in some]
         return cls(tuple(found)) if found else None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        for kind, entry in self.entries:
+        for kind, each in self.entries:
             known = Catalogue.kinds.get(kind)
             if known is None:
-                _WAITING.setdefault(kind, []).append(entry)
-            elif entry.name not in known or known[entry.name].source != entry.source:
-                known.add(entry)
+                _WAITING.setdefault(kind, []).append(each)
+            else:
+                known.take(each)
 
 
 _WAITING: dict[str, list[Any]] = {}
 """What was brought for catalogues that are not loaded yet, by kind."""
 
 
-def sources(*named: Named[Any]) -> dict[str, Any]:
-    """Return what an identity says of entries that a script has added: nothing where it has none.
+def sources(*named: Named[Any], version: str = "") -> dict[str, Any]:
+    """Return what an identity says of what is not raydrop's own: nothing where all of it is.
 
-    Entries of several kinds may have the same name; then all their sources count.
+    Entries of several kinds may have the same name; then all their sources count. A version, a word
+    of the user's, stands for all of them.
+
+    Raises:
+        ConfigError: If something has no source, and there is no version.
 
     Example:
         >>> sources(Entry("mine", dict, "", source="3f").named([]))
@@ -269,8 +581,12 @@ def sources(*named: Named[Any]) -> dict[str, Any]:
     """
     found: dict[str, set[str]] = {}
     for each in named:
-        if each.entry.source:
-            found.setdefault(each.entry.name, set()).add(each.entry.source)
+        entry = each.entry
+        if entry.unhashable and not version:
+            raise ConfigError(entry.unhashable)
+        if entry.source or entry.unhashable:
+            source = f"version {version}" if version else entry.source
+            found.setdefault(entry.name, set()).add(source)
     texts = {name: "+".join(sorted(some)) for name, some in sorted(found.items())}
     return {"sources": texts} if texts else {}
 
@@ -305,12 +621,3 @@ def value_text(value: Value) -> str:
     if isinstance(value, str):
         return value
     return str(int(value)) if value == int(value) else repr(float(value))
-
-
-def _source_hash(build: Callable[..., Any]) -> str:
-    """Return the hash of a function's or a class's source, or of its name where there is none."""
-    try:
-        source = inspect.getsource(build)
-    except (OSError, TypeError):
-        source = f"{build.__module__}.{getattr(build, '__qualname__', build)}"
-    return hashlib.sha256(source.encode()).hexdigest()[:32]

@@ -19,6 +19,7 @@ from raydrop.training.losses import (
     group_dro,
     ldam,
     logit_adjusted,
+    own,
     pw,
 )
 from raydrop.training.losses.base import Loss, LossContext, batch_loss
@@ -41,6 +42,8 @@ LOSSES = Catalogue(
         pw.FAMILY,
     ),
     example="focal(2)",
+    adopt=own.own,
+    group="raydrop.losses",
 )
 """Every family of losses by name."""
 
