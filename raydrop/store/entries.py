@@ -25,7 +25,6 @@ import os
 import re
 import shutil
 import stat
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -46,9 +45,8 @@ from raydrop.store.files import (
     read_npy_header,
     read_regular,
     said_of_link,
-    written_whole,
 )
-from raydrop.store.places import Place, is_fresh, open_place
+from raydrop.store.places import Place, open_place
 from raydrop.store.remote import ObjectFacts, Remote, at_once, is_url
 from raydrop.study import canonical_json, config_hash, sorted_json
 
@@ -376,12 +374,12 @@ class Store:
         there = self._remote
         at_once(lambda name: there.upload(work / name, f"{at.prefix}/{name}"), body["files"])
         there.write_bytes(at.meta, (work / META).read_bytes())
-        _remember(work / META, None)
+        os.utime(work / META, (0.0, 0.0))  # a time that no object has
 
     def _read_remote(self, there: Remote, at: _Spot) -> Entry | None:
         """Return an entry that the object store has; what is not here yet is brought."""
         for _ in range(_ATTEMPTS):
-            said = self._said(there, at)
+            said = self.place.current(at.meta, self._facts(there, at), _SETTLED_SECONDS)
             if said is None:
                 break
             try:
@@ -395,21 +393,6 @@ class Store:
                     raise
         shutil.rmtree(at.folder, ignore_errors=True)
         return None
-
-    def _said(self, there: Remote, at: _Spot) -> bytes | None:
-        """Return ``meta.json``, from here where that is what the object store has."""
-        facts, path = self._facts(there, at), at.meta_here
-        if facts is None:
-            return None
-        if is_fresh(path, facts):
-            return read_regular(path, links=False)
-        said = there.read_bytes(at.meta)
-        if said is not None:
-            at.folder.mkdir(parents=True, exist_ok=True)
-            with written_whole(path) as file:
-                file.write(said)
-            _remember(path, facts)
-        return said
 
     def _facts(self, there: Remote, at: _Spot) -> ObjectFacts | None:
         if self._seen is None:
@@ -553,13 +536,6 @@ def _is_like(found: tuple[int, ...], shape: tuple[int | None, ...] | None) -> bo
 
 
 # Object stores.
-
-
-def _remember(path: Path, facts: ObjectFacts | None) -> None:
-    """Give a file of the copy the time of its object, or none where that proves nothing."""
-    settled = facts is not None and time.time() - facts.changed > _SETTLED_SECONDS
-    changed = facts.changed if facts is not None and settled else 0.0
-    os.utime(path, (changed, changed))
 
 
 def _bring(there: Remote, at: _Spot, name: str, digest: str) -> None:

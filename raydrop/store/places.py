@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +20,15 @@ from filelock import FileLock
 
 from raydrop.errors import DataError, StoreError
 from raydrop.store.files import expecting, read_regular, written_whole
-from raydrop.store.remote import Remote, at_once, canonical_url, is_url, joined_url, remote
+from raydrop.store.remote import (
+    ObjectFacts,
+    Remote,
+    at_once,
+    canonical_url,
+    is_url,
+    joined_url,
+    remote,
+)
 
 CACHE = "RAYDROP_CACHE"
 """Environment variable that names another folder for copies than ``~/.cache/raydrop``."""
@@ -87,17 +96,29 @@ class Place:
 
     def refresh(self) -> None:
         """Bring ``study.json`` up to date with the object store, where there is one."""
-        if self.remote is None:
-            return
-        facts, path = self.remote.facts(STUDY), self.folder / STUDY
-        if facts is None:
-            path.unlink(missing_ok=True)
-        elif not is_fresh(path, facts):
-            content = self.remote.read_bytes(STUDY)
-            if content is not None:
-                with written_whole(path) as file:
-                    file.write(content)
-                os.utime(path, (facts.changed, facts.changed))
+        if self.remote is not None and self.current(STUDY, self.remote.facts(STUDY)) is None:
+            (self.folder / STUDY).unlink(missing_ok=True)
+
+    def current(self, name: str, facts: ObjectFacts | None, settled: float = 0.0) -> bytes | None:
+        """Return what an object of these facts holds, from the copy here where that is of its time.
+
+        A copy is given that time unless the object is younger than ``settled`` seconds.
+        """
+        path, there = self.folder / name, self.remote
+        if there is None or facts is None:
+            return None
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            if (found.st_size, int(found.st_mtime)) == (facts.size, int(facts.changed)):
+                return read_regular(path, links=False)
+        content = there.read_bytes(name)
+        if content is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as file:
+                file.write(content)
+            changed = facts.changed if time.time() - facts.changed > settled else 0.0
+            os.utime(path, (changed, changed))
+        return content
 
     def writing(self, below: str | Path = "") -> AbstractContextManager[None]:
         """Raise a StoreError where a place, or a folder in it, cannot be written meanwhile."""
@@ -125,14 +146,6 @@ def open_place(location: str | Path | Place) -> Place:
         place.folder.mkdir(parents=True, exist_ok=True)
         place.refresh()
     return place
-
-
-def is_fresh(path: Path, facts: tuple[int, float]) -> bool:
-    """Return whether a file has the size and time that an object has."""
-    with contextlib.suppress(OSError):
-        found = path.stat()
-        return (found.st_size, int(found.st_mtime)) == (facts[0], int(facts[1]))
-    return False
 
 
 def cache_folder() -> Path:
