@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -90,12 +92,10 @@ def from_predictions(
             "Expected a group in all tables of predictions or in none, found some without; add the "
             "column there."
         )
-    folder = tempfile.TemporaryDirectory(prefix="raydrop-")
-    place = open_place(folder.name)
+    place = open_place(tempfile.mkdtemp(prefix="raydrop-"))
+    weakref.finalize(place, shutil.rmtree, place.folder, ignore_errors=True)
     _write(place, rows, name, by)
-    results = Results(place)
-    results.lasts_with = folder
-    return results
+    return Results(place)
 
 
 def _read(table: Table) -> pd.DataFrame:
@@ -184,6 +184,11 @@ def _write(place: Place, rows: pd.DataFrame, name: str, by: By | None) -> None:
             "they are."
         )
     names: dict[By, list[str]] = {"class": _ordered(samples["test"]["label"])}
+    if len(names["class"]) < 2:
+        raise DataError(
+            f"Expected at least two labels in test, found {visible(names['class'][0])} alone; add "
+            "the samples of the other classes."
+        )
     if "group" in rows:
         names["group"] = _ordered(samples["test"]["group"])
     by = by or ("group" if "group" in names else "class")
@@ -277,8 +282,7 @@ class _Trial:
                 "same way."
             )
         # A class without a test sample has no recall; to predict it is any of the mistakes.
-        mistakes = (labels + 1) % len(names) if len(names) > 1 else labels
-        return np.where(classes.isna(), mistakes, classes.fillna(0)).astype(np.int64)
+        return np.where(classes.isna(), (labels + 1) % len(names), classes).astype(np.int64)
 
 
 def _splits(rows: pd.DataFrame) -> pd.Series[Any]:

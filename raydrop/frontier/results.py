@@ -58,8 +58,6 @@ class Results:
     def __init__(self, location: str | Path | Place, by: str | None = None) -> None:
         self.place, self._by = open_place(location), by
         self._study = read_study(self.place)
-        self.lasts_with: Any = None
-        """What removes the folder once it is not needed any more, of results that are not kept."""
 
     @cached_property
     def _records(self) -> Records:
@@ -168,8 +166,9 @@ class Results:
         for name, value in asked.items():
             if name not in axes:
                 raise unknown_name("part of a point", name, axes)
-            column: Any = rows[name]
-            same = np.isclose(column, value) if name == "keep_fraction" else column.eq(value)
+            # 0.1 + 0.4 is the keep fraction 0.5.
+            near = name == "keep_fraction" and isinstance(value, float)
+            same: Any = np.isclose(rows[name], value) if near else rows[name] == value
             if not same.any():
                 there = ", ".join(map(str, rows[name].unique()[:9])) or "none"
                 raise ConfigError(
