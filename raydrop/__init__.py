@@ -24,10 +24,12 @@ _LATER = {
     "Results": "raydrop.frontier.results:Results",
     "data": "raydrop.data",
     "from_predictions": "raydrop.frontier.predictions:from_predictions",
+    "DynamicSampler": "raydrop.training.sampler:DynamicSampler",
     "Recorder": "raydrop.scores.recorder:Recorder",
     "Scores": "raydrop.selection.scores:Scores",
     "Selection": "raydrop.selection.prune:Selection",
     "prune": "raydrop.selection.prune:prune",
+    "with_indices": "raydrop.training.sampler:with_indices",
     "run": "raydrop.cluster.library:run",
 }
 """Where each name is that is imported once it is asked for: a module, or what one has."""

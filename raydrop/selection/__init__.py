@@ -7,6 +7,7 @@ from raydrop.selection.quotas import drop_densities as drop_densities
 from raydrop.selection.quotas import drop_quotas as drop_quotas
 from raydrop.selection.quotas import proportional_quotas as proportional_quotas
 from raydrop.selection.quotas import quota_rule as quota_rule
+from raydrop.selection.quotas import quotas_at_rates as quotas_at_rates
 from raydrop.selection.quotas import quotas_from_counts as quotas_from_counts
 from raydrop.selection.quotas import smooth_recalls as smooth_recalls
 from raydrop.selection.select import best_first as best_first

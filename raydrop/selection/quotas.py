@@ -48,6 +48,7 @@ from raydrop.selection.checks import (
     checked_counts,
     checked_floors,
     checked_recalls,
+    numbers,
 )
 from raydrop.study.catalogue import Catalogue, Entry, Thing
 
@@ -160,6 +161,24 @@ def quotas_from_counts(
         )
     rates = chosen.astype(np.float64)
     return _quotas(sizes, rates, budget, minimum, urgency=rates)
+
+
+def quotas_at_rates(
+    class_sizes: ArrayLike, rates: ArrayLike, budget: int, minimum: int = 0
+) -> IntArray:
+    """Return quotas in proportion to rates a_k >= 0 of any rule, as far as classes have samples.
+
+    Example:
+        >>> quotas_at_rates([100, 100, 10], [1, 2, 1], budget=100).tolist()
+        [30, 60, 10]
+    """
+    sizes, each = checked_counts("class_sizes", class_sizes), numbers("rates", rates)
+    if each.shape != sizes.shape or not (np.isfinite(each) & (each >= 0)).all():
+        raise ConfigError(
+            f"Expected a rate of at least 0 for each of {sizes.size} classes, found {each[:9]}; "
+            "give one per class."
+        )
+    return _quotas(sizes, np.where(sizes > 0, each, 0.0), budget, minimum)
 
 
 def smooth_recalls(recalls: ArrayLike, totals: ArrayLike, pseudocount: float) -> FloatArray:
