@@ -1,4 +1,4 @@
-"""Which channels of a network go together, what is left without them, and which are chosen.
+"""Which channels of a network go together, and what is left without them.
 
 A residual stream ties the outputs of every convolution that adds to it, a depthwise convolution its
 outputs to its inputs, a BatchNorm to the convolution before it. Such channels are one *coupled
@@ -9,7 +9,7 @@ Shapes: ``U`` coupled channels, numbered from 0; ``C`` outputs or inputs of a la
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from raydrop.network.channels import Side
 
 TOLERANCE = 0.02
 """How far a size may be from its target, as a share of what is to go and of what is to stay."""
-_LONGEST_WALK = 1000
 
 Kept = NDArray[np.bool_]
 """Which coupled channels stay, (U,)."""
@@ -118,51 +117,3 @@ class Coupling:
                 before = sum(index < shortcut.before for index in places)
                 shortcuts[name] = [before, sum(index >= end for index in places)]
         return {"layers": layers, "shortcuts": shortcuts} if layers else {}
-
-
-def choose(
-    coupling: Coupling,
-    scores: NDArray[np.float64],
-    size: int,
-    measure: str,
-    slack: float,
-    seed: int,
-) -> Kept:
-    """Return the channels that stay when the lowest go until a size is met.
-
-    All channels are ranked together, equal scores in a seeded order; the highest of each group
-    stays. Of the two neighbouring numbers of channels between which the size lies, the nearer one
-    is taken. Where neither is within ``slack`` of it, channels are passed over that would remove
-    too much, and the next ones in the ranking are tried. Scores are (U,), higher ones stay.
-    """
-    order = np.lexsort((np.random.default_rng(seed).random(len(scores)), scores))
-    highest = {coupling.groups[channel]: channel for channel in order}
-    ranking = order[~np.isin(order, list(highest.values()))].tolist()
-
-    def without(removed: Sequence[int]) -> Kept:
-        kept = coupling.everything()
-        kept[list(removed)] = False
-        return kept
-
-    def left(removed: Sequence[int]) -> int:
-        return coupling.size(without(removed), measure)
-
-    def error(removed: Sequence[int]) -> int:
-        return abs(left(removed) - size)
-
-    low, high = 0, len(ranking)
-    while low < high:  # the fewest channels without which the rest is no larger than the size
-        middle = (low + high) // 2
-        low, high = (low, middle) if left(ranking[:middle]) <= size else (middle + 1, high)
-    start = max(low - 1, 0)
-    best = min(ranking[:low], ranking[:start], key=error)
-    if error(best) > slack:
-        walked = ranking[:start]
-        for channel in ranking[start : start + _LONGEST_WALK]:
-            now = left([*walked, channel])
-            if now >= size - slack:
-                walked.append(channel)
-                if now <= size + slack:
-                    break
-        best = min(best, walked, key=error)
-    return without(best)

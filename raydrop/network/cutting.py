@@ -13,12 +13,13 @@ from torch.nn.modules.conv import _ConvNd
 from raydrop.errors import NetworkError
 from raydrop.network.base import MEASURES, Pruned, PruningTask
 from raydrop.network.channels import rebuild
-from raydrop.network.coupling import TOLERANCE, Coupling, Kept, choose, tolerance
+from raydrop.network.coupling import TOLERANCE, Coupling, Kept, tolerance
 from raydrop.network.measure import network_size
 from raydrop.network.tracing import coupling_of
 
 Combine = Literal["mean", "sum"]
 """Of the scores of coupled filters, over those that are given."""
+_LONGEST_WALK = 1000
 
 
 def cut_by_scores(
@@ -69,9 +70,13 @@ def chosen(
     scores: NDArray[np.float64],
     fraction: float | None = None,
 ) -> Kept:
-    """Return the coupled channels that stay, those of higher scores (U,), so that a target is met.
+    """Return the coupled channels that stay when the lowest scores (U,) go until a target is met.
 
-    ``fraction`` of the dense network's measure goes; None stands for the target's.
+    All channels are ranked together, equal scores in a seeded order; the highest of each group
+    stays. Of the two neighbouring numbers of channels between which the wanted size lies, the
+    nearer one is taken. Where neither is within the tolerance of it, channels are passed over that
+    would remove too much, and the next ones in the ranking are tried. ``fraction`` of the dense
+    network's measure goes; None stands for the target's.
     """
     measure = task.target.measure
     if measure == "sparsity":
@@ -81,9 +86,38 @@ def chosen(
         )
     goes = task.target.fraction if fraction is None else fraction
     dense = task.dense.of(measure)
-    return choose(
-        coupling, scores, round(dense * (1 - goes)), measure, tolerance(goes) * dense, task.seed
-    )
+    size, slack = round(dense * (1 - goes)), tolerance(goes) * dense
+    order = np.lexsort((np.random.default_rng(task.seed).random(len(scores)), scores))
+    highest = {coupling.groups[channel]: channel for channel in order}
+    ranking = order[~np.isin(order, list(highest.values()))].tolist()
+
+    def without(removed: Sequence[int]) -> Kept:
+        kept = coupling.everything()
+        kept[list(removed)] = False
+        return kept
+
+    def left(removed: Sequence[int]) -> int:
+        return coupling.size(without(removed), measure)
+
+    def error(removed: Sequence[int]) -> int:
+        return abs(left(removed) - size)
+
+    low, high = 0, len(ranking)
+    while low < high:  # the fewest channels without which the rest is no larger than the size
+        middle = (low + high) // 2
+        low, high = (low, middle) if left(ranking[:middle]) <= size else (middle + 1, high)
+    start = max(low - 1, 0)
+    best = min(ranking[:low], ranking[:start], key=error)
+    if error(best) > slack:
+        walked = ranking[:start]
+        for channel in ranking[start : start + _LONGEST_WALK]:
+            now = left([*walked, channel])
+            if now >= size - slack:
+                walked.append(channel)
+                if now <= size + slack:
+                    break
+        best = min(best, walked, key=error)
+    return without(best)
 
 
 def cut(

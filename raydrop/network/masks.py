@@ -55,7 +55,21 @@ def mask_by_scores(task: PruningTask, scores: Mapping[str, Tensor]) -> Pruned:
     total = sum(weight.numel() for weight in weights.values())
     dense = task.dense.weights
     wanted = dense - round(dense * task.target.fraction)
-    masks = _masks(weights, scores, max(total - max(wanted, len(weights)), 0), task.seed)
+    amount = max(total - max(wanted, len(weights)), 0)
+    # Not by prune.global_unstructured, which takes equal scores in an order of its own and can
+    # mask a whole layer.
+    generator = torch.Generator().manual_seed(task.seed)
+    flat = torch.cat([_checked(name, weight, scores).flatten() for name, weight in weights.items()])
+    sizes = [weight.numel() for weight in weights.values()]
+    for part in flat.split(sizes):
+        part[_drawn(part == part.max(), 1, generator)] = torch.inf
+    keep = torch.ones(total, dtype=torch.bool)
+    if amount > 0:
+        highest = flat.kthvalue(amount).values
+        keep[flat < highest] = False
+        keep[_drawn(flat == highest, amount - int((~keep).sum()), generator)] = False
+    parts = zip(weights.items(), keep.split(sizes), strict=True)
+    masks = {name: part.view_as(weight) for (name, weight), part in parts}
     with torch.no_grad():
         for name, weight in weights.items():
             weight.mul_(masks[name])
@@ -70,29 +84,6 @@ def mask_by_scores(task: PruningTask, scores: Mapping[str, Tensor]) -> Pruned:
             "one weight or more were zero to begin with."
         )
     return Pruned(model, size, reached, masks=masks, note=note)
-
-
-def _masks(
-    weights: Mapping[str, Tensor], scores: Mapping[str, Tensor], amount: int, seed: int
-) -> dict[str, Tensor]:
-    """Return masks without so many weights, those that score lowest but for each layer's highest.
-
-    They are chosen here rather than by ``prune.global_unstructured``, which takes equal scores in
-    an order of its own and can mask a whole layer.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    flat = torch.cat([_checked(name, weight, scores).flatten() for name, weight in weights.items()])
-    sizes = [weight.numel() for weight in weights.values()]
-    for part in flat.split(sizes):
-        part[_drawn(part == part.max(), 1, generator)] = torch.inf
-    keep = torch.ones(len(flat), dtype=torch.bool)
-    if amount > 0:
-        highest = flat.kthvalue(amount).values
-        keep[flat < highest] = False
-        rest = amount - int((~keep).sum())
-        keep[_drawn(flat == highest, rest, generator)] = False
-    parts = zip(weights.items(), keep.split(sizes), strict=True)
-    return {name: part.view_as(weight) for (name, weight), part in parts}
 
 
 def _drawn(candidates: Tensor, number: int, generator: torch.Generator) -> Tensor:

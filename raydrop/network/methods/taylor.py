@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raydrop.network.base import NetworkMethod, Pruned, PruningTask, Step
-from raydrop.network.channels import ChannelMap, zero_removed
+from raydrop.network.base import NetworkMethod, Pruned, PruningTask
+from raydrop.network.channels import zero_removed
 from raydrop.network.coupling import Coupling, Kept
 from raydrop.network.cutting import chosen, combined_scores, cut, named_layers
 from raydrop.network.tracing import coupling_of
@@ -75,54 +75,48 @@ class TaylorActivation(NetworkMethod):
     ) -> tuple[Kept, list[float]]:
         """Train in place, round after round; return what stays, and the share gone by round."""
         optimiser = torch.optim.SGD(model.parameters(), lr=self.learning_rate, momentum=0.9)
-        batches = task.steps(int(self.rounds) * int(self.steps))
+        rounds, steps = int(self.rounds), int(self.steps)
+        batches = task.steps(rounds * steps)
         kept, course = coupling.everything(), list[float]()
         dense, measure = task.dense.of(task.target.measure), task.target.measure
         start = 1 - coupling.size(kept, measure) / dense
-        for done in range(1, int(self.rounds) + 1):
-            some = islice(batches, int(self.steps))
-            totals = _trained(task, model, optimiser, coupling, coupling.channels(kept), some)
-            layers = {name: unit_norm(total) for name, total in totals.items()}
-            scores = np.where(kept, combined_scores(coupling, layers), -np.inf)
-            fraction = start + (task.target.fraction - start) * done / int(self.rounds)
-            kept = chosen(task, coupling, scores, fraction)
-            course.append(1 - coupling.size(kept, measure) / dense)
+        with _outputs(model, coupling.prunable) as outputs:
+            for done in range(1, rounds + 1):
+                channels, totals = coupling.channels(kept), dict[str, Tensor]()
+                zero_removed(model, channels)
+                for step in islice(batches, steps):
+                    outputs.clear()
+                    with torch.enable_grad():
+                        loss = task.loss(model(step.images), step)
+                        optimiser.zero_grad()
+                        loss.backward()
+                    for name, activation in outputs:
+                        assert activation.grad is not None
+                        scores = filter_changes(activation, activation.grad)
+                        totals[name] = totals[name] + scores if name in totals else scores
+                    optimiser.step()
+                    zero_removed(model, channels)
+                layers = {name: unit_norm(total) for name, total in totals.items()}
+                combined = np.where(kept, combined_scores(coupling, layers), -np.inf)
+                fraction = start + (task.target.fraction - start) * done / rounds
+                kept = chosen(task, coupling, combined, fraction)
+                course.append(1 - coupling.size(kept, measure) / dense)
         return kept, course
 
 
-def _trained(
-    task: PruningTask,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    coupling: Coupling,
-    channels: ChannelMap,
-    batches: Iterable[Step],
-) -> dict[str, Tensor]:
-    """Train without the removed channels and return the scores, summed over the batches."""
-    totals: dict[str, Tensor] = {}
-    outputs: list[tuple[str, Tensor]] = []
+@contextlib.contextmanager
+def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[list[tuple[str, Tensor]]]:
+    """Give a list that what layers make is added to, by name, with its gradient kept."""
+    outputs = list[tuple[str, Tensor]]()
 
     def keep(name: str, _layer: nn.Module, _inputs: Any, output: Tensor) -> None:
         output.retain_grad()
         outputs.append((name, output))
 
     with contextlib.ExitStack() as hooks:
-        for name, layer in named_layers(model, coupling.prunable):
+        for name, layer in named_layers(model, names):
             hooks.callback(layer.register_forward_hook(partial(keep, name)).remove)
-        zero_removed(model, channels)
-        for step in batches:
-            outputs.clear()
-            with torch.enable_grad():
-                loss = task.loss(model(step.images), step)
-                optimiser.zero_grad()
-                loss.backward()
-            for name, activation in outputs:
-                assert activation.grad is not None
-                scores = filter_changes(activation, activation.grad)
-                totals[name] = totals[name] + scores if name in totals else scores
-            optimiser.step()
-            zero_removed(model, channels)
-    return totals
+        yield outputs
 
 
 TAYLOR_ACTIVATION = Entry[NetworkMethod](
