@@ -68,24 +68,30 @@ def ray_session(
 
 
 def _start(num_cpus: int | None, job: JobConfig, folder: Path) -> None:
+    from ray._private import ray_constants
+
     _make_token()
+    # Ray 2.60 takes a loopback address for a mistake: it replaces it by that of a network interface
+    # and then listens on all of them, except where it believes that there are no clusters.
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
-        with _loopback_kept():
-            ray.init(
-                "local",  # or it would join a cluster that happens to run on this machine
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                job_config=job,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder / "r"),  # which Ray opens to everybody
-            )
+        ray.init(
+            "local",  # or it would join a cluster that happens to run on this machine
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            job_config=job,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder / "r"),  # which Ray opens to everybody
+        )
     except Exception as error:  # what Ray raises where its processes do not come up
         raise ConfigError(
             f"Expected Ray to start on this machine, found: {in_one_line(error)}; free memory or "
             "disk, or name a cluster with --address."
         ) from error
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager
@@ -250,23 +256,6 @@ def dashboard_text(dashboard: str | None, head: str) -> str:
         f"http://{dashboard} on the head, {host}; brought to this address of your own machine by "
         f"`ray dashboard CLUSTER_FILE` or `ssh -N -L {port}:{dashboard} USER@{host}`"
     )
-
-
-@contextlib.contextmanager
-def _loopback_kept() -> Iterator[None]:
-    """Have Ray listen where it is told to.
-
-    Ray 2.60 takes a loopback address for a mistake: it replaces it by that of a network interface
-    and then listens on all of them, except where it believes that there are no clusters.
-    """
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _make_token() -> None:

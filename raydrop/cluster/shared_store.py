@@ -17,6 +17,7 @@ import platform
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydrop.errors import ConfigError, RaydropError, StoreError, in_one_line
 from raydrop.store import Store
+from raydrop.store.files import expecting
 from raydrop.store.remote import is_url
 from raydrop.study import config_hash
 
@@ -64,16 +66,15 @@ class SharedStore:
     def find(self) -> Store | None:
         """Return the store, or None where this machine does not see what the driver left there."""
         end = time.monotonic() + _PATIENCE_SECONDS
-        try:
+        with self._expecting("read"):
             store = Store(self.location)
-            while self.marker and not self._is_marked(store):
+            while self.marker:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    (store.root / self.marker).stat()
+                    break
                 if time.monotonic() > end:
                     return None
                 time.sleep(0.2)
-        except StoreError:
-            raise
-        except OSError as error:
-            raise self._refused("read", error) from error
         return store
 
     def try_writing(self) -> None:
@@ -84,25 +85,14 @@ class SharedStore:
             store.remove("probe", config_hash(config))
         elif self.marker:
             path = (Path(self.location) / self.marker).with_name(f"probe-{uuid.uuid4().hex}")
-            try:
+            with self._expecting("write results to"):
                 path.write_text("whether results can be written here")
                 path.unlink()
-            except OSError as error:
-                raise self._refused("write results to", error) from error
 
-    def _is_marked(self, store: Store) -> bool:
-        try:
-            (store.root / self.marker).stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return True
-
-    def _refused(self, what: str, error: OSError) -> StoreError:
-        return StoreError(
-            f"Expected to {what} {self.location} on {platform.node()}, found: "
-            f"{error.strerror or error}; free space there, allow whoever runs Ray on that machine "
-            "to read and write it, or choose another folder with --out."
-        )
+    def _expecting(self, what: str) -> AbstractContextManager[None]:
+        remedy = "free space there, allow whoever runs Ray on that machine to read and write it, or"
+        what = f"to {what} {self.location} on {platform.node()}"
+        return expecting(what, f"{remedy} choose another folder with --out")
 
 
 _write_once = functools.cache(lambda place: place.try_writing())  # in each process
