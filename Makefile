@@ -37,11 +37,12 @@ unexport PYTHONDONTWRITEBYTECODE
 # Files of tests are shared out among processes, one more than two cores: tests of Ray mostly wait.
 BESIDE := --dist loadfile --no-loadscope-reorder
 
+# A thread for each process: numpy's threads would wait for each other.
+test test-core: export OMP_NUM_THREADS := 1
+
 test: $(STAMP) ## Run the whole test suite, in three processes
 	$(VENV)/bin/python -m pytest -n 3 $(BESIDE)
 
-# Two processes, a thread each: numpy's threads would wait for each other.
-test-core: export OMP_NUM_THREADS := 1
 test-core: $(STAMP) ## Run the tests that need no Ray, browser or server of an object store
 	$(VENV)/bin/python -m pytest -n 2 $(BESIDE) -m "not ray and not services"
 

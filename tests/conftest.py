@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 gc.disable()
 
 
+LONGEST = ("ray_up", "chaos", "cluster", "remote", "crew")
+"""Files of tests that take a minute or more, the first of which mostly waits."""
 SERVERS = {"endpoint", "google"}
 """Fixtures that start a server of an object store."""
 
@@ -26,14 +29,20 @@ SERVERS = {"endpoint", "google"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that need a server, and put files first that take long.
 
-    Those are files with Ray, which mostly wait, then large ones: processes that share the files out
+    Those are the longest, others with Ray, then large ones: processes that share the files out
     between them then end at about the same time.
     """
+    longest = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
     for item in items:
         if not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("services")
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: (item.path not in with_ray, -item.path.stat().st_size, item.path))
+
+    def place(item: pytest.Item) -> tuple[int, bool, int, Path]:
+        path, last = item.path, len(longest)
+        return longest.get(path.name, last), path not in with_ray, -path.stat().st_size, path
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish() -> None:
