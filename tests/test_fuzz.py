@@ -37,6 +37,7 @@ from raydrop import cli
 from raydrop.cli import load_sweep
 from raydrop.cluster.space import expand
 from raydrop.data import FileImages, load_dataset
+from raydrop.data.dataset import decoded_images
 from raydrop.errors import RaydropError
 from raydrop.frontier.records import load_records
 from raydrop.network.saving import load_network, save_network
@@ -261,7 +262,7 @@ def test_images(case: tuple[str, bytes, PIL.Image.Image | None], empty: Callable
     mode = "L" if image is not None and image.mode == "L" else "RGB"
     files = FileImages((name,), str(folder), mode)
     width, height = (5, 4) if image is None else image.size
-    found = outcome(lambda: files.decode(height, width))
+    found = outcome(lambda: decoded_images(files, height, width))
     if found is not None:
         assert found.pixels.shape == (1, len(mode), height, width)
     if found is not None and image is not None:

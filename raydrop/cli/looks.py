@@ -11,7 +11,7 @@ import typer
 from rich.table import Column, Table
 from typer import Argument, Option
 
-from raydrop.cli.options import DataRoot, app, on_this_machine
+from raydrop.cli.options import AsJson, DataRoot, app, on_this_machine
 from raydrop.errors import ConfigError
 from raydrop.store.terminal import console, errors
 
@@ -105,12 +105,11 @@ def check(
 
 def _print_check(found: DataCheck) -> None:
     """Show what a look at a data set found."""
-    channels, height, width = found.image_shape
     mirrored = "mirrored in training" if found.horizontal_flip else "not mirrored"
     kept = "kept in memory" if found.in_memory else "read in every epoch"
     lines = {
         "data": found.spec,
-        "models see": f"{channels}x{height}x{width}, {mirrored}, {kept}",
+        "models see": f"{found.inputs}, {mirrored}, {kept}",
         "files": "none" if found.files is None else str(found.files),
         "compared": found.compared,
     }
@@ -139,9 +138,9 @@ def _print_sizes(by: str, sizes: Mapping[str, Mapping[str, int]]) -> None:
     console.print(table)
 
 
-@app.command(epilog="Example: `raydrop methods`")
-def methods() -> None:
-    """List scores, quotas, losses, network pruners, data, models: one line and citation each."""
+@app.command(epilog="Example: `raydrop methods`; `raydrop methods --json` for programs")
+def methods(as_json: AsJson = False) -> None:
+    """List scores, quotas, losses, network pruners, data, models: what, whose, and from where."""
     from raydrop.data import DATASETS
     from raydrop.models import MODELS
     from raydrop.network import METHODS as PRUNERS
@@ -149,21 +148,39 @@ def methods() -> None:
     from raydrop.selection import QUOTAS
     from raydrop.training.losses import LOSSES
 
-    known: dict[str, Mapping[str, Any]] = {
+    known = {
         "scores": METHODS,
         "quotas": QUOTAS,
         "losses": LOSSES,
         "network pruners": PRUNERS,
+        "data sets": DATASETS,
+        "models": MODELS,
     }
-    for title, entries in known.items():
-        table = Table("name", "what it does", "source", title=title, title_justify="left")
-        for entry in entries.values():
-            table.add_row(entry.usage, entry.summary, entry.citation)
-        console.print(table)
-    for title, described in (("data sets", DATASETS), ("models", MODELS)):
-        table = Table("name", "what it is", title=title, title_justify="left")
-        for name, entry in described.items():
-            table.add_row(name, entry.summary)
+    listed = {title: catalogue.everything() for title, catalogue in known.items()}
+    if as_json:
+        facts = {
+            title: [
+                {
+                    "name": name,
+                    "usage": entry.usage,
+                    "summary": entry.summary,
+                    "citation": entry.citation,
+                    "from": entry.origin,
+                }
+                for name, entry in entries.items()
+            ]
+            for title, entries in listed.items()
+        }
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    for title, entries in listed.items():
+        cited = any(entry.citation for entry in entries.values())
+        columns = ("name", "what it is", *(["source"] if cited else []), "from")
+        table = Table(*columns, title=title, title_justify="left")
+        for name, entry in entries.items():
+            source = (entry.citation,) if cited else ()
+            called = entry.usage if cited else name
+            table.add_row(called, entry.summary, *source, entry.origin)
         console.print(table)
 
 

@@ -30,7 +30,7 @@ from raydrop.cluster.space import expand
 from raydrop.cluster.sweep import run_trials
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
-from raydrop.data.dataset import ArrayImages, LabelledDataset
+from raydrop.data.dataset import LabelledDataset
 from raydrop.errors import ConfigError, ScoringError, StudyMismatchError
 from raydrop.plan import Plan, check_networks, make_plan, trial_configs
 from raydrop.plan.runs import query_run, score_run
@@ -270,7 +270,7 @@ def _run(briefing: Briefing, options: Options, beginning: Beginning | None = Non
             briefing.say("dashboard", dashboard)
         check_machines(place)
         layout = cluster_layout.wait_for_layout(
-            in_memory=isinstance(data.dataset.train.inputs, ArrayImages),
+            in_memory=data.dataset.train.inputs.in_memory,
             gpus_per_worker=options.gpus_per_worker,
             seconds=0.0 if options.address is None else cluster_layout.WAIT_SECONDS,
             console=console,

@@ -27,7 +27,7 @@ from raydrop.cluster.layout import Layout
 from raydrop.data.batches import PreparedData, make_batches
 from raydrop.data.dataset import ArrayImages, LabelledDataset, Split
 from raydrop.data.held import ArrayInputs, as_array
-from raydrop.data.inputs import InputSpec, each
+from raydrop.data.inputs import InputSpec, leaves
 from raydrop.errors import RaydropError, in_one_line
 from raydrop.plan import Plan
 from raydrop.plan.workload import StageName, Work, query_work, trial_work
@@ -212,15 +212,11 @@ class Noise:
             shape = (count, *self.image_shape)
             return ArrayImages(rng.integers(256, size=shape, dtype=np.uint8))
         assert self.spec is not None
-        zeros = each(as_array, self.spec.zeros(count))
-        return ArrayInputs(
-            each(
-                lambda array: array + rng.normal(size=array.shape).astype(array.dtype)
-                if array.dtype.kind in "fc"
-                else array,
-                zeros,
-            )
-        )
+        arrays = [as_array(zeros) for zeros in leaves(self.spec.zeros(count))]
+        for array in arrays:
+            if array.dtype.kind in "fc":
+                array += rng.normal(size=array.shape).astype(array.dtype)
+        return ArrayInputs(self.spec.formed(arrays))
 
 
 @dataclass(frozen=True)

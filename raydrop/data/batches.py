@@ -1,9 +1,13 @@
-"""From stored images to batches on a device: gathered, augmented, normalised.
+"""From stored inputs to batches on a device: gathered, augmented, and images normalised.
 
 Small data sets lie in memory as one uint8 tensor, so a batch is one gather and augmentation is a
 few tensor operations on the whole batch. Larger ones stream from files through a ``DataLoader``.
 Both ways give the same kind of batch, and the same seed gives the same batches whatever the number
 of worker processes.
+
+Anybody's inputs go the same two ways, without normalisation, which is up to whoever made them;
+floats and token ids are fed as they are. An augmentation of the user's own gets each batch of
+training, on its device, images as uint8, with torch's generators seeded.
 """
 
 from __future__ import annotations
@@ -20,12 +24,23 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from raydrop.data.dataset import SMALL_SIDE, ArrayImages, FileImages, LabelledDataset, Split
+from raydrop.data.dataset import (
+    SMALL_SIDE,
+    ArrayImages,
+    Images,
+    LabelledDataset,
+    Split,
+)
+from raydrop.data.held import ArrayInputs, StreamedInputs, collated
+from raydrop.data.inputs import each
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Channel means that torchvision's ImageNet models use, for data that stream from files."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Channel standard deviations, likewise."""
+
+_STRIDE = 0x9E3779B97F4A7C15
+"""Between the seeds of samples, or batches, of one epoch."""
 
 
 class Batch(NamedTuple):
@@ -57,17 +72,20 @@ class PreparedData:
     dataset: LabelledDataset
     """Images decoded, where they fit."""
     mean: tuple[float, ...]
-    """By channel, of the training images, in [0, 1]; and so the standard deviations."""
+    """By channel, of the training images, in [0, 1]; and so the standard deviations. Empty where
+    inputs are no images."""
     std: tuple[float, ...]
 
 
 def prepare(dataset: LabelledDataset) -> PreparedData:
     """Decode a data set's images where they fit in memory, and measure its channels."""
+    if dataset.image_shape is None:
+        return PreparedData(dataset, (), ())
     decoded = dataset.decoded()
     images = decoded.train.inputs
     if isinstance(images, ArrayImages):
         return PreparedData(decoded, *channel_statistics(images.pixels))
-    channels = decoded.image_shape[0]
+    channels = dataset.image_shape[0]
     return PreparedData(decoded, IMAGENET_MEAN[:channels], IMAGENET_STD[:channels])
 
 
@@ -93,64 +111,147 @@ def make_batches(
 ) -> Batches:
     """Return what gives batches of one split on a device.
 
-    Where images stream, ``loader_workers`` processes read files; by default one for each thread
-    that torch may use, less the one that trains.
+    Where inputs stream, ``loader_workers`` processes read them; by default one for each thread that
+    torch may use, less the one that trains.
     """
-    # Factor and offset that turn pixels 0...255 into normalised floats, (1, C, 1, 1).
-    mean, std = (torch.tensor(each, dtype=torch.float64) for each in (data.mean, data.std))
-    factor, offset = 1 / (255 * std), -mean / std
-    scale = [each.float().view(1, -1, 1, 1).to(device) for each in (factor, offset)]
-    if isinstance(split.inputs, ArrayImages):
-        pixels = _tensor(split.inputs.pixels).to(device)
-        how = data.dataset.crop_padding, data.dataset.horizontal_flip
-        return functools.partial(_in_memory, pixels, _tensor(split.labels).to(device), scale, how)
+    dataset, inputs = data.dataset, split.inputs
+    finish = _Normalised(data, device) if dataset.image_shape is not None else _unchanged
+    changes = functools.partial(_changes, dataset, device)
+    if isinstance(inputs, ArrayImages | ArrayInputs):
+        values = inputs.pixels if isinstance(inputs, ArrayImages) else inputs.values
+        tensors = each(lambda array: _tensor(array).to(device), values)
+        labels = _tensor(split.labels).to(device)
+        return functools.partial(_in_memory, tensors, labels, changes, finish)
     if loader_workers is None:
         loader_workers = torch.get_num_threads() - 1
-    return functools.partial(_streamed, data.dataset, split, scale, loader_workers)
+    if isinstance(inputs, StreamedInputs):
+        return functools.partial(_streamed, inputs, split, changes, finish, loader_workers, device)
+    return functools.partial(_opened, dataset, split, changes, finish, loader_workers, device)
+
+
+Change = Callable[[Any], Any]
+"""From a batch of inputs to one of the same form."""
+
+
+def _unchanged(inputs: Any) -> Any:
+    return inputs
+
+
+class _Normalised:
+    """Turns pixels 0...255 into normalised floats."""
+
+    def __init__(self, data: PreparedData, device: torch.device) -> None:
+        # Factor and offset, (1, C, 1, 1).
+        mean, std = (torch.tensor(each, dtype=torch.float64) for each in (data.mean, data.std))
+        factor, offset = 1 / (255 * std), -mean / std
+        self._scale = [part.float().view(1, -1, 1, 1).to(device) for part in (factor, offset)]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        images = torch.addcmul(self._scale[1], pixels, self._scale[0])
+        # As a GPU's convolutions want them.
+        on_gpu = images.device.type == "cuda"
+        return images.to(memory_format=torch.channels_last) if on_gpu else images
+
+
+def _changes(dataset: LabelledDataset, device: torch.device, seed: int | None) -> Change:
+    """Return the augmentation of an epoch's batches, one after the other, given its seed."""
+    if seed is None:
+        return _unchanged
+    if dataset.augment is not None:
+        return _Brought(dataset.augment, device, seed)
+    if dataset.image_shape is None:
+        return _unchanged
+    generator = torch.Generator(device).manual_seed(seed)
+    padding, flip = dataset.crop_padding, dataset.horizontal_flip
+    return lambda pixels: augment(pixels, padding, flip, generator)
+
+
+class _Brought:
+    """The user's own augmentation, which draws from torch's generators."""
+
+    def __init__(self, change: Change, device: torch.device, seed: int) -> None:
+        self._change, self._seed, self._done = change, seed, 0
+        self._gpus = [device] if device.type == "cuda" else []
+
+    def __call__(self, inputs: Any) -> Any:
+        # A seed per batch, as training draws from the same generators in between.
+        with torch.random.fork_rng(self._gpus):
+            torch.manual_seed((self._seed + self._done * _STRIDE) % 2**63)
+            self._done += 1
+            return self._change(inputs)
 
 
 def _in_memory(
-    pixels: Tensor,
+    values: Any,
     labels: Tensor,
-    scale: Sequence[Tensor],
-    how: tuple[int, bool],
+    changes: Callable[[int | None], Change],
+    finish: Change,
     groups: Sequence[Tensor],
     augment_seed: int | None = None,
 ) -> Iterator[Batch]:
-    """Yield batches of images that lie in memory as one uint8 tensor on the device."""
-    generator = None
-    if augment_seed is not None:
-        generator = torch.Generator(pixels.device).manual_seed(augment_seed)
+    """Yield batches of inputs that lie in memory as tensors (n, ...) on the device."""
+    change = changes(augment_seed)
     for group in groups:
-        chosen = group.to(pixels.device, non_blocking=True)
-        images = pixels[chosen]
-        if generator is not None:
-            images = augment(images, *how, generator)
-        yield Batch(_normalised(images, scale), labels[chosen])
+        chosen = group.to(labels.device, non_blocking=True)
+        inputs = each(lambda tensor: tensor[chosen], values)  # noqa: B023 - called at once
+        yield Batch(finish(change(inputs)), labels[chosen])
+
+
+def _opened(
+    dataset: LabelledDataset,
+    split: Split,
+    changes: Callable[[int | None], Change],
+    finish: Change,
+    workers: int,
+    device: torch.device,
+    groups: Sequence[Tensor],
+    augment_seed: int | None = None,
+) -> Iterator[Batch]:
+    """Yield batches of images that are opened as they are needed."""
+    own = dataset.augment is None
+    files = _FileDataset(dataset, split, torch.cat(list(groups)), augment_seed if own else None)
+    change = _unchanged if own else changes(augment_seed)
+    for pixels, labels in _loaded(files, groups, workers, device):
+        yield Batch(finish(change(pixels)), labels)
 
 
 def _streamed(
-    dataset: LabelledDataset,
+    inputs: StreamedInputs,
     split: Split,
-    scale: Sequence[Tensor],
+    changes: Callable[[int | None], Change],
+    finish: Change,
     workers: int,
+    device: torch.device,
     groups: Sequence[Tensor],
     augment_seed: int | None = None,
 ) -> Iterator[Batch]:
-    """Yield batches of images that are read from files as they are needed."""
-    device = scale[0].device
-    files = _FileDataset(dataset, split, torch.cat(list(groups)), augment_seed)
-    places = torch.arange(len(files)).split([len(group) for group in groups])
-    loader: torch.utils.data.DataLoader[tuple[Tensor, int]] = torch.utils.data.DataLoader(
-        files,
-        batch_sampler=[place.tolist() for place in places],
+    """Yield batches of inputs that the user's data set gives as they are needed."""
+    read = _ReadDataset(inputs, split.labels, torch.cat(list(groups)))
+    change = changes(augment_seed)
+    for batch, labels in _loaded(read, groups, workers, device, read.collated):
+        yield Batch(finish(change(batch)), labels)
+
+
+def _loaded(
+    samples: torch.utils.data.Dataset[Any],
+    groups: Sequence[Tensor],
+    workers: int,
+    device: torch.device,
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> Iterator[tuple[Any, Tensor]]:
+    """Yield inputs and labels of samples, as many at a time as there are in each group."""
+    sizes = [len(group) for group in groups]
+    loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
+        samples,
+        batch_sampler=[place.tolist() for place in torch.arange(sum(sizes)).split(sizes)],
         num_workers=workers,
+        collate_fn=collate,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # or the loader would draw from the global one
     )
-    for both in loader:
-        pixels, labels = (each.to(device, non_blocking=True) for each in both)
-        yield Batch(_normalised(pixels, scale), labels)
+    for inputs, labels in loader:
+        moved = each(lambda tensor: tensor.to(device, non_blocking=True), inputs)
+        yield moved, labels.to(device, non_blocking=True)
 
 
 def augment(pixels: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
@@ -173,6 +274,26 @@ def augment(pixels: Tensor, padding: int, flip: bool, generator: torch.Generator
     return pixels
 
 
+class _ReadDataset(torch.utils.data.Dataset[Any]):
+    """Samples that the user's data set gives, in a given order."""
+
+    def __init__(self, inputs: StreamedInputs, labels: NDArray[np.int64], order: Tensor) -> None:
+        self._inputs, self._labels = inputs, _tensor(labels)
+        self._positions = order.tolist()
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        position = self._positions[index]
+        return self._inputs.read(position), position
+
+    def collated(self, samples: list[tuple[Any, int]]) -> tuple[Any, Tensor]:
+        """Return inputs and labels of a batch."""
+        inputs = collated(self._inputs, [sample[0] for sample in samples])
+        return inputs, self._labels[[sample[1] for sample in samples]]
+
+
 class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """Decoded and transformed images of a split, in a given order."""
 
@@ -181,7 +302,7 @@ class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
     ) -> None:
         from torchvision.transforms import v2
 
-        assert isinstance(split.inputs, FileImages)
+        assert isinstance(split.inputs, Images)
         self._images, self._labels = split.inputs, split.labels
         self._positions, self._seed = positions.tolist(), augment_seed
         self._transform = v2.Compose(
@@ -198,7 +319,7 @@ class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
             return self._transform(image), label
         # A seed per sample, because a seed per worker would make results depend on their number.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self._seed + index * 0x9E3779B97F4A7C15) % 2**63)
+            torch.manual_seed((self._seed + index * _STRIDE) % 2**63)
             return self._transform(image), label
 
 
@@ -210,6 +331,7 @@ def _file_transforms(dataset: LabelledDataset, augmented: bool) -> list[torch.nn
     """
     from torchvision.transforms import v2
 
+    assert dataset.image_shape is not None
     size = dataset.image_shape[1:]
     small = max(size) <= SMALL_SIDE
     if not augmented:
@@ -236,13 +358,6 @@ class _Middle(torch.nn.Module):
         width, height = (min(side, longest) for side in image.size)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         return image.crop((left, top, left + width, top + height))
-
-
-def _normalised(pixels: Tensor, scale: Sequence[Tensor]) -> Tensor:
-    images = torch.addcmul(scale[1], pixels, scale[0])
-    # As a GPU's convolutions want them.
-    on_gpu = images.device.type == "cuda"
-    return images.to(memory_format=torch.channels_last) if on_gpu else images
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:

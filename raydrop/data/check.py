@@ -17,14 +17,22 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import PIL.Image
 
 from raydrop.data import DATASETS, load_dataset
-from raydrop.data.dataset import SMALL_SIDE, ArrayImages, FileImages, LabelledDataset
+from raydrop.data.dataset import (
+    SMALL_SIDE,
+    AnyInputs,
+    ArrayImages,
+    FileImages,
+    LabelledDataset,
+)
+from raydrop.data.held import ArrayInputs, OpenedImages, StreamedInputs
 from raydrop.data.images import UnreadableImageError, open_image
 from raydrop.data.loaders.files import LARGE_SHAPE, split_number
 from raydrop.data.loaders.folder import IMAGE_SUFFIXES
 from raydrop.data.spec import DatasetSpec, parse_spec
-from raydrop.data.thumbnails import CHANNELS
+from raydrop.data.thumbnails import can_be_shown
 from raydrop.errors import DataError, visible
 from raydrop.store.files import open_regular
 from raydrop.store.places import data_folder
@@ -50,6 +58,7 @@ _STOPS = "a study would stop there, so replace or remove them"
 _RESIZED = "they are resized, whatever their proportions"
 _HASH = re.compile(r"[0-9a-f]{16,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
 
+Compared = Literal["pixels", "bytes", "inputs", "nothing"]
 Progress = Callable[[Sequence[int]], Iterable[int]]
 """Gives the same numbers, and shows how far it is."""
 
@@ -103,7 +112,10 @@ class DataCheck:
 
     spec: str
     """What was understood, a canonical specification."""
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int] | None
+    """None where inputs are no images."""
+    inputs: str
+    """What a model gets of a sample, such as ``3x32x32``."""
     in_memory: bool
     """Whether images are decoded once, rather than read in every epoch."""
     horizontal_flip: bool
@@ -112,8 +124,8 @@ class DataCheck:
     classes: dict[str, dict[str, int]]
     """Samples of each class in train, validation and test; and so of each group."""
     groups: dict[str, dict[str, int]]
-    compared: Literal["pixels", "bytes", "nothing"]
-    """What of images was compared; drawn numbers may well coincide."""
+    compared: Compared
+    """What of samples was compared; drawn numbers may well coincide."""
     remarks: tuple[str, ...]
     """What loading noticed, a sentence each."""
     findings: tuple[Finding, ...]
@@ -148,16 +160,19 @@ def check_data(
     samples = list(_samples(dataset, dataset, quick, progress))
     broken = [each.name for each in samples if not each.pixels]
     in_files = isinstance(dataset.train.inputs, FileImages)
-    compared: Literal["pixels", "bytes"] = "bytes" if quick and in_files else "pixels"
+    compared: Compared = "bytes" if quick and in_files else "pixels"
+    if dataset.image_shape is None:
+        compared = "inputs"
     return DataCheck(
         spec=dataset.name,
         image_shape=dataset.image_shape,
+        inputs=str(dataset.input_spec),
         in_memory=dataset.fits_decoded(),
         horizontal_flip=dataset.horizontal_flip,
         files=_files([each for each in samples if each.format]),
         classes=_sizes(dataset, "class"),
         groups=_sizes(dataset, "group") if dataset.group_names else {},
-        compared=compared if dataset.image_shape[0] in CHANNELS else "nothing",
+        compared=compared if _is_compared(dataset) else "nothing",
         remarks=dataset.remarks,
         findings=(
             *_found("unreadable", broken, len(samples), "images", _STOPS, fatal=True),
@@ -174,7 +189,7 @@ def glance(
     dataset: LabelledDataset, decoded: LabelledDataset, by: By | None = None
 ) -> list[Finding]:
     """Return what can be found without reading a file; images are compared if in memory."""
-    in_memory = isinstance(decoded.train.inputs, ArrayImages)
+    in_memory = all(split.inputs.in_memory for split in decoded.splits().values())
     return [
         *(_same_images(dataset, list(_samples(dataset, decoded))) if in_memory else ()),
         *(_few_in_validation(dataset, by) if by is not None else ()),
@@ -220,7 +235,7 @@ def _samples(
     for name, split in dataset.splits().items():
         files, images = split.inputs, decoded.splits()[name].inputs
         every, ids = range(len(split)), split.ids
-        for at in every if isinstance(images, ArrayImages) else progress(every):
+        for at in every if images.in_memory else progress(every):
             yield _Sample(
                 name,
                 files.paths[at] if isinstance(files, FileImages) else f"{name} sample {ids[at]}",
@@ -231,12 +246,17 @@ def _samples(
 
 
 def _seen(
-    images: ArrayImages | FileImages, at: int, quick: bool
+    images: AnyInputs, at: int, quick: bool
 ) -> tuple[bytes] | tuple[bytes, bytes, str, str, tuple[int, int]]:
     """Return what is compared, the hash of the file, its format, mode and size."""
     if isinstance(images, ArrayImages):
         pixels = np.ascontiguousarray(images.pixels[at])
         return (hashlib.blake2b(pixels.data, digest_size=16).digest(),)
+    if isinstance(images, ArrayInputs | StreamedInputs):
+        return (images.bytes_of(at),)
+    if isinstance(images, OpenedImages):
+        picture = images.open(at)
+        return (_picture_hash(picture),)
     try:
         with open_image(images.file(at)) as image:
             facts = str(image.format), image.mode, image.size
@@ -247,8 +267,12 @@ def _seen(
         picture = images.open(at)
     except (UnreadableImageError, OSError):
         return (b"",)
-    seen = hashlib.blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16)
-    return seen.digest(), content, *facts
+    return _picture_hash(picture), content, *facts
+
+
+def _picture_hash(picture: PIL.Image.Image) -> bytes:
+    seen = repr(picture.size).encode() + picture.tobytes()
+    return hashlib.blake2b(seen, digest_size=16).digest()
 
 
 def _files(read: Sequence[_Sample]) -> Files | None:
@@ -349,6 +373,8 @@ def _odd_tree(samples: Sequence[_Sample]) -> Iterator[Finding]:
 
 def _odd_sizes(dataset: LabelledDataset, samples: Sequence[_Sample]) -> Iterator[Finding]:
     """Find what models see otherwise than files have it."""
+    if dataset.image_shape is None:
+        return
     channels, height, width = dataset.image_shape
     text = f"{width}x{height}"
     sizes = Counter(each.size for each in samples if each.format)
@@ -365,10 +391,15 @@ def _odd_sizes(dataset: LabelledDataset, samples: Sequence[_Sample]) -> Iterator
         yield from _found("not stored as grey", odd, len(samples), "images", advice)
 
 
+def _is_compared(dataset: LabelledDataset) -> bool:
+    return dataset.image_shape is None or can_be_shown(dataset)
+
+
 def _same_images(dataset: LabelledDataset, samples: Sequence[_Sample]) -> Iterator[Finding]:
     """Find images that are there more than once."""
-    if dataset.image_shape[0] not in CHANNELS:
+    if not _is_compared(dataset):
         return
+    noun = "samples" if dataset.image_shape is None else "images"
     groups = dict[bytes, list[_Sample]]()
     for each in samples:
         if each.pixels:
@@ -381,7 +412,7 @@ def _same_images(dataset: LabelledDataset, samples: Sequence[_Sample]) -> Iterat
             f"in {first} and {second}" if first != second else f"more than once in {first}",
             (f"{a.name} = {b.name}" for a, b in pairs),
             sum(each.split == second for each in samples),
-            f"{second} images",
+            f"{second} {noun}",
             f"{exact:,} byte for byte; {advice}" if exact else advice,
         )
     labelled = ([each for each in same if not each.noisy] for same in copies)
@@ -393,7 +424,7 @@ def _same_images(dataset: LabelledDataset, samples: Sequence[_Sample]) -> Iterat
             if len({each.of_class for each in same}) > 1
         ),
         len(groups),
-        "distinct images",
+        f"distinct {noun}",
         "no network can be right about all of them, so correct or remove them",
     )
 

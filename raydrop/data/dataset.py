@@ -1,8 +1,9 @@
-"""What a labelled image data set is: images, labels and sample ids in three disjoint splits.
+"""What a labelled data set is: inputs, labels and sample ids in three disjoint splits.
 
-A sample id never changes: variants that drop samples or falsify labels keep the ids of the data
-set that they start from, so scores and kept samples can be traced back to the original. Everything
-is NumPy or plain values, so data sets pickle and travel between processes.
+Inputs are images, in memory or in files, or anybody's tensors (:mod:`raydrop.data.held`). A sample
+id never changes: variants that drop samples or falsify labels keep the ids of the data set that
+they start from, so scores and kept samples can be traced back to the original. Everything of
+raydrop's own is NumPy or plain values, so data sets pickle and travel between processes.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from raydrop.data.held import ArrayInputs, OpenedImages, StreamedInputs
 from raydrop.data.images import read_image
+from raydrop.data.inputs import Inputs, InputSpec
 from raydrop.errors import ConfigError, DataError, unknown_name
 from raydrop.store.places import copied
 from raydrop.study import By, canonical_json
@@ -41,6 +44,7 @@ class ArrayImages:
 
     pixels: NDArray[np.uint8]
     """Grey or RGB values 0...255, (n, C, H, W)."""
+    in_memory: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4:
@@ -56,10 +60,6 @@ class ArrayImages:
         """Return a copy of some images, in that order."""
         return ArrayImages(self.pixels[positions])
 
-    def decode(self, height: int, width: int) -> ArrayImages:  # noqa: ARG002
-        """Return these images: they are decoded."""
-        return self
-
 
 @dataclass(frozen=True)
 class FileImages:
@@ -74,6 +74,7 @@ class FileImages:
     """What :attr:`root` is a copy of; other machines make a copy of their own."""
     orientations: bytes = b""
     """EXIF orientation of each, 1 to 8, which is undone on opening; empty where all are upright."""
+    in_memory: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -95,16 +96,23 @@ class FileImages:
         orientation = self.orientations[position] if self.orientations else 1
         return read_image(self.file(position), self.mode, orientation)
 
-    def decode(self, height: int, width: int) -> ArrayImages:
-        """Decode every image; those of another size are resized (bilinear)."""
-        # Threads are of no use: Pillow holds the interpreter lock for images this small.
-        pixels = np.empty((len(self), len(self.mode), height, width), np.uint8)
-        for position in range(len(self)):
-            image = self.open(position)
-            if image.size != (width, height):
-                image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
-            pixels[position] = np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1)
-        return ArrayImages(pixels)
+
+Images = FileImages | OpenedImages
+"""Images that are opened when they are needed."""
+AnyInputs = ArrayImages | Images | ArrayInputs | StreamedInputs
+"""What a split holds: images of raydrop's own, or anybody's tensors."""
+
+
+def decoded_images(images: Images, height: int, width: int) -> ArrayImages:
+    """Decode every image; those of another size are resized (bilinear)."""
+    # Threads are of no use: Pillow holds the interpreter lock for images this small.
+    pixels = np.empty((len(images), len(images.mode), height, width), np.uint8)
+    for position in range(len(images)):
+        image = images.open(position)
+        if image.size != (width, height):
+            image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+        pixels[position] = np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1)
+    return ArrayImages(pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +123,7 @@ class Split:
     """Stable sample ids, (n,)."""
     labels: NDArray[np.int64]
     """Classes 0...K-1, (n,)."""
-    inputs: ArrayImages | FileImages
+    inputs: AnyInputs
     groups: NDArray[np.int64] | None = None
     """Groups 0...G-1, (n,), such as label times background; None where the data have none."""
 
@@ -127,8 +135,8 @@ class Split:
             )
         if not len(self.ids) == len(self.labels) == len(self.inputs):
             raise DataError(
-                f"Expected one label and one image per sample id, found {len(self.ids)} ids, "
-                f"{len(self.labels)} labels and {len(self.inputs)} images; give each sample all."
+                f"Expected one label and one input per sample id, found {len(self.ids)} ids, "
+                f"{len(self.labels)} labels and {len(self.inputs)} inputs; give each sample all."
             )
 
     def __len__(self) -> int:
@@ -160,8 +168,9 @@ class LabelledDataset:
     """What quotas, weights and choices of a checkpoint may look at."""
     test: Split
     """What is reported, and nothing else."""
-    image_shape: Shape
-    """Channels, height and width as the model sees them."""
+    image_shape: Shape | None
+    """Channels, height and width as the model sees them; None where inputs are no images of
+    raydrop's own, which it normalises, augments and shows."""
     horizontal_flip: bool
     """Whether an image and its mirror image have the same label."""
     crop_padding: int
@@ -177,6 +186,11 @@ class LabelledDataset:
     remarks: tuple[str, ...] = ()
     """What was noticed while the data were read, a sentence each, for the plan and the check; not
     part of the fingerprint."""
+    spec: InputSpec | None = None
+    """What one sample's inputs are, where they are no images."""
+    augment: Callable[[Inputs], Inputs] | None = None
+    """The user's own augmentation of a batch in training, instead of shifts and mirror images; the
+    fingerprint has its source."""
 
     def __post_init__(self) -> None:
         for name in self.splits():
@@ -199,6 +213,11 @@ class LabelledDataset:
         split = self.splits()[name]
         self._check_range("class", "labels", name)
         images = split.inputs
+        if (self.image_shape is None) == (self.spec is None):
+            raise DataError(
+                f"Expected a shape of images or what other inputs are for {self.name}, found "
+                f"{'none' if self.spec is None else 'both'}; give one of them."
+            )
         if isinstance(images, ArrayImages) and images.pixels.shape[1:] != self.image_shape:
             raise DataError(
                 f"Expected images of shape {self.image_shape} in {name}, found "
@@ -231,7 +250,7 @@ class LabelledDataset:
             if size == 0 and name not in unseen:
                 raise DataError(
                     f"Expected every {by} in {split}, found a {by} missing from {split}: "
-                    f"{name!r}; add images of it there."
+                    f"{name!r}; add samples of it there."
                 )
 
     @classmethod
@@ -251,12 +270,21 @@ class LabelledDataset:
         """
         names = facts["class_names"], facts.get("group_names", ())
         classes, groups = map(list, hashed_names or names)
-        hashed: list[Any] = [content, classes, list(facts["image_shape"])]
+        shape, spec = facts["image_shape"], facts.get("spec")
+        hashed: list[Any] = [content, classes, list(shape) if spec is None else spec.plain()]
         hashed += [facts["horizontal_flip"], facts["crop_padding"], *([groups] if groups else [])]
         fingerprint = _combine(canonical_json(hashed), _splits_digest(splits))
         train, validation, test = splits
         parts: dict[str, Any] = {"train": train, "validation": validation, "test": test}
         return cls(name=name, fingerprint=fingerprint, **parts, **facts)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What a model gets of one sample."""
+        if self.image_shape is not None:
+            return InputSpec.image(self.image_shape)
+        assert self.spec is not None  # as construction sees to
+        return self.spec
 
     @property
     def num_classes(self) -> int:
@@ -326,10 +354,12 @@ class LabelledDataset:
         return dataclasses.replace(self, **splits, **facts)
 
     def fits_decoded(self, limit_bytes: int = DECODED_BYTES) -> bool:
-        """Return whether :meth:`decoded` gives images in memory; none is decoded here."""
+        """Return whether :meth:`decoded` gives inputs in memory; none is decoded here."""
+        if self.image_shape is None or self._is_decoded():
+            return self._is_decoded()
         size = sum(map(len, self.splits().values())) * math.prod(self.image_shape)
-        small = max(self.image_shape[1:]) <= SMALL_SIDE and size <= limit_bytes
-        return small or self._is_decoded()
+        opened = all(isinstance(split.inputs, Images) for split in self.splits().values())
+        return opened and max(self.image_shape[1:]) <= SMALL_SIDE and size <= limit_bytes
 
     def decoded(self, limit_bytes: int = DECODED_BYTES) -> LabelledDataset:
         """Return the same data set, of the same fingerprint, with its images in memory.
@@ -337,17 +367,18 @@ class LabelledDataset:
         It is this one where there is nothing to decode, a side is longer than 64 pixels, or the
         uint8 pixels of all splits together are more than the limit.
         """
-        if self._is_decoded() or not self.fits_decoded(limit_bytes):
+        if self._is_decoded() or not self.fits_decoded(limit_bytes) or self.image_shape is None:
             return self
         _, height, width = self.image_shape
         decoded: dict[str, Any] = {
-            name: dataclasses.replace(split, inputs=split.inputs.decode(height, width))
+            name: dataclasses.replace(split, inputs=decoded_images(split.inputs, height, width))
             for name, split in self.splits().items()
+            if isinstance(split.inputs, Images)
         }
         return dataclasses.replace(self, **decoded)
 
     def _is_decoded(self) -> bool:
-        return all(isinstance(split.inputs, ArrayImages) for split in self.splits().values())
+        return all(split.inputs.in_memory for split in self.splits().values())
 
 
 def crossed(

@@ -1,21 +1,23 @@
 """What models are fed with: a tensor, a tuple or a dict of tensors, the batch first.
 
 Images are one tensor (B, C, H, W); features, token ids with their mask, or several of these may
-stand there as well. Everything that cuts, moves or describes such batches is here.
+stand there as well. Everything that cuts, moves or describes such batches is here. Importing this
+does not import torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from raydrop.errors import DataError
 
-Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Inputs: TypeAlias = "Tensor | tuple[Tensor, ...] | dict[str, Tensor]"
 """Of a batch: what a model's forward gets, each tensor (B, ...)."""
 Made = TypeVar("Made")
 
@@ -51,11 +53,15 @@ class InputSpec:
     @classmethod
     def image(cls, shape: tuple[int, int, int]) -> InputSpec:
         """Return what images of so many channels, height and width are to a model."""
+        import torch
+
         return cls((tuple(shape),), (torch.float32,))
 
     @classmethod
     def of(cls, batch: Any) -> InputSpec:
         """Return what one sample of a batch of tensors is."""
+        from torch import Tensor
+
         parts = leaves(batch)
         if not parts or not all(isinstance(part, Tensor) for part in parts):
             raise DataError(
@@ -79,13 +85,26 @@ class InputSpec:
 
     def zeros(self, batch: int, device: torch.device | str = "cpu") -> Inputs:
         """Return a batch of zeros, which are valid images, features and token ids."""
+        import torch
+
         parts = [
             torch.zeros(batch, *shape, dtype=dtype, device=device)
             for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
         ]
+        zeros: Inputs = self.formed(parts)
+        return zeros
+
+    def formed(self, parts: Sequence[Any]) -> Any:
+        """Return some tensors, in their order, in the form that such inputs have."""
         if self.names is not None:
             return dict(zip(self.names, parts, strict=True))
         return tuple(parts) if self.is_tuple else parts[0]
+
+    def plain(self) -> list[Any]:
+        """Return this in plain values, for identities."""
+        kinds = [str(dtype).removeprefix("torch.") for dtype in self.dtypes]
+        names = None if self.names is None else list(self.names)
+        return [list(map(list, self.shapes)), kinds, names, self.is_tuple]
 
     def __str__(self) -> str:
         """As in ``3x32x32`` or ``input_ids 128, attention_mask 128``."""

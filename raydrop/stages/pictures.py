@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydrop.data.dataset import LabelledDataset
-from raydrop.data.thumbnails import CHANNELS, thumbnails
+from raydrop.data.thumbnails import can_be_shown, thumbnails
 from raydrop.metrics.harm import losses, modal_label
 from raydrop.plan.runs import ScoreRun, TrialRun, query_run
 from raydrop.selection import best_first
@@ -50,7 +50,7 @@ def save_images(
         DataError: If an image cannot be read; the message names the file.
         StoreError: If the folder cannot be written.
     """
-    if dataset.image_shape[0] not in CHANNELS:
+    if not can_be_shown(dataset):
         return
     units: dict[str, Positions] = {}
     for run in {run.key: run for run in scores}.values():
@@ -133,7 +133,7 @@ def save_lost_images(
         DataError: If an image cannot be read; the message names the file.
         StoreError: If the folder cannot be written.
     """
-    if dataset.image_shape[0] not in CHANNELS:
+    if not can_be_shown(dataset):
         return
     populations = _populations(store, trials)
     finished = sorted(key for _, pruned in populations for key in pruned)

@@ -12,7 +12,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from raydrop.data.dataset import ArrayImages, FileImages, LabelledDataset, Split, pixel_digest
+from raydrop.data.dataset import (
+    ArrayImages,
+    FileImages,
+    LabelledDataset,
+    Split,
+    decoded_images,
+    pixel_digest,
+)
 from raydrop.errors import ConfigError, DataError
 
 
@@ -67,7 +74,7 @@ def test_take_from_files_keeps_the_mode() -> None:
 
 
 def test_a_split_needs_equal_lengths() -> None:
-    with pytest.raises(DataError, match="found 2 ids, 3 labels and 3 images"):
+    with pytest.raises(DataError, match="found 2 ids, 3 labels and 3 inputs"):
         dataclasses.replace(make_split(0, [0, 1, 1]), ids=np.arange(2))
 
 
@@ -251,7 +258,7 @@ def test_grey_files_give_one_channel(tmp_path: Path) -> None:
 
 
 def test_images_of_another_size_are_resized(tmp_path: Path) -> None:
-    decoded = write_images(tmp_path, [(8, 8), (12, 6)]).decode(8, 8)
+    decoded = decoded_images(write_images(tmp_path, [(8, 8), (12, 6)]), 8, 8)
     assert decoded.pixels.shape == (2, 3, 8, 8)
     with PIL.Image.open(tmp_path / "1.png") as image:
         resized = np.asarray(image.resize((8, 8), PIL.Image.Resampling.BILINEAR))

@@ -151,7 +151,7 @@ def test_a_missing_image_or_column_or_choice_is_said(tmp_path: Path) -> None:
 
 
 def test_groups_are_missing_from_training_only_where_that_is_said(dataset: LabelledDataset) -> None:
-    with pytest.raises(DataError, match="a group missing from train: 'skin types 3-4'; add images"):
+    with pytest.raises(DataError, match="missing from train: 'skin types 3-4'; add samples"):
         LabelledDataset.from_content(
             "x",
             name="x",

@@ -44,7 +44,7 @@ MOST_NAMES = 5
 """Names that a remark lists."""
 
 _HALVED = "There is no validation split, so half of the test images of each {} are validation."
-_NOT_MIRRORED = (
+NOT_MIRRORED = (
     "Images are not mirrored in training; where a mirror image has the same label, say flip=on."
 )
 _SPREAD_HEADERS = 64
@@ -65,12 +65,14 @@ def dataset_of_files(
     groups: NDArray[np.int64] | None = None,
     hashed_names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
     turned: bool = True,
+    content: str = "",
     **facts: Any,
 ) -> LabelledDataset:
     """Return the data set of some listed files; an id is the position in the listing, n long.
 
     Splits are 0 for each of train, 1 of validation and 2 of test, (n,); where none is 1, half of
-    the test images of each group, or class, become validation. Images may be turned upright as
+    the test images of each group, or class, become validation. A hash of the content stands in the
+    fingerprint instead of paths and sizes, where it is given. Images may be turned upright as
     their EXIF data say, which changes the fingerprint where one is. Further facts are fields of
     the data set, at least ``class_names``; images are mirrored unless ``horizontal_flip`` is False.
 
@@ -113,10 +115,10 @@ def dataset_of_files(
         *_remarks_on_files(files, said),
         *_remarks_on_names("classes", class_names),
         *_remarks_on_names("groups", group_names),
-        *([] if flip else [_NOT_MIRRORED]),
+        *([] if flip else [NOT_MIRRORED]),
     )
     return LabelledDataset.from_content(
-        _listing_digest(files, said),
+        content or _listing_digest(files, said),
         name=name,
         splits=tuple(map(everything.take, (train, validation, test))),
         hashed_names=hashed_names,

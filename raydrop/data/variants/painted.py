@@ -15,7 +15,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raydrop.data.dataset import ArrayImages, LabelledDataset, Split, crossed, pixel_digest
+from raydrop.data.dataset import (
+    ArrayImages,
+    LabelledDataset,
+    Shape,
+    Split,
+    crossed,
+    pixel_digest,
+)
 from raydrop.data.sampling import shuffled_members
 from raydrop.data.variants.base import Shares, Variant
 from raydrop.errors import ConfigError, DataError
@@ -124,7 +131,7 @@ class Shortcut(Variant):
 
     def apply(self, dataset: LabelledDataset) -> LabelledDataset:
         """Paint the square and make a group of each class with it and without, "dog, square"."""
-        side = min(dataset.image_shape[1:])
+        side = min(image_shape_of(self, dataset)[1:])
         if self.size > side:
             raise DataError(
                 f"Expected images of at least {self.size} pixels a side for {self}, found {side}; "
@@ -149,6 +156,16 @@ class Shortcut(Variant):
         )
 
 
+def image_shape_of(variant: Variant, dataset: LabelledDataset) -> Shape:
+    """Return the shape of images to paint on, or refuse inputs that are none."""
+    if dataset.image_shape is None:
+        raise ConfigError(
+            f"Expected images to paint on for {variant.kind}, found {dataset.name}, whose inputs "
+            f"are none ({dataset.input_spec}); leave {variant.kind} out."
+        )
+    return dataset.image_shape
+
+
 def _painted(
     variant: Variant,
     dataset: LabelledDataset,
@@ -170,6 +187,7 @@ def _painted(
             f"{len(dataset.group_names)} groups; leave {variant.kind} out."
         )
     decoded, count = dataset.decoded(), len(group_names) // dataset.num_classes
+    channels, height, width = image_shape_of(variant, dataset)
     splits, painted = dict[str, Split](), list[NDArray[np.uint8]]()
     for name, split in decoded.splits().items():
         attributes = assign(name, split.labels)
@@ -182,7 +200,6 @@ def _painted(
                 f"{group_names[empty]!r} in {name}, where the class has "
                 f"{dataset.class_sizes(name)[empty // count]} images; use {remedy}."
             )
-        channels, height, width = dataset.image_shape
         if not isinstance(split.inputs, ArrayImages) or channels not in (1, 3):
             raise DataError(
                 f"Expected small grey or RGB images that fit in memory for {variant.kind}, found "
@@ -196,7 +213,7 @@ def _painted(
         **splits,
         noisy=dataset.noisy,
         content=pixel_digest(*painted),
-        image_shape=(3, *dataset.image_shape[1:]),
+        image_shape=(3, height, width),
         group_names=tuple(group_names),
     )
 
