@@ -37,6 +37,10 @@ class TrainingDivergedError(RaydropError):
     """A training loss became NaN or infinite."""
 
 
+class TrainingError(RaydropError):
+    """A training function of the user's own raised, or returned something else than it should."""
+
+
 class ScoringError(RaydropError):
     """A score could not be computed; what was scored before is kept."""
 

@@ -120,6 +120,12 @@ def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: LabelledData
             build_model(model, dataset.num_classes, dataset.image_shape)
     for trial in trials:
         _check_budget(study, trial, dataset)
+        if study.train is not None and trial.network_method != "none":
+            raise ConfigError(
+                f"Expected networks to be pruned with raydrop's own training, found {study.train} "
+                f"beside network_method {trial.network_method!r}; prune data with one study, and "
+                "networks with another without train."
+            )
     found = {trial: trial_run(study, trial, dataset.fingerprint) for trial in trials}
     pruned = {run.dense.trial for run in found.values() if run.dense is not None}
     runs = tuple(

@@ -14,15 +14,17 @@ from typing import Any
 
 from raydrop.data import DATASETS, parse_spec
 from raydrop.models import MODELS
-from raydrop.network import network_rule
+from raydrop.network import METHODS as PRUNERS
 from raydrop.scores import METHODS, score_method
 from raydrop.scores.base import CheckpointMethod
 from raydrop.scores.source import Unit
 from raydrop.selection import QUOTAS, quota_rule
-from raydrop.study import SCHEMA, ScoringPrecision, Study, TrialConfig, config_hash
+from raydrop.study import SCHEMA, ScoringPrecision, Study, Training, TrialConfig, config_hash
 from raydrop.study.catalogue import Named, sources
 from raydrop.training.checkpoints import sampled_epochs, score_epoch
-from raydrop.training.losses import loss_rule
+from raydrop.training.loop import TRAINERS
+from raydrop.training.losses import LOSSES, loss_rule
+from raydrop.training.optim import OPTIMIZERS
 
 UNREAD_BY_TRIALS = (
     "query_training",
@@ -137,8 +139,10 @@ def query_run(
         "training": base["query_training"],
         "initialisation": initialisation,
         "partition": partition,
-        **sources(*_listed(study, model)),
+        **_sources(study, model=model, **_trained_by(study, study.training_of_queries())),
     }
+    if study.train is not None:
+        config["train"] = study.train
     # Each depends on the checkpoints that it leaves, and on no others.
     if initialisation == 0:
         config["checkpoints"] = study.checkpoints
@@ -163,7 +167,7 @@ def score_run(study: Study, fingerprint: str, method: str, model: str, seed: int
         "method": method,
         "seed": seed,
         "queries": [query.key for query in queries],
-        **sources(METHODS.named(method), *_listed(study)),
+        **_sources(study, method=method),
     }
     if isinstance(found, CheckpointMethod):
         config["precision"] = study.score_precision
@@ -173,8 +177,8 @@ def score_run(study: Study, fingerprint: str, method: str, model: str, seed: int
 def trial_run(study: Study, trial: TrialConfig, fingerprint: str) -> TrialRun:
     """Return a trial, with its dense one where it prunes a network."""
     quotas = quota_rule(trial.quotas)
-    named = [QUOTAS.named(trial.quotas), loss_rule(trial.loss)]
-    named += _listed(study, trial.model)
+    axes = {"quotas": trial.quotas, "loss": trial.loss, "model": trial.model}
+    axes |= _trained_by(study, study.training)
     methods = (None if trial.method == "none" else trial.method, quotas.method)
     score, quota_scores = (
         name and score_run(study, fingerprint, name, trial.query_model, trial.seed)
@@ -197,18 +201,48 @@ def trial_run(study: Study, trial: TrialConfig, fingerprint: str) -> TrialRun:
     dense = None
     if trial.network_method != "none":
         dense = trial_run(study, dense_trial(study, trial), fingerprint)
-        pruning = dataclasses.asdict(study.pruning_of_networks())
+        pruning = study.pruning_of_networks().identity()
         del pruning["dense_loss"]  # part of the dense trial's own identity
         config |= {"dense": dense.key, "network": pruning}
-        named.append(network_rule(trial.network_method))
-    config |= sources(*named)
+        axes["network_method"] = trial.network_method
+    config |= _sources(study, **axes)
     return TrialRun(trial, score or None, quota_scores or None, recalls, config, dense)
 
 
-def _listed(study: Study, model: str = "") -> list[Named[Any]]:
-    """Return the study's data set and a model, each as far as it is listed by its name."""
-    looked_up = (DATASETS, parse_spec(study.dataset).name), (MODELS, model)
-    return [listed[name].named([]) for listed, name in looked_up if name in listed]
+def named_by(study: Study, **axes: str) -> dict[str, Named[Any]]:
+    """Return what a study's data set, and the names of some axes, are in the catalogues.
+
+    Names that no catalogue lists, such as those of torchvision's models, are left out.
+    """
+    data = parse_spec(study.dataset).name
+    found = {axis: _LISTED[axis].named(name) for axis, name in axes.items() if axis in _LISTED}
+    for axis, listed, name in (("dataset", DATASETS, data), ("model", MODELS, axes.get("model"))):
+        known = None if name is None else listed.foreign(name)
+        if known is None and name in listed:
+            known = listed[name].named([])
+        found |= {} if known is None else {axis: known}
+    return found
+
+
+_LISTED = {
+    "method": METHODS,
+    "quotas": QUOTAS,
+    "loss": LOSSES,
+    "network_method": PRUNERS,
+    "optimizer": OPTIMIZERS,
+    "train": TRAINERS,
+}
+
+
+def _trained_by(study: Study, training: Training) -> dict[str, str]:
+    """Return what trains: the user's own function where there is one, or an optimiser."""
+    if study.train is not None:
+        return {"train": study.train}
+    return {"optimizer": training.optimizer}
+
+
+def _sources(study: Study, **axes: str) -> dict[str, Any]:
+    return sources(*named_by(study, **axes).values(), version=study.version)
 
 
 def dense_trial(study: Study, trial: TrialConfig) -> TrialConfig:

@@ -106,8 +106,12 @@ def facts_of_validation(predictions: Predictions, dataset: LabelledDataset) -> d
     return found
 
 
-def facts_of_test(probabilities: NDArray[np.float32], dataset: LabelledDataset) -> dict[str, Any]:
+def facts_of_test(
+    probabilities: NDArray[np.float32] | None, dataset: LabelledDataset
+) -> dict[str, Any]:
     """Return the area under the ROC curve of every class and group; None where it has none."""
+    if probabilities is None:  # classes alone are known
+        return {f"auc_by_{by}": None for by in RECALLS}
     test, groups = dataset.test, len(dataset.group_names)
     areas = {"class": auc_by_class(probabilities, test.labels)}
     if test.groups is not None:

@@ -6,7 +6,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from torch import nn
 
 from raydrop.data.batches import PreparedData, make_batches
 from raydrop.data.dataset import LabelledDataset
+from raydrop.errors import TrainingError
 from raydrop.models import build_model
 from raydrop.plan.runs import QueryRun, checkpoint_epochs
 from raydrop.scores.base import stratified_partitions
 from raydrop.scores.source import QueryResult
 from raydrop.stages.facts import RECALLS, lowest, unit_recalls
+from raydrop.stages.task import EnoughEpochs, fitted, make_task
 from raydrop.store import Store, required
 from raydrop.study import Study, derive_seed
 from raydrop.training.budget import training_length
@@ -77,50 +80,70 @@ def run_query(study: Study, run: QueryRun, data: PreparedData, store: Store, dev
     start = time.perf_counter()
     dataset = data.dataset
     course = query_course(study, run, dataset.train.labels)
-    with seeded(derive_seed(run.seed, f"{course.stream}/weights")):
-        model = new_model(run.model, dataset, device)
-    trace = None
-    if run.partition is None:
-        trace = Trace.empty(course.last_epoch, len(dataset.train))
-    ends, states = _followed(study, run, course, model, data, trace)
+
+    def build(place: str) -> nn.Module:
+        with seeded(derive_seed(run.seed, f"{course.stream}/weights")):
+            return new_model(run.model, dataset, place)
+
+    if study.train is None:
+        past = _followed(study, run, course, build(device), data)
+    else:
+        past = _own_training(study, run, course, partial(build, "cpu"), data, device)
     seconds = time.perf_counter() - start
     info = {
         "seed": run.seed,
         "model": run.model,
         "initialisation": run.initialisation,
         "partition": run.partition,
-        **_validation_recalls(model if run.serves_all else None, data),
-        "losses": [end.loss for end in ends],
-        "learning_rates": [end.learning_rate for end in ends],
-        "checkpoint_epochs": list(course.checkpoints),
+        **_recalls(past.predictions, dataset),
+        "losses": past.losses,
+        "learning_rates": past.learning_rates,
+        "checkpoint_epochs": list(course.checkpoints) if past.states else [],
         "sampled": list(course.sampled),
         "score_epoch": course.early,
-        "epochs": len(ends),
-        "steps": ends[-1].step,
-        "batch_parts": max(end.parts for end in ends),
+        "epochs": past.epochs,
+        "steps": past.steps,
+        "batch_parts": past.parts,
         "n_train": len(dataset.train),
         "train_seconds": seconds,
         "device": device,
     }
-    arrays: dict[str, NDArray[Any]] = {"checkpoints": np.stack(states)}
+    trace = past.trace
+    arrays: dict[str, NDArray[Any]] = {
+        "checkpoints": np.stack(past.states or [np.empty(0, np.float32)])
+    }
     arrays |= {} if trace is None else trace.as_arrays()
     arrays |= {} if run.partition is None else {"positions": course.positions}
     store.write("query", run.config, info, arrays)
 
 
+@dataclass(eq=False)
+class _Past:
+    """What a query run leaves behind."""
+
+    losses: list[float] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+    states: list[NDArray[np.float32]] = field(default_factory=list)
+    """One for each checkpoint of the course; none where a training of the user's own took none."""
+    trace: Trace | None = None
+    predictions: NDArray[np.int32] | None = None
+    """Classes of validation, where the run serves all."""
+    epochs: int = 0
+    steps: int = 0
+    parts: int = 1
+
+
 def _followed(
-    study: Study,
-    run: QueryRun,
-    course: QueryCourse,
-    model: nn.Module,
-    data: PreparedData,
-    trace: Trace | None,
-) -> tuple[list[EpochEnd], list[NDArray[np.float32]]]:
-    """Train along a course; return how its epochs ended, and the checkpoints' states."""
+    study: Study, run: QueryRun, course: QueryCourse, model: nn.Module, data: PreparedData
+) -> _Past:
+    """Train a model along a course."""
     training, size = study.training_of_queries(), len(course.positions)
     length = training_length("equal_epochs", training, size, size)
-    batches = make_batches(data, data.dataset.train, next(model.parameters()).device)
-    ends, states = list[EpochEnd](), list[NDArray[np.float32]]()
+    device = next(model.parameters()).device
+    batches = make_batches(data, data.dataset.train, device)
+    past = _Past()
+    if run.partition is None:
+        past.trace = Trace.empty(course.last_epoch, len(data.dataset.train))
     logger.info(
         "trains on %d of %d samples; checkpoints after epochs %s",
         size,
@@ -130,16 +153,18 @@ def _followed(
     log_epoch = epoch_log(course.last_epoch)
 
     def after(end: EpochEnd) -> None:
-        ends.append(end)
+        past.losses.append(end.loss)
+        past.learning_rates.append(end.learning_rate)
+        past.epochs, past.steps, past.parts = end.epoch, end.step, max(past.parts, end.parts)
         log_epoch(end)
-        if trace is not None:
-            trace.record(end.epoch - 1, model, batches)
+        if past.trace is not None:
+            past.trace.record(end.epoch - 1, model, batches)
         if end.epoch in course.checkpoints:
-            states.append(flat_state(model))
+            past.states.append(flat_state(model))
         if end.epoch == course.last_epoch < length.epochs:
-            raise _EnoughEpochs
+            raise EnoughEpochs
 
-    with contextlib.suppress(_EnoughEpochs):
+    with contextlib.suppress(EnoughEpochs):
         train(
             model,
             batches,
@@ -148,26 +173,75 @@ def _followed(
             training,
             length,
             derive_seed(run.seed, f"{course.stream}/order"),
-            augment=training.augment,
+            augment=bool(training.augment),
             on_epoch_end=after,
         )
-    return ends, states
+    if run.serves_all:
+        validation = make_batches(data, data.dataset.validation, device)
+        past.predictions = predict(model, validation, len(data.dataset.validation))
+    return past
 
 
-class _EnoughEpochs(Exception):  # noqa: N818 - no error: it ends a training before its schedule
-    """Everything that a query run is for has been recorded."""
+def _own_training(
+    study: Study,
+    run: QueryRun,
+    course: QueryCourse,
+    build: Callable[[], nn.Module],
+    data: PreparedData,
+    device: str,
+) -> _Past:
+    """Have the user's training function train along a course, with all the samples of it kept.
+
+    Raises:
+        TrainingError: If it fails, or ends epochs of its recorder or of its checkpoints, but not
+            each of them.
+    """
+    training, size, past = study.training_of_queries(), len(course.positions), _Past()
+    length = training_length("equal_epochs", training, size, size)
+
+    def after_epoch(model: nn.Module, rate: float) -> None:
+        past.learning_rates.append(rate)
+        past.epochs = len(past.learning_rates)
+        if past.epochs in course.checkpoints:
+            past.states.append(flat_state(model))
+        if past.epochs == course.last_epoch < length.epochs:
+            raise EnoughEpochs
+
+    task = make_task(
+        data,
+        course.positions,
+        CrossEntropy(),
+        study.by,
+        length,
+        device,
+        seed=derive_seed(run.seed, f"{course.stream}/order"),
+        config={"model": run.model, "seed": run.seed, "training": training.identity()},
+        build=build,
+        after_epoch=after_epoch,
+    )
+    assert study.train is not None
+    with contextlib.suppress(EnoughEpochs):
+        said = fitted(study.train, task, data.dataset.num_classes)
+        past.predictions = said["validation"].predictions if run.serves_all else None
+    counts = {"task.checkpoint": past.epochs, "task.recorder.end_epoch": task.recorder.epochs}
+    for call, count in counts.items():
+        if count not in (0, course.last_epoch):
+            raise TrainingError(
+                f"Expected {study.train} to call {call} once after each of {course.last_epoch} "
+                f"epochs or never, found {count} calls; train for task.epochs."
+            )
+    past.trace = task.recorder.trace if task.recorder.epochs and run.partition is None else None
+    past.epochs, past.steps = past.epochs or length.epochs, length.steps
+    return past
 
 
-def _validation_recalls(
-    model: nn.Module | None, data: PreparedData
+def _recalls(
+    predictions: NDArray[np.int32] | None, dataset: LabelledDataset
 ) -> dict[str, list[float] | None]:
-    """Return a query model's recalls by class and, where there are groups, by group."""
+    """Return recalls by class and, where there are groups, by group, of validation's classes."""
     found: dict[str, list[float] | None] = dict.fromkeys(RECALLS.values())
-    if model is None:
+    if predictions is None:
         return found
-    dataset = data.dataset
-    batches = make_batches(data, dataset.validation, next(model.parameters()).device)
-    predictions = predict(model, batches, len(dataset.validation))
     for by, name in RECALLS.items():
         if by == "class" or dataset.group_names:
             recalls = unit_recalls(predictions, dataset, by, "validation")

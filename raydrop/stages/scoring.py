@@ -20,12 +20,14 @@ from raydrop.scores.base import (
     ScoreMethod,
     TraceMethod,
     combined,
+    from_seen,
 )
 from raydrop.scores.sharding import Partial, ShardedGradients
 from raydrop.scores.source import GradientSource, QueryResult, Unit
 from raydrop.stages.queries import load_query
 from raydrop.store import Store
 from raydrop.study import ScoringPrecision, Study, config_hash, derive_seed
+from raydrop.training.trace import Trace
 
 
 class StoredUnits:
@@ -109,19 +111,40 @@ def _scored(
     method: ScoreMethod, result: QueryResult, source: GradientSource | None, seed: int, device: str
 ) -> NDArray[np.floating]:
     """Return the scores that one query run gives of the samples that it covers."""
-    if isinstance(method, TraceMethod):
-        assert result.trace is not None
+    if isinstance(method, TraceMethod | SamplingMethod):
+        trace = _trace(method, result)
+        if isinstance(method, SamplingMethod):
+            return method.draw_from_trace(trace, seed)
         assert result.score_epoch is not None
-        return method.from_trace(result.trace, result.score_epoch)
-    if isinstance(method, SamplingMethod):
-        assert result.trace is not None
-        return method.draw_from_trace(result.trace, seed)
+        return from_seen(method, trace, result.score_epoch)
+    if not result.checkpoints.size:
+        raise ScoringError(
+            f"Expected checkpoints for {method.name}, found that the training function took none; "
+            "have it call task.checkpoint(model, learning_rate) after each epoch."
+        )
     assert source is not None
     if isinstance(method, EmbeddingMethod):
         embeddings = source.embeddings()
         return method.from_embeddings(embeddings, source.labels, seed=seed, device=device)
     assert isinstance(method, GradientMethod)
     return method.from_gradients(source)
+
+
+def _trace(method: ScoreMethod, result: QueryResult) -> Trace:
+    """Return a trace in which every sample was seen; a training of the user's own may lack it."""
+    if result.trace is None:
+        raise ScoringError(
+            f"Expected training dynamics for {method.name}, found that the training function "
+            "recorded none; have it call task.recorder.update(indices, logits, labels) with each "
+            "batch and task.recorder.end_epoch() after each epoch."
+        )
+    never = np.flatnonzero(np.isnan(result.trace.probability).all(axis=0))
+    if len(never):
+        raise ScoringError(
+            f"Expected every sample to be seen in an epoch for {method.name}, found {len(never)} "
+            f"never, first those at {never[:5].tolist()}; have the training function record them."
+        )
+    return result.trace
 
 
 def _check_scores(

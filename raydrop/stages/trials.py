@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from raydrop.stages.facts import (
     unit_recalls,
 )
 from raydrop.stages.queries import epoch_log, new_model, seeded
+from raydrop.stages.task import Outcome, fitted, make_task
 from raydrop.store import Entry, Store, required
 from raydrop.study import Study, Training, derive_seed
 from raydrop.training.budget import Length, training_length
@@ -106,8 +107,14 @@ def run_trial(
     """
     work = TrialTraining(study, run, data, store, device, study.training)
     work.log_budget()
-    with seeded(derive_seed(run.trial.seed, "trial/weights")):
-        model = new_model(run.trial.model, data.dataset, device)
+
+    def build(place: str) -> nn.Module:
+        with seeded(derive_seed(run.trial.seed, "trial/weights")):
+            return new_model(run.trial.model, data.dataset, place)
+
+    if study.train is not None:
+        return work.record_of(study.train, partial(build, "cpu"))
+    model = build(device)
     work.train(model, derive_seed(run.trial.seed, "trial/order"))
     if run.shared:
         store.write("weights", run.weights_config, {}, {"weights": flat_state(model)})
@@ -187,10 +194,10 @@ class TrialTraining:
         )
         return loss_rule(self.run.trial.loss).make(context)
 
-    def recalls(self, model: nn.Module) -> NDArray[np.float64]:
+    def recalls(self, model: nn.Module, batches: Batches | None = None) -> NDArray[np.float64]:
         """Return the validation recall of every class or group, (U,)."""
         dataset = self.data.dataset
-        predicted = predict(model, self.validation, len(dataset.validation))
+        predicted = predict(model, batches or self.validation, len(dataset.validation))
         return unit_recalls(predicted, dataset, self.study.by, "validation")
 
     def train(
@@ -216,7 +223,7 @@ class TrialTraining:
             self.training,
             self.length,
             seed,
-            augment=self.training.augment,
+            augment=bool(self.training.augment),
             on_epoch_end=after,
             units=self.members,
             reference=reference() if reference is not None and loss.needs_reference else None,
@@ -225,6 +232,37 @@ class TrialTraining:
         self.epochs += self.length.epochs
         self.steps += self.length.steps
 
+    def record_of(self, train: str, build: Callable[[], nn.Module]) -> dict[str, Any]:
+        """Have a training function of the user's own train and predict, and leave the record."""
+        start, loss, trial = time.perf_counter(), self.loss(), self.run.trial
+
+        def after_epoch(model: nn.Module, rate: float) -> None:
+            del rate
+            device = next(model.parameters()).device
+            recalls = None
+            if loss.needs_recalls:
+                validation = make_batches(self.data, self.data.dataset.validation, device)
+                recalls = self.recalls(model, validation)
+            loss.end_epoch(recalls)
+
+        task = make_task(
+            self.data,
+            self.kept,
+            loss,
+            self.study.by,
+            self.length,
+            self.device,
+            seed=derive_seed(trial.seed, "trial/order"),
+            config={**trial.as_dict(), "training": self.training.identity()},
+            build=build,
+            after_epoch=after_epoch,
+        )
+        said = fitted(train, task, self.data.dataset.num_classes)
+        self.seconds, (self.epochs, self.steps) = time.perf_counter() - start, self.length
+        model = build().eval()
+        size = network_size(model, self.data.dataset.image_shape)
+        return self._written(model, said["test"], said["validation"].predictions, size, size, {})
+
     def record(
         self, model: nn.Module, size: NetworkSize, dense: NetworkSize, facts: Mapping[str, Any]
     ) -> dict[str, Any]:
@@ -232,10 +270,23 @@ class TrialTraining:
 
         Sizes are those of the network and of the dense one it comes from.
         """
-        study, dataset = self.study, self.data.dataset
+        dataset = self.data.dataset
         test = self._batches_of(dataset.test)
-        predictions, probabilities = predictions_and_probabilities(model, test, len(dataset.test))
+        said = Outcome(*predictions_and_probabilities(model, test, len(dataset.test)))
         held_out = predict(model, self.validation, len(dataset.validation))
+        return self._written(model, said, held_out, size, dense, facts)
+
+    def _written(
+        self,
+        model: nn.Module,
+        said: Outcome,
+        held_out: NDArray[np.int32],
+        size: NetworkSize,
+        dense: NetworkSize,
+        facts: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Leave the record of what is said of the test set, and of the classes of validation."""
+        study, dataset, predictions = self.study, self.data.dataset, said.predictions
         info = {
             "dataset": dataset.name,
             "budget": study.budget,
@@ -243,7 +294,7 @@ class TrialTraining:
             **self.run.trial.as_dict(),
             **facts_of_kept(dataset, self.kept),
             **facts_of_validation(held_out, dataset),
-            **facts_of_test(probabilities, dataset),
+            **facts_of_test(said.probabilities, dataset),
             "batch_parts": self.parts,
             "network_note": "",
             "network_facts": {},

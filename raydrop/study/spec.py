@@ -7,16 +7,18 @@ any machine. Nothing here imports Ray or torch.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from raydrop.errors import ConfigError, unknown_name, visible
-from raydrop.study.catalogue import Brought
+from raydrop.study.catalogue import Brought, bring, same_source
 from raydrop.study.checks import (
     between,
     conform,
@@ -30,11 +32,11 @@ from raydrop.study.checks import (
     whole,
 )
 from raydrop.study.identity import SCHEMA, canonical_json
+from raydrop.study.importing import refuse_paths
 
 By = Literal["class", "group"]
 """What quotas, loss weights and worst cases are about: classes, or the groups that data carry."""
 Budget = Literal["equal_epochs", "equal_steps", "drop_paper"]
-Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "step"]
 Precision = Literal["auto", "fp32", "bf16"]
 ScoringPrecision = Literal["fp32", "bf16"]
@@ -51,6 +53,34 @@ TRIAL_AXES = (
     "network_target",
 )
 """Keys that a ``param_space`` may hold."""
+_KINDS = {
+    "dataset": "data set",
+    "method": "method",
+    "quotas": "quotas",
+    "loss": "loss",
+    "dense_loss": "loss",
+    "model": "model",
+    "query_model": "model",
+    "network_method": "network_method",
+    "train": "training function",
+}
+"""Of what fields and axes name, which may be objects as well."""
+
+
+AUGMENTATIONS = ("randaugment", "trivialaugment", "autoaugment", "augmix")
+"""Policies of torchvision for images, each after shifts and flips."""
+
+
+def _optimizer(name: str, value: Any) -> str:
+    if ":" not in text(name, value) and value not in ("sgd", "adamw"):
+        raise unknown_name(name, value, ("sgd", "adamw"))
+    return str(value)
+
+
+def _augmentation(name: str, value: Any) -> bool | str:
+    if isinstance(value, str) and value not in AUGMENTATIONS:
+        raise unknown_name(f"word for {name}", value, AUGMENTATIONS)
+    return value if isinstance(value, str) else flag(name, value)
 
 
 _SHARE, _SIZE, _COUNT = between(0.0, 1.0), between(0.0, math.inf), whole(1)
@@ -65,8 +95,9 @@ class Training:
     """Passes over the full training set; the budget rule says how many for a pruned one."""
     batch_size: int = setting(_COUNT, 32)
     """Samples per step."""
-    optimizer: Optimizer = setting(Optimizer, "sgd")
-    """``sgd`` (with momentum) or ``adamw``."""
+    optimizer: str = setting(_optimizer, "sgd")
+    """``sgd`` (with momentum), ``adamw``, or an import path with its own arguments, such as
+    ``torch.optim:RMSprop(alpha=0.9)``, which is given learning rate and weight decay."""
     learning_rate: float = setting(_SIZE, 0.1)
     """At the start, or after the warm-up."""
     momentum: float = setting(_SHARE, 0.9)
@@ -87,12 +118,30 @@ class Training:
     """Largest norm of the whole gradient, or None."""
     precision: Precision = setting(Precision, "auto")
     """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU and fp32 elsewhere."""
-    augment: bool = setting(flag, True)
-    """Whether images are augmented. Query runs follow it only in ``Study.query_training``; those
-    that train as the study's trials do are never augmented (DRoP, arXiv 2404.05579)."""
+    augment: bool | str = setting(_augmentation, True)
+    """Whether images are augmented by shifts and flips, or which of :data:`AUGMENTATIONS` they go
+    through besides. Query runs follow it only in ``Study.query_training``; those that train as the
+    study's trials do are never augmented (DRoP, arXiv 2404.05579)."""
+    label_smoothing: float = setting(_SHARE, 0.0)
+    """s in (1 - s) L + s U, with the loss L and the cross-entropy U to the uniform distribution."""
+    ema: float | None = setting(_SHARE, None)
+    """Decay d of an exponential moving average of the weights, a <- d a + (1 - d) w after each
+    step, which stands in for them wherever a network is looked at: traces, checkpoints, recalls,
+    test; None for the weights themselves."""
+    compile: bool = setting(flag, False)
+    """Whether training steps go through ``torch.compile``, which may change their rounding."""
 
     def __post_init__(self) -> None:
         conform(self)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that enter a hash: later ones only where they say something.
+
+        So what was trained before there were such fields is still found.
+        """
+        fields = dataclasses.asdict(self)
+        later = {"label_smoothing": 0.0, "ema": None, "compile": False}
+        return {name: value for name, value in fields.items() if later.get(name, ...) != value}
 
 
 _TRAINING, _AS_USUAL = instance_of(Training, "epochs=30"), Training()
@@ -119,7 +168,13 @@ class NetworkPruning:
     """Loss that dense networks are trained with."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dense_loss", _text_of("dense_loss", self.dense_loss, {}))
         conform(self)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that enter a hash, as :meth:`Training.identity` does."""
+        retraining = self.retraining and self.retraining.identity()
+        return dataclasses.asdict(self) | {"retraining": retraining}
 
 
 def _keep_fraction(name: str, value: Any) -> float:
@@ -196,7 +251,8 @@ class TrialConfig:
         What the point leaves out is ``none``, ``cross_entropy``, 1.0, or the model and the query
         model that are given; without the latter, the trial's own model.
         """
-        point, model, query_model = plain((dict(point), model, query_model))
+        point = {key: _text_of(key, value, {}) for key, value in point.items()}
+        point, model, query_model = plain((point, model, query_model))
         for key in point:
             if key not in TRIAL_AXES:
                 raise unknown_name("key of param_space", key, TRIAL_AXES)
@@ -244,6 +300,41 @@ class TrialConfig:
 
 
 _NETWORK = instance_of(NetworkPruning, "rounds=2")
+
+
+def _word(name: str, value: Any) -> str:
+    return "" if value == "" else str(text(name, value))
+
+
+def _text_of(key: str, value: Any, known: dict[str, Any], kind: str = "") -> Any:
+    """Return a value of a field or an axis with a name in place of each object of the user's own.
+
+    Those of a study that are not the same have names of their own; ``known`` has them.
+    """
+    kind = kind or _KINDS.get(key, "")
+    within = functools.partial(_text_of, key, known=known, kind=kind)
+    if key == "param_space" and isinstance(value, Mapping):
+        return {axis: _text_of(axis, each, known) for axis, each in value.items()}
+    if isinstance(value, Mapping):
+        return {name: within(each) for name, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(within, value))
+    if type(value).__module__.startswith("ray.tune"):
+        if isinstance(getattr(value, "categories", None), list | tuple):
+            value = copy.copy(value)
+            value.categories = within(value.categories)
+        return value
+    plain_kind = type(value).__module__ in ("numpy", "torch")  # numbers and texts of these
+    if not kind or value is None or plain_kind or isinstance(value, str | int | float):
+        return value
+    name = bring(kind, value)
+    other = known.setdefault(f"{kind} {name}", value)
+    if other is not value and not same_source(other, value):
+        raise ConfigError(
+            f"Expected things of one study to have names of their own, found two of the kind {kind}"
+            f" called {name}; give classes and functions different names, or arguments to one."
+        )
+    return name
 
 
 def _folder_name(name: str, value: Any) -> str:
@@ -308,6 +399,9 @@ class Study:
     classes, or of the groups that the data carry. Query runs and scores depend on neither."""
     training: Training = setting(_TRAINING, _AS_USUAL)
     """How networks are trained."""
+    train: Any = setting(text, None)
+    """A training function of one's own, by import path such as ``mypkg.train:fit`` or as it is:
+    :class:`raydrop.stages.task.Task` says what it gets and returns. None is raydrop's own loop."""
     query_model: str | None = setting(text, None)
     """Architecture that scores and validation recalls come from, where ``param_space`` names none;
     None is each trial's own."""
@@ -341,9 +435,16 @@ class Study:
     """Whether to train on all the data too, for reference, once per model, loss and seed."""
     num_samples: int = setting(_COUNT, 1)
     """Draws from distributions in ``param_space``, as in ``TuneConfig``."""
+    version: str = ""
+    """A word that stands for the source of all that is not raydrop's own: who changes it says that
+    their code gives other results, and who keeps it that it gives the same."""
 
     def __post_init__(self) -> None:
-        conform(self, name=_folder_name, dataset=text, model=text, param_space=_search_spaces)
+        known: dict[str, Any] = {}
+        for field in ("dataset", "model", "query_model", "param_space", "train"):
+            object.__setattr__(self, field, _text_of(field, getattr(self, field), known))
+        texts = dict.fromkeys(("dataset", "model"), text)
+        conform(self, **texts, version=_word, name=_folder_name, param_space=_search_spaces)
 
     def __getstate__(self) -> dict[str, Any]:
         # A study takes what scripts have added along, to every process that works on it.
@@ -433,26 +534,34 @@ class Study:
         """
         base = {name: getattr(self, name) for name in _SHARED}
         base |= {"schema": SCHEMA, "data": data_fingerprint}
-        base["training"] = dataclasses.asdict(self.training)
-        base["query_training"] = dataclasses.asdict(self.training_of_queries())
+        base["training"] = self.training.identity()
+        base["query_training"] = self.training_of_queries().identity()
+        base |= {} if self.train is None else {"train": self.train}
         return json.loads(canonical_json(base))  # type: ignore[no-any-return]
 
     def to_dict(self, points: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the study as JSON values, its search space spelled out as points."""
         spelled = dataclasses.replace(self, param_space=[dict(point) for point in points])
-        return json.loads(json.dumps(dataclasses.asdict(spelled)))  # type: ignore[no-any-return]
+        fields = dataclasses.asdict(spelled)
+        for name, default in (("version", ""), ("train", None)):
+            if fields[name] == default:
+                del fields[name]
+        return json.loads(json.dumps(fields))  # type: ignore[no-any-return]
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Study:
+    def from_dict(cls, values: Mapping[str, Any], trust: Collection[str] = ()) -> Study:
         """Rebuild a study from :meth:`to_dict`.
 
         Its search space is spelled out, so there is nothing to resolve or to draw: its points are
-        taken as they are, once.
+        taken as they are, once. Nothing that it names is imported, unless it is of a package that
+        is trusted, such as ``mypkg``: whoever wrote the study may have named any code.
 
         Raises:
-            ConfigError: If a field is unknown or absent, or a point holds more than plain values.
+            ConfigError: If a field is unknown or absent, a point holds more than plain values, or a
+                name is an import path of a package that is not trusted.
         """
         fields = _rebuilt("field of a study", values, cls)
+        refuse_paths({**values, "name": "", "version": ""}, trust, "a stored study")
         _check_points(fields.get("param_space"))
         try:
             return cls(**fields | {"num_samples": 1})

@@ -8,21 +8,39 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydrop.data.batches import Batches, even_groups
 from raydrop.errors import ConfigError, NoMemoryError, TrainingDivergedError
 from raydrop.study import Precision, Training, derive_seed
+from raydrop.study.catalogue import Catalogue, Entry, Thing
+from raydrop.study.importing import Call
 from raydrop.training.budget import Length
 from raydrop.training.halving import Full, does_not_fit, unless_full
 from raydrop.training.losses import Loss, batch_loss
-from raydrop.training.optim import learning_rate, make_optimizer
+from raydrop.training.losses.base import full_precision
+from raydrop.training.optim import WeightAverage, learning_rate, make_optimizer
 from raydrop.training.reference import Reference
 
 logger = logging.getLogger(__name__)
+
+
+def _trainer(thing: Thing) -> Entry[Any]:
+    """Return what calls a training function with a task, then its own arguments."""
+    call = thing.call or Call(thing.name)
+
+    def build(task: Any) -> Any:
+        return thing.value(task, *call.arguments, **call.keywords)
+
+    return Entry(thing.name, build, **thing.facts)
+
+
+TRAINERS = Catalogue("training function", (), adopt=_trainer, example="mypkg.train:fit")
+"""What trains instead of this loop: users bring theirs, raydrop has no other by a name."""
 
 
 class EpochEnd(NamedTuple):
@@ -74,7 +92,8 @@ def train(
     """
     start = time.perf_counter()
     optimizer = make_optimizer(model.parameters(), training)
-    gradients = _Gradients(model, loss, training.precision, units, reference)
+    average = None if training.ema is None else WeightAverage(model, training.ema)
+    gradients = _Gradients(model, loss, training, units, reference)
     step = 0
     for epoch in range(length.epochs):
         model.train()
@@ -95,6 +114,8 @@ def train(
             optimizer.step()
             if after_step is not None:
                 after_step()
+            if average is not None:
+                average.update()
             # Summed on the device and read once per epoch: reading a loss waits for the GPU.
             total = value if total is None else total + value
             step += 1
@@ -105,8 +126,12 @@ def train(
                 f"Expected a finite training loss, found {mean} in epoch {epoch + 1} at learning "
                 f"rate {rate:g}; lower learning_rate or set gradient_clip."
             )
+        if average is not None:
+            average.swap()
         if on_epoch_end is not None:
             on_epoch_end(EpochEnd(epoch + 1, step, rate, mean, gradients.parts))
+        if average is not None and epoch + 1 < length.epochs:
+            average.swap()
     return time.perf_counter() - start
 
 
@@ -117,7 +142,7 @@ class _Gradients:
         self,
         model: nn.Module,
         loss: Loss,
-        precision: Precision,
+        training: Training,
         units: Tensor | None,
         reference: Reference | None,
     ) -> None:
@@ -127,12 +152,14 @@ class _Gradients:
                 "network's logits (raydrop.training.reference), or choose a loss that reads none."
             )
         self.parts = 1
-        self._model, self._loss, self._units = model, loss, units
+        self._loss, self._units, self._smoothing = loss, units, training.label_smoothing
+        self._model: Callable[..., Tensor] = torch.compile(model) if training.compile else model
         self._reference = reference if loss.needs_reference else None
+        self._zero_grad = model.zero_grad
         device = next(model.parameters()).device.type
         self._context: Callable[[], contextlib.AbstractContextManager[object]] = (
             partial(torch.autocast, device, torch.bfloat16)
-            if resolved_precision(precision, device) == "bf16"
+            if resolved_precision(training.precision, device) == "bf16"
             else contextlib.nullcontext
         )
 
@@ -142,7 +169,7 @@ class _Gradients:
             value = unless_full(partial(self._summed, images, labels, positions))
             if not isinstance(value, Full):
                 return value
-            self._model.zero_grad()
+            self._zero_grad()
             if self.parts >= len(labels):
                 raise NoMemoryError(does_not_fit(images, value.reason))
             self.parts *= 2
@@ -168,7 +195,19 @@ class _Gradients:
         if self._units is not None:
             units = self._units[positions].to(labels.device, non_blocking=True)
         with self._context():
-            return batch_loss(self._loss, self._model(images), labels, units, dense)
+            logits = self._model(images)
+            value = batch_loss(self._loss, logits, labels, units, dense)
+            return smoothed(value, logits, self._smoothing) if self._smoothing else value
+
+
+def smoothed(value: Tensor, logits: Tensor, share: float) -> Tensor:
+    """Return (1 - s) L + s U of a batch's loss L, with U = -mean_ik log p_ik over logits (B, K).
+
+    Of cross-entropy that is label smoothing (Szegedy et al. 2016, arXiv 1512.00567); other losses
+    are drawn towards the uniform distribution in the same way.
+    """
+    uniform = -F.log_softmax(full_precision(logits), dim=1).mean()
+    return (1 - share) * value + share * uniform
 
 
 def resolved_precision(precision: Precision, device: str) -> Precision:

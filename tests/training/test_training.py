@@ -18,7 +18,7 @@ from raydrop.training import halving
 from raydrop.training.budget import Length, training_length
 from raydrop.training.checkpoints import flat_state, load_state, sampled_epochs, score_epoch
 from raydrop.training.evaluate import predict
-from raydrop.training.loop import EpochEnd, train
+from raydrop.training.loop import EpochEnd, smoothed, train
 from raydrop.training.losses import (
     LOSSES,
     CrossEntropy,
@@ -312,6 +312,61 @@ def test_bf16_autocast_trains_and_keeps_parameters_in_float32(digits: PreparedDa
 def test_adamw_trains(digits: PreparedData) -> None:
     _, ends = _train(digits, optimizer="adamw", learning_rate=0.01, epochs=4)
     assert ends[-1].loss < ends[0].loss
+
+
+def test_an_optimiser_by_import_path_steps_as_torchs_own(digits: PreparedData) -> None:
+    path = "torch.optim:SGD(momentum=0.9, nesterov=False)"
+    named, own = (flat_state(_train(digits, optimizer=name)[0]) for name in (path, "sgd"))
+    np.testing.assert_allclose(named, own, atol=1e-5)
+    with pytest.raises(ConfigError, match=r"make a torch.optim.Optimizer, found a MagicMock"):
+        _train(digits, optimizer="unittest.mock:MagicMock")
+    with pytest.raises(ConfigError, match=r"Expected torch.optim:RMSprop\(beta=2\) to take .*'beta'"):
+        _train(digits, optimizer="torch.optim:RMSprop(beta=2)")
+
+
+def test_label_smoothing_is_torchs() -> None:
+    logits = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    value = smoothed(F.cross_entropy(logits, labels), logits, 0.3)
+    assert value.item() == pytest.approx(F.cross_entropy(logits, labels, label_smoothing=0.3))
+    assert smoothed(value, logits, 0.0).item() == value.item()
+
+
+def test_training_towards_the_uniform_distribution_alone_ends_at_its_entropy(
+    digits: PreparedData,
+) -> None:
+    plain, uniform = (_train(digits, label_smoothing=share)[1] for share in (0.0, 1.0))
+    assert min(end.loss for end in uniform) >= math.log(10) > plain[-1].loss
+
+
+def test_averaged_weights_are_those_of_a_loop_over_the_steps(digits: PreparedData) -> None:
+    """The average is looked at after each epoch, and is what is left; steps go on without it."""
+    weights, seen = list[torch.Tensor](), list[torch.Tensor]()
+    training = Training(epochs=2, batch_size=16, learning_rate=0.05, ema=0.8)
+    model = build_model("linear", 10, (1, 8, 8))
+
+    def flat() -> torch.Tensor:
+        return torch.cat([p.detach().double().flatten() for p in model.parameters()])
+
+    train(
+        model, make_batches(digits, digits.dataset.train, CPU), torch.arange(64), CrossEntropy(),
+        training, Length(2, 8), 0, augment=False, after_step=lambda: weights.append(flat()),
+        on_epoch_end=lambda _: seen.append(flat()),
+    )  # fmt: skip
+    average, expected = weights[0], list[torch.Tensor]()
+    for step, each in enumerate(weights):
+        average = each if step == 0 else 0.8 * average + 0.2 * each
+        expected += [average] if step in (3, 7) else []
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(seen, expected, strict=True))
+    assert torch.equal(flat(), seen[-1])
+    assert not torch.allclose(seen[-1], weights[-1], atol=1e-4)
+
+
+def test_a_setting_that_says_nothing_is_not_part_of_an_identity() -> None:
+    usual = Training().identity()
+    assert not {"ema", "compile", "label_smoothing"} & usual.keys()
+    for change in ({"ema": 0.9}, {"compile": True}, {"label_smoothing": 0.1}):
+        assert Training(**change).identity() == usual | change  # type: ignore[arg-type]
 
 
 # Traces and checkpoints.
