@@ -101,7 +101,11 @@ class Entry:
         try:
             with open_regular(path, links=False) as file:
                 found = _read_array(file, mmap=mmap)
-            if (kinds and found.dtype.kind not in kinds) or not _is_like(found.shape, shape):
+            sides = found.shape if shape is None else shape
+            alike = len(sides) == found.ndim and all(
+                side in (None, own) for side, own in zip(sides, found.shape, strict=True)
+            )
+            if not alike or (kinds and found.dtype.kind not in kinds):
                 wanted = "any" if shape is None else "x".join(str(n or "n") for n in shape)
                 raise ValueError(
                     f"{found.dtype} numbers of shape {found.shape} where {wanted} numbers of kind "
@@ -209,7 +213,12 @@ class Store:
             try:
                 if self._remote is not None:
                     return self._read_remote(self._remote, at)
-                return self._verified(at) if _is_folder(at.folder) else None
+                if not _is_folder(at.folder):
+                    return None
+                body = _body(at, read_regular(at.meta_here, links=False))
+                for name, digest in body["files"].items():
+                    _check_digest(at, name, digest)
+                return self._entry(at, body)
             except (*_DAMAGE, OddFileError) as problem:
                 self._set_aside(at, problem)
                 return None
@@ -331,13 +340,6 @@ class Store:
         info = visible_within(body["info"])  # to be shown, in tables and figures, as in a terminal
         called = self.place.called(at.folder)
         return Entry(body["kind"], at.key, body["config"], info, at.folder, names, files, called)
-
-    def _verified(self, at: _Spot) -> Entry:
-        """Return an entry whose files are as they were written, or raise one of ``_DAMAGE``."""
-        body = _body(at, read_regular(at.meta_here, links=False))
-        for name, digest in body["files"].items():
-            _check_digest(at, name, digest)
-        return self._entry(at, body)
 
     def _set_aside(self, at: _Spot, problem: Exception) -> None:
         name = f"{at.kind}-{at.key}-{uuid.uuid4().hex[:8]}"
@@ -526,13 +528,6 @@ def _read_array(file: IO[bytes], *, mmap: bool) -> NDArray[Any]:
     if mmap and size:
         return np.memmap(file, header.dtype, "r", file.tell(), header.shape, order)
     return np.fromfile(file, header.dtype).reshape(header.shape, order=order)
-
-
-def _is_like(found: tuple[int, ...], shape: tuple[int | None, ...] | None) -> bool:
-    shape = found if shape is None else shape
-    return len(found) == len(shape) and all(
-        there in (None, side) for side, there in zip(found, shape, strict=True)
-    )
 
 
 # Object stores.
