@@ -21,14 +21,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from raydrop.data.dataset import SMALL_SIDE
+from raydrop.data.inputs import InputSpec
 from raydrop.errors import ConfigError, RaydropError, in_one_line, unknown_name
 from raydrop.models import small
+from raydrop.models.adapter import check_logits
+from raydrop.models.own import TIMM, own_model, timm_model
 from raydrop.models.small import ImageShape as ImageShape
 from raydrop.models.small import ThinBlock as ThinBlock
-from raydrop.study.catalogue import Catalogue, Entry
+from raydrop.study.catalogue import Catalogue, Entry, Thing
+from raydrop.study.importing import PRETRAINED as PRETRAINED
 
-PRETRAINED = ":imagenet"
-"""Ending of names of torchvision's models that start from :data:`PRETRAINED_WEIGHTS`."""
+TORCHVISION = "torchvision:"
+"""What names of torchvision's models may begin with, also where raydrop has one of that name."""
 PRETRAINED_WEIGHTS = ("IMAGENET1K_V1", "DEFAULT")
 """torchvision's names of the weights: the first one that it has for the model."""
 
@@ -41,10 +45,22 @@ _TORCHVISION_ARGUMENTS = {"googlenet": _AUXILIARY, "inception_v3": _AUXILIARY}
 
 @dataclass(frozen=True)
 class Network(Entry[nn.Module]):
-    """An architecture of our own, built from K and the images' shape."""
+    """An architecture, built from K and the images' shape."""
 
     any_size: bool = False
     """Whether it is for images of any size, or else torchvision's stands in for large ones."""
+    any_inputs: bool = False
+    """Whether it is built from K and an :class:`InputSpec` of whatever inputs."""
+
+
+def _own(thing: Thing) -> Network:
+    return Network(
+        thing.name,
+        functools.partial(own_model, thing),
+        **thing.facts,
+        any_size=True,
+        any_inputs=True,
+    )
 
 
 _LINEAR = "all pixels into one linear layer: logistic regression, for images of any shape"
@@ -63,9 +79,13 @@ MODELS = Catalogue(
         Network("resnet50", small.resnet50, _SMALL_STEM),
         Network("resnet56", small.ThinResNet, _THIN_RESNET, any_size=True),
     ),
+    example="mypkg.net:SignNet(width=32)",
+    adopt=_own,
 )
-"""Models that raydrop itself explains; every classification model of torchvision works too, and
-with :data:`PRETRAINED` behind its name it starts from torchvision's ImageNet weights."""
+"""Models that raydrop itself explains; every classification model of torchvision works too, as
+``resnet34`` or ``torchvision:resnet34``, those of timm as ``timm:resnet34``, and the user's own by
+their import paths. With :data:`PRETRAINED` behind its name, one of torchvision or timm starts from
+trained weights."""
 
 
 @dataclass(frozen=True)
@@ -79,51 +99,73 @@ class Head:
 
 
 def build_model(
-    name: str, num_classes: int, image_shape: ImageShape, *, trained: bool = True
+    name: str, num_classes: int, inputs: InputSpec | ImageShape, *, trained: bool = True
 ) -> nn.Module:
-    """Return a freshly initialised model in training mode: images (B, C, H, W) to logits (B, K).
+    """Return a freshly initialised model in training mode: inputs (B, ...) to logits (B, K).
 
-    The name is one of :data:`MODELS`, or torchvision's of a classification model, which with
-    :data:`PRETRAINED` behind it starts from trained weights (downloaded once by torchvision) with a
-    fresh last layer. If not ``trained``, it is the same architecture with random ones, to be filled
-    from elsewhere.
+    The name is one of :data:`MODELS`, of torchvision's or timm's classification models, or an
+    import path. With :data:`PRETRAINED` behind it, one of torchvision or timm starts from trained
+    weights (downloaded once by these) with a fresh last layer. If not ``trained``, it is the same
+    architecture with random ones, to be filled from elsewhere. Inputs are images where a shape is
+    given.
 
     Raises:
-        ConfigError: If the name is unknown, the model cannot take such images, or its trained
+        ConfigError: If the name is unknown, the model cannot take such inputs, or its trained
             weights cannot be had.
     """
-    head = head_of(name, num_classes, image_shape)
-    model = _architecture(name, num_classes, image_shape, head if trained else None)
+    spec = as_spec(inputs)
+    head = head_of(name, num_classes, spec)
+    model = _architecture(name, num_classes, spec, head if trained else None)
     return model.train()
 
 
-def untried_model(name: str, num_classes: int, image_shape: ImageShape, *, data: bool) -> nn.Module:
+def untried_model(
+    name: str, num_classes: int, inputs: InputSpec | ImageShape, *, data: bool
+) -> nn.Module:
     """Return a model to be filled from elsewhere; whether it takes such images is not tried.
 
     Nothing is downloaded, and without ``data`` the weights are on torch's meta device, where they
     take no memory.
     """
-    with torch.random.fork_rng(devices=[]), contextlib.nullcontext() if data else _NoData():
-        model = _architecture(name, num_classes, image_shape, None)
+    spec = as_spec(inputs)
+    if data or MODELS.foreign(name):
+        context: Any = contextlib.nullcontext()
+    else:
+        context = torch.device("meta") if name.startswith(TIMM) else _NoData()
+    with torch.random.fork_rng(devices=[]), context:
+        model = _architecture(name, num_classes, spec, None)
         return model if data else model.to("meta")
 
 
-@functools.cache
-def head_of(name: str, num_classes: int, image_shape: ImageShape, batch: int = 2) -> Head:
+def as_spec(inputs: InputSpec | ImageShape) -> InputSpec:
+    """Return what inputs are, of which a shape alone stands for images."""
+    return inputs if isinstance(inputs, InputSpec) else InputSpec.image(inputs)
+
+
+def head_of(name: str, num_classes: int, inputs: InputSpec | ImageShape, batch: int = 2) -> Head:
     """Return where a model's logits come from, after trying it in training and in eval mode.
 
-    Nothing is downloaded. The smallest batch that it is to be trained with has ``batch`` images.
+    Nothing is downloaded. The smallest batch that it is to be trained with has ``batch`` samples.
 
     Raises:
-        ConfigError: If the name is unknown, or the model cannot turn such images into K logits; the
-            message says of what size they would have to be.
+        ConfigError: If the name is unknown, or the model cannot turn such inputs into K logits; the
+            message says of what size images would have to be.
     """
-    model = _for_trial(name, num_classes, image_shape)
+    foreign = MODELS.foreign(name)
+    return _found_head(name, foreign and foreign.entry, num_classes, as_spec(inputs), batch)
+
+
+@functools.cache
+def _found_head(
+    name: str, _: Network | None, num_classes: int, spec: InputSpec, batch: int
+) -> Head:
+    """Return :func:`head_of`; of what is the user's own the entry changes when that does."""
+    model = _for_trial(name, num_classes, spec)
     try:
-        _tried(model.train(), batch, num_classes, image_shape)
+        _tried(model.train(), name, batch, num_classes, spec)
     except Exception as error:  # whatever a model's own code raises
-        raise _unfit(name, num_classes, image_shape, batch, error) from error
-    return _tried(model.eval(), batch, num_classes, image_shape)
+        raise _unfit(name, num_classes, spec, batch, error) from error
+    return _tried(model.eval(), name, batch, num_classes, spec)
 
 
 def check_eager(model: nn.Module, error: type[RaydropError]) -> None:
@@ -136,19 +178,39 @@ def check_eager(model: nn.Module, error: type[RaydropError]) -> None:
             )
 
 
-def _architecture(
-    name: str, num_classes: int, image_shape: ImageShape, head: Head | None
-) -> nn.Module:
+def _architecture(name: str, num_classes: int, spec: InputSpec, head: Head | None) -> nn.Module:
     """Return a model that has not been tried; with a head, trained weights where the name asks."""
-    if _is_own(name, image_shape):
-        model = MODELS[name].build(num_classes, image_shape)
+    foreign, shape = MODELS.foreign(name), spec.image_shape
+    if foreign is not None:
+        model = foreign.make(num_classes, spec)
+    elif name == "linear":
+        model = MODELS[name].build(num_classes, _only_shape(name, spec))
+    elif name.startswith(TIMM):
+        model = timm_model(name, num_classes, spec, trained=head is not None)
+    elif shape is None:
+        raise ConfigError(
+            f"Expected images for {name}, found inputs {spec}; name a model of your own that takes "
+            "them, as in mypkg.net:SignNet, or linear for numbers."
+        )
+    elif _is_own(name, shape):
+        model = MODELS[name].build(num_classes, shape)
     else:
-        model = _torchvision_model(name, num_classes, head)
-        _take_channels(model, image_shape[0])
+        model = _torchvision_model(name.removeprefix(TORCHVISION), num_classes, head)
+        _take_channels(model, shape[0])
     for module in model.modules():
         if isinstance(getattr(module, "inplace", None), bool):
             module.inplace = False  # type: ignore[assignment]
     return model
+
+
+def _only_shape(name: str, spec: InputSpec) -> tuple[int, ...]:
+    """Return the shape of inputs that are one tensor of real numbers."""
+    if spec.names or spec.is_tuple or not spec.dtypes[0].is_floating_point:
+        raise ConfigError(
+            f"Expected one tensor of real numbers for {name}, found inputs {spec}; name a model of "
+            "your own that takes them, as in mypkg.net:SignNet."
+        )
+    return spec.shapes[0]
 
 
 def _is_own(name: str, image_shape: ImageShape) -> bool:
@@ -164,7 +226,7 @@ def _torchvision_model(name: str, num_classes: int, head: Head | None = None) ->
     known = torchvision.models.list_models(module=torchvision.models)
     base = name.removesuffix(PRETRAINED)
     if base not in known:
-        raise unknown_name("model", name, {*MODELS, *known})
+        raise unknown_name("model", name, {*MODELS.everything(), *known})
     arguments = dict[str, Any](_TORCHVISION_ARGUMENTS.get(base, {}))
     get_model = torchvision.models.get_model
     if name == base:
@@ -234,55 +296,69 @@ class _NoData(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _for_trial(name: str, num_classes: int, image_shape: ImageShape) -> nn.Module:
-    """Return a model without data, or one of our own with any, which are smaller.
+def _for_trial(name: str, num_classes: int, spec: InputSpec) -> nn.Module:
+    """Return a model without data, or one of our own or the user's with any.
 
-    The meta device would load torch's compiler, which torchvision does anyway.
+    The meta device would load torch's compiler, which torchvision and timm do anyway.
     """
-    return untried_model(name, num_classes, image_shape, data=_is_own(name, image_shape))
+    data = name in MODELS and _is_own(name, spec.image_shape or (1, 1, 1))
+    return untried_model(name, num_classes, spec, data=data or MODELS.foreign(name) is not None)
 
 
-def _tried(model: nn.Module, batch: int, num_classes: int, image_shape: ImageShape) -> Head:
+def _tried(model: nn.Module, name: str, batch: int, num_classes: int, spec: InputSpec) -> Head:
     """Return the head of a model, with or without data, after a forward pass."""
     device = next(model.parameters()).device
-    called: list[tuple[nn.Module, bool]] = []
+    called: list[tuple[nn.Module, Tensor | None]] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
         linear = isinstance(layer, nn.Linear) and inputs[0].ndim == 2
-        called.append((layer, linear and outputs.shape == (batch, num_classes)))
+        called.append((layer, outputs if linear else None))
 
-    layers = (m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     hooks = [layer.register_forward_hook(note) for layer in layers]
     mode = _NoData() if device.type == "meta" else contextlib.nullcontext()
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:
-        logits = model(torch.zeros(batch, *image_shape, device=device))
-    for hook in hooks:
-        hook.remove()
-    assert logits.shape == (batch, num_classes)
-    last, linear = called[-1]
-    return Head(next(name for name, m in model.named_modules() if m is last), linear)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:
+            logits = model(spec.zeros(batch, device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    check_logits(logits, batch, num_classes, name)
+    last, output = called[-1] if called else (model, None)
+    place = next(place for place, module in model.named_modules() if module is last)
+    # What scores read of a last layer is read of the last linear one in this order.
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    return Head(place, output is not None and output is logits and last is linear[-1])
 
 
 def _unfit(
-    name: str, num_classes: int, image_shape: ImageShape, batch: int, error: Exception
+    name: str, num_classes: int, spec: InputSpec, batch: int, error: Exception
 ) -> ConfigError:
-    """Say what images a model takes, of those sizes that are tried."""
+    """Say what a model cannot take, and what images it takes, of those sizes that are tried."""
 
-    def takes(batch: int, shape: ImageShape) -> bool:
+    def takes(batch: int, spec: InputSpec) -> bool:
         try:
-            _tried(_for_trial(name, num_classes, shape).train(), batch, num_classes, shape)
+            _tried(_for_trial(name, num_classes, spec).train(), name, batch, num_classes, spec)
         except Exception:
             return False
         return True
 
-    shape = "x".join(map(str, image_shape))
+    shape, image = str(spec), spec.image_shape
     reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
-    if batch == 1 and takes(2, image_shape):
+    if batch == 1 and takes(2, spec):
         return ConfigError(
             f"Expected batches of two images or more to train {name} on {shape}, found one of a "
             f"single image ({reason}); use a larger batch_size, keep more, or another model."
         )
-    fitting = [side for side in _SIDES if takes(batch, (image_shape[0], side, side))]
+    if isinstance(error, ConfigError):
+        return error
+    if image is None or MODELS.foreign(name):
+        return ConfigError(
+            f"Expected {name} to be trained on inputs {shape}, found {in_one_line(error)}; mend "
+            "it, or give it other data."
+        )
+    images = [InputSpec.image((image[0], side, side)) for side in _SIDES]
+    fitting = [each.shapes[0][1] for each in images if takes(batch, each)]
     advice = f"images of {', '.join(f'{side}x{side}' for side in fitting)} pixels"
     if not fitting:
         advice = "images of another size"

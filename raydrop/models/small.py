@@ -17,8 +17,8 @@ _RESNET56_BLOCKS = 9
 _RESNET56_WIDTHS = (16, 32, 64)
 
 
-def linear(num_classes: int, shape: ImageShape) -> nn.Module:
-    """Return one linear layer from all C·H·W pixels: multinomial logistic regression."""
+def linear(num_classes: int, shape: tuple[int, ...]) -> nn.Module:
+    """Return one linear layer from all pixels or features: multinomial logistic regression."""
     head = nn.Linear(math.prod(shape), num_classes)
     return nn.Sequential(OrderedDict([("flatten", nn.Flatten()), ("head", head)]))
 

@@ -207,7 +207,7 @@ class Thing:
         except UnhashableError as error:
             return cls(name, value, unhashable=str(error), **fields)
 
-    def make(self, *given: Any) -> Any:
+    def make(self, *given: Any, **named: Any) -> Any:
         """Return what a class or a function makes of what is given and its arguments.
 
         Of an instance it is a copy, so that nothing passes from one use to the next.
@@ -216,7 +216,7 @@ class Thing:
             return copy.deepcopy(self.value)
         call = self.call or Call(self.name)
         try:
-            return self.value(*given, *call.arguments, **call.keywords)
+            return self.value(*given, *call.arguments, **call.keywords, **named)
         except RaydropError:
             raise
         except Exception as error:  # whatever the user's code raises

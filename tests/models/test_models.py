@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from raydrop import models
 from raydrop.errors import ConfigError, NetworkError, ScoringError
-from raydrop.models import MODELS, Head, ImageShape, build_model, head_of, untried_model
+from raydrop.models import (
+    MODELS,
+    Head,
+    ImageShape,
+    as_spec,
+    build_model,
+    head_of,
+    untried_model,
+)
 from raydrop.network.measure import network_size
 from raydrop.network.saving import NetworkSpec, skeleton
 from raydrop.network.tracing import coupling_of
@@ -75,7 +83,7 @@ def test_a_fresh_model_is_untouched_repeatable_and_trainable(name: str) -> None:
 def test_every_model_of_ours_has_one_logit_per_class(shape: ImageShape) -> None:
     for name in MODELS:
         with models._NoData():
-            assert models._tried(without_data(name, shape, 7), 2, 7, shape).is_linear
+            assert models._tried(without_data(name, shape, 7), name, 2, 7, as_spec(shape)).is_linear
 
 
 @pytest.mark.parametrize(
@@ -256,16 +264,17 @@ def test_every_network_of_torchvision_is_of_a_family_that_is_tried() -> None:
 @pytest.mark.parametrize("base", FAMILIES)
 def test_every_family_of_torchvision_fits_images_and_weights(base: str, weights: Any) -> None:
     name, side = f"{base}:imagenet", 518 if base == "vit_h_14" else 224
-    blank = models._for_trial(name, 7, (3, side, side))
-    head = models._tried(blank.eval(), 2, 7, (3, side, side))
+    spec = as_spec((3, side, side))
+    blank = models._for_trial(name, 7, spec)
+    head = models._tried(blank.eval(), name, 2, 7, spec)
     assert head.is_linear == (not base.startswith("squeezenet"))
     assert not head.is_linear or last_linear(blank) is blank.get_submodule(head.name)
     with models._NoData():
         trained, fetched = weights(base, **({"image_size": side} if side == 518 else {}))
-        model = models._architecture(name, 7, (3, side, side), head).to("meta")
+        model = models._architecture(name, 7, spec, head).to("meta")
     assert len(fetched) == 1
     # In training, too, the outputs are logits and no tuple.
-    assert models._tried(model.train(), 2, 7, (3, side, side)) == head
+    assert models._tried(model.train(), name, 2, 7, spec) == head
     expected, found = _shapes(trained), _shapes(model.state_dict())
     auxiliary = {key for key in expected if key.lower().startswith("aux")}
     assert expected.keys() - auxiliary == found.keys()
@@ -297,7 +306,7 @@ def test_the_first_weights_are_taken_or_else_the_default(
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
     with pytest.raises(ConfigError, match="no route"), models._NoData():
-        models._architecture(f"{base}:imagenet", 7, (3, 224, 224), Head("fc", True))
+        models._architecture(f"{base}:imagenet", 7, as_spec((3, 224, 224)), Head("fc", True))
     assert asked == [file]
 
 
