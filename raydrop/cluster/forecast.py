@@ -323,13 +323,13 @@ def _timer(run: Callable[[int, int, Callable[[], None]], object], device: str) -
 def _training(model: str, training: Training, data: PreparedData, device: str) -> Timer:
     """Return what times steps of training on a device."""
     network = new_model(model, data.dataset, device, trained=False)
-    batches = make_batches(data, data.dataset.train, torch.device(device))
+    batches = make_batches(data, data.dataset.train, torch.device(device), policy=training.augment)
 
     def run(size: int, count: int, after_step: Callable[[], None]) -> None:
         positions = torch.arange(size).repeat(count)
         alike = dataclasses.replace(training, batch_size=size)
         arguments = network, batches, positions, CrossEntropy(), alike, Length(1, count), 0
-        train(*arguments, augment=training.augment, after_step=after_step)
+        train(*arguments, augment=bool(training.augment), after_step=after_step)
 
     return _timer(run, device)
 

@@ -33,6 +33,7 @@ from raydrop.data.dataset import (
 )
 from raydrop.data.held import ArrayInputs, StreamedInputs, collated
 from raydrop.data.inputs import each
+from raydrop.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Channel means that torchvision's ImageNet models use, for data that stream from files."""
@@ -107,16 +108,30 @@ def channel_statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tu
 
 
 def make_batches(
-    data: PreparedData, split: Split, device: torch.device, loader_workers: int | None = None
+    data: PreparedData,
+    split: Split,
+    device: torch.device,
+    loader_workers: int | None = None,
+    policy: bool | str = "",
 ) -> Batches:
     """Return what gives batches of one split on a device.
 
     Where inputs stream, ``loader_workers`` processes read them; by default one for each thread that
-    torch may use, less the one that trains.
+    torch may use, less the one that trains. Where images are augmented, torchvision's policy of
+    that name, one of :data:`raydrop.study.spec.AUGMENTATIONS`, follows.
+
+    Raises:
+        ConfigError: If there is a policy and inputs are no images.
     """
     dataset, inputs = data.dataset, split.inputs
     finish = _Normalised(data, device) if dataset.image_shape is not None else _unchanged
-    changes = functools.partial(_changes, dataset, device)
+    policy = policy if isinstance(policy, str) else ""
+    if policy and dataset.image_shape is None:
+        raise ConfigError(
+            f"Expected images for augment={policy!r}, found {dataset.input_spec}; use True or "
+            "False, or give the data an augmentation of their own."
+        )
+    changes = functools.partial(_changes, dataset, device, policy)
     if isinstance(inputs, ArrayImages | ArrayInputs):
         values = inputs.pixels if isinstance(inputs, ArrayImages) else inputs.values
         tensors = each(lambda array: _tensor(array).to(device), values)
@@ -126,7 +141,8 @@ def make_batches(
         loader_workers = torch.get_num_threads() - 1
     if isinstance(inputs, StreamedInputs):
         return functools.partial(_streamed, inputs, split, changes, finish, loader_workers, device)
-    return functools.partial(_opened, dataset, split, changes, finish, loader_workers, device)
+    how = functools.partial(_FileDataset, dataset, split, policy)
+    return functools.partial(_opened, dataset, how, changes, finish, loader_workers, device)
 
 
 Change = Callable[[Any], Any]
@@ -153,21 +169,41 @@ class _Normalised:
         return images.to(memory_format=torch.channels_last) if on_gpu else images
 
 
-def _changes(dataset: LabelledDataset, device: torch.device, seed: int | None) -> Change:
+def _changes(
+    dataset: LabelledDataset, device: torch.device, policy: str, seed: int | None
+) -> Change:
     """Return the augmentation of an epoch's batches, one after the other, given its seed."""
     if seed is None:
         return _unchanged
+    change: Change = _unchanged
     if dataset.augment is not None:
-        return _Brought(dataset.augment, device, seed)
-    if dataset.image_shape is None:
-        return _unchanged
-    generator = torch.Generator(device).manual_seed(seed)
-    padding, flip = dataset.crop_padding, dataset.horizontal_flip
-    return lambda pixels: augment(pixels, padding, flip, generator)
+        change = _Seeded(dataset.augment, device, seed)
+    elif dataset.image_shape is not None:
+        generator = torch.Generator(device).manual_seed(seed)
+        how = dataset.crop_padding, dataset.horizontal_flip, generator
+        change = lambda pixels: augment(pixels, *how)  # noqa: E731
+    if not policy:
+        return change
+    one, first = _policy(policy), change
+    follow = _Seeded(lambda pixels: torch.stack([one(image) for image in pixels]), device, seed)
+    return lambda pixels: follow(first(pixels))
 
 
-class _Brought:
-    """The user's own augmentation, which draws from torch's generators."""
+def _policy(name: str) -> Change:
+    """Return torchvision's augmentation of one image by a policy of that name."""
+    from torchvision.transforms import v2
+
+    kinds = {
+        "randaugment": v2.RandAugment,
+        "trivialaugment": v2.TrivialAugmentWide,
+        "autoaugment": v2.AutoAugment,
+        "augmix": v2.AugMix,
+    }
+    return kinds[name]()  # type: ignore[no-any-return]
+
+
+class _Seeded:
+    """An augmentation that draws from torch's global generators."""
 
     def __init__(self, change: Change, device: torch.device, seed: int) -> None:
         self._change, self._seed, self._done = change, seed, 0
@@ -199,7 +235,7 @@ def _in_memory(
 
 def _opened(
     dataset: LabelledDataset,
-    split: Split,
+    reads: Callable[..., _FileDataset],
     changes: Callable[[int | None], Change],
     finish: Change,
     workers: int,
@@ -209,7 +245,7 @@ def _opened(
 ) -> Iterator[Batch]:
     """Yield batches of images that are opened as they are needed."""
     own = dataset.augment is None
-    files = _FileDataset(dataset, split, torch.cat(list(groups)), augment_seed if own else None)
+    files = reads(torch.cat(list(groups)), augment_seed if own else None)
     change = _unchanged if own else changes(augment_seed)
     for pixels, labels in _loaded(files, groups, workers, device):
         yield Batch(finish(change(pixels)), labels)
@@ -298,16 +334,22 @@ class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """Decoded and transformed images of a split, in a given order."""
 
     def __init__(
-        self, dataset: LabelledDataset, split: Split, positions: Tensor, augment_seed: int | None
+        self,
+        dataset: LabelledDataset,
+        split: Split,
+        policy: str,
+        positions: Tensor,
+        augment_seed: int | None,
     ) -> None:
         from torchvision.transforms import v2
 
         assert isinstance(split.inputs, Images)
         self._images, self._labels = split.inputs, split.labels
         self._positions, self._seed = positions.tolist(), augment_seed
-        self._transform = v2.Compose(
-            [*_file_transforms(dataset, augment_seed is not None), v2.PILToTensor()]
-        )
+        augmented = augment_seed is not None
+        follow = [_policy(policy)] if augmented and policy else []
+        transforms = [*_file_transforms(dataset, augmented), *follow, v2.PILToTensor()]
+        self._transform = v2.Compose(transforms)
 
     def __len__(self) -> int:
         return len(self._positions)

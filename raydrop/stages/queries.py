@@ -140,7 +140,7 @@ def _followed(
     training, size = study.training_of_queries(), len(course.positions)
     length = training_length("equal_epochs", training, size, size)
     device = next(model.parameters()).device
-    batches = make_batches(data, data.dataset.train, device)
+    batches = make_batches(data, data.dataset.train, device, policy=training.augment)
     past = _Past()
     if run.partition is None:
         past.trace = Trace.empty(course.last_epoch, len(data.dataset.train))

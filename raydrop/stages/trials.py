@@ -169,7 +169,8 @@ class TrialTraining:
         return self._batches_of(self.data.dataset.validation)
 
     def _batches_of(self, split: Split) -> Batches:
-        return make_batches(self.data, split, torch.device(self.device))
+        device, policy = torch.device(self.device), self.training.augment
+        return make_batches(self.data, split, device, policy=policy)
 
     def log_budget(self) -> None:
         """Write into the log what is kept and for how long it is trained on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,10 @@ from raydrop.data.batches import (
     make_batches,
     prepare,
 )
+from raydrop.data.brought import from_arrays
 from raydrop.data.dataset import FileImages
+from raydrop.errors import ConfigError
+from raydrop.study.spec import AUGMENTATIONS
 
 CPU = torch.device("cpu")
 
@@ -191,3 +195,28 @@ def test_large_images_are_mirrored_only_where_that_is_asked_for(tmp_path: Path) 
         dataset = load_dataset(spec + options)
         names = [type(step).__name__ for step in _file_transforms(dataset, augmented=True)]
         assert ("RandomHorizontalFlip" in names) == wanted
+
+
+@pytest.mark.parametrize("policy", AUGMENTATIONS)
+def test_a_policy_changes_each_image_by_itself_and_follows_its_seed(
+    digits: PreparedData, large_folder: PreparedData, policy: str
+) -> None:
+    for data in (digits, large_folder):
+
+        def images(seed: int | None, policy: str = policy, data: PreparedData = data) -> Any:
+            batches = make_batches(data, data.dataset.train, CPU, policy=policy)
+            return torch.cat([b.inputs for b in batches([torch.tensor([3] * 6)], seed)])
+
+        first = images(5)
+        assert torch.equal(first, images(5))
+        assert not torch.equal(first, images(6))
+        assert not torch.equal(first, images(5, ""))  # more than shifts and flips
+        assert len({image.numpy().tobytes() for image in first}) > 2  # not all changed alike
+        assert torch.equal(images(None), images(None, ""))  # nothing outside training
+
+
+def test_a_policy_is_for_images() -> None:
+    x, y = np.zeros((8, 3), np.float32), np.arange(8) % 2
+    data = prepare(from_arrays(x, y, split=["train", "train", "test", "test"] * 2))
+    with pytest.raises(ConfigError, match=r"Expected images for augment='augmix', found 3"):
+        make_batches(data, data.dataset.train, CPU, policy="augmix")
