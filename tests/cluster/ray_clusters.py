@@ -46,4 +46,7 @@ def two_nodes(first: int, system_config: Mapping[str, Any] = SYSTEM_CONFIG) -> I
 
 def replace_node(cluster: Cluster, lost: Node) -> None:
     """Give a cluster a node in place of one that was lost, at the same address."""
-    cluster.add_node(**node_options(int(lost.node_ip_address.rpartition(".")[2])))
+    with pytest.MonkeyPatch.context() as patch:
+        # Or it would end with the thread that gives it; it ends with the cluster all the same.
+        patch.setattr(cluster, "_shutdown_at_exit", False)
+        cluster.add_node(**node_options(int(lost.node_ip_address.rpartition(".")[2])))

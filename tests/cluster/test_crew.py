@@ -146,58 +146,36 @@ def _scripted(path: Path, before: Callable[[str, int, str], None]) -> type[Scrip
 
 
 @pytest.mark.ray
-def test_two_workers_give_the_bits_of_this_process(
-    start: Callable[..., CrewExecutor],
-    digits: PreparedData,
-    state: Vector,
-    here: dict[str, bytes],
-) -> None:
-    assert _results(start(2), digits, state) == here
-
-
-@pytest.mark.ray
-def test_a_worker_killed_in_mid_shard_leaves_every_bit_as_it_was(
-    start: Callable[..., CrewExecutor],
-    digits: PreparedData,
-    state: Vector,
-    here: dict[str, bytes],
-    tmp_path: Path,
-) -> None:
-    def die_once(task: str, index: int, node: str) -> None:
-        marker = tmp_path / task
-        if index == 2 and not marker.exists():
-            marker.touch()
-            os._exit(1)
-
-    worker = _scripted(tmp_path, die_once)
-    tasks: list[Task] = ["gradient_sum", "dot"]
-    found = _results(start(2, worker), digits, state, tasks)
-    assert found == {task: here[task] for task in tasks}
-    for task in tasks:
-        assert [line[1] for line in worker.lines() if line[0] == task].count("2") == 2
-
-
-@pytest.mark.ray
-def test_deaths_before_the_first_answer_are_counted(
+def test_a_worker_killed_before_its_first_answer_or_in_mid_shard_leaves_every_bit_as_it_was(
     data_ref: Any,
     digits: PreparedData,
     state: Vector,
     here: dict[str, bytes],
     tmp_path: Path,
 ) -> None:
-    class Frail(CrewWorker):
+    """It is counted, and of two workers the other one goes on."""
+
+    def die_once(task: str, index: int, node: str) -> None:
+        marker = tmp_path / task
+        if index == 2 and not marker.exists():
+            marker.touch()
+            os._exit(1)
+
+    class Frail(_scripted(tmp_path, die_once)):  # type: ignore[misc]
         def __init__(self, *arguments: Any) -> None:
-            for marker in (tmp_path / "first", tmp_path / "second"):
-                if not marker.exists():
-                    marker.touch()
-                    os._exit(1)
+            with contextlib.suppress(FileExistsError):
+                (tmp_path / "first").touch(exist_ok=False)
+                os._exit(1)
             super().__init__(*arguments)
 
+    tasks: list[Task] = ["gradient_sum", "dot"]
     deaths = WorkerDeaths()
-    with start_crew(_context(data_ref, Layout(1, 1, 0.0)), deaths, Frail) as members:
-        found = _results(members.executor("small_cnn"), digits, state, ["gradient_sum"])
-    assert found == {"gradient_sum": here["gradient_sum"]}
-    assert deaths.sentence().endswith("(2 of scores)")
+    with start_crew(_context(data_ref, Layout(2, 1, 0.0)), deaths, Frail) as members:
+        found = _results(members.executor("small_cnn"), digits, state, tasks)
+    assert found == {task: here[task] for task in tasks}
+    for task in tasks:
+        assert [line[1] for line in Frail.lines() if line[0] == task].count("2") == 2
+    assert deaths.sentence().endswith("(3 of scores)")
 
 
 @pytest.mark.ray
@@ -231,7 +209,7 @@ def test_a_shard_that_always_kills_its_worker_is_named_and_the_others_are_kept(
 
 
 @pytest.mark.ray
-def test_an_error_in_a_shard_is_told_with_its_reason_and_the_pool_goes_on(
+def test_two_workers_tell_an_error_in_a_shard_and_then_give_the_bits_of_this_process(
     start: Callable[..., CrewExecutor],
     ids: NDArray[np.int64],
     digits: PreparedData,
