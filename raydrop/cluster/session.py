@@ -14,14 +14,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
+from raydrop.cluster.packages import folders_of, shipped
 from raydrop.errors import ConfigError, IncompleteStudyError, in_one_line
 
 ANSWER_SECONDS = 10.0
@@ -38,15 +40,19 @@ _TOKEN_REFUSED = ("unauthenticated", "authentication", "auth token", "auth_token
 
 @contextlib.contextmanager
 def ray_session(
-    address: str | None = None, num_cpus: int | None = None, code: str | None = None
+    address: str | None = None,
+    num_cpus: int | None = None,
+    code: str | None = None,
+    modules: Collection[ModuleType] = (),
 ) -> Iterator[str]:
     """Connect to a cluster, or start Ray on this machine, and end it afterwards.
 
     A session that is there already is used and left as it is. A local one listens on the loopback
     address alone, keeps Ray's token authentication, and has a folder that only this user can open
     and that is removed in the end. Workers import from the folder of the program that calls this,
-    and from ``code``, but never from the current one, where anybody's files may lie. Yields where
-    the dashboard of a cluster is and how to tunnel to it, or nothing.
+    and from ``code``, but never from the current one, where anybody's files may lie. Modules of the
+    user's own are found where they are here, and sent to a cluster. Yields where the dashboard of a
+    cluster is and how to tunnel to it, or nothing.
 
     Raises:
         ConfigError: If the cluster cannot be joined, or Ray does not start here.
@@ -57,11 +63,12 @@ def ray_session(
         return
     with contextlib.ExitStack() as stack:
         if address is None:
-            _start(num_cpus, _job(code), stack.enter_context(_private_folder()))
+            job = _job([code, *folders_of(modules)])
+            _start(num_cpus, job, stack.enter_context(_private_folder()))
             dashboard = ""
             stack.enter_context(_watched())
         else:
-            dashboard = _join(address, _job(code))
+            dashboard = _join(address, _job([code], shipped(modules)))
             stack.callback(ray.shutdown)
         _protect_token()
         yield dashboard
@@ -192,10 +199,11 @@ class _Job(JobConfig):
         return True  # or Ray would add the folder in which the driver was started
 
 
-def _job(code: str | None) -> JobConfig:
+def _job(folders: Iterable[str | None], environment: dict[str, Any] | None = None) -> JobConfig:
     """Have workers look where a script is; the last folder is searched first."""
     program = str(Path(sys.argv[0]).resolve().parent)  # of a module it is not on the path
-    return _Job(_py_driver_sys_path=[each for each in (program, code) if each in sys.path])
+    found = [each for each in (program, *folders) if each in sys.path]
+    return _Job(_py_driver_sys_path=found, runtime_env=environment or {})
 
 
 def find_head(address: str) -> str:

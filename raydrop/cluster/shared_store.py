@@ -16,7 +16,7 @@ import functools
 import platform
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raydrop.cluster.packages import unimportable
 from raydrop.errors import ConfigError, RaydropError, StoreError, in_one_line
 from raydrop.store import Store
 from raydrop.store.files import expecting
@@ -139,18 +140,24 @@ class Answer:
     """Why it cannot read or write there, or did not answer."""
     skew: float = 0.0
     """Seconds by which its clock is ahead of this machine's at least, or behind if negative."""
+    lacks: str = ""
+    """Why it cannot import something of the user's own."""
 
     def joined(self, other: Answer) -> Answer:
         """Return what two nodes of one machine say together."""
         skew = max(self.skew, other.skew, key=abs)
-        return Answer(self.sees and other.sees, self.refusal or other.refusal, skew)
+        refusal, lacks = self.refusal or other.refusal, self.lacks or other.lacks
+        return Answer(self.sees and other.sees, refusal, skew, lacks)
 
 
-def check_machines(place: SharedStore) -> None:
-    """Refuse a cluster where some machine could not leave results; see :func:`refuse_unfit`."""
+def check_machines(place: SharedStore, paths: Sequence[str] = ()) -> None:
+    """Refuse a cluster where some machine could not leave results; see :func:`refuse_unfit`.
+
+    Each has to be able to import what the import paths name.
+    """
     nodes = other_nodes()
     if nodes:
-        refuse_unfit(place, answers(place, nodes))
+        refuse_unfit(place, answers(place, nodes, paths))
 
 
 def refuse_unfit(place: SharedStore, said: Mapping[str, Answer]) -> None:
@@ -185,6 +192,13 @@ def refuse_unfit(place: SharedStore, said: Mapping[str, Answer]) -> None:
             f"{len(refused)} of the {len(said)} others cannot, such as {refused[0]}: "
             f"{said[refused[0]].refusal}"
         )
+    lacking = [address for address, answer in sorted(said.items()) if answer.lacks]
+    if lacking:
+        raise ConfigError(
+            f"Expected every machine of the cluster to import what the study names, found that "
+            f"{len(lacking)} of the {len(said)} others cannot, such as {lacking[0]}: "
+            f"{said[lacking[0]].lacks}"
+        )
 
 
 def clock_skew(sent: float, told: float, received: float) -> float:
@@ -218,13 +232,18 @@ def other_nodes() -> dict[str, str]:
     }
 
 
-def answers(place: SharedStore, nodes: Mapping[str, str]) -> dict[str, Answer]:
-    """Ask machines, given by their addresses by id, to open a store; return answers by address."""
+def answers(
+    place: SharedStore, nodes: Mapping[str, str], paths: Sequence[str] = ()
+) -> dict[str, Answer]:
+    """Ask machines, given by their addresses by id, to open a store and to import what paths name.
+
+    Returns their answers by address.
+    """
     task = ray.remote(num_cpus=0, max_retries=0)(_look)
     asked: dict[Any, tuple[str, float]] = {}
     for node, address in nodes.items():
         strategy, sent = NodeAffinitySchedulingStrategy(node, soft=False), time.time()
-        asked[task.options(scheduling_strategy=strategy).remote(place)] = address, sent
+        asked[task.options(scheduling_strategy=strategy).remote(place, paths)] = address, sent
     said: dict[str, Answer] = {}
     waiting, end = list(asked), time.monotonic() + ANSWER_SECONDS
     while waiting:
@@ -253,8 +272,8 @@ def _answer(reference: Any, sent: float, received: float) -> Answer:
     return Answer(refusal=f"{reason}; look whether it is well.")
 
 
-def _look(place: SharedStore) -> tuple[Answer, float]:
-    """Open a store and write there; return what came of it, and this machine's time."""
+def _look(place: SharedStore, paths: Sequence[str]) -> tuple[Answer, float]:
+    """Open a store, write there, import; return what came of it, and this machine's time."""
     told = time.time()
     try:
         if place.find() is None:
@@ -262,4 +281,4 @@ def _look(place: SharedStore) -> tuple[Answer, float]:
         place.try_writing()
     except RaydropError as error:
         return Answer(refusal=str(error)), told
-    return Answer(), told
+    return Answer(lacks=unimportable(paths)), told

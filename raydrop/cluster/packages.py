@@ -1,0 +1,84 @@
+"""The user's own code, which every worker imports as the driver does.
+
+A Ray on this machine looks where the driver looks. A cluster is sent the packages that are not
+installed here, by Ray's ``runtime_env``; what is installed is expected to be installed there too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from raydrop.errors import ConfigError
+from raydrop.study.catalogue import Brought, Thing
+from raydrop.study.importing import Call, paths_in
+from raydrop.study.sources import distribution_of
+
+_NEVER = {"__main__", "__mp_main__", "raydrop_sweep", "raydrop"}
+"""Modules that go by value with a study, or are everywhere."""
+
+
+def own_paths(study: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the import paths in a study's JSON values, without the arguments of calls."""
+    return tuple(sorted({call.target for _, call in paths_in({**study, "name": ""})}))
+
+
+def own_modules(paths: Iterable[str]) -> tuple[ModuleType, ...]:
+    """Return top-level packages and modules of import paths and of brought objects.
+
+    Those of Python itself, or that a distribution has installed, are left out.
+    """
+    names = {path.partition(":")[0] for path in paths}
+    here = Brought.here()
+    for _, each in here.entries if here else ():
+        value = each.value if isinstance(each, Thing) else each.build
+        owner = value if isinstance(value, type) or hasattr(value, "__code__") else type(value)
+        names.add(owner.__module__)
+    tops = {name.partition(".")[0] for name in names} - _NEVER - sys.stdlib_module_names
+    loaded = (sys.modules.get(top) for top in sorted(tops))
+    return tuple(each for each in loaded if each is not None and not distribution_of(each))
+
+
+def folders_of(modules: Iterable[ModuleType]) -> list[str]:
+    """Return the folders on the driver's path in which modules are found."""
+    places = (_place(module) for module in modules)
+    return sorted({str(place.parent) for place in places if place is not None})
+
+
+def shipped(modules: Collection[ModuleType]) -> dict[str, Any]:
+    """Return the ``runtime_env`` that brings modules to a cluster; empty where there are none.
+
+    Raises:
+        ConfigError: If one has no folder or file that could be sent.
+    """
+    for module in modules:
+        if _place(module) is None:
+            raise ConfigError(
+                f"Expected {module.__name__} in a folder or file that can be sent to the cluster, "
+                "found none; install it on every machine."
+            )
+    places = [str(_place(module)) for module in modules]
+    return {"py_modules": places} if places else {}
+
+
+def unimportable(paths: Iterable[str]) -> str:
+    """Return why this process cannot import what a path names, or nothing."""
+    for path in paths:
+        call = Call.parse(path)
+        assert call is not None
+        try:
+            call.load()
+        except ConfigError as error:
+            return str(error)
+    return ""
+
+
+def _place(module: ModuleType) -> Path | None:
+    """Return the folder of a package, or the file of a module."""
+    if folders := list(getattr(module, "__path__", ())):
+        return Path(folders[0])
+    file = getattr(module, "__file__", None)
+    return Path(file) if file else None
