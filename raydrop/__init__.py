@@ -28,6 +28,7 @@ _LATER = {
     "Recorder": "raydrop.scores.recorder:Recorder",
     "Scores": "raydrop.selection.scores:Scores",
     "Selection": "raydrop.selection.prune:Selection",
+    "integrations": "raydrop.integrations",
     "prune": "raydrop.selection.prune:prune",
     "with_indices": "raydrop.training.sampler:with_indices",
     "run": "raydrop.cluster.library:run",

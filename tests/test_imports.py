@@ -25,6 +25,7 @@ ROOMS = {
     "models": {"study", "data"},
     "training": {"study", "metrics", "selection", "store", "data", "models"},
     "scores": {"study", "metrics", "selection", "store", "data", "models", "training"},
+    "integrations": {"scores"},
     "network": {"study", "metrics", "store", "data", "models", "training"},
     "plan": {*("study", "selection", "store", "data", "models", "training", "scores", "network")},
     "stages": {

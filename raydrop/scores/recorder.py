@@ -263,6 +263,21 @@ class Recorder:
                 rows[name] = np.where(missing, more[name], rows[name])
         self.labels[known] = other.labels[known]
 
+    def gather(self) -> None:
+        """Add what all other processes of ``torch.distributed`` saw, in each of them.
+
+        Nothing happens where there is one process alone; errors are those of :meth:`merge`.
+        """
+        distributed = torch.distributed
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return
+        found: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(found, self.state_dict())
+        for state in found[: distributed.get_rank()] + found[distributed.get_rank() + 1 :]:
+            other = Recorder(self.n, self.num_classes)
+            other.load_state_dict(state)
+            self.merge(other)
+
     def state_dict(self) -> dict[str, Any]:
         """Return all of it as tensors and numbers, an epoch under way included, to resume from."""
         self._look()

@@ -359,3 +359,24 @@ def test_other_mistakes_over_epochs() -> None:
         recorder.end_epoch()
     assert recorder.epochs == 3
     assert np.isfinite(recorder.scores("aum").values).all()
+
+
+def _process(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    logits, order = _logits(3), np.random.default_rng(7)
+    recorder = _recorded(logits, [order.permutation(N)[rank::2].tolist() for _ in range(3)])
+    recorder.gather()
+    recorder.save(Path(folder) / f"{rank}.npz")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_of_torch_gather_what_all_saw(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_process, (str(tmp_path),), nprocs=2)
+    whole = _recorded(_logits(3)).trace.as_arrays()
+    for rank in range(2):
+        found = rd.Recorder.load(tmp_path / f"{rank}.npz").trace.as_arrays()
+        for name, values in whole.items():
+            np.testing.assert_array_equal(found[name], values)
+    _recorded(_logits(1)).gather()  # alone, it has nothing to do
