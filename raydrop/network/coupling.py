@@ -73,11 +73,19 @@ class Coupling:
     """Multiply-accumulates that do not depend on coupled channels."""
     rest_parameters: int
     shortcuts: Mapping[str, Shortcut]
-    prunable: tuple[str, ...]
-    """Names of the convolutions that can lose filters."""
-    left_whole: tuple[str, ...]
-    """Convolutions that lose no filters: the network's outputs come from them, or they are coupled
-    in a way that cannot be cut."""
+    convolutions: tuple[str, ...]
+    """Names of all convolutions."""
+
+    @property
+    def prunable(self) -> tuple[str, ...]:
+        """Names of the convolutions that can lose filters."""
+        outputs = {name: own for (name, side), own in self.owners.items() if side == "out"}
+        return tuple(n for n in outputs if n in self.convolutions and outputs[n].max() >= 0)
+
+    @property
+    def left_whole(self) -> tuple[str, ...]:
+        """The others: the outputs come from them, or they are coupled in an uncuttable way."""
+        return tuple(name for name in self.convolutions if name not in self.prunable)
 
     def everything(self) -> Kept:
         """Return that every channel stays."""

@@ -79,34 +79,24 @@ def _traced(model: nn.Module, image_shape: ImageShape) -> Coupling:
         sum(each.numel() for each in probe.parameters())
         - sum(each.weights + each.vectors for each in layers.values()),
         shortcuts,
-        prunable=_convolutions(probe, owners),
-        left_whole=(),
+        tuple(name for name, each in probe.named_modules() if isinstance(each, _ConvNd)),
     )
     return _only(coupling, _proven(probe, coupling, images[:1]), probe)
 
 
-def _convolutions(model: nn.Module, owners: Owners) -> tuple[str, ...]:
-    """Return the names of the convolutions whose filters make coupled channels."""
-    made = [name for (name, side), owner in owners.items() if side == "out" and owner.max() >= 0]
-    return tuple(name for name in made if isinstance(model.get_submodule(name), _ConvNd))
-
-
 def _only(coupling: Coupling, proven: Sequence[int], model: nn.Module) -> Coupling:
-    """Return a coupling with some of its groups, and with the convolutions that are left whole."""
+    """Return a coupling with some of its groups."""
     stays = np.isin(coupling.groups, proven)
     number = np.append(np.where(stays, stays.cumsum() - 1, -1), -1)
     owners = {place: number[owner] for place, owner in coupling.owners.items()}
-    prunable = _convolutions(model, owners)
-    names = [name for name, module in model.named_modules() if isinstance(module, _ConvNd)]
-    if not prunable:
+    left = replace(coupling, groups=coupling.groups[stays], owners=owners)
+    if not left.prunable:
         raise NetworkError(
             f"Expected a network with convolutions that can lose filters, found "
-            f"{type(model).__name__} with {', '.join(names[:3]) or 'no convolution'}; use another "
-            "model, or a method that masks weights such as unstructured_magnitude."
+            f"{type(model).__name__} with {', '.join(left.convolutions[:3]) or 'no convolution'}; "
+            "use another model, or a method that masks weights such as unstructured_magnitude."
         )
-    left_whole = tuple(name for name in names if name not in prunable)
-    groups = coupling.groups[stays]
-    return replace(coupling, groups=groups, owners=owners, prunable=prunable, left_whole=left_whole)
+    return left
 
 
 # --- running and following the network ---

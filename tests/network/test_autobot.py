@@ -357,8 +357,7 @@ def test_the_soft_size_is_the_formula_with_two_layers() -> None:
             rest_macs=0,
             rest_parameters=5,
             shortcuts={},
-            prunable=("a", "b"),
-            left_whole=(),
+            convolutions=("a", "b"),
         ),
         "parameters", 1, CPU,
     )  # fmt: skip
