@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
 from raydrop.errors import ConfigError, StudyMismatchError
 from raydrop.frontier import write_frontier
+from raydrop.frontier.figures import catalogue
 from raydrop.plan import make_plan, trial_configs
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
 from raydrop.stages.networks import run_network_trial
@@ -49,7 +51,8 @@ def session() -> Iterator[None]:
 
 def _run(study: Study, out: Path, **options: Any) -> Outcome:
     outcome = run_study(study, Options(out=out, **options), Console(quiet=True))
-    if not options.get("dry_run"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogue, "FIGURES", {})  # only those of the first study are looked at
         write_frontier(out)
     return outcome
 
@@ -81,7 +84,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
         recall_smoothing=1.0,
     )
     out = tmp_path_factory.mktemp("finished")
-    assert _run(study, out) == Outcome(planned=14, failed=0)
+    assert run_study(study, Options(out=out), Console(quiet=True)) == Outcome(14, 0)
+    write_frontier(out)
     return study, out
 
 
@@ -147,14 +151,6 @@ def test_predictions_and_kept_samples_are_those_of_the_row(finished: tuple[Study
         assert len(entry.array("kept_ids")) == row["n_kept"] == sum(row["kept_by_class"])
 
 
-def test_from_nothing_the_same_study_gives_the_same_bytes(
-    finished: tuple[Study, Path], tmp_path: Path
-) -> None:
-    study, out = finished
-    _run(study, tmp_path)
-    assert (tmp_path / "frontier.csv").read_bytes() == (out / "frontier.csv").read_bytes()
-
-
 def test_again_does_only_what_is_missing_and_mends_what_is_damaged(
     finished: tuple[Study, Path],
 ) -> None:
@@ -170,28 +166,17 @@ def test_again_does_only_what_is_missing_and_mends_what_is_damaged(
     assert (out / "frontier.csv").read_bytes() == table
 
 
-def test_a_larger_study_adds_trials_to_the_same_folder(finished: tuple[Study, Path]) -> None:
-    study, out = finished
-    before = _stamps(out)
-    larger = dataclasses.replace(
-        study, param_space=[*study.spaces(), {"method": "aum", "keep_fraction": 0.3}]
-    )
-    assert _run(larger, out).planned == 16
-    after = _stamps(out)
-    assert all(after[path] == stamp for path, stamp in before.items())
-    new = {Path(path).parts[-3] for path in after.keys() - before.keys()}
-    assert new == {"images", "scores", "trial"}
-
-
-def test_another_target_model_reuses_scores_of_the_same_folder(
+def test_a_larger_study_adds_to_the_folder_and_another_target_model_reuses_its_scores(
     finished: tuple[Study, Path],
 ) -> None:
     study, out = finished
-    before = _stamps(out)
-    transfer = dataclasses.replace(
+    before, store = _stamps(out), Store(out / "store")
+    scored = set(store.keys("scores"))
+    larger = dataclasses.replace(
         study,
         param_space=[
             *study.spaces(),
+            {"method": "aum", "keep_fraction": 0.3},
             {
                 "method": {"grid_search": ["moso", "random"]},
                 "keep_fraction": 0.5,
@@ -200,10 +185,13 @@ def test_another_target_model_reuses_scores_of_the_same_folder(
             },
         ],
     )
-    assert _run(transfer, out) == Outcome(planned=14 + 6, failed=0)
+    assert _run(larger, out) == Outcome(planned=14 + 2 + 6, failed=0)
     after = _stamps(out)
     assert all(after[path] == stamp for path, stamp in before.items())
-    assert {Path(path).parts[-3] for path in after.keys() - before.keys()} == {"trial"}
+    new = {Path(path).parts[-3] for path in after.keys() - before.keys()}
+    assert new == {"images", "scores", "trial"}
+    added = [e.info["method"] for e in store.entries("scores") if e.key not in scored]
+    assert added == ["aum", "aum"]
     trials = pd.read_parquet(out / "trials.parquet")
     found = trials[trials["model"] == "resnet56"][["method", "query_model"]].value_counts()
     assert found.to_dict() == {
@@ -295,25 +283,35 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(
     finished: tuple[Study, Path], tmp_path: Path
 ) -> None:
     """Scores with a NaN, which no scoring of ours leaves, stand for any trial that breaks."""
-    study, out = finished
-    scores = next(e for e in Store(out / "store").entries("scores") if e.info["method"] == "moso")
+    study, out = finished[0], tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    assert _run(study, out) == Outcome(planned=14, failed=0)  # leaves what others have added
+    table, store = (out / "frontier.csv").read_bytes(), Store(out / "store")
+    scores = next(e for e in store.entries("scores") if e.info["method"] == "moso")
     broken = scores.array("scores").copy()
     broken[3] = np.nan
-    Store(tmp_path / "store").write("scores", scores.config, scores.info, {"scores": broken})
-    assert _run(study, tmp_path) == Outcome(planned=14, failed=2)
-    failures = list(Store(tmp_path / "store").entries("failure"))
+    readers = [
+        entry.key
+        for entry in store.entries("trial")
+        if entry.config["scores"] == scores.key and entry.info["model"] == study.model
+    ]
+    for kind, key in (("scores", scores.key), *(("trial", key) for key in readers)):
+        store.remove(kind, key)
+    store.write("scores", scores.config, scores.info, {"scores": broken})
+    assert _run(study, out) == Outcome(planned=14, failed=2)
+    failures = list(store.entries("failure"))
     assert [f.info["trial"]["method"] for f in failures] == ["moso", "moso"]
     assert all("NaN" in f.info["message"] for f in failures)
     for failure in failures:
-        log = (tmp_path / "logs" / "trials" / f"{failure.key}.log").read_text()
+        log = (out / "logs" / "trials" / f"{failure.key}.log").read_text()
         assert f" s: {failure.info['message']}\n" in log
         assert "Traceback" not in log  # a sentence is enough
-    report = (tmp_path / "report.html").read_text()
+    report = (out / "report.html").read_text()
     assert failures[0].info["message"][:40].replace("'", "&#39;") in report
-    Store(tmp_path / "store").remove("scores", scores.key)
-    assert _run(study, tmp_path) == Outcome(planned=14, failed=0)
-    assert list(Store(tmp_path / "store").entries("failure")) == []
-    assert (tmp_path / "frontier.csv").read_bytes() != b""
+    store.remove("scores", scores.key)
+    assert _run(study, out) == Outcome(planned=14, failed=0)
+    assert list(store.entries("failure")) == []
+    assert (out / "frontier.csv").read_bytes() == table
 
 
 def test_a_query_run_that_diverges_takes_only_what_needs_it(
