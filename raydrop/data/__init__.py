@@ -1,4 +1,7 @@
-"""Data sets by name: ``load_dataset("digits+long_tail(10)")``.
+"""Data sets by name, ``load_dataset("digits+long_tail(10)")``, and from what people have.
+
+:func:`from_torch`, :func:`from_arrays`, :func:`from_frame` and :func:`from_huggingface` take any
+inputs: images, features, token ids.
 
 Images of at most 64 pixels a side keep their size and, in training, are shifted by a few pixels
 and, where that keeps the label, mirrored. Others become 3x224x224;
@@ -7,7 +10,10 @@ and, where that keeps the label, mirrored. Others become 3x224x224;
 
 from __future__ import annotations
 
+from raydrop.data.brought import from_arrays, from_torch
 from raydrop.data.dataset import ArrayImages, FileImages, LabelledDataset, Split
+from raydrop.data.loaders.frames import from_frame
+from raydrop.data.loaders.huggingface import from_huggingface
 from raydrop.data.spec import DATASETS, DatasetSpec, parse_spec
 
 __all__ = [
@@ -17,6 +23,10 @@ __all__ = [
     "FileImages",
     "LabelledDataset",
     "Split",
+    "from_arrays",
+    "from_frame",
+    "from_huggingface",
+    "from_torch",
     "load_dataset",
     "parse_spec",
 ]

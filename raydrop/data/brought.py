@@ -30,7 +30,7 @@ from raydrop.data.dataset import (
 from raydrop.data.held import ArrayInputs, Digest, rows
 from raydrop.data.inputs import Inputs, InputSpec
 from raydrop.data.loaders.files import NOT_MIRRORED, is_on
-from raydrop.data.reading import held, read_all, spec_of
+from raydrop.data.reading import Reading, held, read_all, spec_of
 from raydrop.data.sampling import SPLIT_SEED, choose_per_class, halves
 from raydrop.errors import ConfigError, DataError
 from raydrop.study import By, canonical_json
@@ -38,6 +38,8 @@ from raydrop.study.sources import source_of
 
 SHARE, TEST_SHARE = 0.1, 0.2
 """Of the samples of each class that are drawn for validation, and for a test set."""
+NO_SPLIT = "There is no split, so {:.0%} of the samples of each {} are the test set."
+NO_VALIDATION = "There is no validation split, so {} are validation."
 _WHAT = "Inputs are no images ({}): the report has no pictures of samples."
 
 
@@ -68,6 +70,11 @@ class Wishes:
                 f"Expected a name of letters, digits and underscores, found {self.name!r}; "
                 "rename the data set."
             )
+
+    @property
+    def flipped(self) -> bool:
+        """Whether mirror images keep their label."""
+        return is_on("flip", str(self.flip).replace("True", "on").replace("False", "off"))
 
     def content(self, digest: str) -> str:
         """Return what stands for the content in the fingerprint."""
@@ -154,6 +161,13 @@ def from_torch(
         SHARE if validation is None else validation,
         *(flip, crop_padding, augment, names, group_names, version, name),
     )
+    return assembled(*parts_of(found, groups), wishes)
+
+
+def parts_of(
+    found: Mapping[str, Reading], groups: Mapping[str, Any] | None
+) -> tuple[dict[str, Part], str, InputSpec | Shape]:
+    """Return splits as they were read, the hash of their content, and what inputs are."""
     parts, start = dict[str, Part](), 0
     for split in [split for split in SPLIT_NAMES if split in found]:
         read = found[split]
@@ -162,7 +176,7 @@ def from_torch(
         parts[split] = Part(ids, read.inputs, read.labels, given)
         start += len(ids)
     content = canonical_json({split: found[split].content for split in found})
-    return assembled(parts, content, next(iter(found.values())).spec, wishes)
+    return parts, content, found["train"].spec
 
 
 def from_arrays(
@@ -242,7 +256,7 @@ def assembled_rows(
         units, names = groups["all"], group_names
     remarks = wishes.remarks
     if split is None:
-        _check_share("test", test)
+        share_between("test", test)
         by: By = "class" if groups is None else "group"
         codes = np.zeros(len(units), np.int64)
         codes[drawn(units, names, by, test, "test")] = 2
@@ -293,10 +307,9 @@ def assembled(
             units = ("group", group_names)
         remarks.append(_hold_back(splits, *units, wishes.validation))
     image_shape = None if isinstance(spec, InputSpec) else spec
-    flip = is_on("flip", str(wishes.flip).replace("True", "on").replace("False", "off"))
     if image_shape is None:
         remarks.append(_WHAT.format(spec))
-    elif not flip and wishes.augment is None:
+    elif not wishes.flipped and wishes.augment is None:
         remarks.append(NOT_MIRRORED)
     found = LabelledDataset.from_content(
         wishes.content(content),
@@ -306,13 +319,17 @@ def assembled(
         group_names=group_names,
         image_shape=image_shape,
         spec=None if image_shape is not None else spec,
-        horizontal_flip=flip and image_shape is not None,
+        horizontal_flip=wishes.flipped and image_shape is not None,
         crop_padding=_padding(image_shape, wishes),
         augment=wishes.augment,
         remarks=tuple(remarks),
     )
-    name = wishes.name or f"data_{found.fingerprint[:8]}"
-    return dataclasses.replace(found, name=name)
+    return found if found.name else named_by_content(found)
+
+
+def named_by_content(dataset: LabelledDataset) -> LabelledDataset:
+    """Return a data set with a name that others have not."""
+    return dataclasses.replace(dataset, name=f"data_{dataset.fingerprint[:8]}")
 
 
 def drawn(
@@ -341,16 +358,17 @@ def _hold_back(splits: dict[str, Split], by: By, names: tuple[str, ...], wish: A
     everything = np.arange(len(split))
     if donor == "test":
         chosen, rest = halves(everything, units, names, by)
-        said = f"half of the test samples of each {by} are"
+        said = f"half of the test samples of each {by}"
     else:
-        chosen = drawn(units, names, by, _check_share("validation", wish), "validation")
+        chosen = drawn(units, names, by, share_between("validation", wish), "validation")
         rest = np.setdiff1d(everything, chosen)
-        said = f"{wish:.0%} of the training samples of each {by} are"
+        said = f"{wish:.0%} of the training samples of each {by}"
     splits[donor], splits["validation"] = split.take(rest), split.take(chosen)
-    return f"There is no validation split, so {said} validation."
+    return NO_VALIDATION.format(said)
 
 
-def _check_share(name: str, share: Any) -> float:
+def share_between(name: str, share: Any) -> float:
+    """Return a share of samples, or refuse what is none."""
     number = isinstance(share, int | float) and not isinstance(share, bool)
     if not number or not 0 < share < 1:
         others = ', or "test" for half of the test samples' if name == "validation" else ""
@@ -359,6 +377,16 @@ def _check_share(name: str, share: Any) -> float:
             "example 0.1."
         )
     return float(share)
+
+
+def share_option(option: str, text: str, *words: str) -> Any:
+    """Return the share that an option of a specification says, or one of some words."""
+    if text in words:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return share_between(option, text)
 
 
 def _padding(shape: Shape | None, wishes: Wishes) -> int:

@@ -4,28 +4,39 @@ A specification is a data set, for some followed by ``:PATH``, for some by ``?ke
 and then variants in the order in which they apply. It is read from its right end, so that a path
 may hold ``+`` and parentheses; only a path that itself ends like a variant needs a ``/`` after it,
 and one that holds ``?`` before options could follow needs a ``?`` after it.
+
+The user's own are import paths, ``mypkg.data:signs(size=32)``, of what makes a data set, or PyTorch
+data sets of it; and objects that a study was given, by their names.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import functools
+import importlib.util
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from raydrop.data.arguments import called
+from raydrop.data.brought import from_torch
 from raydrop.data.dataset import LabelledDataset
 from raydrop.data.loaders.celeba import load_celeba
 from raydrop.data.loaders.digits import load_digits
 from raydrop.data.loaders.downloads import load_download
 from raydrop.data.loaders.fitzpatrick import load_fitzpatrick
 from raydrop.data.loaders.folder import load_folder, load_imagenet, load_tiny_imagenet
+from raydrop.data.loaders.frames import load_table
 from raydrop.data.loaders.gaussians import Gaussians
+from raydrop.data.loaders.huggingface import from_huggingface, load_huggingface
 from raydrop.data.loaders.metadata import load_metadata, load_waterbirds
 from raydrop.data.variants import VARIANTS
 from raydrop.data.variants.base import Variant
 from raydrop.errors import ConfigError, unknown_name
-from raydrop.study.catalogue import Catalogue, Entry
+from raydrop.study.catalogue import Catalogue, Entry, Thing
+from raydrop.study.importing import Call
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,33 @@ class DataSource(Entry[LabelledDataset]):
         """Key and default of each option."""
         arguments = inspect.signature(self.build).parameters.values()
         return {each.name: each.default for each in arguments if each.kind is each.KEYWORD_ONLY}
+
+
+def own_dataset(thing: Thing, _: str | None, __: str | None, name: str) -> LabelledDataset:
+    """Return the data set that the user's own object is, or that a function or class makes.
+
+    Raises:
+        ConfigError: If that is no data set, nor two or three of PyTorch.
+    """
+    found = thing.make() if thing.is_made else thing.value
+    if isinstance(found, LabelledDataset):
+        return dataclasses.replace(found, name=name)
+    if isinstance(found, Mapping) and all(hasattr(split, "features") for split in found.values()):
+        return dataclasses.replace(from_huggingface(found), name=name)
+    if isinstance(found, Mapping) and {"train", "test"} <= found.keys():
+        found = tuple(found[key] for key in ("train", "validation", "test") if key in found)
+    if not isinstance(found, tuple | list) or len(found) not in (2, 3):
+        raise ConfigError(
+            f"Expected a data set, or PyTorch's for train and test, or for train, validation and "
+            f"test, from {thing.name}, found {type(found).__name__}; return one of these, such as "
+            "raydrop.data.from_torch(train, test)."
+        )
+    train, *validation, test = found
+    return dataclasses.replace(from_torch(train, test, *validation), name=name)
+
+
+def _own(thing: Thing) -> DataSource:
+    return DataSource(thing.name, functools.partial(own_dataset, thing), **thing.facts)
 
 
 _at_path = functools.partial(DataSource, text="PATH")
@@ -93,6 +131,18 @@ DATASETS = Catalogue(
             load_metadata,
             "your own with groups: metadata:PATH with metadata.csv; ?label=y&group=place",
         ),
+        DataSource(
+            "table",
+            load_table,
+            "your own: table:FILE.csv?path=file&label=kind, or Parquet; images, or features=all",
+            text="FILE",
+        ),
+        DataSource(
+            "hf",
+            load_huggingface,
+            "your own or of the hub: hf:FOLDER or hf:cifar10?input=img&label=label",
+            text="PATH_OR_NAME",
+        ),
         _at_path(
             "waterbirds",
             load_waterbirds,
@@ -112,6 +162,7 @@ DATASETS = Catalogue(
         ),
     ),
     example="imagefolder:photos",
+    adopt=_own,
 )
 """Every data set by name."""
 
@@ -124,7 +175,7 @@ class DatasetSpec:
     """A specification taken apart; its text is the canonical form."""
 
     name: str
-    """Of the data set, which :meth:`load` looks up."""
+    """Of the data set, which :meth:`load` looks up, or an import path with its arguments."""
     path: str | None
     """What follows the colon, where there is one."""
     variants: tuple[Variant, ...]
@@ -149,23 +200,30 @@ class DatasetSpec:
 
     def load(self, data_root: str | None) -> LabelledDataset:
         """Return the data set, variants included; see :func:`raydrop.data.load_dataset`."""
-        if self.name not in DATASETS:
-            raise unknown_name("data set", self.name, DATASETS)
-        source = DATASETS[self.name]
+        source = self._source()
         if not source.text and self.path is not None:
             raise ConfigError(
                 f"Expected {self.name} without a path, found {self.base!r}; remove the colon and "
                 "path."
             )
         if source.text and not self.path and not (source.may_lack_path and self.path is None):
+            noun = "a folder" if source.text == "PATH" else source.text
             raise ConfigError(
-                f"Expected a folder after {self.name}, found none; write {self.name}:PATH."
+                f"Expected {noun} after {self.name}, found none; write {self.name}:{source.text}."
             )
         given = (self.path, data_root, self.base) if self.drawn is None else (self.drawn,)
         dataset = source.build(*given, **dict(self.options))
         for variant in self.variants:
             dataset = variant.apply(dataset)
         return dataset
+
+    def _source(self) -> DataSource:
+        own = DATASETS.foreign(self.name)
+        if own is not None:
+            return own.entry  # type: ignore[return-value]
+        if self.name not in DATASETS:
+            raise unknown_name("data set", self.name, DATASETS)
+        return DATASETS[self.name]
 
 
 def parse_spec(text: str) -> DatasetSpec:
@@ -186,6 +244,9 @@ def parse_spec(text: str) -> DatasetSpec:
     if call and source and source.drawn:
         drawn = called(source.drawn, call["arguments"] or "")
         return DatasetSpec(source.name, None, tuple(variants), drawn=drawn)
+    own = Call.parse(base) if source is None else None
+    if own is not None and own.module and not _is_misspelt(own.module):
+        return DatasetSpec(own.text, None, tuple(variants))
     name, path, options = _take_apart(base)
     if "+" in name:
         raise ConfigError(
@@ -193,6 +254,12 @@ def parse_spec(text: str) -> DatasetSpec:
             f"write for example {VARIANTS['long_tail'].example}."
         )
     return DatasetSpec(name, path, tuple(variants), options)
+
+
+def _is_misspelt(name: str) -> bool:
+    """Return whether what stands before a colon is a data set's name, or nearly one."""
+    close = difflib.get_close_matches(name.lower(), DATASETS, cutoff=0.75)
+    return name in DATASETS or bool(close and importlib.util.find_spec(name) is None)
 
 
 def _take_apart(base: str) -> tuple[str, str | None, tuple[tuple[str, str], ...]]:

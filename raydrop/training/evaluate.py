@@ -30,9 +30,9 @@ def logits_in_order(model: nn.Module, batches: Batches, n: int) -> Iterator[tupl
 
     model.eval()
     try:
-        for images, labels in batches(torch.arange(n).split(EVALUATION_BATCH)):
+        for inputs, labels in batches(torch.arange(n).split(EVALUATION_BATCH)):
             yield from halving(
-                lambda images, labels: (model(images).float(), labels), images, labels
+                lambda inputs, labels: (model(inputs).float(), labels), inputs, labels
             )
     finally:
         model.train(was_training)

@@ -13,11 +13,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from raydrop.data.inputs import Inputs, each, leaves
 from raydrop.errors import NoMemoryError, RaydropError, in_one_line
 
 logger = logging.getLogger(__name__)
@@ -65,13 +66,13 @@ class Halving:
     """What is raised where a single sample does not fit."""
 
     def __call__(
-        self, compute: Callable[[Tensor, Tensor], T], images: Tensor, labels: Tensor
+        self, compute: Callable[[Any, Tensor], T], inputs: Inputs, labels: Tensor
     ) -> list[T]:
         """Return what is computed of each part of a batch, in the order of the samples.
 
         After a failure the batch goes on in parts of half the size, from the first sample that has
         no result yet; no part is larger afterwards, and none is computed twice. Labels may be
-        whatever goes with the images, (B, ...).
+        whatever goes with the inputs, (B, ...).
 
         Raises:
             NoMemoryError: Or :attr:`error`, if a single sample does not fit. Other errors of
@@ -81,28 +82,36 @@ class Halving:
         start = 0
         while start < len(labels):
             part = slice(start, min(start + (self.most or len(labels)), len(labels)))
-            result = unless_full(partial(compute, images[part], labels[part]))
+            result = unless_full(partial(compute, part_of(inputs, part), labels[part]))
             if not isinstance(result, Full):
                 results.append(result)
                 start = part.stop
                 continue
             length = part.stop - part.start
             if length == 1:
-                raise self.error(does_not_fit(images, result.reason))
+                raise self.error(does_not_fit(inputs, result.reason))
             self.most = -(-length // 2)
             found = "Memory ran out with %d samples at a time; going on with %d."
             logger.info(found, length, self.most)
         return results
 
 
-def does_not_fit(images: Tensor, reason: str) -> str:
+def part_of(inputs: Inputs, rows: slice) -> Inputs:
+    """Return some rows of a batch of inputs."""
+    part: Inputs = each(lambda tensor: tensor[rows], inputs)
+    return part
+
+
+def does_not_fit(inputs: Inputs, reason: str) -> str:
     """Say that a single sample of a batch (B, ...) does not fit into memory, and what to do."""
-    size = images[:1].numel() * images.element_size()
+    parts = leaves(inputs)
+    size = sum(part[:1].numel() * part.element_size() for part in parts)
+    shape = " and ".join(str(tuple(part.shape[1:])) for part in parts)
     return (
-        f"Expected a single sample of shape {tuple(images.shape[1:])}, {size:,} bytes, to fit into "
-        f"memory, found that it does not, reached from a batch of {len(images)} ({reason}); use a "
-        "smaller model or smaller images, fewer workers on a machine, a larger share of a GPU for "
-        "each (--gpus-per-worker), or a device with more memory."
+        f"Expected a single sample of shape {shape}, {size:,} bytes, to fit into memory, found "
+        f"that it does not, reached from a batch of {len(parts[0])} ({reason}); use a smaller "
+        "model or smaller images, fewer workers on a machine, a larger share of a GPU for each "
+        "(--gpus-per-worker), or a device with more memory."
     )
 
 

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydrop.data.batches import Batches, even_groups
+from raydrop.data.inputs import Inputs
 from raydrop.errors import ConfigError, NoMemoryError, TrainingDivergedError
 from raydrop.study import Precision, Training, derive_seed
 from raydrop.study.catalogue import Catalogue, Entry, Thing
 from raydrop.study.importing import Call
 from raydrop.training.budget import Length
-from raydrop.training.halving import Full, does_not_fit, unless_full
+from raydrop.training.halving import Full, does_not_fit, part_of, unless_full
 from raydrop.training.losses import Loss, batch_loss
 from raydrop.training.losses.base import full_precision
 from raydrop.training.optim import WeightAverage, learning_rate, make_optimizer
@@ -103,12 +104,12 @@ def train(
         total: Tensor | None = None
         first = step
         groups = even_groups(order, training.batch_size)[: length.steps - step]
-        for group, (images, labels) in zip(groups, batches(groups, augment_seed), strict=True):
+        for group, (inputs, labels) in zip(groups, batches(groups, augment_seed), strict=True):
             rate = learning_rate(training, step, length.steps)
             for settings in optimizer.param_groups:
                 settings["lr"] = rate
             optimizer.zero_grad()
-            value = gradients.of_batch(images, labels, group)
+            value = gradients.of_batch(inputs, labels, group)
             if training.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
             optimizer.step()
@@ -163,39 +164,39 @@ class _Gradients:
             else contextlib.nullcontext
         )
 
-    def of_batch(self, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+    def of_batch(self, inputs: Inputs, labels: Tensor, positions: Tensor) -> Tensor:
         """Add a batch's gradient to that of the parameters, and return its loss, a scalar."""
         while True:
-            value = unless_full(partial(self._summed, images, labels, positions))
+            value = unless_full(partial(self._summed, inputs, labels, positions))
             if not isinstance(value, Full):
                 return value
             self._zero_grad()
             if self.parts >= len(labels):
-                raise NoMemoryError(does_not_fit(images, value.reason))
+                raise NoMemoryError(does_not_fit(inputs, value.reason))
             self.parts *= 2
             logger.info("Memory ran out; batches are cut into %d parts from now on.", self.parts)
 
-    def _summed(self, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+    def _summed(self, inputs: Inputs, labels: Tensor, positions: Tensor) -> Tensor:
         if self.parts == 1:
-            value = self._loss_of(images, labels, positions)
+            value = self._loss_of(inputs, labels, positions)
             value.backward()
             return value.detach()
         total = torch.zeros((), device=labels.device)
         for rows in torch.arange(len(labels)).tensor_split(min(self.parts, len(labels))):
             inside = slice(int(rows[0]), int(rows[-1]) + 1)
-            part = self._loss_of(images[inside], labels[inside], positions[inside])
+            part = self._loss_of(part_of(inputs, inside), labels[inside], positions[inside])
             part = part * (len(rows) / len(labels))
             part.backward()
             total = total + part.detach()
         return total
 
-    def _loss_of(self, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
-        dense = None if self._reference is None else self._reference(images, positions)
+    def _loss_of(self, inputs: Inputs, labels: Tensor, positions: Tensor) -> Tensor:
+        dense = None if self._reference is None else self._reference(inputs, positions)
         units = labels
         if self._units is not None:
             units = self._units[positions].to(labels.device, non_blocking=True)
         with self._context():
-            logits = self._model(images)
+            logits = self._model(inputs)
             value = batch_loss(self._loss, logits, labels, units, dense)
             return smoothed(value, logits, self._smoothing) if self._smoothing else value
 

@@ -1,6 +1,6 @@
-"""What the dense network says of training images, for losses that compare with it.
+"""What the dense network says of training samples, for losses that compare with it.
 
-Where images are not augmented its logits are computed once and kept (:func:`reference_logits`,
+Where inputs are not augmented its logits are computed once and kept (:func:`reference_logits`,
 :class:`StoredReference`); otherwise it sees every augmented view (:class:`ModelReference`).
 Either way no gradient reaches it.
 
@@ -19,18 +19,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raydrop.data.batches import Batches
+from raydrop.data.inputs import Inputs, leaves
 from raydrop.errors import ConfigError
 from raydrop.training.evaluate import logits_in_order
 from raydrop.training.halving import Halving
 
-Reference = Callable[[Tensor, Tensor], Tensor]
-"""Gives the dense network's logits (B, K), in float32 on the images' device and without gradient,
-for images (B, C, H, W) as the network under training sees them, and the positions of the samples in
+Reference = Callable[[Any, Tensor], Tensor]
+"""Gives the dense network's logits (B, K), in float32 on the inputs' device and without gradient,
+for inputs (B, ...) as the network under training sees them, and the positions of the samples in
 the split, (B,) int64 on the CPU."""
 
 
 class StoredReference:
-    """Logits that were computed before, for images that are the same in every epoch."""
+    """Logits that were computed before, for inputs that are the same in every epoch."""
 
     def __init__(self, logits: NDArray[np.floating[Any]]) -> None:
         """Take the logits of every sample of the split by its position, (N, K), mapped or not."""
@@ -42,10 +43,10 @@ class StoredReference:
             )
         self._logits = logits
 
-    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
+    def __call__(self, inputs: Inputs, positions: Tensor) -> Tensor:
         """Return the rows of a batch."""
         rows = self._logits[positions.cpu().numpy()].astype(np.float32, copy=False)
-        return torch.from_numpy(rows).to(images.device, non_blocking=True)
+        return torch.from_numpy(rows).to(leaves(inputs)[0].device, non_blocking=True)
 
 
 class ModelReference:
@@ -56,9 +57,9 @@ class ModelReference:
         self._halving = Halving()
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
+    def __call__(self, inputs: Inputs, positions: Tensor) -> Tensor:
         """Return the network's logits, in parts where memory runs out."""
-        parts = self._halving(lambda part, _: self._model(part).float(), images, positions)
+        parts = self._halving(lambda part, _: self._model(part).float(), inputs, positions)
         return torch.cat(parts)
 
 

@@ -119,7 +119,7 @@ BAD = [
     ("digits+shortcut(dog=1, seed=0.5)", "of at least 0 for seed in shortcut, found 0.5;"),
     (
         "digits?label=y",
-        r"\?key=value only after celeba or fitz.* or metadata, found 'digits\?label=y'; rem",
+        r"\?key=value only after celeba or fitz.* or table, found 'digits\?label=y'; rem",
     ),
     ("imagefolder:a?flip", r"each option of imagefolder once as key=value, found 'flip'; wr"),
     ("metadata:a?labl=y", "Unknown option of metadata 'labl': did you mean label"),
@@ -173,6 +173,7 @@ def test_every_data_set_has_one_line() -> None:
     assert set(DATASETS) == {
         "digits", "gaussians", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder",
         "tiny_imagenet", "imagenet", "metadata", "waterbirds", "celeba", "fitzpatrick17k",
+        "table", "hf",
     }  # fmt: skip
     summaries = [each.summary for each in DATASETS.values()]
     assert all(text and "\n" not in text and len(text) < 90 for text in summaries)

@@ -169,7 +169,8 @@ def read_table(
             "move it there, or say allow_outside=on where the data set knows that."
         )
     path = root / file
-    frame = _read_csv(path)
+    remedy = "correct the path or the file, or name it as in metadata:PATH?file=NAME.csv"
+    frame = read_csv(path, remedy)
     for key, column in wanted.items():
         if column not in frame:
             raise DataError(
@@ -209,9 +210,8 @@ def numbered(names: tuple[str, ...]) -> tuple[str, ...]:
     return plain if apart else names
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path, remedy: str) -> pd.DataFrame:
     """Return a table of stripped texts; its index counts rows as a spreadsheet does."""
-    remedy = "correct the path or the file, or name it as in metadata:PATH?file=NAME.csv"
     with reading(path, "a table with a header and commas", remedy) as file:
         # Blank lines count, or the rows that messages name would be others than in the file.
         frame = pd.read_csv(
