@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from raydrop.data.inputs import InputSpec
 from raydrop.errors import ConfigError
 from raydrop.models import ImageShape
 from raydrop.study.catalogue import parse_call, value_text
@@ -74,7 +75,8 @@ class PruningTask:
 
     model: nn.Module
     """The network, on its device. A method leaves it as it is and works on a copy."""
-    image_shape: ImageShape
+    image_shape: InputSpec | ImageShape
+    """What it is fed with, of images their shape alone."""
     target: Target
     """Relative to :attr:`dense`, also in the later rounds of an iterative schedule."""
     dense: NetworkSize

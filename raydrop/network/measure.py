@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from raydrop.data.inputs import Inputs, InputSpec, each, leaves
 from raydrop.errors import NetworkError
-from raydrop.models import ImageShape, check_eager
+from raydrop.models import ImageShape, as_spec, check_eager
 from raydrop.network.base import NetworkSize
 from raydrop.training.halving import Halving
 
@@ -23,26 +24,26 @@ WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 """Layers whose weights are counted and masked."""
 
 
-def network_size(model: nn.Module, image_shape: ImageShape) -> NetworkSize:
+def network_size(model: nn.Module, inputs: InputSpec | ImageShape) -> NetworkSize:
     """Return multiply-accumulates, parameters and weights of a network.
 
     Multiply-accumulates are half of what :class:`torch.utils.flop_counter.FlopCounterMode` counts
-    in a forward pass of one image in eval mode: convolutions and matrix products, nothing else. A
+    in a forward pass of one sample in eval mode: convolutions and matrix products, nothing else. A
     weight is counted unless it is exactly zero, which is what a masked weight is.
     """
     return NetworkSize(
-        _counted(model, image_shape).get_total_flops() // 2,
+        _counted(model, inputs).get_total_flops() // 2,
         sum(parameter.numel() for parameter in model.parameters()),
         sum(int(torch.count_nonzero(weight)) for weight in weights_of(model).values()),
     )
 
 
-def layer_macs(model: nn.Module, image_shape: ImageShape) -> dict[str, int]:
-    """Return the multiply-accumulates of one image by the name of each module that has some.
+def layer_macs(model: nn.Module, inputs: InputSpec | ImageShape) -> dict[str, int]:
+    """Return the multiply-accumulates of one sample by the name of each module that has some.
 
     A module counts what its children do; ``""`` is the whole network.
     """
-    counts = _counted(model, image_shape).get_flop_counts()
+    counts = _counted(model, inputs).get_flop_counts()
     root = type(model).__name__
     places = {"": "Global"} | {name: f"{root}.{name}" for name, _ in model.named_modules() if name}
     return {
@@ -65,7 +66,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def forward_seconds(
-    model: nn.Module, image_shape: ImageShape, batch: int = 64, repeats: int = 5
+    model: nn.Module, inputs: InputSpec | ImageShape, batch: int = 64, repeats: int = 5
 ) -> float:
     """Return the median seconds of so many forward passes in eval mode, after one not counted.
 
@@ -75,13 +76,14 @@ def forward_seconds(
     Raises:
         NoMemoryError: If a single image does not fit into memory.
     """
-    images, halving, times = blank_images(model, image_shape, batch), Halving(), list[float]()
+    blank, halving, times = blank_inputs(model, inputs, batch), Halving(), list[float]()
+    samples = torch.zeros(batch, device=leaves(blank)[0].device)
     with evaluating(model), torch.no_grad():
         while len(times) <= repeats:
             most, start = halving.most, time.perf_counter()
-            halving(lambda part, _: model(part), images, images)
-            if images.is_cuda:
-                torch.cuda.synchronize(images.device)
+            halving(lambda part, _: model(part), blank, samples)
+            if samples.is_cuda:
+                torch.cuda.synchronize(samples.device)
             if halving.most == most:
                 times.append(time.perf_counter() - start)
             else:
@@ -89,10 +91,15 @@ def forward_seconds(
     return statistics.median(times[1:])
 
 
-def blank_images(model: nn.Module, image_shape: ImageShape, batch: int = 1) -> Tensor:
-    """Return black images, (batch, C, H, W), of the type and on the device of the parameters."""
+def blank_inputs(model: nn.Module, inputs: InputSpec | ImageShape, batch: int = 1) -> Inputs:
+    """Return zeros, (batch, ...), real ones of the parameters' type, and on their device."""
     like = next(model.parameters(), torch.zeros(()))
-    return torch.zeros(batch, *image_shape, dtype=like.dtype, device=like.device)
+
+    def typed(values: Tensor) -> Tensor:
+        return values.to(like.dtype) if values.is_floating_point() else values
+
+    zeros: Inputs = each(typed, as_spec(inputs).zeros(batch, like.device))
+    return zeros
 
 
 @contextmanager
@@ -107,10 +114,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _counted(model: nn.Module, image_shape: ImageShape) -> FlopCounterMode:
+def _counted(model: nn.Module, inputs: InputSpec | ImageShape) -> FlopCounterMode:
     from torch.utils.flop_counter import FlopCounterMode  # and triton, which not all work needs
 
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), counter:
-        model(blank_images(model, image_shape))
+        model(blank_inputs(model, inputs))
     return counter

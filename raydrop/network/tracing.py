@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from raydrop.data.inputs import InputSpec
 from raydrop.errors import NetworkError, in_one_line
-from raydrop.models import ImageShape, ThinBlock, check_eager
+from raydrop.models import ImageShape, ThinBlock, as_spec, check_eager
 from raydrop.network.channels import CUTTABLE, Side, is_depthwise, rebuild, width, zero_removed
 from raydrop.network.coupling import Coupling, LayerSize, Shortcut
 from raydrop.network.measure import evaluating, layer_macs
@@ -45,12 +46,18 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Coupling]] = weakref.Wea
 """Of networks that are alive, because methods ask for names and then cut: tracing takes seconds."""
 
 
-def coupling_of(model: nn.Module, image_shape: ImageShape) -> Coupling:
+def coupling_of(model: nn.Module, inputs: InputSpec | ImageShape) -> Coupling:
     """Return the coupled channels of a network; the network is left as it is.
 
     Raises:
         NetworkError: If the network cannot be traced; the message names the module.
     """
+    image_shape = as_spec(inputs).image_shape
+    if image_shape is None:
+        raise NetworkError(
+            f"Expected images for a method that removes channels, found inputs {inputs}; use one "
+            "that masks weights, such as unstructured_magnitude."
+        )
     signature = (image_shape, tuple((k, tuple(v.shape)) for k, v in model.state_dict().items()))
     known = _KNOWN.get(model)
     if known is None or known[0] != signature:

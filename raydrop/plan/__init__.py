@@ -115,9 +115,9 @@ def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: LabelledData
     """
     dataset.names(study.by)
     for model in sorted({name for trial in trials for name in (trial.model, trial.query_model)}):
-        head_of(model, dataset.num_classes, dataset.image_shape)
+        head_of(model, dataset.num_classes, dataset.input_spec)
         if model.endswith(PRETRAINED):  # are its weights there?
-            build_model(model, dataset.num_classes, dataset.image_shape)
+            build_model(model, dataset.num_classes, dataset.input_spec)
     for trial in trials:
         _check_budget(study, trial, dataset)
         if study.train is not None and trial.network_method != "none":
@@ -153,7 +153,7 @@ def check_networks(plan: Plan, dataset: LabelledDataset) -> None:
         if run.dense is not None and network_rule(run.trial.network_method).make().structured
     }
     for name in sorted(structured):
-        shape = dataset.image_shape
+        shape = dataset.input_spec
         coupling_of(build_model(name, dataset.num_classes, shape, trained=False), shape)
 
 
@@ -188,7 +188,7 @@ def _check_scores(plan: Plan, dataset: LabelledDataset) -> None:
     read = {(run.method, run.model): run.queries for run in plan.scores if run.queries}
     for (name, model), queries in sorted(read.items()):
         method = score_method(name)
-        method.check_model(model, head_of(model, dataset.num_classes, dataset.image_shape))
+        method.check_model(model, head_of(model, dataset.num_classes, dataset.input_spec))
         fewest = min(query.samples(len(dataset.train)) for query in queries)
         if fewest < method.least_samples:
             raise ConfigError(
@@ -209,4 +209,4 @@ def _check_batches(study: Study, plan: Plan, dataset: LabelledDataset) -> None:
         trained.add((run.trial.model, kept, training.batch_size))
     for model, samples, size in sorted(trained):
         if samples // -(-samples // size) == 1:  # the smallest of groups as even as can be
-            head_of(model, dataset.num_classes, dataset.image_shape, batch=1)
+            head_of(model, dataset.num_classes, dataset.input_spec, batch=1)

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from raydrop.data.inputs import Inputs, leaves
 from raydrop.errors import ScoringError
 from raydrop.models import check_eager
 from raydrop.scores.gradients import (
@@ -33,7 +34,7 @@ QuantityName = Literal[
 
 @torch.no_grad()
 def embeddings_of(
-    model: nn.Module, inputs: Tensor, *, precision: ScoringPrecision = "fp32"
+    model: nn.Module, inputs: Inputs, *, precision: ScoringPrecision = "fp32"
 ) -> Tensor:
     """Return z (B, D), in float32 or wider, of which the logits are W z_i + b in the last layer.
 
@@ -44,8 +45,9 @@ def embeddings_of(
     head = last_linear(model)
     seen: list[tuple[Tensor, Tensor]] = []
     handle = head and head.register_forward_hook(lambda _, inputs, y: seen.append((inputs[0], y)))
+    device = leaves(inputs)[0].device.type
     try:
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(inputs)
     finally:
         if handle:

@@ -42,7 +42,7 @@ def run_network_trial(
         StoreError: If the dense trial's weights are not there.
         NetworkError: If the network cannot be pruned.
     """
-    network, shape, trial = study.pruning_of_networks(), data.dataset.image_shape, run.trial
+    network, shape, trial = study.pruning_of_networks(), data.dataset.input_spec, run.trial
     assert network.retraining is not None
     assert run.dense is not None
     work = TrialTraining(study, run, data, store, device, network.retraining)

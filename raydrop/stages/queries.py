@@ -309,7 +309,7 @@ def new_model(
 
     Where the name asks for trained weights, ``trained`` says whether it gets them.
     """
-    shape = dataset.image_shape
+    shape = dataset.input_spec
     model = build_model(name, dataset.num_classes, shape, trained=trained).to(device)
     if device != "cpu":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

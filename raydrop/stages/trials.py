@@ -118,7 +118,7 @@ def run_trial(
     work.train(model, derive_seed(run.trial.seed, "trial/order"))
     if run.shared:
         store.write("weights", run.weights_config, {}, {"weights": flat_state(model)})
-    size = network_size(model, data.dataset.image_shape)
+    size = network_size(model, data.dataset.input_spec)
     return work.record(model, size, size, {})
 
 
@@ -261,7 +261,7 @@ class TrialTraining:
         said = fitted(train, task, self.data.dataset.num_classes)
         self.seconds, (self.epochs, self.steps) = time.perf_counter() - start, self.length
         model = build().eval()
-        size = network_size(model, self.data.dataset.image_shape)
+        size = network_size(model, self.data.dataset.input_spec)
         return self._written(model, said["test"], said["validation"].predictions, size, size, {})
 
     def record(
@@ -308,7 +308,7 @@ class TrialTraining:
             "steps": self.steps,
             "train_seconds": self.seconds,
             "precision": resolved_precision(self.training.precision, self.device),
-            "forward_seconds": forward_seconds(model, dataset.image_shape),
+            "forward_seconds": forward_seconds(model, dataset.input_spec),
             "seconds": time.perf_counter() - self.start,
             "device": self.device,
         }

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from raydrop.data.inputs import InputSpec
 from raydrop.errors import NetworkError
 from raydrop.models import ImageShape
 from raydrop.network.base import NetworkMethod, Pruned, PruningTask
 from raydrop.network.coupling import Coupling
 from raydrop.network.cutting import chosen, cut
-from raydrop.network.measure import blank_images, evaluating
+from raydrop.network.measure import blank_inputs, evaluating
 from raydrop.network.tracing import coupling_of
 from raydrop.study.catalogue import Entry, Parameter
 
@@ -203,7 +204,9 @@ class AutoBot(NetworkMethod):
 
 
 @contextlib.contextmanager
-def gated(model: nn.Module, coupling: Coupling, image_shape: ImageShape) -> Iterator[list[Tensor]]:
+def gated(
+    model: nn.Module, coupling: Coupling, image_shape: InputSpec | ImageShape
+) -> Iterator[list[Tensor]]:
     """Multiply channels by the gates (U,) that are in the list given, in every forward pass."""
     current = list[Tensor]()
 
@@ -223,7 +226,7 @@ def gated(model: nn.Module, coupling: Coupling, image_shape: ImageShape) -> Iter
 
 
 def normalised_by(
-    model: nn.Module, layers: Iterable[str], image_shape: ImageShape
+    model: nn.Module, layers: Iterable[str], image_shape: InputSpec | ImageShape
 ) -> dict[str, str]:
     """Return the normalisation that each layer's output goes straight into, by the layer's name.
 
@@ -248,7 +251,7 @@ def normalised_by(
         for name, module in model.named_modules():
             if isinstance(module, (_NormBase, nn.GroupNorm)):
                 hooks.callback(module.register_forward_pre_hook(partial(look, name)).remove)
-        model(blank_images(model, image_shape))
+        model(blank_inputs(model, image_shape))
     return found
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
+from raydrop.data.inputs import Inputs, InputSpec, each, leaves
 from raydrop.errors import ScoringError
 from raydrop.models import check_eager
 from raydrop.scores.gradients import checks
@@ -44,7 +45,7 @@ class _Known:
 
     def __init__(self) -> None:
         self.plans: dict[Any, Plan] = {}
-        self.activations: dict[tuple[int, ...], int] = {}
+        self.activations: dict[Any, int] = {}
         self.forward_mode_agrees: dict[Any, bool] = {}
         self.has_forward_mode, self.general_is_said = True, False
 
@@ -63,7 +64,7 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
 
 def per_sample_dot(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     labels: Tensor,
     direction: Mapping[str, Tensor],
     *,
@@ -78,7 +79,7 @@ def per_sample_dot(
 
     Args:
         model: In eval mode.
-        inputs: Images (B, ...).
+        inputs: A tensor (B, ...), or a tuple or dict of such, as the model takes them.
         labels: Classes (B,), whole numbers; whatever ``loss`` takes where it is given.
         direction: v, a tensor of the parameter's shape for every trainable parameter.
         loss: Loss of each sample, unreduced.
@@ -91,7 +92,7 @@ def per_sample_dot(
     """
     with prepared(model, inputs, labels, loss, precision) as batch:
         direction, known = checks.fitting_direction(batch.parameters, direction), _known(model)
-        if known.has_forward_mode and len(inputs):
+        if known.has_forward_mode and len(labels):
             try:
                 if _forward_mode_agrees(batch):
                     return _forward_mode(batch, direction)
@@ -106,7 +107,7 @@ def per_sample_dot(
 
 def per_sample_norm(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     labels: Tensor,
     *,
     loss: SampleLoss = cross_entropy,
@@ -119,7 +120,7 @@ def per_sample_norm(
 
 def norm_and_dot(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     labels: Tensor,
     direction: Mapping[str, Tensor],
     *,
@@ -134,7 +135,7 @@ def norm_and_dot(
 
 def gradient_sum(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     labels: Tensor,
     *,
     loss: SampleLoss = cross_entropy,
@@ -142,21 +143,22 @@ def gradient_sum(
 ) -> dict[str, Tensor]:
     """Return sum_i grad l_i, one tensor per parameter, zeros where the loss does not reach it."""
     with prepared(model, inputs, labels, loss, precision) as batch:
-        if not len(inputs):
+        if not len(labels):
             return {name: torch.zeros_like(value) for name, value in batch.parameters.items()}
         _plan(batch)  # refuses what has no per-sample gradients
         return _whole(batch, batch.parameters)
 
 
-def coverage(model: nn.Module, inputs: Tensor) -> tuple[ParameterPath, ...]:
+def coverage(model: nn.Module, inputs: Inputs) -> tuple[ParameterPath, ...]:
     """Return how the gradient of every parameter is found, tied ones once; none is left out.
 
     The model is run on two samples of the inputs (B, ...), which shows what each parameter is used
     for. Errors are those of :func:`per_sample_dot`.
     """
-    if not len(inputs):
+    first = leaves(inputs)[0]
+    if not len(first):
         raise checks.refused("a sample to run the model on", "none", "give one at least")
-    with prepared(model, inputs, inputs, lambda z, _: z.abs().reshape(len(z), -1).sum(1)) as batch:
+    with prepared(model, inputs, first, lambda z, _: z.abs().reshape(len(z), -1).sum(1)) as batch:
         return _plan(batch).paths(model)
 
 
@@ -215,8 +217,8 @@ def _forward_mode_agrees(batch: Batch) -> bool:
 
     A model may take gradients away or change them (no_grad, hooks), unseen by forward mode.
     """
-    inputs, tried = batch.inputs, _known(batch.model).forward_mode_agrees
-    key = (inputs.shape[1:], inputs.dtype, tuple(batch.names), batch.loss, batch.precision)
+    tried = _known(batch.model).forward_mode_agrees
+    key = (batch.form, tuple(batch.names), batch.loss, batch.precision)
     if key not in tried:
         plan = _plan(batch)
         generator = torch.Generator().manual_seed(0)
@@ -225,8 +227,9 @@ def _forward_mode_agrees(batch: Batch) -> bool:
             for name, value in batch.values.items()
         }
         direction = checks.fitting_direction(batch.parameters, direction)
-        finite = inputs[:2].nan_to_num() if inputs.is_floating_point() else inputs[:2]
-        pair = batch.of(finite, batch.clamped(batch.labels[:2], plan.classes))
+        two = batch.part(slice(2))
+        finite = each(lambda v: v.nan_to_num() if v.is_floating_point() else v, two.inputs)
+        pair = batch.of(finite, batch.clamped(two.labels, plan.classes))
         tape, found = _backward_mode(pair, direction), _forward_mode(pair, direction)
         length = torch.stack([v.norm().double() for v in direction.values()]).norm()
         bound = (3e-2 if batch.precision == "bf16" else 1e-4) * length * tape.squares.sqrt()
@@ -236,7 +239,7 @@ def _forward_mode_agrees(batch: Batch) -> bool:
 
 def _backward_mode(batch: Batch, direction: Mapping[str, Tensor] | None) -> Tape:
     """Return squares and products from one backward pass over the outputs of layers."""
-    if not len(batch.inputs):
+    if not len(batch.labels):
         return Tape(batch, Plan(), direction)
     plan = _plan(batch)
     _say_general(batch.model, plan)
@@ -277,16 +280,16 @@ def _general(batch: Batch, names: frozenset[str]) -> Iterator[tuple[int, dict[st
     wanted = {name: value for name, value in batch.values.items() if name in names}
     held = sum(value.numel() * value.element_size() for value in wanted.values())
     step = max(1, GENERAL_BYTES // (held + _activation_bytes(batch)))
-    for first in range(0, len(batch.inputs), step):
-        part = slice(first, first + step)
-        yield first, _formed(batch.of(batch.inputs[part], batch.labels[part]), wanted)
+    for first in range(0, len(batch.labels), step):
+        yield first, _formed(batch.part(slice(first, first + step)), wanted)
 
 
 def _formed(batch: Batch, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return whole gradients (b, *shape) of a few samples."""
 
-    def single(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        return batch.of(image[None], label[None]).losses(values, checked=False).sum()
+    def single(values: dict[str, Tensor], sample: Inputs, label: Tensor) -> Tensor:
+        alone = batch.of(each(lambda values: values[None], sample), label[None])
+        return alone.losses(values, checked=False).sum()
 
     inputs, labels = batch.inputs, batch.labels
     kinds = nn.modules.batchnorm._BatchNorm, nn.MultiheadAttention
@@ -297,10 +300,9 @@ def _formed(batch: Batch, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
         except (RuntimeError, NotImplementedError) as error:
             if is_out_of_memory(error):
                 raise
-        pairs = zip(inputs.split(1), labels.split(1), strict=True)
         named = {name: p for name, p in batch.parameters.items() if name in wanted}
-        each = [_whole(batch.of(*pair), named) for pair in pairs]
-        return {name: torch.stack([g[name] for g in each]) for name in wanted}
+        found = [_whole(batch.part(slice(i, i + 1)), named) for i in range(len(labels))]
+        return {name: torch.stack([g[name] for g in found]) for name in wanted}
 
 
 @contextlib.contextmanager
@@ -313,13 +315,13 @@ def _no_word_of_speed() -> Iterator[None]:
 
 def _activation_bytes(batch: Batch) -> int:
     """Return what one sample's activations take, as predicted once for each shape."""
-    known, shape = _known(batch.model).activations, tuple(batch.inputs.shape[1:])
-    if shape not in known:
+    known = _known(batch.model).activations
+    if batch.form not in known:
         try:
-            known[shape] = bytes_per_sample(batch.model, shape)
+            known[batch.form] = bytes_per_sample(batch.model, InputSpec.of(batch.inputs))
         except ScoringError:
-            known[shape] = 0  # not a model that can be tried without data
-    return known[shape]
+            known[batch.form] = 0  # not a model that can be tried without data
+    return known[batch.form]
 
 
 def _whole(batch: Batch, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -333,8 +335,8 @@ def _whole(batch: Batch, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _plan(batch: Batch) -> Plan:
     """Return the plan of a model, probed once for each shape of inputs."""
-    inputs, labels, plans = batch.inputs, batch.labels, _known(batch.model).plans
-    key = (inputs.shape[1:], inputs.dtype, tuple(batch.names.items()))
+    labels, plans = batch.labels, _known(batch.model).plans
+    key = (batch.form, tuple(batch.names.items()))
     if key not in plans:
         pair = labels[[0, min(1, len(labels) - 1)]]
 

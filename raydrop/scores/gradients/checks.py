@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.func import functional_call
 
+from raydrop.data.inputs import Inputs, each
+from raydrop.data.inputs import leaves as parts_of
 from raydrop.errors import ScoringError, visible
 from raydrop.study import ScoringPrecision
 
@@ -39,7 +41,7 @@ class Batch:
     """A model and samples, in a form that autograd can work with."""
 
     model: nn.Module
-    inputs: Tensor
+    inputs: Inputs
     labels: Tensor
     """Classes, as int64 where whole."""
     loss: SampleLoss
@@ -71,17 +73,33 @@ class Batch:
         kinds = (value.dtype.to_real() for value in self.parameters.values())
         return functools.reduce(torch.promote_types, kinds, torch.float32)
 
-    def of(self, inputs: Tensor, labels: Tensor) -> Batch:
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs are."""
+        found: torch.device = parts_of(self.inputs)[0].device
+        return found
+
+    @functools.cached_property
+    def form(self) -> tuple[Any, ...]:
+        """What one sample's inputs are: names, shapes and types of their tensors."""
+        names = tuple(self.inputs) if isinstance(self.inputs, Mapping) else type(self.inputs)
+        return names, tuple((part.shape[1:], part.dtype) for part in parts_of(self.inputs))
+
+    def part(self, rows: slice) -> Batch:
+        """Return some of its samples."""
+        return self.of(each(lambda values: values[rows], self.inputs), self.labels[rows])
+
+    def of(self, inputs: Inputs, labels: Tensor) -> Batch:
         """Return other samples of the same model."""
         return dataclasses.replace(self, inputs=inputs, labels=labels)
 
     def losses(self, values: dict[str, Tensor] | None = None, *, checked: bool = True) -> Tensor:
         """Return the losses (B,), with other parameter values where given."""
-        model, inputs = self.model, self.inputs.detach()
+        model, inputs = self.model, each(lambda values: values.detach(), self.inputs)
         half = self.precision == "bf16"
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             outputs = model(inputs) if values is None else _called(model, values, inputs)
-        logits = logits_of(outputs, len(inputs))
+        logits = logits_of(outputs, len(self.labels))
         if half and not logits.is_complex():
             logits = logits.float()
         if checked and self.loss is cross_entropy and logits.dim() == 2:
@@ -123,7 +141,7 @@ class Batch:
             )
 
 
-def _called(model: nn.Module, values: dict[str, Tensor], inputs: Tensor) -> Any:
+def _called(model: nn.Module, values: dict[str, Tensor], inputs: Inputs) -> Any:
     """Return a model's outputs with other parameter values, tied ones wherever they are."""
     canonical = {id(parameter): name for name, parameter in model.named_parameters()}
     # Each layer once: of one that a model holds twice, torch would not put back the parameters.
@@ -139,7 +157,7 @@ def _called(model: nn.Module, values: dict[str, Tensor], inputs: Tensor) -> Any:
 @contextlib.contextmanager
 def prepared(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     labels: Tensor,
     loss: Callable[..., Tensor],
     precision: ScoringPrecision = "fp32",
@@ -149,7 +167,7 @@ def prepared(
     with torch.inference_mode(False):
         whole = not (labels.is_floating_point() or labels.is_complex())
         given = usable(labels).long() if whole else usable(labels)
-        batch = Batch(model, usable(inputs), given, loss, precision)
+        batch = Batch(model, each(usable, inputs), given, loss, precision)
         if not batch.parameters:
             remedy = "set requires_grad on what is to be differentiated"
             raise refused("at least one trainable parameter", "none", remedy)
@@ -161,10 +179,12 @@ def prepared(
                 "remove them, or freeze what is not to be differentiated",
             )
         classes = loss is not cross_entropy or (whole and labels.dim() == 1)
-        if not classes or len(labels) != len(inputs):
+        samples = {len(part) for part in parts_of(inputs)}
+        if not classes or samples != {len(labels)}:
             kind = str(labels.dtype).removeprefix("torch.")
             raise refused(
-                f"labels of shape ({len(inputs)},), one whole number per sample",
+                f"labels of shape ({' or '.join(map(str, sorted(samples)))},), one whole number "
+                "per sample",
                 f"{kind} of shape {tuple(labels.shape)}",
                 "give the index of each sample's class, or a loss of your own for other targets",
             )

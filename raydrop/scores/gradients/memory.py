@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,12 +21,15 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
+from raydrop.data.inputs import Inputs, InputSpec, each
 from raydrop.errors import ScoringError
 from raydrop.models import check_eager
 
 
-def bytes_per_sample(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Predict what norms and products hold at their peak for each sample, of a shape without batch.
+def bytes_per_sample(model: nn.Module, inputs: InputSpec | Sequence[int]) -> int:
+    """Predict what norms and products hold at their peak for each sample.
+
+    Of one tensor the shape without the batch will do; then both numbers and words are tried.
 
     Every tensor that is saved for the backward pass, once, and twice the inputs and outputs of the
     largest layer: their gradients are what the backward pass works on, and the rules pad and copy
@@ -36,22 +40,30 @@ def bytes_per_sample(model: nn.Module, input_shape: Sequence[int]) -> int:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     failure: Exception | None = None
+    if isinstance(inputs, InputSpec):
+        forms = [inputs]
+    else:  # images first, then words
+        forms = [InputSpec((tuple(inputs),), (kind,)) for kind in (dtype, torch.int64)]
     for without_data in (True, False):
-        for kind in (dtype, torch.int64):  # images first, then words
+        for form in forms:
             try:
                 with _copy_of(model, without_data) as clone:
-                    return _peak(clone, torch.zeros(1, *input_shape, dtype=kind, device=device))
+                    return _peak(clone, each(partial(_typed, dtype), form.zeros(1, device)))
             except Exception as error:
                 failure = failure or error
+    shape = str(inputs) if isinstance(inputs, InputSpec) else f"of shape {tuple(inputs)}"
     raise ScoringError(
-        f"Expected a model that takes a sample of shape {tuple(input_shape)}, found "
-        f"{type(failure).__name__}: {failure}; give the shape without the batch axis, as the "
-        "model was built for."
+        f"Expected a model that takes a sample {shape}, found {type(failure).__name__}: {failure}; "
+        "give the shape without the batch axis, as the model was built for."
     ) from failure
 
 
+def _typed(dtype: torch.dtype, values: Tensor) -> Tensor:
+    return values.to(dtype) if values.is_floating_point() else values
+
+
 def batch_size_for(
-    model: nn.Module, input_shape: Sequence[int], memory_bytes: int, *, limit: int
+    model: nn.Module, inputs: InputSpec | Sequence[int], memory_bytes: int, *, limit: int
 ) -> int:
     """Return the largest batch that is predicted to fit, from 1 to ``limit``.
 
@@ -60,7 +72,7 @@ def batch_size_for(
     """
     constant = sum(map(_bytes, (*model.parameters(), *model.buffers())))
     constant += sum(_bytes(p) for p in model.parameters() if p.requires_grad)
-    per_sample = max(1, bytes_per_sample(model, input_shape))
+    per_sample = max(1, bytes_per_sample(model, inputs))
     return max(1, min(limit, (memory_bytes - constant) // per_sample))
 
 
@@ -75,7 +87,7 @@ def _copy_of(model: nn.Module, without_data: bool) -> Iterator[nn.Module]:
         yield clone
 
 
-def _peak(model: nn.Module, sample: Tensor) -> int:
+def _peak(model: nn.Module, sample: Inputs) -> int:
     """Run a model, and return what is saved and what is worked on in the largest layer."""
     # References keep the numbers of storages from being given again.
     own = [_storage(tensor) for tensor in (*model.parameters(), *model.buffers())]

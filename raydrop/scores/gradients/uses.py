@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from raydrop.data.inputs import Inputs, each, leaves
 from raydrop.scores.gradients import checks
 from raydrop.scores.gradients.checks import Batch
 from raydrop.scores.gradients.operations import Call, Slot, intercepted
@@ -94,7 +95,7 @@ class _Watching:
     def __init__(self, batch: Batch, ruled: frozenset[str]) -> None:
         self._names, self._ruled = batch.names, ruled
         self._counts: Counter[str] = Counter()
-        self._anchor = torch.zeros((), device=batch.inputs.device, requires_grad=True)
+        self._anchor = torch.zeros((), device=batch.device, requires_grad=True)
 
     def __call__(self, call: Call) -> Tensor:
         """Compute, and tell of the use."""
@@ -169,9 +170,8 @@ class Tape(_Watching):
     def __init__(self, batch: Batch, plan: Plan, direction: Mapping[str, Tensor] | None) -> None:
         """Start with zero, (B,); without a direction for squares alone."""
         super().__init__(batch, plan.ruled)
-        self._plan, self._samples, self._direction = plan, len(batch.inputs), direction
-        device = batch.inputs.device
-        self.squares = torch.zeros(self._samples, dtype=torch.float64, device=device)
+        self._plan, self._samples, self._direction = plan, len(batch.labels), direction
+        self.squares = torch.zeros(self._samples, dtype=torch.float64, device=batch.device)
         self.dots = torch.zeros_like(self.squares)
         self._whole: dict[str, Tensor] = {}
         self._differentiating = False
@@ -252,7 +252,7 @@ def probe(batch: Batch, loss: Callable[[Tensor], Tensor]) -> Plan:
     """Find out how a model uses its parameters; ``loss`` is of the logits of two samples."""
     model, names, candidates = batch.model, batch.names, batch.candidates
 
-    def run(pair: Tensor) -> tuple[_Probe, Tensor]:
+    def run(pair: Inputs) -> tuple[_Probe, Tensor]:
         watching = _Probe(batch)
         with checks.tables_put_back(model), torch.enable_grad(), intercepted(model, watching):
             return watching, checks.logits_of(model(pair), 2)
@@ -265,7 +265,7 @@ def probe(batch: Batch, loss: Callable[[Tensor], Tensor]) -> Plan:
     nodes, outputs = checks.nodes_of(outputs), outputs.detach()
     found: defaultdict[UseKey, set[int | None]] = defaultdict(set)
 
-    def compare(pair: Tensor) -> None:
+    def compare(pair: Inputs) -> None:
         watching, changed = run(pair)
         if not _alike(outputs[0], changed[0]):
             if _alike(changed, run(pair)[1]):
@@ -346,10 +346,25 @@ def _as_real(values: Tensor) -> Tensor:
     return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
 
 
-def _probe_pairs(inputs: Tensor) -> list[Tensor]:
+def _probe_pairs(inputs: Inputs) -> list[Inputs]:
     """Return two samples, and several times the same two with the second one exchanged."""
+    parts = [_pairs_of(part) for part in leaves(inputs)]
+    # Of each tensor there are as many as of that with the most, the last ones again.
+    most = max(map(len, parts))
+    return [_formed_as(inputs, [p[min(i, len(p) - 1)] for p in parts]) for i in range(most)]
+
+
+def _formed_as(inputs: Inputs, parts: list[Tensor]) -> Inputs:
+    """Return tensors in the form of some inputs."""
+    left = iter(parts)
+    formed: Inputs = each(lambda _: next(left), inputs)
+    return formed
+
+
+def _pairs_of(inputs: Tensor) -> list[Tensor]:
+    """Return the pairs of one tensor."""
     if inputs.is_complex():
-        return [torch.view_as_complex(pair) for pair in _probe_pairs(_as_real(inputs))]
+        return [torch.view_as_complex(pair) for pair in _pairs_of(_as_real(inputs))]
     first, second = inputs[0], inputs[min(1, len(inputs) - 1)]
     if inputs.dtype == torch.bool:
         others = [~second]
@@ -362,7 +377,7 @@ def _probe_pairs(inputs: Tensor) -> list[Tensor]:
         noise = torch.randn(second.shape, generator=generator).to(second)
         spread = (second - second.mean()).abs().max().clamp(1)
         others = [second.mean() + noise * spread, second.mean() - noise * spread, -second]
-    return [torch.stack([first, each]) for each in (second, *others)]
+    return [torch.stack([first, other]) for other in (second, *others)]
 
 
 def _alike(outputs: Tensor, others: Tensor) -> bool:
