@@ -92,7 +92,7 @@ class GradientWorker:
         self._device, self._precision = torch.device(device), precision
         dataset = data.dataset
         self._batches = make_batches(data, dataset.train, self._device)
-        shape = dataset.image_shape
+        shape = dataset.input_spec
         # Every shard brings a checkpoint.
         self._model = build_model(model, dataset.num_classes, shape, trained=False)
         self._model.to(self._device).eval()
