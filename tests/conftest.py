@@ -69,5 +69,11 @@ def digits() -> PreparedData:
 
 
 @pytest.fixture
+def no_pngs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels are not drawn where a test looks at something else."""
+    monkeypatch.setattr("raydrop.frontier.figures.canvas.to_png", lambda _: b"")
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

@@ -126,8 +126,12 @@ class FakeStudy:
         space, seeds = {"method": "random"}, tuple(self.seeds)
         return Study("fake", "digits", "small_cnn", space, seeds=seeds, by=self.by)
 
+    @functools.cached_property
+    def _base(self) -> dict[str, Any]:
+        return self.study().base(FINGERPRINT)
+
     def identity(self, trial: TrialConfig) -> dict[str, Any]:
-        return {"kind": "trial", **self.study().base(FINGERPRINT), "trial": trial.as_dict()}
+        return {"kind": "trial", **self._base, "trial": trial.as_dict()}
 
     def trial_id(self, trial: TrialConfig) -> str:
         return config_hash(self.identity(trial))

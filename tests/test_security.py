@@ -218,6 +218,7 @@ EVIL = (
 )
 
 
+@pytest.mark.usefixtures("no_pngs")
 def test_a_report_shows_names_as_text(tmp_path: Path) -> None:
     """Of classes and groups; of the data set, which may be a path; and of the study."""
     study = FakeStudy(class_names=EVIL, attributes=EVIL[:2], keeps=(0.5,), seeds=(0,), by="group")

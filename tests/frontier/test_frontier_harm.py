@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from raydrop.frontier import write_frontier
-from raydrop.frontier.figures import canvas
+from raydrop.frontier.figures import catalogue
 from raydrop.frontier.figures.canvas import to_png, to_svg
 from raydrop.frontier.figures.pictures import (
     LostImages,
@@ -363,12 +363,12 @@ def test_drawn_are_all_pictures_in_their_order_with_their_words(tmp_path: Path) 
 
 
 @pytest.fixture
-def no_pngs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels are not drawn where a test looks at something else."""
-    monkeypatch.setattr(canvas, "to_png", lambda figure: b"")
+def lost_alone(monkeypatch: pytest.MonkeyPatch, no_pngs: None) -> None:
+    """Other figures are not drawn, nor are pixels."""
+    monkeypatch.setattr(catalogue, "FIGURES", {"lost": catalogue.FIGURES["lost"]})
 
 
-@pytest.mark.usefixtures("no_pngs")
+@pytest.mark.usefixtures("lost_alone")
 def test_the_report_shows_harm_and_pictures_and_escapes_names(tmp_path: Path) -> None:
     names = ("<b>cat</b>", "dog & co", "$owl$")
     study = dataclasses.replace(STUDY, class_names=names)
@@ -400,7 +400,7 @@ def test_large_pictures_lose_some_exactness_in_the_page(tmp_path: Path) -> None:
     assert all(tile["source"].startswith("data:image/webp;base64,") for tile in facts["tiles"])
 
 
-@pytest.mark.usefixtures("no_pngs")
+@pytest.mark.usefixtures("lost_alone")
 def test_studies_that_prune_no_networks_have_neither(tmp_path: Path) -> None:
     made = {trial: DENSE_ONE for trial in MADE if trial.network_method == "none"}
     frontier = write_frontier(dataclasses.replace(STUDY, made=made).write(tmp_path))

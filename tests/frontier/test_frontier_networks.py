@@ -634,6 +634,7 @@ def test_studies_with_networks_are_laid_over_each_other(records: Records, tmp_pa
     assert len(figure.axes) == len(frontier_chart(table).panels)
 
 
+@pytest.mark.usefixtures("no_pngs")
 def test_a_study_of_networks_on_all_the_data_alone_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def check(shown: str, times: int = 1) -> None:
     assert "\r" not in shown.replace("\r\x1b[2K", "").replace("\r\n", "")
 
 
+@pytest.mark.usefixtures("no_pngs")
 @pytest.mark.parametrize("command", ["frontier", "export"])
 def test_a_study_is_shown_with_all_its_names_as_text(
     command: str, tmp_path: Path, terminal: FakeTerminal, monkeypatch: pytest.MonkeyPatch
@@ -100,6 +101,7 @@ def test_a_study_is_shown_with_all_its_names_as_text(
     assert str(folder) in terminal.getvalue()
 
 
+@pytest.mark.usefixtures("no_pngs")
 def test_following_a_sweep_shows_names_as_text(
     tmp_path: Path, terminal: FakeTerminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
