@@ -260,11 +260,12 @@ def _run(briefing: Briefing, options: Options, beginning: Beginning | None = Non
     The beginning is made once it is known that the work can be done, so that a refusal leaves
     nothing. A trial that failed has a record of kind ``failure`` in the store.
     """
+    study, missing, store = briefing.study, briefing.missing, briefing.store
     data, console = prepare(briefing.dataset), briefing.console
     briefing.tell_copies(data)
     with (
         ray_session(options.address, options.num_cpus, options.code) as dashboard,
-        shared(briefing.store) as place,
+        shared(store) as place,
     ):
         if dashboard:
             briefing.say("dashboard", dashboard)
@@ -277,34 +278,19 @@ def _run(briefing: Briefing, options: Options, beginning: Beginning | None = Non
         )
         briefing.tell_layout(layout, cluster_layout.alive_nodes())
         with beginning() if beginning else nullcontext(()) as callbacks:
-            context = Context(
-                briefing.study,
-                ray.put(data),
-                layout,
-                place,
-                briefing.store,
-                briefing.dataset.train,
-                console,
-                WorkerDeaths(briefing.store),
-            )
+            train, deaths = briefing.dataset.train, WorkerDeaths(store)
+            context = Context(study, ray.put(data), layout, place, store, train, console, deaths)
             try:
-                return _run_stages(context, briefing.missing, data.dataset, callbacks)
+                with start_crew(context.of_workers(), deaths) as crew:
+                    failed = run_queries(context, missing.queries, crew)
+                    failed |= run_scores(context, missing.scores, failed, crew)
+                if missing.trials:
+                    leave_pictures_of_samples(study, missing, data.dataset, store, console)
+                    run_trials(context, missing.trials, failed, callbacks)
+                return failed
             finally:
-                if context.deaths.total:
-                    briefing.say("lost", context.deaths.sentence())
-
-
-def _run_stages(
-    context: Context, missing: Plan, dataset: LabelledDataset, callbacks: Sequence[Callback]
-) -> Failed:
-    """Run what is missing, stage by stage; see :func:`_run`."""
-    with start_crew(context.of_workers(), context.deaths) as crew:
-        failed = run_queries(context, missing.queries, crew)
-        failed |= run_scores(context, missing.scores, failed, crew)
-    if missing.trials:
-        leave_pictures_of_samples(context.study, missing, dataset, context.store, context.console)
-        run_trials(context, missing.trials, failed, callbacks)
-    return failed
+                if deaths.total:
+                    briefing.say("lost", deaths.sentence())
 
 
 def leave_pictures_of_samples(
