@@ -133,10 +133,7 @@ def make_batches(
         )
     changes = functools.partial(_changes, dataset, device, policy)
     if isinstance(inputs, ArrayImages | ArrayInputs):
-        values = inputs.pixels if isinstance(inputs, ArrayImages) else inputs.values
-        tensors = each(lambda array: _tensor(array).to(device), values)
-        labels = _tensor(split.labels).to(device)
-        return functools.partial(_in_memory, tensors, labels, changes, finish)
+        return _held(inputs, split.labels, changes, finish, device)
     if loader_workers is None:
         loader_workers = torch.get_num_threads() - 1
     if isinstance(inputs, StreamedInputs):
@@ -145,12 +142,38 @@ def make_batches(
     return functools.partial(_opened, dataset, how, changes, finish, loader_workers, device)
 
 
+def plain_batches(split: Split, device: torch.device, loader_workers: int = 0) -> Batches:
+    """Return what gives batches of anybody's inputs as they are; see :func:`make_batches`."""
+    inputs = split.inputs
+    if isinstance(inputs, ArrayInputs):
+        return _held(inputs, split.labels, _never, _unchanged, device)
+    assert isinstance(inputs, StreamedInputs)
+    return functools.partial(_streamed, inputs, split, _never, _unchanged, loader_workers, device)
+
+
+def _held(
+    inputs: ArrayImages | ArrayInputs,
+    labels: NDArray[np.int64],
+    changes: Callable[[int | None], Change],
+    finish: Change,
+    device: torch.device,
+) -> Batches:
+    """Return what gives batches of inputs in memory."""
+    values = inputs.pixels if isinstance(inputs, ArrayImages) else inputs.values
+    tensors = each(lambda array: _tensor(array).to(device), values)
+    return functools.partial(_in_memory, tensors, _tensor(labels).to(device), changes, finish)
+
+
 Change = Callable[[Any], Any]
 """From a batch of inputs to one of the same form."""
 
 
 def _unchanged(inputs: Any) -> Any:
     return inputs
+
+
+def _never(seed: int | None) -> Change:  # noqa: ARG001 - nothing is augmented
+    return _unchanged
 
 
 class _Normalised:

@@ -143,7 +143,7 @@ class Digest:
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """Return a tensor, or what NumPy takes for one, as an array that owns its memory's layout."""
+    """Return a tensor, or what NumPy takes for one, as an array that torch takes."""
     if hasattr(values, "detach"):
         import torch
 
@@ -151,7 +151,13 @@ def as_array(values: Any) -> NDArray[Any]:
         values = values.float() if values.dtype == torch.bfloat16 else values
         values = values.resolve_conj().numpy()
     array = np.asarray(values)
-    return np.ascontiguousarray(array, np.float32 if array.dtype == np.float64 else None)
+    if array.dtype.kind not in "biufc":
+        raise DataError(
+            f"Expected numbers for inputs, found an array of {array.dtype}; turn texts into "
+            "numbers first."
+        )
+    kind = np.float32 if array.dtype == np.float64 else array.dtype.newbyteorder("=")
+    return np.ascontiguousarray(array, kind)
 
 
 def collated(inputs: StreamedInputs, parts: list[Any]) -> Any:

@@ -167,7 +167,7 @@ def _read_items(
     if spec is None:
         grey = all(len(size) == 2 for size in sizes)
         return _Read(*beside, _picture_shape(sizes, grey), None, "L" if grey else "RGB", seen)
-    return _Read(*beside, _image_spec(spec), kept and _joined(kept), seen=seen)
+    return _Read(*beside, _image_spec(spec), kept and joined(kept), seen=seen)
 
 
 def _picture_shape(sizes: set[tuple[int, ...]], grey: bool) -> Shape:
@@ -179,7 +179,8 @@ def _picture_shape(sizes: set[tuple[int, ...]], grey: bool) -> Shape:
     return 1 if grey else 3, height, width
 
 
-def _joined(batches: list[Any]) -> Any:
+def joined(batches: list[Any]) -> Any:
+    """Return batches of arrays as one."""
     first, columns = batches[0], zip(*map(leaves, batches), strict=True)
     joined = iter([np.concatenate(column) for column in columns])
     return each(lambda _: next(joined), first)

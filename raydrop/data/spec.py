@@ -259,7 +259,8 @@ def parse_spec(text: str) -> DatasetSpec:
 def _is_misspelt(name: str) -> bool:
     """Return whether what stands before a colon is a data set's name, or nearly one."""
     close = difflib.get_close_matches(name.lower(), DATASETS, cutoff=0.75)
-    return name in DATASETS or bool(close and importlib.util.find_spec(name) is None)
+    package = name.partition(".")[0]  # to look for what is within would import it
+    return name in DATASETS or bool(close and importlib.util.find_spec(package) is None)
 
 
 def _take_apart(base: str) -> tuple[str, str | None, tuple[tuple[str, str], ...]]:

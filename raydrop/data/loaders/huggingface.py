@@ -252,7 +252,7 @@ def _splits_of(ds: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _checked(split: Any, name: str) -> Any:
-    if not (hasattr(split, "features") and hasattr(split, "__getitem__")):
+    if not (hasattr(split, "features") and hasattr(split, "__len__")):
         kind = type(split).__name__
         advice = "load it without streaming=True" if "Iterable" in kind else "give one of datasets"
         raise DataError(
