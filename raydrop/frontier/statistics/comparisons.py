@@ -50,20 +50,10 @@ def comparisons(records: Records) -> pd.DataFrame:
     first; :func:`~raydrop.frontier.statistics.contrasts.interval` says what their intervals cover.
     Only seeds that both sides have count.
 
-    Families are the answers to one question, such as which methods at keep fraction 0.3 have a
-    better worst class than random pruning, or which losses at flops(0.75) a better one than
-    cross-entropy: the comparisons with the same :data:`FAMILY`. Within
-    each, ``p_adjusted`` is Holm's (1979, Scandinavian Journal of Statistics 6:65), so a family
-    whose points all equal their reference gets any verdict but ``cannot tell`` with probability 5 %
-    at most. ``low`` and ``high`` have the level at which Holm's procedure tests that comparison:
-    1 - 5 %/m for the smallest p-value of m, 1 - 5 %/(m - 1) for the next, and so on, all that are
-    not rejected having the level at which it stops. So an interval leaves out 0 exactly when the
-    verdict is ``better`` or ``worse``; it covers with at least 95 % by itself, and together with
-    the others of its family less surely than the verdicts do.
-
-    With one seed, ``low`` and ``high`` are 95 % intervals for these two networks, from
-    test-sampling noise alone. What other seeds would give cannot be known, so p-values are NaN and
-    the verdict is ``cannot tell``.
+    Within each :data:`FAMILY`, ``p_adjusted`` is Holm's (1979, Scandinavian Journal of Statistics
+    6:65), and ``low`` and ``high`` have the level at which his procedure tests that comparison, so
+    an interval leaves out 0 exactly when the verdict is ``better`` or ``worse``. With one seed they
+    are 95 % intervals for these two networks; p-values are NaN and the verdict ``cannot tell``.
 
     Rows are ordered by reference, measure (``worst`` or ``average``) and point; differences are
     accuracies of the point minus those of its reference, as plug-in estimates. ``seeds_needed`` is

@@ -178,19 +178,10 @@ class Contrasts:
 def contrasts(one: Bools, other: Bools, members: NDArray[np.integer[Any]]) -> Contrasts:
     """Estimate a_j - b_k for all pairs of classes, and how sure each is.
 
-    Images of a class are a sample and so are the seeds, crossed. So the variance of a mean over
-    both is the image variance of seed means over n, plus the seed variance of image means over S,
-    less what both contain: independent errors of seeds on single images.
-
-    *Images.* On the diagonal the variance is that of the paired differences, after Bonett and Price
-    (2012, Journal of Educational and Behavioral Statistics 37:479): one image more that only the
-    first has right, and one that only the other has right. Off it, images of different classes are
-    independent, and each class gets one image more that is right and one that is wrong (Agresti and
-    Caffo, 2000, The American Statistician 54:280).
-
-    *Seeds.* The variances (ddof 1) of the classes of each point, in units of p(1 - p), lend each
-    other strength (:func:`moderated`), and those of a_j and b_k are added, as if seeds had nothing
-    in common but their number. With a single class it is the variance of the difference itself.
+    The variance is that of seed means over n images, plus that of image means over S seeds
+    (:func:`moderated`), less what both contain; paired on the diagonal (Bonett and Price, 2012,
+    Journal of Educational and Behavioral Statistics 37:479), independent off it (Agresti and Caffo,
+    2000, The American Statistician 54:280).
 
     Args:
         one: (S, n_test) which images the first point has right, by seed.
@@ -210,27 +201,15 @@ def contrasts(one: Bools, other: Bools, members: NDArray[np.integer[Any]]) -> Co
 def interval(found: Contrasts, confidence: float = 0.95) -> tuple[float, float]:
     r"""Return an interval for min_j p_j - min_k q_k, of two points with recalls p and q.
 
-    *What it covers.* The difference of the two worst-class recalls, each expected over seeds and
-    over the population of test images, and each in whichever class is truly the worst of its own
-    point; with one seed, that of these two networks. With a single class it is the paired interval
-    of their difference, which is how average accuracies are compared.
+    It covers the difference of the two worst-class recalls, each expected over seeds and over the
+    population of test images, and each in whichever class is truly the worst of its own point; with
+    one seed, that of these two networks. With a single class it is the paired interval of their
+    difference, which is how average accuracies are compared.
 
-    *How.* With D_jk = p_j - q_k, the difference is max_k D_jk for the truly worst j, so it is
-    min_j max_k D_jk, and also max_k min_j D_jk. The lower end is min_j max_k L_jk with one-sided
-    limits L_jk. It is too high only if L_jk > D_jk for some k at the one true j, so classes k share
-    the error e = (1 - ``confidence``)/2, and j need no correction. Half of e goes to j = k, where
-    images are paired, and half to all the others together; any split that the data have no part in
-    is valid. The upper end is max_k min_j U_jk in the same way. Limits are D ± t_d·√(images +
-    seeds), with the degrees of freedom of Satterthwaite, those of the seeds' variance divided by
-    the square of its share in the whole.
-
-    The interval is wide where many classes lie at the bottom, because then the data do not tell
-    which is the worst. It holds the plug-in difference in any case, being widened to do so.
-
-    *Beside that*, with several classes, the recall of each point's worst class has an interval of
-    its own (:func:`~raydrop.frontier.statistics.intervals.worst_class_interval`), and where these
-    lie apart so do the recalls, however little is known of which classes those are. This way gets a
-    fifth of the error e, half of that for either point, and the narrower end counts.
+    With one-sided limits D_jk ± t_d·√(images + seeds), the ends are min_j max_k L_jk and max_k
+    min_j U_jk, or where these are narrower those of two intervals of
+    :func:`~raydrop.frontier.statistics.intervals.worst_class_interval`, which get a fifth of the
+    error. It holds the plug-in difference in any case.
 
     Both ends are in [-1, 1].
     """

@@ -68,14 +68,10 @@ def hypervolume(points: ArrayLike) -> float:
 def front_probability(resamples: Resamples) -> Floats:
     """Return how often each point is on the front when images and seeds are drawn again.
 
-    The share of joint resamples in which no other point of the same :data:`SETTING` is at least
-    as high in average and worst accuracy and higher in one. All points share their draws, so two
-    points that err on the same images are told apart better than their intervals suggest. Worst
-    accuracies are :attr:`~raydrop.frontier.statistics.resampling.Resamples.centred`; they are the
-    lowest of recalls averaged over seeds, while ``on_front`` of the frontier table is about the
-    mean over seeds of the lowest recalls, so the two can differ where classes take turns at the
-    bottom. With one seed the share is about these networks alone: what another seed would do is not
-    in it. Shares (P,) are in the order of ``resamples.points``.
+    The share of joint resamples in which no other point of the same :data:`SETTING` is at least as
+    high in average and worst accuracy
+    (:attr:`~raydrop.frontier.statistics.resampling.Resamples.centred`) and higher in one; with one
+    seed about these networks alone. Shares (P,) are in the order of ``resamples.points``.
     """
     share, worst = np.empty(len(resamples.points)), resamples.centred
     for rows in resamples.points.groupby(SETTING).indices.values():

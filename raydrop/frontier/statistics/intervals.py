@@ -1,19 +1,8 @@
-"""How far the worst class's recall can be trusted.
+"""How far the recall of the worst class can be trusted: three answers (``docs/statistics.md``).
 
-The truth is min_k p_k, p_k being the expected recall of class k over test images and seeds. There
-are three answers, side by side, each with its name.
-
-* The **plug-in** estimate puts measured recalls in place of the p_k. It is biased low: the lowest
-  of K noisy numbers is one that had bad luck. With 10 equal classes of 1,000 images at 0.90 it is
-  0.885 on average, with 100 classes of 100 images at 0.70 it is 0.582.
-* The recall **on validation's worst class** lets the validation set choose the class and the test
-  set measure it. The test images had no part in the choice, so the measurement is unbiased for the
-  recall that these networks have in that class. If validation chose a class that is not the worst,
-  that recall is above the minimum, so as an estimate of min_k p_k it errs, if at all, to the high
-  side.
-* The **simultaneous interval** holds for min_k p_k itself, whichever class that is. Resampling the
-  test set and taking the minimum again would repeat the bias instead of removing it, so it is made
-  of one-sided limits for each class, which are valid by themselves.
+The truth is min_k p_k, p_k being the expected recall of class k over test images and seeds. The
+plug-in estimate is biased low; the recall on validation's worst class errs, if at all, to the high
+side; the simultaneous interval holds for min_k p_k itself.
 """
 
 from __future__ import annotations
@@ -43,42 +32,16 @@ def worst_class_interval(
 ) -> tuple[float, float]:
     r"""Return an interval in [0, 1] for the true recall of the truly worst class.
 
-    *What it covers.* With one seed: min_k p_k, where p_k is the recall of this one network on the
-    population that class k's test images were drawn from. With S > 1 seeds: p_k is the expected
-    recall over seeds too, so the interval speaks of the procedure and not of its S networks.
+    With one seed: min_k p_k, where p_k is the recall of this one network on the population that
+    class k's test images were drawn from. With S > 1 seeds: p_k is the expected recall over seeds
+    too, so the interval speaks of the procedure and not of its S networks.
 
-    *How the classes are combined*, with e = (1 - ``confidence``)/2. The lower end is min_k L_k: it
-    is too high only if L_k > p_k for the truly worst class itself, which is one fixed class, so
-    each L_k has error e and needs no correction (an intersection-union test; Berger, 1982,
-    Technometrics 24:295). The upper end is min_k U_k over the classes that may be the worst: it is
-    too low only if one of these has U_k < p_k, so with C of them each U_k has error 0.9·e/C
-    (Bonferroni). The other tenth of e finds them: a class is left out if its lower limit, at error
-    0.1·e/K, is above the upper end that counting all K would give (a two-step method; Romano,
-    Shaikh and Wolf, 2014, Econometrica 82:1979). So a class that is clearly the worst pays nearly
-    nothing for the others.
-
-    *The limits of a class.* Seeds share their test images, so S seeds are not S·n_k images: n_k
-    stays the sample size. One seed: Clopper and Pearson (1934), exact for binomial counts. Several
-    seeds: with the mean recall m, the Clopper-Pearson distance c of n_k images at m, and normal
-    quantile z,
-
-        limit = m ± t_d · √(B + A),   B = g·(c/z)²,   A = max(0, s² - r/n_k)/S,
-
-    that is, the standard error that the exact limit stands for (variance recovery; Zou and Donner,
-    2008, Statistics in Medicine 27:1693) joined with that of the seeds, images and seeds being
-    crossed. g is the class's ``agreement``, the share of the noise of n_k images that the mean over
-    seeds keeps. s² is the variance of the recall over seeds (ddof 1), with the classes' variances
-    in units of m(1 - m) lending each other strength
-    (:func:`moderated`, f degrees of freedom), and r = m(1 -
-    m)·(1 - g)·S/(S - 1) the part of it that is independent errors on single images, which B already
-    has. The degrees of freedom are those of Welch and Satterthwaite, d = f·((B + A)·S/s²)². Counts
-    alone do not tell g: without it g = 1, as if all seeds made the same mistakes, which errs on the
-    wide side. If all seeds agree, the limits are those of one seed.
-
-    *What simulations say* (``benchmarks/coverage.py``): at 95 %, 96 % to 99 % with 10 or 100
-    classes, equal or with one clearly worst, with one seed or three. Few seeds cannot show that one
-    class alone is unsteady: if the recall of the worst class spreads three times as far over three
-    seeds as those of nine others, 91 %, and 86 % if six times.
+    With error e on either side it is [min_k L_k, min_k U_k], U_k being Bonferroni's over classes
+    that may be the worst (Romano, Shaikh and Wolf, 2014, Econometrica 82:1979). With mean m, limits
+    are Clopper and Pearson's for one seed, and for more m ± t_d·√(g·(c/z)² + max(0, s² - r/n_k)/S),
+    c being Clopper and Pearson's distance, g the ``agreement``, 1 without it, s² of
+    :func:`moderated`, and r the independent errors on images in it (Zou and Donner, 2008,
+    Statistics in Medicine 27:1693).
 
     Args:
         correct: (n_seeds, K) correctly classified test samples.
@@ -104,18 +67,9 @@ def worst_class_interval(
 def moderated(variances: Floats, freedom: int) -> tuple[Floats, float]:
     """Return variances drawn towards a common one, and the degrees of freedom they then have.
 
-    With m variances v_k of d degrees of freedom each, and a prior variance v₀ worth d₀,
-
-        ṽ_k = (d₀·v₀ + d·v_k) / (d₀ + d),   with d₀ + d degrees of freedom
-
-    (an empirical Bayes estimate; Smyth, 2004, Statistical Applications in Genetics and Molecular
-    Biology 3:3). v₀ is the geometric mean, over what that of samples from a variance of 1 would be,
-    exp(ψ(d/2) - log(d/2)). The prior is worth much if the logarithms scatter no more than those of
-    samples from one variance would, ψ'(d/2): then ψ'(d₀/2) = var(log v) - ψ'(d/2). Two things are
-    more careful here than there: that difference, at least 0, is raised by its standard error, so
-    that few variances are not taken to be alike because they seem so; and v₀ is not lowered where
-    d₀ is small. Variances below a hundredth of their mean count as that in logarithms. A single
-    variance stays as it is.
+    ṽ_k = (d₀·v₀ + d·v_k) / (d₀ + d), with v₀ and d₀ from the mean and the scatter of log v (Smyth,
+    2004, Statistical Applications in Genetics and Molecular Biology 3:3). Few variances are not
+    taken to be alike because they seem so, and a single one stays as it is.
 
     Args:
         variances: (m,) non-negative, m ≥ 1, in units in which they are expected to be alike.
@@ -196,11 +150,10 @@ def image_agreement(
 ) -> Floats:
     """Return what share of the noise of n_k test images the mean over S seeds keeps.
 
-    For class k with mean recall m, and v the variance over its images (ddof 0) of the share of
-    seeds that have an image right, the share is v / (m(1 - m)): 1 if all seeds make the same
-    mistakes, near 1/S if they err independently. A class has its own or that of all classes
-    together, whichever is larger, because few mistakes can lie apart by luck. From ``hits``
-    (S, n_test) and the class of every image comes (K,) in [0, 1]; 1 where there are no images.
+    That is v / (m(1 - m)) for class k with mean recall m, and v the variance over its images (ddof
+    0) of the share of seeds that have an image right; of a class or of all classes together,
+    whichever is larger. From ``hits`` (S, n_test) and the class of every
+    image comes (K,) in [0, 1]; 1 where there are no images.
     """
     return agreement_of_shares(hits.mean(axis=0), members, number)
 

@@ -48,10 +48,7 @@ class Resamples:
     def centred(self) -> Floats:
         """(B, P) ``worst`` shifted, point by point, so that its mean is the plug-in estimate.
 
-        The lowest of noisy recalls is too low on average, and that of resampled noisy recalls is
-        too low once more. Points with many classes at the bottom suffer more than points with one,
-        so without the shift a resample would favour the latter. What the plug-in estimate itself
-        is too low by remains.
+        Otherwise a resample would favour points with few classes at the bottom.
         """
         shifted: Floats = self.worst + (self.plug_in[:, 1] - self.worst.mean(axis=0))
         return shifted
@@ -85,12 +82,9 @@ def joint_resamples(
 ) -> tuple[Floats, Floats]:
     """Resample test images and seeds jointly for all points (B = ``draws``, P points).
 
-    In each resample, every class (or group) k has n_k of its n_k test images drawn with
-    replacement, the same ones for all points, and S - 1 of S seeds are drawn with replacement, the
-    same ones for all points with the same seeds (the pigeonhole bootstrap of crossed samples; Owen,
-    2007, Annals of Applied Statistics 1:386). S - 1 draws rather than S make the variance that of a
-    mean of S seeds, s²/S with s² of ddof 1 (Rao and Wu, 1988, JASA 83:231). With one seed there is
-    nothing to draw from: such a point shows test-sampling noise alone.
+    Every class (or group) k has n_k of its n_k test images drawn with replacement, and S - 1 of S
+    seeds, the same ones for all points with the same seeds (the pigeonhole bootstrap; Owen, 2007,
+    Annals of Applied Statistics 1:386; S - 1 as in Rao and Wu, 1988, JASA 83:231).
 
     All counts are whole numbers below 2²⁴, which float32 holds exactly, so results depend on
     neither the order of summation nor the number of threads, and equal points stay equal.
