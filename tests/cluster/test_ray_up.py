@@ -87,6 +87,7 @@ def test_machines_of_ones_own_from_nothing_to_a_report_and_back(tmp_path: Path) 
         client, written = lab.client, _written(lab, _own_machines(lab))
         token = make_token(client)
         client.run("bash", "-c", f"{written['ray up']} --yes", timeout=200)
+        _wait_for_raylet(worker)
         wait_for(lambda: "CPU" in client.run("bash", "-c", written["ray exec"]), "a worker")
         assert token_on(head) == token_on(worker) == token
         _copied_and_installed(head)
@@ -97,6 +98,11 @@ def test_machines_of_ones_own_from_nothing_to_a_report_and_back(tmp_path: Path) 
         client.run("bash", "-c", f"{written['ray down']} --yes")
         client.log_out()
         wait_for_none(lab.left)
+
+
+def _wait_for_raylet(machine: Machine) -> None:
+    """Look at its processes, which costs less than to ask Ray again and again."""
+    wait_for(lambda: any("raylet" in each for each in machine.processes().values()), "a raylet")
 
 
 def _written(lab: Lab, file: Path) -> dict[str, str]:
@@ -189,6 +195,7 @@ def test_a_cloud_from_nothing_to_a_spot_worker_and_back(tmp_path: Path) -> None:
         assert before["machines"] == []
         token = make_token(lab.client)
         lab.client.run("ray", "up", "--yes", file, timeout=200)
+        _wait_for_raylet(lab.machines["worker"])
         wait_for(
             lambda: "/1.0 GPU" in lab.client.run("ray", "exec", file, "ray status"), "a worker"
         )
