@@ -272,7 +272,7 @@ def _answer(reference: Any, sent: float, received: float) -> Answer:
     return Answer(refusal=f"{reason}; look whether it is well.")
 
 
-def _look(place: SharedStore, paths: Sequence[str]) -> tuple[Answer, float]:
+def _look(place: SharedStore, paths: Sequence[str] = ()) -> tuple[Answer, float]:
     """Open a store, write there, import; return what came of it, and this machine's time."""
     told = time.time()
     try:

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -333,8 +333,8 @@ def test_other_machines_are_asked_to_write_and_to_tell_the_time(
 ) -> None:
     """This node stands for them, and a stand-in for a clock that is wrong."""
 
-    def look(place: SharedStore) -> tuple[Answer, float]:
-        answer, told = shared_store._look(place)
+    def look(place: SharedStore, paths: Sequence[str]) -> tuple[Answer, float]:
+        answer, told = shared_store._look(place, paths)
         return answer, told - 3600.0
 
     nodes = {ray.get_runtime_context().get_node_id(): "10.0.0.2"}
