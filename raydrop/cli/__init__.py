@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from raydrop.cli import looks, results, selecting, studies  # noqa: F401 - they add commands
+from raydrop.cli import (  # noqa: F401 - they add commands
+    kept,
+    looks,
+    results,
+    selecting,
+    starting,
+    studies,
+)
 from raydrop.cli.options import app
 from raydrop.cli.scripts import load_sweep, script_folder
 from raydrop.errors import RaydropError
@@ -20,13 +28,26 @@ __all__ = ["app", "load_sweep", "main", "script_folder", "sweep_main"]
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
-_ORDER = ("run", "score", "select", "frontier", "export", "ship", "theory", "check", "methods")
+_ORDER = (
+    *("init", "run", "trials", "frontier", "keep", "export", "ship", "score", "select", "check"),
+    *("methods", "theory"),
+)
 app.registered_commands.sort(key=lambda each: _ORDER.index(getattr(each.callback, "__name__", "")))
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"raydrop {version('raydrop')}")
+        raise typer.Exit
 
 
 @app.callback()
 def options_of_every_command(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Say the version.", callback=_show_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Show --debug in the help."""
 
@@ -47,7 +68,7 @@ def main() -> None:
         sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         # As Typer's own call does, but for its way of showing tracebacks.
-        status: Any = typer.main.get_command(app)(standalone_mode=False)
+        status: Any = typer.main.get_command(app)(prog_name="raydrop", standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except RaydropError as error:

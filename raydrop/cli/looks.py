@@ -17,6 +17,7 @@ from raydrop.store.terminal import console, errors
 
 if TYPE_CHECKING:
     from raydrop.data.check import DataCheck
+    from raydrop.study.catalogue import Catalogue
 
 cluster_app = typer.Typer(help="Look after the files of clusters.", no_args_is_help=True)
 app.add_typer(cluster_app, name="cluster")
@@ -148,7 +149,7 @@ def methods(as_json: AsJson = False) -> None:
     from raydrop.selection import QUOTAS
     from raydrop.training.losses import LOSSES
 
-    known = {
+    known: dict[str, Catalogue[Any]] = {
         "scores": METHODS,
         "quotas": QUOTAS,
         "losses": LOSSES,

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from raydrop.errors import ConfigError
 
 app = typer.Typer(
     help="Which pruning of data keeps the worst class safe, and what does that cost on average?",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
 )
 
@@ -31,6 +31,8 @@ def on_this_machine(option: typer.CallbackParam, path: Path | None) -> Path | No
     return path
 
 
+Directory = Annotated[str, Argument(help="Where `raydrop run` left results.")]
+AsJson = Annotated[bool, Option("--json", help="Print it as JSON, and nothing else on stdout.")]
 Out = Annotated[
     str | None,
     Option(help="Folder of results or s3://BUCKET/PREFIX, gs://...; results/NAME by default."),
@@ -47,4 +49,6 @@ By = Annotated[
 ]
 OutFile = Annotated[Path, Option(help="File to write.", callback=on_this_machine)]
 Address = Annotated[str | None, Option(help="Address of a Ray cluster.")]
-NumCpus = Annotated[int | None, Option(min=1, help="CPUs of a local Ray; all by default.")]
+NumCpus = Annotated[
+    int | None, Option(metavar="N", min=1, help="CPUs of a local Ray; all by default.")
+]

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich import box
 from rich.table import Table
 from typer import Argument, Option
 
-from raydrop.cli.options import By, OutFile, app, on_this_machine
+from raydrop.cli.options import AsJson, By, Directory, OutFile, app, on_this_machine
 from raydrop.errors import ConfigError
 from raydrop.store.terminal import console, errors
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from raydrop.frontier import Frontier
     from raydrop.frontier.overlay import Overlay
 
-Results = Annotated[str, Argument(help="Where `raydrop run` left results.")]
+
+_TABLES = (".csv", ".parquet")
+"""What files of predictions end in."""
 
 
 @app.command(
     epilog="Example: `raydrop frontier results/digits`; with --watch while its sweep runs; "
-    "`raydrop frontier results/a results/b --out results/a-and-b` overlays studies."
+    "`raydrop frontier results/a results/b --out results/a-and-b` overlays studies; "
+    "`raydrop frontier predictions.csv --out results/elsewhere` takes those of other programs: "
+    "`method,keep_fraction,seed,id,label,prediction[,quotas,loss,model,group,split]`."
 )
 def frontier(
     directories: Annotated[
-        list[str], Argument(metavar="DIRECTORY", help="Where `raydrop run` left results.")
+        list[str],
+        Argument(
+            metavar="DIRECTORY",
+            help="Where `raydrop run` left results; or csv or parquet files of predictions.",
+        ),
     ],
     by: By = None,
     watch: Annotated[
@@ -35,10 +47,21 @@ def frontier(
     interval: Annotated[
         float | None, Option(help="Seconds between two looks of --watch; 2 by default.")
     ] = None,
-    out: Annotated[str | None, Option(help="Folder for the overlay of several studies.")] = None,
+    out: Annotated[
+        str | None, Option(help="Folder for an overlay of studies, or what predictions say.")
+    ] = None,
     pdf: Annotated[bool, Option("--pdf", help="Write every figure as PDF too.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make tables, figures and report anew from the records, without Ray or torch."""
+    if any(Path(each).suffix.lower() in _TABLES for each in directories):
+        directories = [_of_predictions(directories, out)]
+        out = None
+    if watch and as_json:
+        raise ConfigError(
+            "Expected --json without --watch, which prints as a sweep goes, found both; leave one "
+            "out."
+        )
     if watch and (len(directories) > 1 or out is not None):
         raise ConfigError(
             f"Expected one output folder for --watch, found {len(directories)}"
@@ -54,17 +77,31 @@ def frontier(
             "name a folder for their overlay."
         )
     if out is not None:
-        _overlay(directories, out, by)
+        _overlay(directories, out, by, as_json=as_json)
         return
     (directory,) = directories
     if watch:
         _watch(directory, by, interval)
-    show_frontier(directory, by, pdf=pdf)
+    show_frontier(directory, by, pdf=pdf, as_json=as_json)
+
+
+def _of_predictions(files: list[str], out: str | None) -> str:
+    """Leave what files of predictions say in a folder, and return it."""
+    from raydrop.frontier.predictions import from_predictions
+
+    odd = [each for each in files if Path(each).suffix.lower() not in _TABLES]
+    if odd or out is None:
+        raise ConfigError(
+            "Expected files of predictions alone, and --out with a folder for what they say, found "
+            f"{f'{odd[0]} among them' if odd else 'no --out'}; give each kind by itself."
+        )
+    from_predictions(files, name=Path(out).name).copy(out)
+    return out
 
 
 @app.command(epilog="Example: `raydrop export results/digits --format latex --out table.tex`")
 def export(
-    directory: Results,
+    directory: Directory,
     kind: Annotated[str, Option("--format", help="csv, parquet or latex.")],
     out: Annotated[
         Path | None,
@@ -88,7 +125,7 @@ def export(
     "`--format onnx` or `pt2` writes a program that needs no raydrop."
 )
 def ship(
-    directory: Results,
+    directory: Directory,
     trial: Annotated[
         str, Argument(help="Its trial_id, or how it begins; of one that pruned a network.")
     ],
@@ -103,14 +140,28 @@ def ship(
     console.print(f"Network: {out} ({pruned})")
 
 
-def show_frontier(directory: str | Path, by: str | None = None, *, pdf: bool = False) -> None:
+def show_frontier(
+    directory: str | Path, by: str | None = None, *, pdf: bool = False, as_json: bool = False
+) -> None:
     """Write stage 4 and show its short table and where the report is."""
     from raydrop.frontier import remarks, write_frontier
+    from raydrop.frontier.table import as_filed
 
     result = write_frontier(directory, by, pdf=pdf)
-    _print_points(result)
+    report = result.records.place.called("report.html", here=True)
+    if as_json:
+        _print_json(result.by, as_filed(result.table), {"report": report})
+    else:
+        _print_points(result)
     _print_remarks(remarks(result.records))
-    console.print(f"Report: {result.records.place.called('report.html', here=True)}")
+    if not as_json:
+        console.print(f"Report: {report}")
+
+
+def _print_json(by: str, points: pd.DataFrame, facts: dict[str, Any]) -> None:
+    """Print points, missing numbers being null, and further facts."""
+    rows = json.loads(points.to_json(orient="records", double_precision=15))
+    typer.echo(json.dumps({"by": by, "points": rows, **facts}, indent=1))
 
 
 def _watch(directory: str, by: str | None, interval: float | None) -> None:
@@ -124,15 +175,19 @@ def _watch(directory: str, by: str | None, interval: float | None) -> None:
         raise
 
 
-def _overlay(directories: list[str], out: str, by: str | None) -> None:
+def _overlay(directories: list[str], out: str, by: str | None, *, as_json: bool) -> None:
     """Write several studies' overlay and show its short table."""
-    from raydrop.frontier.overlay import write_overlay
+    from raydrop.frontier.overlay import filed, write_overlay
 
     result = write_overlay(directories, out, by)
-    _print_points(result)
+    paths = [result.place.called(name, here=True) for name in result.paths]
+    if as_json:
+        _print_json(result.by, filed(result.table), {"overlay": paths})
+    else:
+        _print_points(result)
     _print_remarks(result.remarks())
-    paths = ", ".join(result.place.called(name, here=True) for name in result.paths)
-    console.print(f"Overlay: {paths}")
+    if not as_json:
+        console.print(f"Overlay: {', '.join(paths)}")
 
 
 def _print_remarks(lines: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,23 @@ from raydrop.errors import ConfigError, RaydropError
 from raydrop.study import Study
 
 
-def load_sweep(sweep: str | Path, scale: str | None = None, data: str | None = None) -> Study:
+def load_sweep(
+    sweep: str | Path,
+    scale: str | None = None,
+    data: str | None = None,
+    trust: Collection[str] = (),
+) -> Study:
     """Return the study of a sweep script, or of the ``study.json`` that a run left.
 
     That may lie in a folder or at a URL. A scale is the name in the script of another study than
-    ``study``; data are what the user names in place of those that others wrote down.
+    ``study``; data are what the user names in place of those that others wrote down. Of what
+    others wrote, only import paths into packages that are trusted may be followed.
     """
     from raydrop.store.places import STUDY
     from raydrop.store.remote import is_url
 
     if is_url(sweep):
-        return _replayed(*_fetched(str(sweep)), scale, data)
+        return _replayed(*_fetched(str(sweep)), scale, data, trust)
     path = Path(sweep).expanduser()  # of a job on a cluster, which no shell expands
     if path.is_dir():
         path /= STUDY
@@ -31,7 +38,7 @@ def load_sweep(sweep: str | Path, scale: str | None = None, data: str | None = N
             "check the path, or start from sweeps/digits.py."
         )
     if path.suffix.lower() == ".json":
-        return _replayed(str(path), _read(path), scale, data)
+        return _replayed(str(path), _read(path), scale, data, trust)
     folder = script_folder(path)
     if folder is not None and folder not in sys.path[:1]:  # as where Python itself runs it
         sys.path.insert(0, folder)
@@ -112,7 +119,9 @@ def _fetched(url: str) -> tuple[str, bytes]:
     return place, content
 
 
-def _replayed(place: str, content: bytes, scale: str | None, data: str | None) -> Study:
+def _replayed(
+    place: str, content: bytes, scale: str | None, data: str | None, trust: Collection[str]
+) -> Study:
     """Return the study of a ``study.json``, which others may have written."""
     from raydrop.data.spec import parse_spec
     from raydrop.store.files import parse_json
@@ -127,7 +136,7 @@ def _replayed(place: str, content: bytes, scale: str | None, data: str | None) -
         body = parse_json(content)
         if not isinstance(body.get("study"), dict):
             raise ValueError("it holds no study")
-        study = Study.from_dict(body["study"])
+        study = Study.from_dict(body["study"], trust)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"Expected a study.json that raydrop wrote at {place}, found a problem ({error}); "

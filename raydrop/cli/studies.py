@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated
 
+import typer
 from typer import Argument, Option
 
-from raydrop.cli.options import Address, DataRoot, NumCpus, Out, OutFile, app
+from raydrop.cli.changes import with_seeds, with_settings
+from raydrop.cli.options import Address, AsJson, DataRoot, NumCpus, Out, OutFile, app
 from raydrop.cli.results import show_frontier
 from raydrop.cli.scripts import load_sweep, script_folder
 from raydrop.errors import ConfigError, IncompleteStudyError
-from raydrop.store.terminal import console
+from raydrop.store.terminal import console, errors
 from raydrop.study import Study
 
 
@@ -40,9 +43,33 @@ def run(
     ] = None,
     num_cpus: NumCpus = None,
     gpus_per_worker: Annotated[
-        float | None, Option(min=0, help="Share of a GPU for each worker; 0 uses none.")
+        float | None,
+        Option(metavar="X", min=0, help="Share of a GPU for each worker; 0 uses none."),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        Option(metavar="N", min=1, help="So many seeds: the script's first, then further ones."),
+    ] = None,
+    epochs: Annotated[
+        int | None, Option(metavar="N", min=1, help="Epochs of training, in place of the script's.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Another field, such as training.momentum=0.8; repeatable.",
+        ),
+    ] = None,
+    trust: Annotated[
+        list[str] | None,
+        Option(
+            metavar="PACKAGE",
+            help="Import from this package what a study.json names; repeatable. It runs that code.",
+        ),
     ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: AsJson = False,
     log: Annotated[
         str | None, Option(help="Log the front as it grows: tensorboard, mlflow or wandb.")
     ] = None,
@@ -51,7 +78,17 @@ def run(
     from raydrop.cluster.finished import is_finished, leave_receipt
     from raydrop.store import open_place
 
-    study = replace_dataset(load_sweep(sweep, scale, data), data, model)
+    if as_json and not dry_run:
+        raise ConfigError(
+            "Expected --dry-run beside --json, found --json alone; add --dry-run, or run it and "
+            "ask `raydrop frontier --json`."
+        )
+    study = replace_dataset(load_sweep(sweep, scale, data, trust or ()), data, model)
+    if seeds is not None:
+        study = with_seeds(study, seeds)
+    if epochs is not None:
+        study = with_settings(study, [f"training.epochs={epochs}"])
+    study = with_settings(study, settings or ())
     place = open_place(out or Path("results") / study.name)
     if log is None and not dry_run and is_finished(study, place, data_root):
         console.print(f"Study {study.name}: finished, and nothing has changed since; nothing to do")
@@ -70,10 +107,12 @@ def run(
         log=log,
     )
     try:
-        outcome = run_study(study, options, console)
+        outcome = run_study(study, options, errors if as_json else console)
     except KeyboardInterrupt:
         console.print("Interrupted: what is finished stays; the same command does the rest.")
         raise
+    if as_json:
+        typer.echo(json.dumps(outcome.plan, indent=1))
     if dry_run:
         return
     show_frontier(options.out)
@@ -109,18 +148,18 @@ def score(
     method: Annotated[str, Option(help="Score; see `raydrop methods`.")],
     out: OutFile = Path("scores.parquet"),
     data_root: DataRoot = None,
-    epochs: Annotated[int, Option(min=1, help="Epochs of the query run.")] = 30,
-    batch_size: Annotated[int, Option(min=1, help="Samples per step.")] = 32,
+    epochs: Annotated[int, Option(metavar="N", min=1, help="Epochs of the query run.")] = 30,
+    batch_size: Annotated[int, Option(metavar="N", min=1, help="Samples per step.")] = 32,
     learning_rate: Annotated[float, Option(help="Of SGD with momentum, cosine.")] = 0.1,
-    seed: Annotated[int, Option(min=0, help="Seed of the query run.")] = 0,
+    seed: Annotated[int, Option(metavar="N", min=0, help="Seed of the query run.")] = 0,
     partitions: Annotated[
-        int, Option(min=1, help="Parts with a surrogate each, for moso and moso_loo.")
+        int, Option(metavar="N", min=1, help="Parts with a surrogate each, for moso and moso_loo.")
     ] = 1,
     initialisations: Annotated[
-        int, Option(min=1, help="Query runs that el2n and grand average over.")
+        int, Option(metavar="N", min=1, help="Query runs that el2n and grand average over.")
     ] = 1,
     checkpoints: Annotated[
-        int, Option(min=1, help="Checkpoints that moso and its kind average over.")
+        int, Option(metavar="N", min=1, help="Checkpoints that moso and its kind average over.")
     ] = 10,
     precision: Annotated[str, Option(help="Precision of gradients: fp32 or bf16.")] = "fp32",
     address: Address = None,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import ray
 from rich.console import Console
@@ -57,6 +58,32 @@ class Briefing:
         self._tell_sharing()
         if self.missing.trials:
             self._tell_work()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the study takes, and what of it is to be done, as JSON values."""
+        plan, missing, dataset = self.plan, self.missing, self.dataset
+        runs = {
+            "query_runs": (plan.queries, missing.queries),
+            "scores": (plan.scores, missing.scores),
+            "trials": (plan.trials, missing.trials),
+        }
+        left = {run.key for run in missing.trials}
+        return {
+            "study": self.study.name,
+            "data": dataset.name,
+            "data_fingerprint": dataset.fingerprint,
+            "remarks": list(dataset.remarks),
+            "samples": {name: len(split) for name, split in dataset.splits().items()},
+            "classes": list(dataset.class_names),
+            "groups": list(dataset.group_names),
+            "to_do": {name: len(do) for name, (_, do) in runs.items()},
+            "in_all": {name: len(whole) for name, (whole, _) in runs.items()},
+            "sample_passes": dict(sample_passes(self._workload)) if left else {},
+            "trials": [
+                {"trial_id": run.key, **run.trial.as_dict(), "to_do": run.key in left}
+                for run in plan.trials
+            ],
+        }
 
     def _tell_data(self) -> None:
         study, dataset, plan = self.study, self.dataset, self.plan

@@ -8,7 +8,7 @@ import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from raydrop.cluster.space import expand
 from raydrop.cluster.sweep import run_trials
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
-from raydrop.data.dataset import LabelledDataset
+from raydrop.data.dataset import FileImages, LabelledDataset
 from raydrop.errors import ConfigError, ScoringError, StudyMismatchError
 from raydrop.plan import Plan, check_networks, make_plan, trial_configs
 from raydrop.plan.runs import query_run, score_run
@@ -83,6 +83,8 @@ class Outcome:
     """Trials that the study asks for."""
     failed: int
     """Trials of the study that have no record."""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    """What a dry run tells, for programs."""
 
 
 def run_study(study: Study, options: Options, console: Console) -> Outcome:
@@ -101,7 +103,7 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
     if options.dry_run:
         if missing.trials:
             briefing.forecast(options.address, options.num_cpus, options.gpus_per_worker)
-        return Outcome(len(plan.trials), 0)
+        return Outcome(len(plan.trials), 0, briefing.as_dict())
 
     @contextlib.contextmanager
     def beginning() -> Iterator[Sequence[Callback]]:
@@ -242,6 +244,8 @@ def score_dataset(
     )
     columns = {COLUMNS[by]: dataset.members(by) for by in RECALLS if by in facts.units}
     frame = pd.DataFrame({"sample_id": dataset.train.ids, **columns})
+    if isinstance(dataset.train.inputs, FileImages):
+        frame["path"] = dataset.train.inputs.paths
     write_scores(out, frame.assign(score=entry.array("scores")), facts)
 
 

@@ -75,9 +75,8 @@ def write_overlay(
     studies = dict(zip(study_names(loaded), loaded, strict=True))
     table, unit = overlay_table(studies), loaded[0].unit
     figure = overlay_figure(overlay_chart(table))
-    filed = table.drop(columns=["unit", *NEUTRAL], errors="ignore")
     files = {
-        "overlay.csv": csv_text(filed).encode(),
+        "overlay.csv": csv_text(filed(table)).encode(),
         "overlay.png": to_png(figure),
         "overlay.svg": to_svg(figure),
     }
@@ -85,6 +84,11 @@ def write_overlay(
     place.make()
     paths = {name: place.write(name, content) for name, content in files.items()}
     return Overlay(studies, table, place, paths, unit)
+
+
+def filed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of ``overlay.csv``."""
+    return table.drop(columns=["unit", *NEUTRAL], errors="ignore")
 
 
 def study_names(studies: Sequence[Records]) -> list[str]:

@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from raydrop.errors import ConfigError, DataError, in_one_line, visible
+from raydrop.errors import ConfigError, DataError, visible
 from raydrop.frontier.points import DENSE, PLAIN_LOSS
 from raydrop.frontier.results import Results
 from raydrop.store import Place, Store, open_place
-from raydrop.store.files import open_regular
 from raydrop.store.places import STUDY
+from raydrop.store.tables import read_texts
 from raydrop.study import SCHEMA, By, canonical_json, config_hash
 
 COLUMNS = ("method", "keep_fraction", "seed", "id", "label", "prediction")
@@ -103,7 +102,8 @@ def _read(table: Table) -> pd.DataFrame:
     if isinstance(table, pd.DataFrame):
         frame, where = table, "the table"
     else:
-        frame, where = _from_file(Path(table)), str(table)
+        frame = read_texts(Path(table), "predictions", ",".join(COLUMNS))
+        where = str(table)
         frame = frame if "method" in frame else frame.assign(method=Path(table).stem)
     absent = [column for column in COLUMNS if column not in frame]
     wrong = [(c, n) for c in frame if (n := _meant(c, frame)) is not None]
@@ -133,22 +133,6 @@ def _meant(column: object, frame: pd.DataFrame) -> str | None:
     known = [each for each in (*COLUMNS, *OPTIONAL) if each not in frame]
     found = difflib.get_close_matches(str(column).lower(), known, n=1, cutoff=0.8)
     return found[0] if found and column not in (*COLUMNS, *OPTIONAL) else None
-
-
-def _from_file(path: Path) -> pd.DataFrame:
-    try:
-        with open_regular(path) as file:
-            if path.suffix.lower() == ".parquet":
-                return pd.read_parquet(file)
-            # As texts, so that neither "01" nor "None" becomes something else.
-            return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError, pa.ArrowException) as error:
-        absent = isinstance(error, FileNotFoundError)
-        found = "no such file" if absent else f"another kind of file ({in_one_line(error)})"
-        raise ConfigError(
-            f"Expected predictions at {path}, found {found}; give a csv or parquet file with the "
-            f"columns {','.join(COLUMNS)}."
-        ) from error
 
 
 def _as_texts(values: pd.Series[Any]) -> pd.Series[Any]:

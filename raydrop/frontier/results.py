@@ -17,16 +17,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raydrop.errors import ConfigError, StoreError, unknown_name
-from raydrop.frontier.points import POINT_OF_STUDY
+from raydrop.frontier.points import POINT_OF_STUDY, point_name, rows_of
 from raydrop.frontier.records import Records, load_records, read_study
 from raydrop.frontier.statistics.comparisons import comparisons
 from raydrop.frontier.statistics.resampling import resample
 from raydrop.frontier.summary import summary_table
-from raydrop.frontier.table import as_filed, table_of
+from raydrop.frontier.table import AVERAGE, WORST, as_filed, table_of
 from raydrop.frontier.write import write_frontier
 from raydrop.store import Entry, Place, Store, open_place, required
 from raydrop.store.places import STUDY
-from raydrop.store.samples import read_samples
+from raydrop.store.samples import NoSamplesError, read_samples
 
 KEPT_COLUMNS = ("sample_id", "path", "label", "class_name", "group", "score")
 """Columns of what :meth:`Results.kept` returns, and of the file that ``raydrop keep`` writes."""
@@ -134,10 +134,10 @@ class Results:
                 keep_fraction=0.3``.
 
         Returns:
-            Columns :data:`KEPT_COLUMNS`, ordered by sample id: ``label`` is a class's number and
-            ``group`` a group's name. ``path`` is below the data set's folder, which is
-            ``attrs["root"]``. What the study does not know (paths of arrays, groups where there are
-            none, scores where nothing was scored) is missing.
+            Columns :data:`KEPT_COLUMNS`, and ``group_name`` where the data have groups, ordered by
+            sample id; ``label`` and ``group`` are numbers. ``path`` is below the data set's folder,
+            which is ``attrs["root"]``. What the study does not know (paths of arrays, groups where
+            there are none, scores where nothing was scored) is missing.
 
         Raises:
             ConfigError: If that names no trial, several, or one that is not finished.
@@ -170,7 +170,7 @@ class Results:
             near = name == "keep_fraction" and isinstance(value, float)
             same: Any = np.isclose(rows[name], value) if near else rows[name] == value
             if not same.any():
-                there = ", ".join(map(str, rows[name].unique()[:9])) or "none"
+                there = ", ".join(sorted({*map(str, rows[name])})[:9]) or "none"
                 raise ConfigError(
                     f"Expected a trial with {name} {value!r} in {self.place.called()}, found "
                     f"{there}; name one of them."
@@ -194,17 +194,25 @@ class Results:
     def _told(self, store: Store, entry: Entry) -> pd.DataFrame:
         """Return what is known about the samples that a trial kept."""
         ids = np.sort(entry.array("kept_ids", kinds="iu", shape=(None,)))
-        samples = read_samples(store, self._study["data_fingerprint"])
+        samples = read_samples(store, self.fingerprint)
         if samples is None:
-            raise StoreError(
+            raise NoSamplesError(
                 f"Expected the labels of the training samples in {self.place.called()}, found "
                 "results of before these were kept; run the same study again, which adds them."
             )
         names = self._records.names
         samples["class_name"] = _named(samples["label"], names("class"), self.place)
-        samples["group"] = _named(samples["group"], names("group"), self.place)
         samples["score"] = self._scores(store, entry, len(samples))
-        told = samples.set_index("sample_id").loc[ids].reset_index()[list(KEPT_COLUMNS)]
+        columns = list(KEPT_COLUMNS)
+        if names("group"):
+            samples["group_name"] = _named(samples["group"], names("group"), self.place)
+            columns.insert(-1, "group_name")
+        if not np.isin(ids, samples["sample_id"]).all():
+            raise StoreError(
+                f"Expected kept samples of the data in {entry.called}, found others; remove that "
+                "folder and run the study again."
+            )
+        told = samples.set_index("sample_id").loc[ids].reset_index()[columns]
         told.attrs = {"root": samples.attrs["root"]}
         return told
 
@@ -225,11 +233,15 @@ class Results:
         Raises:
             StoreError: If it cannot be written, or holds another study.
         """
-        if folder is None or open_place(folder) == self.place:
-            self.__dict__.pop("report", None)
-            self.report  # noqa: B018 - it is written when it is asked for
-            return self
+        there = self if folder is None else self.copy(folder)
+        write_frontier(there.place, self._by)
+        return there
+
+    def copy(self, folder: str | Path) -> Results:
+        """Copy the records into a folder; see :meth:`write`, which makes tables of them too."""
         place = open_place(folder)
+        if place == self.place:
+            return self
         if (place.folder / STUDY).exists():
             there = read_study(place)
             if there["study_id"] != self._study["study_id"] and "base" in there:  # of a run
@@ -243,12 +255,39 @@ class Results:
             for entry in source.entries(kind):
                 target.write(kind, entry.config, entry.info, entry.arrays())
         place.write(STUDY, (self.place.folder / STUDY).read_bytes())
-        return Results(place, self._by).write()
+        return Results(place, self._by)
 
     @property
     def name(self) -> str:
         """What the study is called."""
         return str(self._study["study"].get("name", ""))
+
+    @property
+    def dataset(self) -> str:
+        """Data set and variants, as the study names them."""
+        return str(self._study["study"].get("dataset", ""))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the data."""
+        return str(self._study["data_fingerprint"])
+
+    @property
+    def described(self) -> pd.DataFrame:
+        """The rows of :attr:`listed`, and ``point`` and ``accuracies``, texts as in a terminal.
+
+        Accuracies are ``average/worst class`` (or group); an empty text unless it is finished.
+        """
+        rows = self.listed
+        several = rows["model"].nunique() > 1
+        names = [point_name(row, several_models=several) for row in rows_of(rows)]
+        texts = {}
+        if (rows["status"] == "finished").any():
+            found = self._records.results
+            both = zip(found["trial_id"], found[AVERAGE], found[WORST], strict=True)
+            texts = {key: f"{average:.3f}/{worst:.3f}" for key, average, worst in both}
+        accuracies = [texts.get(key, "") for key in rows["trial_id"]]
+        return rows.assign(point=names, accuracies=accuracies)
 
     def __repr__(self) -> str:
         counts = self.listed["status"].value_counts()

@@ -87,7 +87,8 @@ class ScoreFacts:
 def write_scores(path: Path, frame: pd.DataFrame, facts: ScoreFacts) -> None:
     """Write ``scores.parquet``, a row per sample, and the facts in it, or raise a StoreError.
 
-    The columns are ``sample_id, label, score`` and, where the data set has groups, ``group``.
+    The columns are ``sample_id, label, score`` and, where the data set has groups, ``group``, where
+    samples are files, ``path``.
     """
     table = pa.Table.from_pandas(frame, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(asdict(facts)).encode()}
@@ -114,6 +115,33 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, ScoreFacts]:
             "give a file that 'raydrop score --out FILE' wrote."
         ) from error
     return frame, facts
+
+
+def read_paths(path: Path) -> list[str] | None:
+    """Return where each sample's file is below the data's folder, if a file of scores says so."""
+    with open_regular(path) as file, pq.ParquetFile(file) as opened:
+        if "path" not in opened.schema_arrow.names:
+            return None
+        return [str(each) for each in opened.read(["path"]).column(0).to_pylist()]
+
+
+def read_texts(path: Path, what: str, columns: str) -> pd.DataFrame:
+    """Return somebody's csv, all cells as texts, or parquet file; raise a ConfigError if neither.
+
+    Empty cells are missing; "01" stays a text, and so does "None".
+    """
+    try:
+        with open_regular(path) as file:
+            if path.suffix.lower() == ".parquet":
+                return pd.read_parquet(file)
+            return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError, pa.ArrowException) as error:
+        absent = isinstance(error, FileNotFoundError)
+        found = "no such file" if absent else f"another kind of file ({in_one_line(error)})"
+        raise ConfigError(
+            f"Expected {what} at {path}, found {found}; give a csv or parquet file with the "
+            f"columns {columns}."
+        ) from error
 
 
 def _facts(content: bytes) -> ScoreFacts:

@@ -78,13 +78,17 @@ def _said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "check", "score", "select", "frontier", "ship", "methods"]
+    "command",
+    ["init", "run", "trials", "keep", "check", "score", "select", "frontier", "ship", "methods"],
 )
 def test_help_shows_an_example(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _main(monkeypatch, command, "--help") == 0
-    assert f"Example: raydrop {command}" in " ".join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    assert f"Example: raydrop {command}" in " ".join(out.split())
+    assert _main(monkeypatch, command, "-h") == 0
+    assert capsys.readouterr().out == out
 
 
 def test_methods_lists_every_name(
@@ -521,7 +525,7 @@ def test_select_uses_the_recalls_of_the_query_model(
     arguments = ("select", scores, "--keep-fraction", 0.3, "--quotas", "drop", "--out", out)
     assert _main(monkeypatch, *arguments) == 0
     kept = pd.read_csv(out)
-    assert list(kept.columns) == ["sample_id", "label"]
+    assert list(kept.columns) == ["sample_id", "label", "class_name"]
     assert kept["label"].value_counts().sort_index().tolist() == [11, 23, 56]
     frame, _ = read_scores(scores)
     for label, group in frame.groupby("label"):
@@ -537,7 +541,8 @@ def test_select_by_group(
     assert _main(monkeypatch, *command, "--quotas", "drop") == 0
     # Of 210 and 90, with 1 - r of 0.1 and 0.5: 0.4 * 300 = 120 = 210 a + 90 (5 a).
     kept = pd.read_csv(out)
-    assert list(kept.columns) == ["sample_id", "label", "group"]
+    names = ["class_name", "group", "group_name"]
+    assert list(kept.columns) == ["sample_id", "label", *names]
     assert kept["group"].value_counts().to_dict() == {0: 38, 1: 82}
     (tmp_path / "r.csv").write_text("group,recall\ncommon,0.5\nrare,0.5\n")
     recalls = ("--quotas", "drop", "--recalls", tmp_path / "r.csv")

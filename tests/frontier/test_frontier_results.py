@@ -119,12 +119,13 @@ def test_what_was_kept_is_named(tmp_path: Path) -> None:
     trial = GROUPED.trials()[1]
     key = GROUPED.trial_id(trial)
     kept = results.kept(key)
-    assert tuple(kept.columns) == KEPT_COLUMNS
+    assert [*kept.columns] == [*KEPT_COLUMNS[:-1], "group_name", "score"]
     assert kept.attrs == {"root": "photos"}
     assert kept["sample_id"].tolist() == [0, 1, 2, 3, 4]
     assert kept["class_name"].tolist() == ["cat", "dog", "owl", "bee", "cat"]
     assert kept["label"].tolist() == [0, 1, 2, 3, 0]
-    assert kept["group"].tolist() == [GROUPED.group_names()[each] for each in range(5)]
+    assert kept["group"].tolist() == [0, 1, 2, 3, 4]
+    assert kept["group_name"].tolist() == GROUPED.group_names()[:5]
     assert kept["path"].tolist()[3] == "train/3é\n.png"
     assert kept["score"].isna().all()
     row = results.trials[results.trials["trial_id"] == key].iloc[0]
@@ -146,7 +147,7 @@ def test_what_was_kept_is_named(tmp_path: Path) -> None:
         ({}, "found 18; say also which method and quotas and keep_fraction and seed"),
         ({"method": "el2n"}, "found 8; say also which quotas and keep_fraction and seed"),
         ({"methode": "el2n"}, "did you mean method"),
-        ({"method": "moso"}, "with method 'moso' in .*, found random, el2n, none; name one"),
+        ({"method": "moso"}, "with method 'moso' in .*, found el2n, none, random; name one"),
         ({"trial": "zz"}, "none whose id begins with 'zz'"),
         ({"trial": ""}, "none whose id begins with ''"),
     ],
@@ -161,6 +162,17 @@ def test_what_names_no_trial_or_several_is_refused(
 def test_results_of_before_samples_were_kept_say_so(small: Path) -> None:
     with pytest.raises(StoreError, match="run the same study again, which adds them"):
         Results(small).kept(method="none", seed=0)
+
+
+def test_samples_that_the_data_do_not_have_are_refused(tmp_path: Path) -> None:
+    SMALL.write(tmp_path)
+    ids = np.array([0, 1])
+    write_samples(Store(open_place(tmp_path)), FINGERPRINT, ids=ids, labels=ids)
+    with pytest.raises(StoreError, match="Expected kept samples of the data in .*, found others"):
+        Results(tmp_path).kept(method="none", seed=0)
+    write_samples(Store(tmp_path / "store"), "other", ids=ids, labels=ids + 3, paths=["a"])
+    with pytest.raises(StoreError, match="Expected 2 paths in .*, found 1"):
+        read_samples(Store(tmp_path / "store"), "other")
 
 
 def test_samples_without_paths_and_groups(tmp_path: Path) -> None:
@@ -186,6 +198,7 @@ def test_results_are_copied_into_a_folder_of_their_own(tmp_path: Path, undrawn: 
     pd.testing.assert_frame_equal(copied.frontier, results.frontier)
     key = SMALL.trial_id(SMALL.trials()[0])
     pd.testing.assert_frame_equal(copied.kept(key), results.kept(key))
+    assert tuple(copied.kept(key).columns) == KEPT_COLUMNS
     other = tmp_path / "other"
     GROUPED.write(other)
     study = (other / "study.json").read_text()
