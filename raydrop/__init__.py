@@ -30,6 +30,7 @@ _LATER = {
     "Selection": "raydrop.selection.prune:Selection",
     "integrations": "raydrop.integrations",
     "prune": "raydrop.selection.prune:prune",
+    "score": "raydrop.cluster.library:score",
     "with_indices": "raydrop.training.sampler:with_indices",
     "run": "raydrop.cluster.library:run",
 }

@@ -6,14 +6,19 @@ Ray is imported once there is work for it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raydrop.frontier.results import Results
 from raydrop.store.terminal import Console
 
 if TYPE_CHECKING:
-    from raydrop.study import Study
+    from numpy.typing import ArrayLike
+
+    from raydrop.models.adapter import Output
+    from raydrop.selection.scores import Scores
+    from raydrop.study import ScoringPrecision, Study
 
 
 def run(
@@ -60,3 +65,85 @@ def _own_code() -> str | None:
     """Return the folder of the script that runs, or of the notebook; workers import from it too."""
     first = sys.path[0] if sys.path else None
     return str(Path.cwd()) if first == "" else first
+
+
+def score(
+    model: Any,
+    data: Any,
+    *,
+    method: str,
+    learning_rates: Sequence[float] | None = None,
+    steps: int | None = None,
+    recalls: Mapping[Any, float] | ArrayLike | None = None,
+    output: Output = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    precision: ScoringPrecision = "fp32",
+    seed: int = 0,
+    address: str | None = None,
+    num_cpus: int | None = None,
+    gpus_per_worker: float | None = None,
+) -> Scores:
+    """Return a score for each sample, of models that are trained already.
+
+    The same as the study computes of such checkpoints, to the bit: in this process, or sharded over
+    a Ray cluster.
+
+    Args:
+        model: A trained ``nn.Module`` in eval mode, a list of them, or
+            ``(model, [state dicts or files])``. Where a score averages over initialisations
+            (``grand``, ``el2n``), several are several trainings; else they are checkpoints of one,
+            in their order, of which the last is the trained model.
+        data: A map-style data set of ``(inputs, label)``, arrays or tensors ``(x, y)``, or a data
+            set of :mod:`raydrop.data`, whose training samples are scored.
+        method: Such as ``grand``, ``grand_last_layer``, ``el2n``, ``entropy``, ``tracin_self``,
+            ``class_alignment``, ``k_center``, ``moderate``, ``ssp``, ``moso``, ``moso_loo``.
+        learning_rates: Of each checkpoint, for scores that sum over several.
+        steps: Of the optimiser in all of the training, which ``moso`` is scaled by.
+        recalls: Of each class on validation, (K,) or by name, which ``class_alignment`` reads; of a
+            data set of raydrop's they are measured.
+        output: Where the model's logits are: a key or an attribute of what it returns, or a
+            function of it; a tensor itself or ``logits`` where it is not said.
+        batch_size: Most samples per pass; by default as many as a study takes. Another one may
+            change the last bits.
+        device: Where to compute; where the model is by default.
+        precision: ``fp32`` for the model's own, or ``bf16`` under autocast.
+        seed: Of methods that draw at random.
+        address: Of a Ray cluster, or ``"auto"``; ``"local"`` starts Ray on this machine. Without,
+            everything runs in this process.
+        num_cpus: Of this machine that a local Ray uses.
+        gpus_per_worker: Share of a GPU that each worker gets.
+
+    Raises:
+        ConfigError: If method, model or an argument does not fit; before anything is computed.
+        DataError: If samples cannot be read, or have no labels.
+        ScoringError: If gradients cannot be had, or are no finite numbers.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(3, 2).eval()
+        >>> x, y = torch.randn(8, 3), torch.arange(8) % 2
+        >>> score(model, (x, y), method="grand")
+        Scores(grand, 8 samples, highest kept)
+    """
+    from raydrop.scores.library import here, own_scores
+
+    executors = here
+    if address is not None:
+        from raydrop.cluster.own_crew import Sharding
+
+        executors = Sharding(address, num_cpus, gpus_per_worker, _own_code()).executor
+    return own_scores(
+        model,
+        data,
+        method,
+        learning_rates=learning_rates,
+        steps=steps,
+        output=output,
+        batch_size=batch_size,
+        device=device,
+        recalls=recalls,
+        precision=precision,
+        seed=seed,
+        executors=executors,
+    )

@@ -64,6 +64,9 @@ class RandomMethod(ScoreMethod):
 class TraceMethod(ScoreMethod):
     """A method that reads the trace of a query run."""
 
+    one_epoch: ClassVar[bool] = False
+    """Whether it looks at one epoch alone, so that the model after that epoch is enough."""
+
     @abstractmethod
     def from_trace(self, trace: Trace, score_epoch: int) -> Scores:
         """Return scores (N,); early-training scores look at ``score_epoch``, from 1."""
@@ -146,6 +149,18 @@ def from_seen(method: TraceMethod, trace: Trace, score_epoch: int) -> Scores:
         }
         scores[members] = method.from_trace(Trace.from_arrays(arrays), place)
     return scores
+
+
+def check_scores(method: ScoreMethod, scores: Scores, ids: NDArray[np.int64]) -> None:
+    """Refuse, by a ScoringError that names the first samples by their ids, what is no number."""
+    sound = np.isfinite(scores) | (np.isposinf(scores) & method.may_be_infinite)
+    bad = np.flatnonzero(~sound)
+    if len(bad):
+        raise ScoringError(
+            f"Expected a number for every sample, found {scores[bad[0]]} from {method.name!r} for "
+            f"{len(bad)} of {len(scores)} samples, first those with the ids "
+            f"{ids[bad[:5]].tolist()}; the query run probably diverged, so lower learning_rate."
+        )
 
 
 def stratified_partitions(labels: Labels, count: int, seed: int) -> tuple[NDArray[np.int64], ...]:

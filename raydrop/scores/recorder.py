@@ -15,8 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from raydrop.errors import ConfigError, ScoringError, StoreError, TrainingDivergedError, in_one_line
+from raydrop.models.adapter import adapted
 from raydrop.scores import METHODS, score_method
 from raydrop.scores.base import SamplingMethod, TraceMethod, from_seen
+from raydrop.scores.own import OwnData, own_data
 from raydrop.store.files import expecting, open_regular, read_npy_header, written_whole
 from raydrop.study import derive_seed
 from raydrop.training.checkpoints import score_epoch as epoch_at
@@ -42,7 +44,7 @@ class Recorder:
 
     What is noted is what a query run of a study notes, the :class:`~raydrop.training.trace.Trace`.
     It may come from the batches that are trained on anyway, at next to no cost, or, as in a study,
-    from a pass over the data after each epoch. Samples may come in any order, on
+    from a pass over the data after each epoch: :meth:`observe`. Samples may come in any order, on
     any device, and be missing in some epochs.
 
     Example:
@@ -67,6 +69,7 @@ class Recorder:
         """Class of each sample as it was told, (N,); -1 where none was."""
         self._epochs: list[Rows] = []
         self._gap_is_said = False
+        self._own: tuple[Any, OwnData] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -144,6 +147,29 @@ class Recorder:
         if self.num_classes * sum(len(each[1]) for each in self._pending) > _PENDING:
             self._look()
 
+    def observe(self, model: torch.nn.Module, data: Any) -> None:
+        """Note what a model says now of every sample, in eval mode and without augmentation.
+
+        This is one forward pass over the data, as a query run of a study makes it after each epoch.
+
+        Args:
+            model: Takes the inputs of a batch, and returns logits (B, K), or what has ``.logits``.
+            data: Whatever :func:`raydrop.score` takes; samples are known by their positions in it.
+        """
+        # The data are read once, however many epochs there are.
+        if self._own is None or self._own[0] is not data:
+            self._own = data, own_data(data)
+        own, start = self._own[1], 0
+        modes = {module: module.training for module in model.modules()}
+        wrapped = adapted(model.eval(), own.spec, self.num_classes)
+        try:
+            for logits, labels in own.logits(wrapped):
+                self.update(torch.arange(start, start + len(labels)), logits, labels)
+                start += len(labels)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
     def end_epoch(self) -> None:
         """End an epoch: what was not seen in it is NaN there, which is said once.
 
@@ -158,7 +184,7 @@ class Recorder:
         if not observed:
             raise ConfigError(
                 "Expected an epoch in which samples were seen, found none; call update() with each "
-                "batch before end_epoch()."
+                "batch, or observe(), before end_epoch()."
             )
         indices = torch.cat([each[0].cpu() for each in observed]).numpy()
         labels = torch.cat([each[1].cpu() for each in observed]).numpy()
@@ -230,8 +256,8 @@ class Recorder:
         if len(never):
             raise ScoringError(
                 f"Expected every sample to be seen in an epoch, found {len(never)} of {self.n} "
-                f"never, first those with the indices {never[:5].tolist()}; record them too, or "
-                "the others alone."
+                f"never, first those with the indices {never[:5].tolist()}; record them too, such "
+                "as by observe(), or the others alone."
             )
         if isinstance(made, TraceMethod):
             values = from_seen(made, trace, at)

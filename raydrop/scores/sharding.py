@@ -15,14 +15,15 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from raydrop.data.batches import PreparedData, make_batches
+from raydrop.data.batches import PreparedData
 from raydrop.errors import ScoringError, in_one_line
 from raydrop.models import build_model
 from raydrop.scores.gradients import gradient_sum, parameters_of
 from raydrop.scores.gradients.memory import batch_size_for
 from raydrop.scores.gradients.tree import PairwiseSum
+from raydrop.scores.own import OwnData
 from raydrop.scores.quantities import PER_SAMPLE, Task
 from raydrop.study import ScoringPrecision
 from raydrop.training.checkpoints import load_state
@@ -82,29 +83,34 @@ class GradientWorker:
 
     def __init__(
         self,
-        data: PreparedData,
-        model: str,
+        data: PreparedData | OwnData,
+        model: str | nn.Module,
         device: str = "cpu",
         precision: ScoringPrecision = "fp32",
         memory_bytes: int | None = None,
+        most: int = SCORING_BATCH,
     ) -> None:
-        """Build the model by its name, and choose the batch size by what a pass may take."""
+        """Build the model by its name, and choose the batch size by what a pass may take.
+
+        A module, of the user's own, is used itself, and gets the state that each shard brings.
+        """
         self._device, self._precision = torch.device(device), precision
-        dataset = data.dataset
-        self._batches = make_batches(data, dataset.train, self._device)
-        shape = dataset.input_spec
-        # Every shard brings a checkpoint.
-        self._model = build_model(model, dataset.num_classes, shape, trained=False)
-        self._model.to(self._device).eval()
+        own = data if isinstance(data, OwnData) else OwnData.of(data)
+        self._batches = own.batches(self._device)
+        name = model if isinstance(model, str) else type(model).__name__
+        if isinstance(model, str):
+            # Every shard brings a checkpoint.
+            model = build_model(model, len(own.class_names), own.spec, trained=False)
+        self._model = model.to(self._device).eval()
         complex_ones = [name for name, p in self._model.named_parameters() if p.is_complex()]
         if complex_ones:
             raise ScoringError(
                 f"Expected real parameters, which sums of gradients are kept as, found complex "
-                f"{complex_ones[0]!r} in {model}; keep real and imaginary parts in parameters of "
+                f"{complex_ones[0]!r} in {name}; keep real and imaginary parts in parameters of "
                 "their own."
             )
         memory = default_memory(self._device) if memory_bytes is None else memory_bytes
-        most = batch_size_for(self._model, shape, memory, limit=SCORING_BATCH)
+        most = batch_size_for(self._model, own.spec, memory, limit=most)
         self.halving = Halving(most, ScoringError)
         """Has the most samples per pass; halved whenever memory runs out."""
 

@@ -19,6 +19,7 @@ from raydrop.scores.base import (
     SamplingMethod,
     ScoreMethod,
     TraceMethod,
+    check_scores,
     combined,
     from_seen,
 )
@@ -95,7 +96,7 @@ def run_score(
             values = _scored(method, result, source, seed, device)
             parts.append((result.positions, values))
         scores = combined(parts, len(train))
-    _check_scores(method, scores, train.ids)
+    check_scores(method, scores, train.ids)
     info = {
         "method": run.method,
         "seed": run.seed,
@@ -145,16 +146,3 @@ def _trace(method: ScoreMethod, result: QueryResult) -> Trace:
             f"never, first those at {never[:5].tolist()}; have the training function record them."
         )
     return result.trace
-
-
-def _check_scores(
-    method: ScoreMethod, scores: NDArray[np.floating], ids: NDArray[np.int64]
-) -> None:
-    sound = np.isfinite(scores) | (np.isposinf(scores) & method.may_be_infinite)
-    bad = np.flatnonzero(~sound)
-    if len(bad):
-        raise ScoringError(
-            f"Expected a number for every sample, found {scores[bad[0]]} from {method.name!r} for "
-            f"{len(bad)} of {len(scores)} samples, first those with the ids "
-            f"{ids[bad[:5]].tolist()}; the query run probably diverged, so lower learning_rate."
-        )

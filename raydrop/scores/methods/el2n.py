@@ -18,6 +18,7 @@ class El2n(TraceMethod):
     name = "el2n"
     summary = "norm of the error vector early in training; hardest kept"
     citation = "Paul et al. 2021, arXiv 2107.07075"
+    one_epoch = True
     reads = "initialisations"
 
     def from_trace(self, trace: Trace, score_epoch: int) -> Scores:

@@ -14,6 +14,7 @@ class Entropy(TraceMethod):
     name = "entropy"
     summary = "entropy of the trained model's prediction; most uncertain kept"
     citation = "Coleman et al. 2020, arXiv 1906.11829"
+    one_epoch = True
 
     def from_trace(self, trace: Trace, score_epoch: int) -> Scores:
         return np.asarray(trace.entropy[-1])

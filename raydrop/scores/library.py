@@ -1,0 +1,273 @@
+"""Scores of people's own models on their own data: as in a study, without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from raydrop.data.batches import make_batches
+from raydrop.errors import ConfigError
+from raydrop.metrics import by_class
+from raydrop.models.adapter import Output
+from raydrop.scores import METHODS, score_method
+from raydrop.scores.base import (
+    CheckpointMethod,
+    EmbeddingMethod,
+    GradientMethod,
+    RandomMethod,
+    ScoreMethod,
+    TraceMethod,
+    check_scores,
+    combined,
+)
+from raydrop.scores.own import Checkpoints, OwnData, device_of, own_data
+from raydrop.scores.quantities import QUANTITIES
+from raydrop.scores.sharding import (
+    SCORING_BATCH,
+    Executor,
+    GradientWorker,
+    LocalExecutor,
+    Partial,
+    ShardedGradients,
+)
+from raydrop.scores.source import GradientSource, QueryResult, Unit
+from raydrop.selection.scores import Scores, unmeasured
+from raydrop.store.tables import Units
+from raydrop.study import ScoringPrecision, derive_seed
+from raydrop.training.evaluate import predict
+from raydrop.training.trace import Trace
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What shards are of; travels to workers."""
+
+    model: nn.Module
+    """Gets its states from whoever asks."""
+    name: str
+    data: OwnData
+    batch_size: int
+    precision: ScoringPrecision
+
+    def worker(self, device: str, memory_bytes: int | None = None) -> GradientWorker:
+        """Return what computes shards in this process."""
+        how = device, self.precision, memory_bytes, self.batch_size
+        return GradientWorker(self.data, self.model, *how)
+
+
+Executors = Callable[[Task], AbstractContextManager[Executor]]
+"""Gives what runs shards of a task, while a context lasts."""
+
+
+def here(task: Task) -> AbstractContextManager[Executor]:
+    """Give what runs shards one after the other in this process."""
+    return nullcontext(LocalExecutor(task.worker(str(device_of(task.model)))))
+
+
+class _Memory:
+    """Keeps units for as long as scores are computed; see :class:`UnitCache`."""
+
+    def __init__(self) -> None:
+        self._units: dict[Unit, NDArray[np.float32]] = {}
+
+    def read(self, unit: Unit) -> NDArray[np.float32] | None:
+        return self._units.get(unit)
+
+    def write(self, unit: Unit, values: NDArray[np.float32]) -> None:
+        self._units[unit] = values
+
+    def read_partial(self, unit: Unit) -> Partial | None:  # noqa: ARG002
+        return None
+
+    def write_partial(self, unit: Unit, partial: Partial) -> None:
+        """Keep nothing: after an error there is nobody to go on."""
+
+
+def own_scores(
+    model: Any,
+    data: Any,
+    method: str,
+    *,
+    learning_rates: Sequence[float] | None,
+    steps: int | None,
+    output: Output,
+    batch_size: int | None,
+    device: str | None,
+    recalls: Mapping[Any, float] | ArrayLike | None,
+    precision: ScoringPrecision,
+    seed: int,
+    executors: Executors = here,
+) -> Scores:
+    """Return scores; :func:`raydrop.score` says all of it."""
+    made = _method(method)
+    own = own_data(data)
+    checkpoints = Checkpoints(model, own, output, device)
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"Expected a batch_size of at least 1, found {batch_size}; raise it.")
+    limit = batch_size or SCORING_BATCH
+    task = Task(checkpoints.model, checkpoints.name, own, limit, precision)
+    n, many = len(own.samples), len(checkpoints)
+    if n < made.least_samples:
+        raise ConfigError(
+            f"Expected at least {made.least_samples} samples for {method}, found {n}; give more."
+        )
+    rates = _rates(made, learning_rates, many)
+    if made.reads == "partitions" and steps is None:
+        raise ConfigError(
+            f"Expected steps for {method}, the optimiser steps of the training that left the "
+            "checkpoints, found none; give their number."
+        )
+    run = QueryResult(
+        positions=np.arange(n),
+        trace=None,
+        checkpoints=checkpoints,  # type: ignore[arg-type]  # read one at a time
+        checkpoint_epochs=tuple(range(1, many + 1)),
+        learning_rates=rates,
+        sampled=tuple(range(1, many + 1)),
+        score_epoch=many,
+        steps=steps or 1,
+        validation_recalls=_recalls(made, recalls, own, checkpoints),
+    )
+    # Where a score is a mean over initialisations, each model is one.
+    runs = [run] if made.reads != "initialisations" else [
+        replace(run, score_epoch=epoch) for epoch in run.checkpoint_epochs
+    ]  # fmt: skip
+    seed_of_method = derive_seed(seed, f"scores/{method}")
+    if isinstance(made, RandomMethod):
+        values: Floats = made.draw(n, np.random.default_rng(seed_of_method))
+    elif isinstance(made, TraceMethod):
+        values = _from_outputs(made, runs, own, checkpoints)
+    else:
+        with executors(task) as executor:
+            values = _from_shards(made, runs, task, executor, seed_of_method)
+    check_scores(made, values, own.samples.ids)
+    units = {"class": _units(own.class_names, checkpoints.num_classes, run.validation_recalls)}
+    if own.group_names:
+        units["group"] = unmeasured(list(own.group_names))
+    named = None if own.prepared is None else own.prepared.dataset.name
+    return Scores(
+        np.asarray(values, dtype=np.float64),
+        method,
+        made.higher_is_kept,
+        labels=own.samples.labels,
+        groups=own.samples.groups,
+        ids=own.samples.ids,
+        units=units,
+        dataset=named or "",
+        model=checkpoints.name,
+        seed=seed,
+    )
+
+
+def _method(name: str) -> ScoreMethod:
+    """Return a method that trained models are enough for."""
+    made = score_method(name)
+    if isinstance(made, CheckpointMethod | RandomMethod) or _looks_once(made):
+        return made
+    known = [each for each in METHODS if isinstance(score_method(each), CheckpointMethod)]
+    known += [each for each in METHODS if _looks_once(score_method(each))]
+    raise ConfigError(
+        f"Expected a method that reads trained models ({', '.join(known)}), found {name}, which "
+        "reads the course of a training; use raydrop.Recorder for it."
+    )
+
+
+def _looks_once(method: ScoreMethod) -> bool:
+    return isinstance(method, TraceMethod) and method.one_epoch
+
+
+def _rates(
+    method: ScoreMethod, rates: Sequence[float] | None, count: int
+) -> tuple[float, ...]:  # fmt: skip
+    """Return the learning rate of each checkpoint."""
+    given = None if rates is None else tuple(float(rate) for rate in rates)
+    weighs = isinstance(method, CheckpointMethod) and method.looks_at == "sampled" and count > 1
+    if given is None and not weighs:
+        return (1.0,) * count
+    if given is None or len(given) != count:
+        raise ConfigError(
+            f"Expected a learning rate for each of {count} checkpoints, found "
+            f"{'none' if given is None else len(given)}; give those of the steps before them."
+        )
+    return given
+
+
+def _from_outputs(
+    method: TraceMethod, runs: Sequence[QueryResult], data: OwnData, checkpoints: Checkpoints
+) -> Floats:
+    """Return scores (N,) by what models say of the samples, the mean over some runs."""
+    n, parts = len(data.samples), []
+    batches = data.batches(device_of(checkpoints.model))
+    for run in runs:
+        assert run.score_epoch is not None
+        trace = Trace.empty(1, n)
+        trace.record(0, checkpoints.load(run.score_epoch - 1), batches)
+        parts.append((run.positions, method.from_trace(trace, 1)))
+    return combined(parts, n)
+
+
+def _from_shards(
+    method: ScoreMethod, runs: Sequence[QueryResult], task: Task, executor: Executor, seed: int
+) -> Floats:
+    """Return scores (N,) by gradients or embeddings, the mean over some runs."""
+    samples, parts = task.data.samples, []
+    gradients, cache = ShardedGradients(executor, samples.ids), _Memory()
+    for run in runs:
+        source = GradientSource(run, samples.labels, gradients, cache)
+        if isinstance(method, EmbeddingMethod):
+            vectors, device = source.embeddings(), device_of(task.model).type
+            values = method.from_embeddings(vectors, source.labels, seed=seed, device=device)
+        else:
+            assert isinstance(method, GradientMethod)
+            values = method.from_gradients(source)
+        parts.append((run.positions, values))
+    return combined(parts, len(samples))
+
+
+def _recalls(
+    method: ScoreMethod,
+    recalls: Mapping[Any, float] | ArrayLike | None,
+    data: OwnData,
+    checkpoints: Checkpoints,
+) -> NDArray[np.float64] | None:
+    """Return the recalls (K,) that a method reads: those that are given, or of the last state."""
+    quantities = method.quantities if isinstance(method, CheckpointMethod) else ()
+    if not any(QUANTITIES[each].mean_over == "class" for each in quantities):
+        return None
+    count = checkpoints.num_classes
+    if recalls is not None:
+        names = [*data.class_names, *map(str, range(len(data.class_names), count))]
+        if isinstance(recalls, Mapping):
+            by_name = {str(name): value for name, value in recalls.items()}
+            recalls = [by_name.get(name, np.nan) for name in names]
+        found = np.asarray(recalls, dtype=np.float64)
+        if found.shape == (count,) and ((found >= 0) & (found <= 1)).all():
+            return found
+        raise ConfigError(
+            f"Expected a recall in [0, 1] for each of {count} classes, found {found[:9]}; measure "
+            "every class on validation samples."
+        )
+    if data.prepared is None:
+        raise ConfigError(
+            "Expected recalls of the classes on validation samples, found none; give them as "
+            "recalls=, (K,) or by name, or a data set of raydrop.data, which has a validation set."
+        )
+    model = checkpoints.load(len(checkpoints) - 1)
+    validation = data.prepared.dataset.validation
+    batches = make_batches(data.prepared, validation, device_of(model))
+    predictions = predict(model, batches, len(validation))
+    return by_class(predictions, validation.labels, count)
+
+
+def _units(names: Sequence[str], count: int, recalls: NDArray[np.float64] | None) -> Units:
+    """Return the classes by their names; models may have more outputs than labels are seen."""
+    known = unmeasured([*names, *map(str, range(len(names), count))])
+    return known if recalls is None else replace(known, recalls=recalls.tolist())
