@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raydrop.errors import ConfigError, StoreError
-from raydrop.frontier.figures.canvas import COLOURS, styled, to_pdf, to_png, to_svg
+from raydrop.frontier.figures.canvas import COLOURS, new_figure, styled, to_pdf, to_png, to_svg
 from raydrop.store.files import written_whole
 from raydrop.theory import TwoGaussians
 
@@ -95,8 +94,7 @@ def plot_risks(mixture: TwoGaussians, ax: Axes) -> Axes:
 @styled()
 def theory_figure(mixture: TwoGaussians, density: float | None = None) -> Figure:
     """Compose both panels: densities with thresholds, and class risks by dataset density."""
-    figure = Figure(figsize=(11.4, 5.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11.4, 5.2, layout="constrained")
     left, right = figure.subplots(1, 2)
     plot_densities(mixture, left, density)
     plot_risks(mixture, right)

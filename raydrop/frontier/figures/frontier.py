@@ -42,9 +42,8 @@ from raydrop.frontier.figures.looks import (
     ring,
 )
 from raydrop.frontier.points import ALL, DENSE_NETWORK, has_networks, targets_of
+from raydrop.frontier.statistics.densities import NOISY
 from raydrop.frontier.table import AVERAGE, WORST
-
-NOISY = "noisy_pruned"
 
 
 def label_of(name: str, table: pd.DataFrame) -> str:

@@ -12,11 +12,11 @@ import math
 from dataclasses import dataclass
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 
 from raydrop.frontier.figures.canvas import COLOURS, GREY, Look, ordered_from
 from raydrop.frontier.points import DENSE, Row, rows_of, scorer_name
+from raydrop.frontier.statistics.changes import SHOWN_KEEPS, spread
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "h", ">", "d")
 LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
@@ -25,8 +25,6 @@ FULL_DATA = "#333333"
 FRONT_COLOUR = "#B8860B"
 FRONTS = {"on_front": 2.2, "on_front_at_keep_fraction": 0.8}
 """Widths of the rings that mark points of each Pareto front."""
-SHOWN_KEEPS = 5
-"""Keep fractions in a panel that is about one method; more cannot be told apart."""
 
 STAR: Look = {
     "color": FULL_DATA,
@@ -113,9 +111,7 @@ class KeepStyle:
     @classmethod
     def of(cls, points: pd.DataFrame) -> KeepStyle:
         """Give keep fractions their looks: all, or some from the smallest to the largest."""
-        keeps = sorted(points["keep_fraction"].unique())
-        places = np.linspace(0, len(keeps) - 1, min(len(keeps), SHOWN_KEEPS)).round()
-        return cls(tuple(float(keeps[int(place)]) for place in places))
+        return cls(tuple(spread(sorted(points["keep_fraction"].unique().tolist()), SHOWN_KEEPS)))
 
     def look(self, keep: float, size: float = 3.5) -> Look:
         """Return colour and marker. The colours' lightness grows with the keep fraction."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from raydrop.frontier.figures.canvas import DASH, MINUS
 from raydrop.frontier.points import (
     ALL,
     DENSE,
@@ -33,11 +34,10 @@ from raydrop.frontier.points import (
     target_place,
 )
 from raydrop.frontier.records import Records
+from raydrop.frontier.statistics.densities import NOISY
 from raydrop.frontier.table import AVERAGE, WORST
 from raydrop.study import By
 
-MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
-NOISY = "noisy_pruned"
 SERIES = ["method", "quotas", "query_model"]
 CELL = ["model", "loss", "keep_fraction"]
 DATA = ["model", "keep_fraction", *SERIES]

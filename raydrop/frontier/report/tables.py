@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from raydrop.frontier.figures.canvas import MINUS
 from raydrop.frontier.figures.interactive import DENSE_OPTION, target_name
 from raydrop.frontier.points import (
     ALL,
@@ -24,8 +25,8 @@ from raydrop.frontier.points import (
     rows_of,
     scorer_name,
 )
-from raydrop.frontier.report.sentences import MINUS, NOISY, noise_answer, signed
-from raydrop.frontier.statistics.densities import Noise
+from raydrop.frontier.report.sentences import noise_answer, signed
+from raydrop.frontier.statistics.densities import NOISY, Noise
 from raydrop.frontier.table import AVERAGE, WORST, front_mark
 from raydrop.study import By
 

@@ -32,7 +32,8 @@ SHOWN_UNITS = 20
 SHOWN_ROWS = 60
 """With more rows, keep fractions are thinned out."""
 SHOWN_KEEPS = 5
-"""Keep fractions that are left of each series then; of more than 24 series fewer, of 60 two."""
+"""Keep fractions that are left of each series then; of more than 24 series fewer, of 60 two. Also
+those in a panel that is about one method, since more cannot be told apart."""
 
 FloatArray = NDArray[np.float64]
 Row = tuple[str, float]

@@ -15,7 +15,7 @@ from raydrop.errors import DataError
 from raydrop.frontier.statistics.intervals import (
     agreement_of_shares,
     check_confidence,
-    moderated,
+    seed_variances,
     t_quantile,
     worst_class_interval,
 )
@@ -96,8 +96,8 @@ class Side:
         """Variances (K,) of means over seeds, gross and net of images, and degrees of freedom."""
         seeds, binomial = len(self.correct), self.mean * (1.0 - self.mean)
         recalls = self.correct / self.units.sizes
-        units, freedom = moderated(recalls.var(axis=0, ddof=1) / binomial, seeds - 1)
-        gross = units * binomial / seeds
+        gross, freedom = seed_variances(recalls, binomial)
+        gross = gross / seeds
         return gross, np.maximum(gross - self.alone / seeds, 0.0), freedom
 
     @cached_property
@@ -179,7 +179,7 @@ def contrasts(one: Bools, other: Bools, members: NDArray[np.integer[Any]]) -> Co
     """Estimate a_j - b_k for all pairs of classes, and how sure each is.
 
     The variance is that of seed means over n images, plus that of image means over S seeds
-    (:func:`moderated`), less what both contain; paired on the diagonal (Bonett and Price, 2012,
+    (moderated), less what both contain; paired on the diagonal (Bonett and Price, 2012,
     Journal of Educational and Behavioral Statistics 37:479), independent off it (Agresti and Caffo,
     2000, The American Statistician 54:280).
 

@@ -142,7 +142,7 @@ def _full_accuracies(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
-SHARE = "noisy_pruned"
+NOISY = "noisy_pruned"
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ def noise_of(trials: pd.DataFrame) -> Noise | None:
 
     Every value is a mean over seeds of (mislabelled and pruned) / mislabelled.
     """
-    known = trials[trials[SHARE].notna() & (trials["n_noisy"].fillna(0) > 0)]
+    known = trials[trials[NOISY].notna() & (trials["n_noisy"].fillna(0) > 0)]
     pruned = known[known["method"] != "none"]
     if pruned.empty:
         return None
@@ -187,13 +187,13 @@ def _joined(trials: pd.DataFrame, *, several_models: bool) -> pd.DataFrame:
 
 def _noise_points(trials: pd.DataFrame) -> pd.DataFrame:
     # By seed first: a trial that is missing for one loss must not shift the weight of its seed.
-    seeds = trials.groupby([*SERIES, "keep_fraction", "seed"])[SHARE].mean()
+    seeds = trials.groupby([*SERIES, "keep_fraction", "seed"])[NOISY].mean()
     spread = seeds.groupby([*SERIES, "keep_fraction"]).agg(["mean", "min", "max", "size"])
-    spread.columns = [SHARE, f"{SHARE}_min", f"{SHARE}_max", "n_seeds"]
+    spread.columns = [NOISY, f"{NOISY}_min", f"{NOISY}_max", "n_seeds"]
     points = spread.reset_index()
     points["name"] = [series_name(row) for row in rows_of(points)]
     points["uniform"] = 1.0 - points["keep_fraction"]
-    excess = (points[SHARE] - points["uniform"]).groupby(points["name"]).transform("mean")
+    excess = (points[NOISY] - points["uniform"]).groupby(points["name"]).transform("mean")
     points = points.assign(excess=excess).sort_values(
         ["excess", "name", "keep_fraction"], ascending=[False, True, True], kind="stable"
     )

@@ -90,6 +90,12 @@ def moderated(variances: Floats, freedom: int) -> tuple[Floats, float]:
     return drawn, prior + freedom
 
 
+def seed_variances(recalls: Floats, binomial: Floats) -> tuple[Floats, float]:
+    """Return variances (K,) of recalls (S, K) over seeds, moderated in units of p(1 - p)."""
+    units, freedom = moderated(recalls.var(axis=0, ddof=1) / binomial, len(recalls) - 1)
+    return units * binomial, freedom
+
+
 def check_confidence(confidence: float) -> None:
     """Refuse what is no confidence: a number outside (0, 1)."""
     if not 0.0 < confidence < 1.0:
@@ -218,8 +224,7 @@ def _classes(counts: Floats, sizes: Floats, kept: Floats) -> _Classes:
     # Add-one, so that a class without errors does not seem to have none to spread.
     smooth = (mean * sizes + 1.0) / (sizes + 2.0)
     binomial = smooth * (1.0 - smooth)
-    units, freedom = moderated((counts / sizes).var(axis=0, ddof=1) / binomial, seeds - 1)
-    gross = binomial * units
+    gross, freedom = seed_variances(counts / sizes, binomial)
     alone = mean * (1.0 - mean) * (1.0 - kept) * seeds / (seeds - 1) / sizes
     spread = np.maximum(gross - alone, 0.0)
     return _Classes(mean, sizes, kept, spread / seeds, gross / seeds, freedom)
