@@ -23,7 +23,9 @@ from raydrop.store import Place
 from raydrop.store.files import parse_json, read_regular
 from raydrop.store.places import STUDY
 from raydrop.study import Study, canonical_json
-from raydrop.study.catalogue import Catalogue
+from raydrop.study.catalogue import Brought
+from raydrop.study.importing import paths_in
+from raydrop.study.sources import source_of
 
 RECEIPT = "store/finished.json"
 
@@ -63,10 +65,14 @@ def _read(place: Place, name: str) -> dict[str, Any]:
 
 def _asked(study: Study, fingerprint: str) -> str:
     """Return a hash of all that results and their drawings depend on."""
-    brought = [[kind, e.name, e.source] for kind, c in Catalogue.kinds.items() for e in c.brought()]
+    brought = Brought.here() or Brought(())
+    own = [[kind, each.name, each.source] for kind, each in brought.entries]
+    asked_for = study.to_dict(expand(study))
+    paths = {call.target: call for _, call in paths_in(asked_for | {"name": "", "version": ""})}
+    own += [["path", name, source_of(call.load(), call)] for name, call in paths.items()]
     versions = [platform.python_version(), *map(importlib.metadata.version, _PACKAGES)]
     code = _state_of(Path(raydrop.__file__).parent)
-    asked = [study.to_dict(expand(study)), fingerprint, sorted(brought), versions, code]
+    asked = [asked_for, fingerprint, sorted(own), versions, code]
     return hashlib.sha256(canonical_json({"asked": asked}).encode()).hexdigest()
 
 

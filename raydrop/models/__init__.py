@@ -45,12 +45,12 @@ _TORCHVISION_ARGUMENTS = {"googlenet": _AUXILIARY, "inception_v3": _AUXILIARY}
 
 @dataclass(frozen=True)
 class Network(Entry[nn.Module]):
-    """An architecture, built from K and the images' shape."""
+    """An architecture, built from K and the images' shape; the user's own from an InputSpec."""
 
     any_size: bool = False
     """Whether it is for images of any size, or else torchvision's stands in for large ones."""
-    any_inputs: bool = False
-    """Whether it is built from K and an :class:`InputSpec` of whatever inputs."""
+    note: str = ""
+    """What is to be said where a study uses it."""
 
 
 def _own(thing: Thing) -> Network:
@@ -59,7 +59,7 @@ def _own(thing: Thing) -> Network:
         functools.partial(own_model, thing),
         **thing.facts,
         any_size=True,
-        any_inputs=True,
+        note="" if thing.is_made else "a module whose weights are drawn anew for each seed",
     )
 
 
@@ -181,6 +181,7 @@ def check_eager(model: nn.Module, error: type[RaydropError]) -> None:
 def _architecture(name: str, num_classes: int, spec: InputSpec, head: Head | None) -> nn.Module:
     """Return a model that has not been tried; with a head, trained weights where the name asks."""
     foreign, shape = MODELS.foreign(name), spec.image_shape
+    model: nn.Module
     if foreign is not None:
         model = foreign.make(num_classes, spec)
     elif name == "linear":
@@ -199,7 +200,7 @@ def _architecture(name: str, num_classes: int, spec: InputSpec, head: Head | Non
         _take_channels(model, shape[0])
     for module in model.modules():
         if isinstance(getattr(module, "inplace", None), bool):
-            module.inplace = False  # type: ignore[assignment]
+            module.inplace = False
     return model
 
 

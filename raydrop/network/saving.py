@@ -19,7 +19,7 @@ import math
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raydrop.data.batches import PreparedData
-from raydrop.errors import NetworkError, in_one_line, unknown_name
-from raydrop.models import ImageShape, untried_model
+from raydrop.data.inputs import Inputs, InputSpec, each
+from raydrop.errors import ConfigError, NetworkError, in_one_line, unknown_name
+from raydrop.models import ImageShape, as_spec, untried_model
 from raydrop.network.channels import rebuild
 from raydrop.store import Entry
 from raydrop.store.files import (
@@ -43,6 +44,7 @@ from raydrop.store.files import (
     read_npy_header,
     written_whole,
 )
+from raydrop.study.importing import refuse_paths
 from raydrop.training.checkpoints import flat_state, load_state
 
 FORMAT = "raydrop network"
@@ -73,6 +75,7 @@ _KINDS = {
     **dict.fromkeys(("mean", "std"), "number by channel"),
     **dict.fromkeys(("channels", "facts"), "object"),
 }
+_DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "uint8", "bool")
 Shapes = Mapping[str, tuple[int, ...]]
 """Of the arrays of a state dict, by name."""
 
@@ -89,8 +92,8 @@ class NetworkSpec:
     """Architecture, as :func:`raydrop.models.build_model` names it."""
     num_classes: int
     """K."""
-    image_shape: ImageShape
-    """Channels, height and width of an image."""
+    image_shape: ImageShape | tuple[()]
+    """Channels, height and width of an image; empty where inputs are no images."""
     class_names: tuple[str, ...]
     """In the order of the logits, (K,)."""
     mean: tuple[float, ...]
@@ -105,11 +108,13 @@ class NetworkSpec:
     """How much was to go, such as ``flops(0.75)``."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else is known, as plain JSON values, such as the data set and the loss."""
+    inputs: Sequence[Any] = ()
+    """Inputs that are no images, as :meth:`InputSpec.plain` has them."""
 
     def __post_init__(self) -> None:
-        for name in ("image_shape", "class_names", "mean", "std"):
+        for name in ("image_shape", "class_names", "mean", "std", "inputs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        channels = self.image_shape[0]
+        channels = self.image_shape[0] if self.image_shape else 0
         for name, length in (("class_names", self.num_classes), ("mean", channels)):
             if len(getattr(self, name)) != length:
                 raise NetworkError(
@@ -117,7 +122,7 @@ class NetworkSpec:
                     f"{len(getattr(self, name))}; give one for each class, or for each colour "
                     "channel."
                 )
-        if len(self.std) != channels or min(self.std) <= 0:
+        if len(self.std) != channels or min(self.std, default=1) <= 0:
             raise NetworkError(
                 f"Expected std of a network to be {channels} positive numbers, found {self.std}; "
                 "give one for each colour channel."
@@ -128,7 +133,32 @@ class NetworkSpec:
         """Return the specification of a network of some architecture, trained on some data."""
         dataset = data.dataset
         shape, names = dataset.image_shape, dataset.class_names
-        return cls(model, dataset.num_classes, shape, names, data.mean, data.std, **fields)
+        normalised: tuple[Any, ...] = (shape, names, data.mean, data.std)
+        if shape is None:
+            normalised, fields["inputs"] = ((), names, (), ()), dataset.input_spec.plain()
+        return cls(model, dataset.num_classes, *normalised, **fields)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What the network gets of one sample.
+
+        Raises:
+            NetworkError: If it is not described.
+        """
+        if self.image_shape:
+            return InputSpec.image(self.image_shape)
+        try:
+            shapes, kinds, names, is_tuple = self.inputs
+            if not {*kinds} <= {*_DTYPES} or len(kinds) != len(shapes):
+                raise ValueError("numbers of an unknown type")
+            return InputSpec(
+                tuple(tuple(map(int, shape)) for shape in shapes),
+                tuple(getattr(torch, kind) for kind in kinds),
+                None if names is None else tuple(map(str, names)),
+                bool(is_tuple),
+            )
+        except _UNREADABLE as error:
+            raise _undescribed(error) from error
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -149,7 +179,10 @@ class NetworkSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the specification as plain JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+        fields = dataclasses.asdict(self)
+        if self.image_shape:
+            del fields["inputs"]
+        return json.loads(json.dumps(fields))  # type: ignore[no-any-return]
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Return images as the network was trained to see them: (pixels / 255 - mean) / std.
@@ -195,21 +228,24 @@ def save_network(path: str | Path, spec: NetworkSpec, model: nn.Module) -> None:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def load_network(path: str | Path) -> tuple[nn.Module, NetworkSpec]:
+def load_network(path: str | Path, trust: Collection[str] = ()) -> tuple[nn.Module, NetworkSpec]:
     """Return a saved network in eval mode, on the CPU, and its specification.
 
-    Nothing is downloaded, and nothing in the file is run.
+    Nothing is downloaded, and nothing in the file is run: a model of somebody's own, as in
+    ``mypkg.net:SignNet``, is imported only where ``trust`` names its package.
 
     Raises:
+        ConfigError: If the model is of a package that is not trusted, or is not there.
         NetworkError: If the file cannot be read, is damaged or of another version, or the network
             that this version builds has other parameters than the file.
     """
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             spec = NetworkSpec.from_dict(_read_header(archive, path))
+            refuse_paths(spec.model, trust, f"the network in {path}")
             model = skeleton(spec, data=False)
             state = _read_state(archive, _shapes(model), str(path))
-    except NetworkError:
+    except (NetworkError, ConfigError):
         raise
     except FileNotFoundError as error:
         raise NetworkError(
@@ -244,13 +280,15 @@ def network_entry(
     return {**spec.to_dict(), "state": shapes}, {"state": flat_state(filled)}
 
 
-def network_of(entry: Entry) -> tuple[nn.Module, NetworkSpec]:
+def network_of(entry: Entry, trust: Collection[str] = ()) -> tuple[nn.Module, NetworkSpec]:
     """Return the network, in eval mode and on the CPU, that :func:`network_entry` took apart.
 
     Raises:
+        ConfigError: If the model is of a package that is not trusted, or is not there.
         NetworkError: If the network that this version builds has other parameters.
     """
     spec = NetworkSpec.from_dict(entry.info)
+    refuse_paths(spec.model, trust, "a stored network")
     shapes = _float_shapes(skeleton(spec, data=False))
     try:
         found = {name: tuple(shape) for name, shape in entry.info.get("state", ())}
@@ -266,15 +304,18 @@ def network_of(entry: Entry) -> tuple[nn.Module, NetworkSpec]:
 def export_network(
     path: str | Path,
     model: nn.Module,
-    image_shape: ImageShape,
+    inputs: InputSpec | ImageShape,
     format: str,  # noqa: A002 - what the field calls it
     spec: NetworkSpec | None = None,
 ) -> None:
-    """Write a network as a program from normalised images (B, C, H, W) to logits (B, K), any B.
+    """Write a network as a program from its inputs (B, ...) to logits (B, K), any B.
+
+    Images, (B, C, H, W), are normalised ones.
 
     The model is left as it is, and exported as it computes in eval mode; a file that is there is
     replaced. Formats are ``pt2``, for :func:`torch.export.load`, and ``onnx``, which takes the
-    packages ``onnx`` and ``onnxscript``; its input is called ``images`` and its output ``logits``.
+    packages ``onnx`` and ``onnxscript``; its input is called ``images``, those that are no images
+    ``inputs`` or by their own names, and its output ``logits``.
     ``spec`` is written beside the program as JSON: in :data:`EXTRA` among the extra files of
     ``pt2``, or under the key ``raydrop`` of the metadata of ``onnx``.
 
@@ -286,7 +327,7 @@ def export_network(
     if format not in EXPORTS:
         raise unknown_name("format", format, EXPORTS)
     export = _pt2_bytes if format == "pt2" else _onnx_bytes
-    example = torch.zeros(2, *image_shape)  # one image would be exported as the only batch size
+    example = as_spec(inputs).zeros(2)  # one sample would be exported as the only batch size
     facts = json.dumps({} if spec is None else spec.to_dict(), sort_keys=True)
     try:
         with warnings.catch_warnings():
@@ -317,7 +358,7 @@ def skeleton(spec: NetworkSpec, *, data: bool = True) -> nn.Module:
         NetworkError: If the architecture is unknown or the channels do not fit it.
     """
     try:
-        model = untried_model(spec.model, spec.num_classes, spec.image_shape, data=data)
+        model = untried_model(spec.model, spec.num_classes, spec.input_spec, data=data)
         return rebuild(model, spec.channels).eval()
     except NetworkError:
         raise
@@ -329,30 +370,41 @@ def skeleton(spec: NetworkSpec, *, data: bool = True) -> nn.Module:
         ) from error
 
 
-def _pt2_bytes(model: nn.Module, example: Tensor, facts: str) -> bytes:
-    program = torch.export.export(
-        model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
-    )
+def _pt2_bytes(model: nn.Module, example: Inputs, facts: str) -> bytes:
+    program = torch.export.export(model, (example,), dynamic_shapes=_any_batch(example))
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={EXTRA: facts})
     return buffer.getvalue()
 
 
-def _onnx_bytes(model: nn.Module, example: Tensor, facts: str) -> bytes:
+def _any_batch(example: Inputs) -> tuple[Any]:
+    batch = torch.export.Dim("batch")
+    return (each(lambda _: {0: batch}, example),)
+
+
+def _onnx_bytes(model: nn.Module, example: Inputs, facts: str) -> bytes:
     for package in ("onnx", "onnxscript"):
         importlib.import_module(package)  # torch would say that its own exporter failed
     program: Any = torch.onnx.export(
         model,
         (example,),
         dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        input_names=["images"],
+        dynamic_shapes=_any_batch(example),
+        input_names=_input_names(example),
         output_names=["logits"],
         verbose=False,
     )
     program.model.metadata_props["raydrop"] = facts
     content: bytes = program.model_proto.SerializeToString()
     return content
+
+
+def _input_names(example: Inputs) -> list[str]:
+    if isinstance(example, Mapping):
+        return list(example)
+    if isinstance(example, Tensor):
+        return ["images" if example.ndim == 4 else "inputs"]
+    return [f"inputs_{place}" for place in range(len(example))]
 
 
 def _read_header(archive: zipfile.ZipFile, path: str | Path) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from raydrop.models import PRETRAINED, build_model, head_of
 from raydrop.network import network_rule
 from raydrop.network.base import parse_target
 from raydrop.network.tracing import coupling_of
+from raydrop.plan.own import try_own
 from raydrop.plan.runs import QueryRun, ScoreRun, TrialRun, dense_trial, trial_run
 from raydrop.scores import METHODS, score_method
 from raydrop.scores.base import stratified_partitions
@@ -126,6 +127,7 @@ def make_plan(study: Study, trials: Sequence[TrialConfig], dataset: LabelledData
                 f"beside network_method {trial.network_method!r}; prune data with one study, and "
                 "networks with another without train."
             )
+    try_own(study, trials, dataset)
     found = {trial: trial_run(study, trial, dataset.fingerprint) for trial in trials}
     pruned = {run.dense.trial for run in found.values() if run.dense is not None}
     runs = tuple(

@@ -20,7 +20,7 @@ from raydrop.scores.base import CheckpointMethod
 from raydrop.scores.source import Unit
 from raydrop.selection import QUOTAS, quota_rule
 from raydrop.study import SCHEMA, ScoringPrecision, Study, Training, TrialConfig, config_hash
-from raydrop.study.catalogue import Named, sources
+from raydrop.study.catalogue import Catalogue, Named, sources
 from raydrop.training.checkpoints import sampled_epochs, score_epoch
 from raydrop.training.loop import TRAINERS
 from raydrop.training.losses import LOSSES, loss_rule
@@ -216,15 +216,16 @@ def named_by(study: Study, **axes: str) -> dict[str, Named[Any]]:
     """
     data = parse_spec(study.dataset).name
     found = {axis: _LISTED[axis].named(name) for axis, name in axes.items() if axis in _LISTED}
-    for axis, listed, name in (("dataset", DATASETS, data), ("model", MODELS, axes.get("model"))):
-        known = None if name is None else listed.foreign(name)
+    looked_up = (("dataset", DATASETS, data), ("model", MODELS, axes.get("model", "")))
+    for axis, listed, name in looked_up:
+        known = listed.foreign(name)
         if known is None and name in listed:
             known = listed[name].named([])
         found |= {} if known is None else {axis: known}
     return found
 
 
-_LISTED = {
+_LISTED: Mapping[str, Catalogue[Any]] = {
     "method": METHODS,
     "quotas": QUOTAS,
     "loss": LOSSES,

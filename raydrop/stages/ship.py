@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 from raydrop.errors import ConfigError, unknown_name
@@ -34,6 +35,7 @@ def ship(
     trial_id: str,
     out: str | Path,
     format: str = "raydrop",  # noqa: A002 - what the field calls it
+    trust: Collection[str] = (),
 ) -> NetworkSpec:
     """Write the pruned network of a trial to a file, and return what that says of it.
 
@@ -42,10 +44,12 @@ def ship(
         trial_id: Of a trial that pruned a network, or the beginning of its id alone.
         out: File to write; one that is there is replaced.
         format: One of :data:`FORMATS`.
+        trust: Packages whose models may be imported, as ``mypkg`` in ``mypkg.net:SignNet``: whoever
+            wrote the folder may have named any code.
 
     Raises:
-        ConfigError: If there is no such format, folder or trial, several trials begin so, or the
-            trial left no network.
+        ConfigError: If there is no such format, folder or trial, several trials begin so, the trial
+            left no network, or its model is of a package that is not trusted.
         NetworkError: If this version cannot build or export the network, or write the file.
         StoreError: If what the trial left cannot be read.
     """
@@ -53,7 +57,7 @@ def ship(
         raise unknown_name("format", format, FORMATS)
     store = Store(open_place(directory))
     trial, key = _network_key(store, trial_id)
-    model, spec = network_of(required(store, "network", key))
+    model, spec = network_of(required(store, "network", key), trust)
     record = store.read("trial", trial)
     known = {} if record is None else {**record.config, **record.info}
     facts = {name: known[name] for name in SHIPPED_FACTS if known.get(name) is not None}
@@ -61,7 +65,7 @@ def ship(
     if format == "raydrop":
         save_network(out, spec, model)
     else:
-        export_network(out, model, spec.image_shape, format, spec)
+        export_network(out, model, spec.input_spec, format, spec)
     return spec
 
 

@@ -294,16 +294,16 @@ class Catalogue(Mapping[str, Some]):
         self._entries = {entry.name: entry for entry in entries}
         self._own = frozenset(self._entries)
         self._things: dict[str, Thing] = {}
+        self._plugins: dict[str, Thing] = {}
         self._adopted: dict[str, tuple[Any, Some]] = {}
         Catalogue.kinds[kind] = self
         for each in _WAITING.pop(kind, ()):
             self.take(each)
 
     def __getitem__(self, name: str) -> Some:
-        entry = self._entries.get(name) or self._installed(name)
-        if entry is None:
-            raise KeyError(name)
-        return entry
+        if name not in self._entries and (plugin := self._plugin(name)):
+            return self._entry_of(plugin)
+        return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -355,11 +355,11 @@ class Catalogue(Mapping[str, Some]):
         found = dict(self._entries) | things
         for name, point in sorted(_entry_points(self._group).items()):
             try:
-                entry = found.get(name) or self._installed(name)
+                plugin = self._plugin(name)
+                found |= {} if plugin is None else {name: self._entry_of(plugin)}
             except ConfigError as error:
                 entry = self._adopt(Thing(name, _Absent(name), origin=_origin(point)))
-                entry = dataclasses.replace(entry, summary=str(error))
-            found |= {} if entry is None else {name: entry}
+                found[name] = dataclasses.replace(entry, summary=str(error))
         return found
 
     def named(self, text: str) -> Named[Any]:
@@ -396,14 +396,14 @@ class Catalogue(Mapping[str, Some]):
         known = {head, head.partition(":")[0]} & self._entries.keys()
         if text in self._things:
             thing: Thing | None = self._things[text]
-        elif known or not (":" in head or head in self._things):
+        elif known:
             return None
         else:
-            call = Call.parse(text)
-            if call is None:
-                return None
-            thing = self._things.get(head) if not call.module else _imported(call)
-            thing = thing and dataclasses.replace(thing, call=call)
+            thing = self._things.get(head) or self._plugin(head)
+            call = Call.parse(text) if thing or ":" in head else None
+            if call is not None:
+                thing = _imported(call) if call.module else thing
+                thing = thing and dataclasses.replace(thing, call=call)
         if thing is None:
             return None
         name = text if thing.call is None else thing.call.text
@@ -417,27 +417,25 @@ class Catalogue(Mapping[str, Some]):
 
     def _entry_of(self, thing: Thing) -> Some:
         if not isinstance(thing.value, Entry):
-            return self._adopt(thing)  # type: ignore[no-any-return]
+            return self._adopt(thing)
         facts = {key: thing.facts[key] for key in ("source", "unhashable", "origin")}
         return dataclasses.replace(thing.value, name=thing.name, **facts)  # type: ignore[return-value]
 
-    def _installed(self, name: str) -> Some | None:
+    def _plugin(self, name: str) -> Thing | None:
         """Return what an entry point of that name offers, or None where there is none."""
-        point = _entry_points(self._group).get(name)
-        if point is None:
-            return None
-        try:
-            value = point.load()
-        except Exception as error:  # whatever somebody's package raises
-            raise ConfigError(
-                f"Expected {self.kind} {name!r} of {_origin(point)} to load, found "
-                f"{in_one_line(error)}; mend or uninstall that package."
-            ) from error
-        source = source_of(value, Call(point.attr, point.module))
-        entry = self._entry_of(Thing(name, value, source, origin=_origin(point)))
-        self._entries[name] = entry
-        self._own |= {name}  # every process finds it where it is installed
-        return entry
+        point = None if name in self._entries else _entry_points(self._group).get(name)
+        if point is not None and name not in self._plugins:
+            origin = _origin(point)
+            try:
+                value = point.load()
+            except Exception as error:  # whatever somebody's package raises
+                raise ConfigError(
+                    f"Expected {self.kind} {name!r} of {origin} to load, found "
+                    f"{in_one_line(error)}; mend or uninstall that package."
+                ) from error
+            source = source_of(value, Call(point.attr, point.module))
+            self._plugins[name] = Thing(name, value, source, origin=origin)
+        return None if point is None else self._plugins[name]
 
     def _names(self) -> set[str]:
         return {*self._entries, *self._things, *_entry_points(self._group)}
@@ -495,7 +493,10 @@ def bring(kind: str, thing: Any) -> str:
         ConfigError: If it has no name, or one that raydrop has already.
     """
     if isinstance(thing, str):
-        return thing
+        call = None
+        if ":" in thing.partition("(")[0] and kind != "data set":  # which may have variants
+            call = Call.parse(thing)
+        return thing if call is None else call.text
     path = path_of(thing)
     if path is not None:
         return path.text

@@ -164,8 +164,8 @@ def refuse_paths(value: Any, trust: Collection[str], place: str) -> None:
         if package not in trust and call.module not in trust:
             raise ConfigError(
                 f"Expected names that raydrop knows in {place}, found {visible(call.text)!r}"
-                f"{f' for {visible(where)}' if where else ''}, whose import would run code; read "
-                f"that code, and if you trust it, add --trust {package}."
+                f"{f' for {visible(where)}' if where else ''}, whose import would run code; if "
+                f"you trust that, add --trust {package}, in Python trust={[package]}."
             )
 
 

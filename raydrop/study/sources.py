@@ -9,6 +9,7 @@ it.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dis
 import enum
 import functools
@@ -90,9 +91,10 @@ def distribution_of(module: types.ModuleType) -> str:
     if not {"site-packages", "dist-packages"} & {*file.parts}:
         return ""
     for name in _distributions().get(module.__name__.partition(".")[0], ()):
-        found = importlib.metadata.distribution(name)
-        if file.is_relative_to(Path(str(found.locate_file("")))):
-            return f"{name} {found.version.partition('+')[0]}"  # whatever processor it is built for
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # no longer on the path
+            found = importlib.metadata.distribution(name)
+            if file.is_relative_to(Path(str(found.locate_file("")))):
+                return f"{name} {found.version.partition('+')[0]}"  # for whatever processor
     return ""
 
 
@@ -163,7 +165,7 @@ class _Reading:
         """Return a text of a value that no other value has; None of what is known by its name."""
         if isinstance(value, _PLAIN):
             return f"{type(value).__name__} {value!r}"
-        is_tensor, home = hasattr(value, "detach"), type(value).__module__
+        home, is_tensor = type(value).__module__, hasattr(value, "untyped_storage")
         if isinstance(value, _SHOWN) or (home in ("typing", "torch") and not is_tensor):
             return repr(value)
         if isinstance(value, logging.Logger | types.MemberDescriptorType) or not depth:
@@ -303,7 +305,7 @@ def _numbers(value: Any) -> str:
     import numpy as np  # which is loaded, as there is such a value
 
     bits = value
-    if hasattr(value, "detach"):
+    if hasattr(value, "untyped_storage"):
         import torch  # likewise
 
         bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -325,9 +325,11 @@ def _text_of(key: str, value: Any, known: dict[str, Any], kind: str = "") -> Any
             value.categories = within(value.categories)
         return value
     plain_kind = type(value).__module__ in ("numpy", "torch")  # numbers and texts of these
-    if not kind or value is None or plain_kind or isinstance(value, str | int | float):
+    if not kind or value is None or plain_kind or isinstance(value, int | float):
         return value
     name = bring(kind, value)
+    if isinstance(value, str):
+        return name
     other = known.setdefault(f"{kind} {name}", value)
     if other is not value and not same_source(other, value):
         raise ConfigError(
