@@ -21,6 +21,7 @@ from raydrop.cluster.session import ray_session
 from raydrop.data.batches import PreparedData
 from raydrop.data.check import Finding, glance
 from raydrop.data.dataset import LabelledDataset
+from raydrop.data.spec import is_listed
 from raydrop.errors import ConfigError, visible
 from raydrop.plan import Plan
 from raydrop.plan.runs import QueryRun
@@ -97,7 +98,7 @@ class Briefing:
             "Study ",
             Text(visible(study.name), "bold"),
             f": {dataset.name}, "
-            f"{len(dataset.train)} training images in {len(sizes)} {units} "
+            f"{len(dataset.train)} training {dataset.noun} in {len(sizes)} {units} "
             f"(smallest {sizes.min()}, largest {sizes.max()}), "
             f"{len(dataset.validation)} for validation, {len(dataset.test)} for testing; {models}",
             sep="",
@@ -113,8 +114,10 @@ class Briefing:
 
     def _tell_found(self, findings: Sequence[Finding]) -> None:
         if findings:
-            command = f"raydrop check {shlex.quote(self.dataset.name)}"
-            self.say("look", "; ".join([*(f.brief() for f in findings), f"{command} says more"]))
+            told = [finding.brief() for finding in findings]
+            if is_listed(self.dataset.name):  # no command line has what a script holds
+                told.append(f"raydrop check {shlex.quote(self.dataset.name)} says more")
+            self.say("look", "; ".join(told))
 
     def _tell_counts(self) -> None:
         plan, missing = self.plan, self.missing

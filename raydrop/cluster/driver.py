@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import ray
 from ray.tune import Callback
 from rich.console import Console
 
@@ -24,7 +23,7 @@ from raydrop.cluster.briefing import Briefing
 from raydrop.cluster.crew import attempt, start_crew
 from raydrop.cluster.deaths import WorkerDeaths
 from raydrop.cluster.scoring import Context, run_queries, run_scores
-from raydrop.cluster.session import find_head, ray_session
+from raydrop.cluster.session import find_head, ray_session, sent
 from raydrop.cluster.shared_store import check_machines, shared
 from raydrop.cluster.space import expand
 from raydrop.cluster.sweep import run_trials
@@ -283,7 +282,7 @@ def _run(briefing: Briefing, options: Options, beginning: Beginning | None = Non
         briefing.tell_layout(layout, cluster_layout.alive_nodes())
         with beginning() if beginning else nullcontext(()) as callbacks:
             train, deaths = briefing.dataset.train, WorkerDeaths(store)
-            context = Context(study, ray.put(data), layout, place, store, train, console, deaths)
+            context = Context(study, sent(data), layout, place, store, train, console, deaths)
             try:
                 with start_crew(context.of_workers(), deaths) as crew:
                     failed = run_queries(context, missing.queries, crew)

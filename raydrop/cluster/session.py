@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
 from raydrop.cluster.packages import folders_of, shipped
-from raydrop.errors import ConfigError, IncompleteStudyError, in_one_line
+from raydrop.errors import ConfigError, DataError, IncompleteStudyError, in_one_line
 
 ANSWER_SECONDS = 10.0
 """How long the head of a cluster may take to answer; Ray itself would ask for minutes."""
@@ -204,6 +204,23 @@ def _job(folders: Iterable[str | None], environment: dict[str, Any] | None = Non
     program = str(Path(sys.argv[0]).resolve().parent)  # of a module it is not on the path
     found = [each for each in (program, *folders) if each in sys.path]
     return _Job(_py_driver_sys_path=found, runtime_env=environment or {})
+
+
+def sent(data: Any) -> Any:
+    """Put data where all workers see them, and return where that is.
+
+    Raises:
+        DataError: If they hold what cannot be sent, such as an open file.
+    """
+    try:
+        return ray.put(data)
+    except Exception as error:  # whatever the user's data set raises
+        cause = error.__cause__ or error
+        raise DataError(
+            f"Expected a data set that can be sent to workers, found that it cannot "
+            f"({in_one_line(cause)}); have it open files and the like when an item is asked for, "
+            "or keep the inputs in memory with in_memory=True."
+        ) from error
 
 
 def find_head(address: str) -> str:

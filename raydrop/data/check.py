@@ -399,7 +399,6 @@ def _same_images(dataset: LabelledDataset, samples: Sequence[_Sample]) -> Iterat
     """Find images that are there more than once."""
     if not _is_compared(dataset):
         return
-    noun = "samples" if dataset.image_shape is None else "images"
     groups = dict[bytes, list[_Sample]]()
     for each in samples:
         if each.pixels:
@@ -412,7 +411,7 @@ def _same_images(dataset: LabelledDataset, samples: Sequence[_Sample]) -> Iterat
             f"in {first} and {second}" if first != second else f"more than once in {first}",
             (f"{a.name} = {b.name}" for a, b in pairs),
             sum(each.split == second for each in samples),
-            f"{second} {noun}",
+            f"{second} {dataset.noun}",
             f"{exact:,} byte for byte; {advice}" if exact else advice,
         )
     labelled = ([each for each in same if not each.noisy] for same in copies)
@@ -424,7 +423,7 @@ def _same_images(dataset: LabelledDataset, samples: Sequence[_Sample]) -> Iterat
             if len({each.of_class for each in same}) > 1
         ),
         len(groups),
-        f"distinct {noun}",
+        f"distinct {dataset.noun}",
         "no network can be right about all of them, so correct or remove them",
     )
 
@@ -440,7 +439,7 @@ def _few_in_validation(dataset: LabelledDataset, by: By) -> Iterator[Finding]:
     sizes = dataset.sizes(by, "validation").tolist()
     few = sorted((size, name) for size, name in zip(sizes, dataset.names(by), strict=True))
     yield from _found(
-        f"with fewer than {FEW} validation images",
+        f"with fewer than {FEW} validation {dataset.noun}",
         (f"{name}: {size}" for size, name in few if size < FEW),
         len(sizes),
         "classes" if by == "class" else "groups",

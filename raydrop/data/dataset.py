@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -287,6 +287,22 @@ class LabelledDataset:
         return self.spec
 
     @property
+    def noun(self) -> str:
+        """What samples are called: images, or samples where inputs are none."""
+        return "samples" if self.image_shape is None else "images"
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the modules that whoever feeds this has to import, such as the user's own."""
+        held: list[Any] = [self.augment]
+        for split in self.splits().values():
+            inputs = split.inputs
+            if isinstance(inputs, StreamedInputs | OpenedImages):
+                held += [getattr(inputs, "collate", None), *_nested(inputs.source)]
+        owners = (one if hasattr(one, "__qualname__") else type(one) for one in held)
+        return tuple(sorted({str(owner.__module__) for owner in owners}))
+
+    @property
     def num_classes(self) -> int:
         """Number of classes, K."""
         return len(self.class_names)
@@ -379,6 +395,13 @@ class LabelledDataset:
 
     def _is_decoded(self) -> bool:
         return all(split.inputs.in_memory for split in self.splits().values())
+
+
+def _nested(source: Any) -> Iterator[Any]:
+    """Yield a data set, the one that it is a part of, and so on."""
+    while source is not None:
+        yield source
+        source = getattr(source, "dataset", None)
 
 
 def crossed(

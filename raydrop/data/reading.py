@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ class _Read:
     """Of pictures: what they are opened as."""
     seen: tuple[bytes, ...] = ()
     """Hashes of a few samples, by which an earlier reading counts."""
+    size: float = math.inf
+    """Bytes that the inputs take; they are read again where they may be kept now."""
 
 
 _EARLIER: weakref.WeakKeyDictionary[Any, _Read] = weakref.WeakKeyDictionary()
@@ -123,10 +126,10 @@ def _read(inputs: StreamedInputs, name: str, limit: float, workers: int) -> _Rea
         return _Read(tensors[1], groups, digest.text(), spec, values)
     seen = looked_at(inputs, name)
     try:
-        earlier = _EARLIER.get(inputs.source)
+        earlier = _EARLIER.get(inputs.source) if inputs.collate is None else None
     except TypeError:  # no hash, or no weak reference to it
         earlier = None
-    if earlier is not None and earlier.seen == seen and inputs.collate is None:
+    if earlier is not None and earlier.seen == seen and earlier.size > limit:
         return earlier
     found = _read_items(inputs, limit, workers, seen)
     if found.kept is None and inputs.collate is None:
@@ -142,7 +145,7 @@ def _read_items(
 ) -> _Read:
     labels, groups, digest = list[Any](), list[Any](), Digest()
     kept: list[Any] | None = []
-    left, spec, sizes = limit, None, set[tuple[int, ...]]()
+    size, spec, sizes = 0, None, set[tuple[int, ...]]()
     for rest, batch in chunks(inputs, workers):
         for label, *group in rest:
             labels.append(label)
@@ -155,19 +158,19 @@ def _read_items(
         values, here = rows(batch), InputSpec.of(batch)
         digest.update(values)
         spec = spec or here
-        left -= sum(array.nbytes for array in leaves(values))
+        size += sum(array.nbytes for array in leaves(values))
         if here != spec and inputs.collate is None:
             raise DataError(
                 f"Expected inputs that make a batch, found samples of {spec} and of {here}; give "
                 "all the same shape, for example by padding, or a function collate= from a list of "
                 "inputs to a batch."
             )
-        kept = None if kept is None or left < 0 or here != spec else [*kept, values]
+        kept = None if kept is None or size > limit or here != spec else [*kept, values]
     beside = labels, None if all(group is None for group in groups) else groups, digest.text()
     if spec is None:
-        grey = all(len(size) == 2 for size in sizes)
+        grey = all(len(shape) == 2 for shape in sizes)
         return _Read(*beside, _picture_shape(sizes, grey), None, "L" if grey else "RGB", seen)
-    return _Read(*beside, _image_spec(spec), kept and joined(kept), seen=seen)
+    return _Read(*beside, _image_spec(spec), kept and joined(kept), seen=seen, size=size)
 
 
 def _picture_shape(sizes: set[tuple[int, ...]], grey: bool) -> Shape:

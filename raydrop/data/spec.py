@@ -263,6 +263,12 @@ def _is_misspelt(name: str) -> bool:
     return name in DATASETS or bool(close and importlib.util.find_spec(package) is None)
 
 
+def is_listed(text: str) -> bool:
+    """Return whether a specification says where the data are, and is not the name of an object."""
+    name = parse_spec(text).name
+    return name in DATASETS or ":" in name
+
+
 def _take_apart(base: str) -> tuple[str, str | None, tuple[tuple[str, str], ...]]:
     """Return name, path and options of a data set without variants."""
     end = min(at for at in (base.find(":"), base.find("?"), len(base)) if at >= 0)

@@ -27,7 +27,7 @@ from raydrop.cluster.forecast import (
     stage_seconds,
     timed,
 )
-from raydrop.data import load_dataset
+from raydrop.data import from_arrays, load_dataset
 from raydrop.data.batches import make_batches
 from raydrop.data.dataset import FileImages, LabelledDataset, Split
 from raydrop.errors import RaydropError
@@ -252,7 +252,7 @@ def test_a_gpu_is_waited_for_and_its_random_numbers_are_kept(
         forecast, "new_model", lambda name, data, *_, **kw: new_model(name, data, "cpu", **kw)
     )
     monkeypatch.setattr(
-        forecast, "make_batches", lambda data, part, _: make_batches(data, part, CPU)
+        forecast, "make_batches", lambda data, part, _, **how: make_batches(data, part, CPU, **how)
     )
     monkeypatch.setattr(forecast, "BATCHES", 3)
     timed([Probe("small_cnn", TRAINING)], small, "cuda", 1, seconds=1e3)
@@ -292,6 +292,17 @@ def test_images_that_stream_are_augmented_where_they_are_read() -> None:
     assert not noise.horizontal_flip
     assert noise.crop_padding == 0
     assert Noise.like(mirrored, in_memory=True).horizontal_flip
+
+
+def test_noise_stands_for_any_inputs() -> None:
+    ids = np.arange(600).reshape(60, 10) % 50
+    x = {"ids": ids, "dose": np.ones((60, 2), np.float32)}
+    dataset = from_arrays(x, np.arange(60) % 3)
+    data = Noise.like(dataset, in_memory=True).drawn(30)
+    assert data.dataset.input_spec == dataset.input_spec
+    (batch,) = make_batches(data, data.dataset.train, CPU)([torch.arange(30)])
+    assert not batch.inputs["ids"].any()  # which are ids in any vocabulary
+    assert 0.7 < batch.inputs["dose"].std() < 1.3
 
 
 def test_many_large_classes_take_no_memory() -> None:

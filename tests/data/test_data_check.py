@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 from typer.testing import CliRunner
@@ -366,3 +367,21 @@ def test_names_are_text(root: Path) -> None:
     assert status == 0
     assert "\x1b[2J" not in said
     assert said.count("[b]\\x1b[2J") >= 3
+
+
+def test_rows_of_a_table_are_looked_at_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 3)).round(4)
+    x[7], x[100] = x[8], x[3]  # in training twice with two labels, and in training and test
+    frame = pd.DataFrame(x, columns=["a", "b", "c"])
+    frame = frame.assign(
+        label=np.arange(120) % 2, part=["train"] * 60 + ["val"] * 30 + ["test"] * 30
+    )
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    status, said = invoke(f"table:{tmp_path}/rows.csv?split=part&features=a,b,c")
+    assert status == 0
+    assert "3, not mirrored, kept in memory" in said
+    assert "compared    inputs" in said
+    assert "in train and test: 1 of 30 test samples (train sample 3 = test sample 100)" in said
+    assert "more than once in train: 1 of 60 train samples" in said
+    assert "the same under different labels: 2 of" in said
