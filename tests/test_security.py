@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ from raydrop.data import load_dataset
 from raydrop.errors import RaydropError, StoreError
 from raydrop.frontier import load_records, write_frontier
 from raydrop.models import build_model
+from raydrop.network.saving import (
+    NetworkSpec,
+    load_network,
+    network_entry,
+    network_of,
+    save_network,
+)
 from raydrop.store import META, Store
 from raydrop.study import Study, canonical_json
 
@@ -596,3 +604,98 @@ def test_workers_of_a_script_import_from_its_folder_alone(theirs: Path) -> None:
     result = command(theirs, sys.executable, theirs.parent / "driver.py")
     assert result.stdout.strip() == "([True, False], 42, 'found')", result.stderr
     assert imported(theirs.parent) == []
+
+
+HOSTILE = [
+    *("dataset", "model", "query_model", "train", "point.method", "point.quotas", "point.loss"),
+    *("point.model", "point.query_model", "point.network_method", "training.optimizer"),
+    *("query_training.optimizer", "network.dense_loss"),
+]
+
+
+def hostile_study(field: str, text: str) -> dict[str, Any]:
+    """A stored study in which somebody has written a text into one field."""
+    study = TINY.to_dict([{"method": "el2n", "keep_fraction": 0.5}])
+    whole = TINY.to_dict([{}])["training"]
+    study |= {"query_training": whole, "network": {"rounds": 1, "dense_loss": "cross_entropy"}}
+    study["param_space"][0] |= {"network_target": 0.5, "network_method": "magnitude"}
+    *parents, name = field.split(".")
+    owner = study
+    for parent in parents:
+        owner = study["param_space"][0] if parent == "point" else study[parent]
+    owner[name] = text
+    return study
+
+
+@pytest.mark.parametrize("form", ["os:mkdir({!r})", "from_method:os:mkdir({!r})", " os:mkdir"])
+@pytest.mark.parametrize("field", HOSTILE)
+def test_a_replay_imports_nothing(
+    field: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = tmp_path / "trace"
+    values = hostile_study(field, form.format(str(trace)))
+    monkeypatch.setattr("importlib.import_module", _fails)
+    with pytest.raises(RaydropError, match=r"^Expected names that raydrop knows in a stored study"):
+        Study.from_dict(values)
+    (tmp_path / "study.json").write_text(json.dumps({"study": values}))
+    monkeypatch.undo()
+    assert planned(tmp_path / "study.json", monkeypatch) == 1
+    assert planned(tmp_path / "study.json", monkeypatch, "--trust", "mypkg") == 1
+    assert not trace.exists()
+
+
+def _fails(name: str, *_: object) -> None:
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("field", HOSTILE)
+def test_the_hostile_names_would_be_imported_if_they_were_trusted(field: str) -> None:
+    """Negative control."""
+    values = hostile_study(field, "os:mkdir")
+    study = Study.from_dict(values, trust=["os"])
+    assert "os:mkdir" in json.dumps(study.to_dict(study.spaces()))
+
+
+def test_a_replay_of_what_is_trusted_or_known_is_not_refused() -> None:
+    values = hostile_study("point.loss", "torch.nn:CrossEntropyLoss")
+    study = Study.from_dict(values, trust=["torch"])
+    assert study.spaces()[0]["loss"] == "torch.nn:CrossEntropyLoss"
+    with pytest.raises(RaydropError, match=r"add --trust torch"):
+        Study.from_dict(values, trust=["torchvision"])
+    for field, text in (
+        ("dataset", "imagefolder:photos?crop=4+long_tail(10)"),
+        ("model", "timm:resnet18"),
+        ("model", "resnet18:imagenet"),
+        ("point.quotas", "from_method:el2n"),
+        ("name", "first: second"),
+    ):
+        Study.from_dict(hostile_study(field, text))
+
+
+def test_a_network_of_somebody_else_imports_nothing(tmp_path: Path) -> None:
+    model, spec = build_model("small_cnn", 10, (1, 8, 8)), _network("small_cnn")
+    save_network(tmp_path / "net", spec, model)
+    info, arrays = network_entry(spec, model)
+    hostile = f"os:mkdir({str(tmp_path / 'trace')!r})"
+    _rewritten(tmp_path / "net", tmp_path / "hostile", hostile)
+    entry = Store(tmp_path / "store").write("network", CONFIG, {**info, "model": hostile}, arrays)
+    for read in (lambda: load_network(tmp_path / "hostile"), lambda: network_of(entry)):
+        with pytest.raises(RaydropError, match=r"found .os:mkdir.*whose import would run code"):
+            read()
+    assert not (tmp_path / "trace").exists()
+
+
+def _network(model: str) -> NetworkSpec:
+    return NetworkSpec(model, 10, (1, 8, 8), tuple("abcdefghij"), (0.5,), (0.5,))
+
+
+def _rewritten(source: Path, target: Path, model: str) -> None:
+    """Write a saved network anew, as one of another architecture."""
+    with zipfile.ZipFile(source) as before, zipfile.ZipFile(target, "w") as after:
+        for name in before.namelist():
+            content = before.read(name)
+            if name == "model.json":
+                header = json.loads(content)
+                header["network"]["model"] = model
+                content = json.dumps(header).encode()
+            after.writestr(name, content)
