@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,53 @@ def test_examples_in_docstrings(path: Path) -> None:
     assert result.failed == 0
 
 
+def _code(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
 def _readme_code() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return _code("README.md")
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A module in which examples run, in an empty folder."""
+    module = types.ModuleType("page_of_a_test")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.chdir(tmp_path)
+    return module.__dict__
+
+
+@pytest.mark.filterwarnings("ignore:.* of 200 samples were not seen in epoch")  # by a sampler
+def test_names_to_call_are_used_as_their_page_shows(page: dict[str, Any]) -> None:
+    for code in _code("docs/api.md"):
+        exec(code, page)
+    # What the examples promise in words.
+    kept, result = page["kept"], page["result"]
+    assert list(kept.counts.values()) == sorted(kept.counts.values())
+    assert len(kept.subset(page["train"])) == len(kept) == 60
+    assert result.frontier["average_accuracy"].between(0, 1).all()
+
+
+def test_the_readmes_model_and_data_are_anybodys(
+    page: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, *_ = _readme_code()
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    setup, *_ = _code("docs/api.md")
+    exec(setup, page)
+    (net,) = (code for code in _code("docs/api.md") if "class Net" in code)
+    exec(net, page)
+    page |= {"train_set": page["train"], "test_set": page["test"], "labels": page["y"][:200]}
+    page |= {"validation_recalls": [0.9, 0.8, 0.7, 0.6]}
+    monkeypatch.setattr(Study, "run", lambda study: trial_configs(study, expand(study)))
+    exec(code, page)
+    assert len(page["kept"]) == 60
+    assert {trial.model.rpartition(":")[2] for trial in page["result"]} == {"Net"}
 
 
 def test_the_readmes_gradient_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, _, code = _readme_code()
+    *_, code = _readme_code()
     model = build_model("small_cnn", 3, (1, 8, 8)).eval()
     names = {"model": model, "images": torch.rand(4, 1, 8, 8), "labels": torch.arange(4) % 3}
     exec(code, {**names, "direction": parameters_of(model)})
@@ -70,7 +112,7 @@ def test_the_readmes_gradient_example_runs(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_readmes_example_is_a_study() -> None:
-    code, *_ = _readme_code()
+    _, code, *_ = _readme_code()
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     names: dict[str, object] = {"__name__": "example"}
     exec(code, names)
@@ -79,7 +121,7 @@ def test_the_readmes_example_is_a_study() -> None:
 
 
 def test_the_readmes_network_space_is_one() -> None:
-    _, code, *_ = _readme_code()
+    _, _, code, *_ = _readme_code()
     names: dict[str, Any] = {"tune": tune}
     exec(code, names)
     study = Study("example", "digits", "small_cnn", names["param_space"], seeds=(0,))
@@ -92,7 +134,7 @@ def test_the_readmes_network_space_is_one() -> None:
 def test_the_readmes_shipped_network_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, _, code, _ = _readme_code()
+    *_, code, _ = _readme_code()
     spec = NetworkSpec("small_cnn", 3, (1, 8, 8), ("a", "b", "c"), (0.5,), (0.25,))
     save_network(tmp_path / "small.raydrop", spec, build_model("small_cnn", 3, (1, 8, 8)))
     monkeypatch.chdir(tmp_path)

@@ -49,10 +49,11 @@ class Results:
     Raises:
         StoreError: Where the folder has no study, or one that cannot be read.
 
-    Example:
-        >>> results = Results("results/digits")  # doctest: +SKIP
-        >>> results.frontier[["method", "keep_fraction", "worst_class_accuracy"]]  # doctest: +SKIP
-        >>> results.kept(method="el2n", keep_fraction=0.3, seed=0)["path"]  # doctest: +SKIP
+    Example::
+
+        results = Results("results/digits")
+        results.frontier[["method", "keep_fraction", "worst_class_accuracy"]]
+        results.kept(method="el2n", keep_fraction=0.3, seed=0)["path"]
     """
 
     def __init__(self, location: str | Path | Place, by: str | None = None) -> None:
