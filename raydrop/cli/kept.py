@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from rich.table import Table
 from typer import Argument, Option
 
-from raydrop.cli.options import DataRoot, Directory, OutFile, app
+from raydrop.cli.options import DataRoot, Directory, OutFile, Trust, app
 from raydrop.store.terminal import console
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ def keep(
     model: Annotated[str | None, Option(help="Its model, likewise.")] = None,
     query_model: Annotated[str | None, Option(help="Where scores are from, likewise.")] = None,
     data_root: DataRoot = None,
+    trust: Trust = None,
     out: OutFile = Path("kept.csv"),
 ) -> None:
     """Write the samples that a trial kept: id, path, label, class, group and score."""
     from raydrop.frontier.results import Results
     from raydrop.store.samples import NoSamplesError
     from raydrop.store.tables import write_kept
+    from raydrop.study.importing import refuse_paths
 
     results = Results(directory)
     axes = {
@@ -52,6 +54,7 @@ def keep(
     try:
         kept = results.kept(trial, seed=seed, **point)
     except NoSamplesError:
+        refuse_paths(results.dataset, trust or (), results.place.called())
         _add_samples(results, data_root)
         kept = results.kept(trial, seed=seed, **point)
     write_kept(out, kept)

@@ -47,6 +47,13 @@ DataRoot = Annotated[
 By = Annotated[
     str | None, Option(help="Whether worst is of a class or a group; by default as in the study.")
 ]
+Trust = Annotated[
+    list[str] | None,
+    Option(
+        metavar="PACKAGE",
+        help="Import from this package what others' results name; repeatable. It runs that code.",
+    ),
+]
 OutFile = Annotated[Path, Option(help="File to write.", callback=on_this_machine)]
 Address = Annotated[str | None, Option(help="Address of a Ray cluster.")]
 NumCpus = Annotated[

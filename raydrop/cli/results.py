@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from typer import Argument, Option
 
-from raydrop.cli.options import AsJson, By, Directory, OutFile, app, on_this_machine
+from raydrop.cli.options import AsJson, By, Directory, OutFile, Trust, app, on_this_machine
 from raydrop.errors import ConfigError
 from raydrop.store.terminal import console, errors
 
@@ -131,11 +131,12 @@ def ship(
     ],
     out: OutFile,
     kind: Annotated[str, Option("--format", help="raydrop, pt2 or onnx.")] = "raydrop",
+    trust: Trust = None,
 ) -> None:
     """Write the pruned network of a trial to a file, to be used elsewhere."""
     from raydrop.stages.ship import ship as write
 
-    spec = write(directory, trial, out, kind)
+    spec = write(directory, trial, out, kind, trust or ())
     pruned = f"{spec.model}, {spec.network_method}, {spec.network_target}"
     console.print(f"Network: {out} ({pruned})")
 

@@ -11,7 +11,7 @@ import typer
 from typer import Argument, Option
 
 from raydrop.cli.changes import with_seeds, with_settings
-from raydrop.cli.options import Address, AsJson, DataRoot, NumCpus, Out, OutFile, app
+from raydrop.cli.options import Address, AsJson, DataRoot, NumCpus, Out, OutFile, Trust, app
 from raydrop.cli.results import show_frontier
 from raydrop.cli.scripts import load_sweep, script_folder
 from raydrop.errors import ConfigError, IncompleteStudyError
@@ -61,13 +61,7 @@ def run(
             help="Another field, such as training.momentum=0.8; repeatable.",
         ),
     ] = None,
-    trust: Annotated[
-        list[str] | None,
-        Option(
-            metavar="PACKAGE",
-            help="Import from this package what a study.json names; repeatable. It runs that code.",
-        ),
-    ] = None,
+    trust: Trust = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: AsJson = False,
     log: Annotated[
