@@ -61,6 +61,7 @@ format: $(STAMP) ## Format the code
 benchmarks: $(STAMP) ## Measure training, scoring and scheduling, and kill drivers
 	$(INSTALL) --editable '.[bench]'
 	$(VENV)/bin/python benchmarks/training.py
+	$(VENV)/bin/python benchmarks/feeding.py
 	$(VENV)/bin/python benchmarks/scoring.py
 	$(VENV)/bin/python benchmarks/scoring.py --sharded
 	$(VENV)/bin/python benchmarks/scaling.py

@@ -137,7 +137,8 @@ def make_batches(
     if loader_workers is None:
         loader_workers = torch.get_num_threads() - 1
     if isinstance(inputs, StreamedInputs):
-        return functools.partial(_streamed, inputs, split, changes, finish, loader_workers, device)
+        labels = _tensor(split.labels).to(device)
+        return functools.partial(_streamed, inputs, labels, changes, finish, loader_workers)
     how = functools.partial(_FileDataset, dataset, split, policy)
     return functools.partial(_opened, dataset, how, changes, finish, loader_workers, device)
 
@@ -148,7 +149,8 @@ def plain_batches(split: Split, device: torch.device, loader_workers: int = 0) -
     if isinstance(inputs, ArrayInputs):
         return _held(inputs, split.labels, _never, _unchanged, device)
     assert isinstance(inputs, StreamedInputs)
-    return functools.partial(_streamed, inputs, split, _never, _unchanged, loader_workers, device)
+    labels = _tensor(split.labels).to(device)
+    return functools.partial(_streamed, inputs, labels, _never, _unchanged, loader_workers)
 
 
 def _held(
@@ -270,47 +272,45 @@ def _opened(
     own = dataset.augment is None
     files = reads(torch.cat(list(groups)), augment_seed if own else None)
     change = _unchanged if own else changes(augment_seed)
-    for pixels, labels in _loaded(files, groups, workers, device):
+    places = torch.arange(len(files)).split([len(group) for group in groups])
+    for pixels, labels in _loaded(files, [place.tolist() for place in places], workers, device):
         yield Batch(finish(change(pixels)), labels)
 
 
 def _streamed(
     inputs: StreamedInputs,
-    split: Split,
+    labels: Tensor,
     changes: Callable[[int | None], Change],
     finish: Change,
     workers: int,
-    device: torch.device,
     groups: Sequence[Tensor],
     augment_seed: int | None = None,
 ) -> Iterator[Batch]:
     """Yield batches of inputs that the user's data set gives as they are needed."""
-    read = _ReadDataset(inputs, split.labels, torch.cat(list(groups)))
-    change = changes(augment_seed)
-    for batch, labels in _loaded(read, groups, workers, device, read.collated):
-        yield Batch(finish(change(batch)), labels)
+    change, collate = changes(augment_seed), functools.partial(collated, inputs)
+    batches = _loaded(inputs, [group.numpy() for group in groups], workers, labels.device, collate)
+    for group, batch in zip(groups, batches, strict=True):
+        yield Batch(finish(change(batch)), labels[group.to(labels.device, non_blocking=True)])
 
 
 def _loaded(
-    samples: torch.utils.data.Dataset[Any],
-    groups: Sequence[Tensor],
+    samples: Any,
+    groups: Sequence[Any],
     workers: int,
     device: torch.device,
     collate: Callable[[list[Any]], Any] | None = None,
-) -> Iterator[tuple[Any, Tensor]]:
-    """Yield inputs and labels of samples, as many at a time as there are in each group."""
-    sizes = [len(group) for group in groups]
+) -> Iterator[Any]:
+    """Yield batches of samples on a device, given their positions in each."""
     loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
         samples,
-        batch_sampler=[place.tolist() for place in torch.arange(sum(sizes)).split(sizes)],
+        batch_sampler=groups,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # or the loader would draw from the global one
     )
-    for inputs, labels in loader:
-        moved = each(lambda tensor: tensor.to(device, non_blocking=True), inputs)
-        yield moved, labels.to(device, non_blocking=True)
+    for batch in loader:
+        yield each(lambda tensor: tensor.to(device, non_blocking=True), batch)
 
 
 def augment(pixels: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
@@ -331,26 +331,6 @@ def augment(pixels: Tensor, padding: int, flip: bool, generator: torch.Generator
         mirrored = torch.rand(count, generator=generator, device=device) < 0.5
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
     return pixels
-
-
-class _ReadDataset(torch.utils.data.Dataset[Any]):
-    """Samples that the user's data set gives, in a given order."""
-
-    def __init__(self, inputs: StreamedInputs, labels: NDArray[np.int64], order: Tensor) -> None:
-        self._inputs, self._labels = inputs, _tensor(labels)
-        self._positions = order.tolist()
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        position = self._positions[index]
-        return self._inputs.read(position), position
-
-    def collated(self, samples: list[tuple[Any, int]]) -> tuple[Any, Tensor]:
-        """Return inputs and labels of a batch."""
-        inputs = collated(self._inputs, [sample[0] for sample in samples])
-        return inputs, self._labels[[sample[1] for sample in samples]]
 
 
 class _FileDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):

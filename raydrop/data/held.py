@@ -77,6 +77,13 @@ class StreamedInputs:
         """Return the inputs of one sample."""
         return self.item(position)[0]
 
+    def __getitems__(self, positions: NDArray[np.int64]) -> list[Any]:
+        """Return the inputs of some samples, as a loader asks; together, if the source does so."""
+        places = self.positions[positions].tolist()
+        if hasattr(self.source, "__getitems__"):
+            return [item[0] for item in self.source.__getitems__(places)]
+        return [self.source[place][0] for place in places]
+
     def bytes_of(self, position: int) -> bytes:
         """Return a hash of one sample."""
         return bytes_of(self.read(position))
