@@ -50,7 +50,7 @@ def trained(data: PreparedData, name: str, epochs: int, seed: int, rate: float =
     """Return a network trained on all training images."""
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "weights"))
-        model = build_model(name, data.dataset.num_classes, data.dataset.image_shape)
+        model = build_model(name, data.dataset.num_classes, data.dataset.input_spec)
     training = Training(epochs=epochs, batch_size=16, learning_rate=rate, weight_decay=5e-4)
     count = len(data.dataset.train)
     train(
@@ -71,9 +71,9 @@ def task_for(data: PreparedData, model: nn.Module, fraction: float, seed: int) -
     batches, count = make_batches(data, data.dataset.train, CPU), len(data.dataset.train)
     return PruningTask(
         model,
-        data.dataset.image_shape,
+        data.dataset.input_spec,
         Target("flops", fraction),
-        network_size(model, data.dataset.image_shape),
+        network_size(model, data.dataset.input_spec),
         lambda n: steps(batches, count, n, seed),
         lambda logits, step: F.cross_entropy(logits, step.labels),
         seed,

@@ -607,7 +607,7 @@ class Checkpoint:
     def __init__(self, data: PreparedData, model: str, executor: Executor) -> None:
         torch.manual_seed(0)
         dataset = data.dataset
-        self._state = flat_state(build_model(model, dataset.num_classes, dataset.image_shape))
+        self._state = flat_state(build_model(model, dataset.num_classes, dataset.input_spec))
         self._gradients = ShardedGradients(executor, dataset.train.ids)
         self._positions = np.arange(len(dataset.train))
 
@@ -666,7 +666,7 @@ def compare_moso(checkpoints: int) -> None:
     data = made_up_cifar(MOSO_SAMPLES)
     dataset = data.dataset
     moso = Checkpoint(data, MOSO_MODEL, LocalExecutor(GradientWorker(data, MOSO_MODEL)))
-    model = build_model(MOSO_MODEL, dataset.num_classes, dataset.image_shape)
+    model = build_model(MOSO_MODEL, dataset.num_classes, dataset.input_spec)
     everything = torch.arange(MOSO_SAMPLES)
     ((images, labels),) = make_batches(data, dataset.train, torch.device("cpu"))([everything])
     # As many at a time as a shard of so few samples has.

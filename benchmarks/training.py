@@ -116,7 +116,7 @@ def loop_ratios(data: PreparedData, model: str, training: Training, pairs: int) 
 
     def fresh() -> nn.Module:
         torch.manual_seed(0)
-        return build_model(model, data.dataset.num_classes, data.dataset.image_shape)
+        return build_model(model, data.dataset.num_classes, data.dataset.input_spec)
 
     return paired(
         lambda: our_loop(fresh(), data, training),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,8 @@ class SplitDataset(torch.utils.data.Dataset[tuple[Any, int]]):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, int]]:
         """Return several samples, as torch's loader asks for them."""
         (batch,) = self._batches((self._positions[torch.as_tensor(indices)],))
-        inputs, labels = batch
-        return [
-            (each(lambda part, row=row: part[row], inputs), label)
-            for row, label in enumerate(labels.tolist())
-        ]
+        labels = batch.labels.tolist()
+        return [(each(itemgetter(row), batch.inputs), label) for row, label in enumerate(labels)]
 
 
 @dataclass(eq=False)

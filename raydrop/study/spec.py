@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -516,7 +516,8 @@ class Study:
         # The one way up: nothing of a study needs Ray until somebody asks for this.
         import raydrop
 
-        return raydrop.run(
+        run: Callable[..., Any] = raydrop.run
+        return run(
             self,
             out,
             address=address,
