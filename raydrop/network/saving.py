@@ -16,6 +16,7 @@ import importlib
 import io
 import json
 import math
+import re
 import warnings
 import zipfile
 import zlib
@@ -339,9 +340,10 @@ def export_network(
             f"Expected the packages onnx and onnxscript for {format}, found: {error}; "
             "pip install 'raydrop[export]', or export pt2."
         ) from error
-    except Exception as error:  # exporters raise their own and any of torch's
+    except Exception as error:  # exporters raise their own and any of torch's, some in colours
+        found = re.sub(r"\x1b\[[\d;]*m", "", in_one_line(error))
         raise NetworkError(
-            f"Expected a network that {format} can express, found {in_one_line(error)}; "
+            f"Expected a network that {format} can express, found {found}; "
             "use the other format, or a saved network."
         ) from error
     with _replaced(Path(path)) as file:
