@@ -133,7 +133,8 @@ def from_torch(
         class_names: Names of the K classes; ``train.classes`` or numbers by default.
         group_names: Names of the groups, where these are numbers.
         version: A word that stands for the content, and for the source of ``augment``, in the
-            identity of results, instead of their hashes.
+            identity of results, instead of their hashes. Large data sets that know their labels
+            besides, as torchvision's ``targets``, are not read then.
         name: What a study calls the data set; made of the fingerprint by default.
         in_memory: Whether inputs are kept in memory; by default where they take at most 2 GiB.
         workers: Processes that read the samples now.
@@ -155,7 +156,7 @@ def from_torch(
     if hasattr(validation, "__getitem__") and not isinstance(validation, str):
         sources = {"train": train, "validation": validation, "test": test}
     limit = {None: DECODED_BYTES, True: float("inf"), False: 0}[in_memory]
-    found = read_all(sources, collate, limit, workers)
+    found = read_all(sources, collate, limit, workers, version)
     names = class_names or _names_of(train)
     wishes = Wishes(
         SHARE if validation is None else validation,

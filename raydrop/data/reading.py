@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from raydrop.data.held import (
     rows,
 )
 from raydrop.data.inputs import Inputs, InputSpec, each, leaves
+from raydrop.data.loaders.contents import remember, remembered
 from raydrop.data.loaders.files import LARGE_SHAPE
 from raydrop.errors import DataError
 
@@ -32,6 +34,8 @@ CHUNK = 256
 """Samples that are read and put together at a time."""
 _TRIED, _AGAIN = 8, 3
 """Samples that are looked at, and how often, to see whether they change."""
+_PROBED = 64
+"""Samples that are looked at where not all are read."""
 _IMAGE_CHANNELS = (1, 2, 3, 4)
 
 
@@ -74,13 +78,19 @@ def read_all(
     sources: Mapping[str, Any],
     collate: Callable[[list[Any]], Inputs] | None,
     limit: float,
-    workers: int,
+    workers: int = 0,
+    version: str = "",
 ) -> dict[str, Reading]:
-    """Read data sets, and keep the inputs of all of them if they fit within some bytes."""
+    """Read data sets, and keep the inputs of all of them if they fit within some bytes.
+
+    What does not fit, and whose content is remembered or stands for a version, is not read where
+    labels are known besides.
+    """
     read, left = dict[str, _Read](), limit
     for name, source in sources.items():
         positions = np.arange(len(checked_source(source, name)))
-        read[name] = _read(StreamedInputs(source, positions, collate), name, left, workers)
+        inputs = StreamedInputs(source, positions, collate)
+        read[name] = _read(inputs, name, left, workers, version)
         kept = read[name].kept
         left = -1.0 if kept is None else left - sum(array.nbytes for array in leaves(kept))
     spec = _common_spec({name: one.spec for name, one in read.items()}, ragged=collate is not None)
@@ -88,14 +98,12 @@ def read_all(
     found = dict[str, Reading]()
     for name, one in read.items():
         positions = np.arange(len(one.labels))
-        inputs: AnyInputs
+        kind: AnyInputs = StreamedInputs(sources[name], positions, collate)
         if one.mode is not None:
-            inputs = OpenedImages(sources[name], positions, "L" if grey else "RGB")
+            kind = OpenedImages(sources[name], positions, "L" if grey else "RGB")
         elif left >= 0:
-            inputs = held(ArrayInputs(one.kept))
-        else:
-            inputs = StreamedInputs(sources[name], positions, collate)
-        found[name] = Reading(inputs, one.labels, one.groups, one.content, spec)
+            kind = held(ArrayInputs(one.kept))
+        found[name] = Reading(kind, one.labels, one.groups, one.content, spec)
     return found
 
 
@@ -115,7 +123,7 @@ def checked_source(source: Any, name: str) -> Any:
     return source
 
 
-def _read(inputs: StreamedInputs, name: str, limit: float, workers: int) -> _Read:
+def _read(inputs: StreamedInputs, name: str, limit: float, workers: int, version: str) -> _Read:
     """Read all items of a data set, or what is remembered of them."""
     tensors = tensors_of(inputs.source) if inputs.collate is None else None
     if tensors is not None and len(tensors) in (2, 3) and limit >= 0:
@@ -125,19 +133,69 @@ def _read(inputs: StreamedInputs, name: str, limit: float, workers: int) -> _Rea
         spec = spec_of(held(ArrayInputs(values)))
         return _Read(tensors[1], groups, digest.text(), spec, values)
     seen = looked_at(inputs, name)
-    try:
-        earlier = _EARLIER.get(inputs.source) if inputs.collate is None else None
-    except TypeError:  # no hash, or no weak reference to it
-        earlier = None
+    plain = inputs.collate is None
+    key = getattr(inputs.source, "content_key", "") if plain else ""
+    known = f"version {version}" if version else remembered(key) if key else None
+    found = None if known is None else _known(inputs, limit, known, seen)
+    earlier = _earlier(inputs.source) if plain and not version else None
     if earlier is not None and earlier.seen == seen and earlier.size > limit:
         return earlier
-    found = _read_items(inputs, limit, workers, seen)
-    if found.kept is None and inputs.collate is None:
-        try:
+    found = found or _read_items(inputs, limit, workers, seen)
+    if found.kept is None and plain and not version:
+        with contextlib.suppress(TypeError):  # no hash, or no weak reference to it
             _EARLIER[inputs.source] = found
-        except TypeError:
-            return found
+    if key and not version:
+        remember(key, found.content)
     return found
+
+
+def _earlier(source: Any) -> _Read | None:
+    with contextlib.suppress(TypeError):
+        return _EARLIER.get(source)
+    return None
+
+
+def _known(
+    inputs: StreamedInputs, limit: float, content: str, seen: tuple[bytes, ...]
+) -> _Read | None:
+    """Return what a few samples tell of data whose content is known; None where all are wanted."""
+    beside = _beside(inputs.source)
+    if beside is None or len(beside[0]) != len(inputs):
+        return None
+    places = np.unique(np.linspace(0, len(inputs) - 1, _PROBED).astype(int)).tolist()
+    items = [checked_item(inputs.item(place)) for place in places]
+    if [_plain_label(item[1]) for item in items] != [_plain_label(beside[0][p]) for p in places]:
+        return None  # they are changed on the way
+    if isinstance(items[0][0], PIL.Image.Image):
+        pictures = [np.asarray(_plain(item[0])) for item in items]
+        shapes = {picture.shape for picture in pictures}
+        grey = all(len(shape) == 2 for shape in shapes)
+        shape = _picture_shape(shapes, grey)
+        return _Read(*beside, content, shape, None, "L" if grey else "RGB", seen)
+    batch = collated(inputs, [item[0] for item in items])
+    each_size = sum(array.nbytes for array in leaves(rows(batch))) / len(places)
+    size = each_size * len(inputs)
+    if size <= limit:
+        return None
+    return _Read(*beside, content, _image_spec(InputSpec.of(batch)), seen=seen, size=size)
+
+
+def _beside(source: Any) -> tuple[Any, Any] | None:
+    """Return labels and groups that a data set knows besides its items, if it does."""
+    if hasattr(source, "beside"):
+        return source.beside()  # type: ignore[no-any-return]
+    inner = getattr(source, "dataset", None)
+    if inner is not None and hasattr(source, "indices"):
+        whole = _beside(inner)
+        if whole is None or whole[1] is not None:
+            return None
+        return [whole[0][index] for index in source.indices], None
+    targets = getattr(source, "targets", None)
+    return None if targets is None else (targets, None)
+
+
+def _plain_label(label: Any) -> Any:
+    return label.item() if hasattr(label, "item") else label
 
 
 def _read_items(

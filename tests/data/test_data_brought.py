@@ -357,6 +357,26 @@ def test_what_streams_is_read_once_in_a_process() -> None:
     assert from_torch(train, test, in_memory=False).fingerprint != first.fingerprint
 
 
+def test_a_version_spares_the_reading_where_labels_are_known_besides() -> None:
+    whole = listed(900)
+    whole.targets = [label for _, label in whole.items]  # type: ignore[attr-defined]
+    train = Subset(whole, range(0, 900, 2))
+    read = from_torch(train, listed(), in_memory=False)
+    before = whole.asked
+    spared = from_torch(train, listed(), in_memory=False, version="1")
+    assert whole.asked - before < 100 < before
+    assert np.array_equal(spared.train.labels, read.train.labels)
+    for first, second in zip(fed(spared), fed(read), strict=True):
+        assert torch.equal(first.inputs, second.inputs)
+        assert torch.equal(first.labels, second.labels)
+    kept = from_torch(train, listed(), version="1")
+    assert isinstance(kept.train.inputs, ArrayInputs)
+    assert kept.fingerprint == spared.fingerprint != read.fingerprint
+    whole.targets = [0] * 900  # type: ignore[attr-defined]
+    other = from_torch(train, listed(), in_memory=False, version="1")
+    assert np.array_equal(other.train.labels, read.train.labels)
+
+
 def test_names_differ_where_the_content_does() -> None:
     x, y = features()
     assert from_arrays(x, y, name="mine").name == "mine"

@@ -194,6 +194,31 @@ def test_images_of_the_hub(tmp_path: Path) -> None:
     assert (read.name, read.fingerprint) == (text, dataset.fingerprint)
 
 
+@pytest.mark.parametrize("kind", ["pictures", "numbers"])
+def test_files_of_the_hub_are_read_once_on_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    ds, how = (photos(), {"input": "img", "label": "kind"}) if kind == "pictures" else (
+        tokens(), {"input": "input_ids"}
+    )  # fmt: skip
+    ds.save_to_disk(str(tmp_path / "saved"))
+
+    def load(**other: Any) -> Any:
+        saved = datasets.load_from_disk(str(tmp_path / "saved"))
+        return from_huggingface(saved, **how, in_memory=False, **other)
+
+    first = load()
+    with monkeypatch.context() as patch:
+        patch.setattr("raydrop.data.reading._read_items", lambda *_: pytest.fail("reads"))
+        again = load()
+        assert load(version="1").fingerprint != first.fingerprint
+    assert load().fingerprint == first.fingerprint
+    assert again.fingerprint == first.fingerprint
+    assert np.array_equal(again.train.labels, first.train.labels)
+    assert again.image_shape == first.image_shape
+    assert from_huggingface(ds, **how).fingerprint == first.fingerprint
+
+
 def test_token_ids_are_a_dict(tmp_path: Path) -> None:
     dataset = from_huggingface(tokens(), input=("input_ids", "attention_mask"))
     assert str(dataset.input_spec) == "input_ids 3, attention_mask 3"

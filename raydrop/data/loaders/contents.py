@@ -31,7 +31,23 @@ def content_of_files(root: str | Path, paths: Sequence[str]) -> str:
         DataError: If one cannot be read; the message names it.
     """
     places = [os.path.join(root, path) for path in paths]  # noqa: PTH118 - Paths take twice as long
-    listing = hashlib.sha256()
+    key = listed(places)
+    content = remembered(key)
+    if content is None:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            hashes = list(pool.map(_hash, places))
+        content = hashlib.sha256(canonical_json(hashes).encode()).hexdigest()
+        remember(key, content)
+    return content
+
+
+def listed(places: Sequence[str], beside: str = "") -> str:
+    """Return a hash of where files are, their sizes and times of change, and a text beside.
+
+    Raises:
+        DataError: If one is not there; the message names it.
+    """
+    listing = hashlib.sha256(beside.encode())
     for place in places:
         try:
             facts = os.stat(place)  # noqa: PTH116
@@ -39,13 +55,21 @@ def content_of_files(root: str | Path, paths: Sequence[str]) -> str:
             raise unreadable_image(place, error) from error
         said = f"{os.path.realpath(place)}\0{facts.st_size}\0{facts.st_mtime_ns}\0"
         listing.update(os.fsencode(said))
-    known = _remembered()
-    if listing.hexdigest() in known:
-        return known[listing.hexdigest()]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        content = hashlib.sha256(canonical_json(list(pool.map(_hash, places))).encode()).hexdigest()
-    _remember({**known, listing.hexdigest(): content})
-    return content
+    return listing.hexdigest()
+
+
+def remembered(key: str) -> str | None:
+    """Return the hash that this machine remembers of a listing, if any."""
+    return _remembered().get(key)
+
+
+def remember(key: str, content: str) -> None:
+    """Remember the hash of a listing's contents, as far as the cache can be written."""
+    latest = dict(list({**_remembered(), key: content}.items())[-_MOST:])
+    with contextlib.suppress(OSError):  # without, everything is read again
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with written_whole(cache_folder() / REMEMBERED) as file:
+            file.write(json.dumps(latest, indent=1).encode())
 
 
 def _hash(place: str) -> str:
@@ -64,11 +88,3 @@ def _remembered() -> dict[str, str]:
     if not isinstance(found, dict):
         return {}
     return {key: content for key, content in found.items() if isinstance(content, str)}
-
-
-def _remember(known: dict[str, str]) -> None:
-    latest = dict(list(known.items())[-_MOST:])
-    with contextlib.suppress(OSError):  # without, everything is read again
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        with written_whole(cache_folder() / REMEMBERED) as file:
-            file.write(json.dumps(latest, indent=1).encode())

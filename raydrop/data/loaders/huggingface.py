@@ -27,11 +27,13 @@ from raydrop.data.brought import (
 from raydrop.data.coding import SPLIT_NAMES
 from raydrop.data.dataset import DECODED_BYTES, LabelledDataset
 from raydrop.data.inputs import Inputs
+from raydrop.data.loaders.contents import listed
 from raydrop.data.loaders.files import split_number
 from raydrop.data.reading import read_all
 from raydrop.errors import ConfigError, DataError, in_one_line, visible
 from raydrop.store.places import data_folder
 from raydrop.store.remote import is_url
+from raydrop.study import canonical_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,17 @@ class Columns:
             inputs = {name: _tensor(name, row[name]) for name in self.input}
         groups = () if self.group is None else (row[self.group],)
         return inputs, row[self.label], *groups
+
+    @property
+    def content_key(self) -> str:
+        """What this machine remembers the content by; empty where it is in no files."""
+        files = [str(file["filename"]) for file in self.rows.cache_files]
+        beside = [self.rows._fingerprint, self.input, self.label, self.group]
+        return listed(files, canonical_json(beside)) if files else ""
+
+    def beside(self) -> tuple[Any, Any]:
+        """Return all labels, and all groups or None, without reading inputs."""
+        return self.rows[self.label][:], None if self.group is None else self.rows[self.group][:]
 
 
 def _tensor(column: str, value: Any) -> Any:
@@ -131,7 +144,7 @@ def from_huggingface(
         k: Columns(_with(each, wanted, k), inputs, label, group) for k, each in splits.items()
     }
     limit = {None: DECODED_BYTES, True: float("inf"), False: 0}[in_memory]
-    found = read_all(sources, collate, limit, workers=0)
+    found = read_all(sources, collate, limit, version=version)
     feature = next(iter(splits.values())).features[label]
     wishes = Wishes(
         *(validation, flip, crop_padding, augment, class_names or getattr(feature, "names", None)),
