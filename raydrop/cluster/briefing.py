@@ -24,10 +24,13 @@ from raydrop.data.dataset import LabelledDataset
 from raydrop.data.spec import is_listed
 from raydrop.errors import ConfigError, visible
 from raydrop.plan import Plan
+from raydrop.plan.own import own_names
 from raydrop.plan.runs import QueryRun
 from raydrop.plan.workload import Work, sample_passes, unshared_query_runs, workload
 from raydrop.store import Store
 from raydrop.study import Study
+
+_LABELS = {"dataset": "data", "network_method": "pruner", "train": "training"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ class Briefing:
         )
         if dataset.remarks:
             self.say("data", " ".join(dataset.remarks))
+        for own in own_names(study, (run.trial for run in plan.trials)):
+            self.say(_LABELS.get(own.axis, own.axis), str(own))
         self._tell_found(glance(dataset, dataset, study.by))
 
     def tell_copies(self, data: PreparedData) -> None:

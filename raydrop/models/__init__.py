@@ -200,7 +200,7 @@ def _architecture(name: str, num_classes: int, spec: InputSpec, head: Head | Non
         _take_channels(model, shape[0])
     for module in model.modules():
         if isinstance(getattr(module, "inplace", None), bool):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
     return model
 
 

@@ -23,6 +23,7 @@ import sys
 import textwrap
 import types
 from collections.abc import Iterator, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -50,7 +51,7 @@ def source_of(thing: Any, path: Call | None = None) -> str:
         return text_source(thing)
     home = home_of(thing, path)
     dotted = f"{home.__name__}.{getattr(thing, '__qualname__', path.name)}"
-    return _digest(json.dumps([dotted, _file_hash(home), distribution_of(home)]))
+    return _digest(json.dumps([dotted, *_file_of(home, thing)]))
 
 
 def text_source(thing: Any) -> str:
@@ -75,11 +76,45 @@ def home_of(thing: Any, path: Call) -> types.ModuleType:
     return sys.modules.get((named and thing.__module__) or "", sys.modules[path.module])
 
 
-def _file_hash(module: types.ModuleType) -> str:
-    file, loader = getattr(module, "__file__", None), getattr(module, "__loader__", None)
-    if file is None or loader is None:
-        return ""  # built into Python
-    return hashlib.sha256(loader.get_data(file)).hexdigest()
+_FILES: dict[str, tuple[Any, str, str]] = {}
+"""Of modules by name: how they were found, and the hash and the distribution of their file then."""
+
+
+def _file_of(module: types.ModuleType, thing: Any) -> tuple[str, str]:
+    """Return the hash of a module's file and its distribution, looked up once for each import.
+
+    Raises:
+        ConfigError: If the file is no longer the one that the thing was imported from.
+    """
+    spec, known = module.__spec__, _FILES.get(module.__name__)
+    if known is None or known[0] is not spec:
+        file, loader = getattr(module, "__file__", None), getattr(module, "__loader__", None)
+        read = getattr(loader, "get_data", None)  # what is built into Python has none
+        content = b"" if read is None or file is None else read(file)
+        owner = distribution_of(module)
+        if type(loader) is SourceFileLoader and not owner:
+            _check_loaded(thing, content, str(file))
+        digest = hashlib.sha256(content).hexdigest()
+        _FILES[module.__name__] = known = spec, digest, owner
+    return known[1:]
+
+
+def _check_loaded(thing: Any, content: bytes, file: str) -> None:
+    """Refuse a class or function whose file has been changed since it was imported."""
+    waiting, there = list[types.CodeType](), dict[str, list[types.CodeType]]()
+    with contextlib.suppress(SyntaxError):  # of what it has become
+        waiting.append(compile(content, file, "exec", dont_inherit=True))
+    while waiting:
+        code = waiting.pop()
+        there.setdefault(code.co_qualname, []).append(code)
+        waiting += [each for each in code.co_consts if isinstance(each, types.CodeType)]
+    loaded = [f.__code__ for f in _functions(thing) if f.__code__.co_filename == file]
+    for code in loaded:
+        if _code_text(code) not in map(_code_text, there.get(code.co_qualname, ())):
+            raise ConfigError(
+                f"Expected {code.co_qualname} as it was imported from {file}, found that the file "
+                "has been changed since; restart Python, or reload the module."
+            )
 
 
 def distribution_of(module: types.ModuleType) -> str:

@@ -567,9 +567,51 @@ def test_workers_import_what_a_study_names(package: Path, tmp_path: Path) -> Non
     from raydrop.cluster.driver import Options, run_study
     from raydrop.store.terminal import Console
 
-    text = "def net(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))"
+    text = (
+        "def net(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))"
+    )
     space = {**SPACE, "model": {"grid_search": ["mypkg.net:SignNet", defined(text)["net"]]}}
     study = dataclasses.replace(STUDY, param_space=space)
     outcome = run_study(study, Options(out=tmp_path / "out", num_cpus=1), Console(quiet=True))
     failures = [e.info["message"] for e in Store(tmp_path / "out" / "store").entries("failure")]
     assert (outcome.planned, failures) == (2, [])
+
+
+def test_a_file_that_was_changed_after_its_import_is_found_out(package: Path) -> None:
+    Call.parse("mypkg.net:SignNet").load()  # type: ignore[union-attr]
+    write(package, net=NET.replace("self.scale = scale", "self.scale = 2 * scale"))
+    with pytest.raises(ConfigError, match=r"SignNet.__init__ as it was imported .*reload"):
+        dataclasses.replace(STUDY, model="mypkg.net:SignNet") and keys(STUDY)
+    importlib.reload(sys.modules["mypkg.net"])
+    changed = keys(STUDY)
+    write(package, net="# A remark\n" + NET)
+    assert keys(STUDY) == changed, "what was imported stays what it was"
+    forget()
+    assert not {*changed} & {*keys(STUDY)}
+
+
+def test_a_finished_study_is_looked_at_again_when_the_users_file_changes(package: Path) -> None:
+    from raydrop.cluster.finished import _asked
+
+    first = _asked(STUDY, "content")
+    assert _asked(STUDY, "content") == first
+    assert _asked(dataclasses.replace(STUDY, name="mypkg.net: second"), "content") != first
+    write(package, net=NET + "# another line\n")
+    forget()
+    assert _asked(STUDY, "content") != first
+
+
+def test_the_plan_says_what_is_the_users_own(
+    package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from raydrop.cluster.briefing import Briefing
+    from raydrop.store.terminal import Console
+
+    plan, store = plan_of(STUDY), Store(tmp_path)
+    console = Console(width=200)
+    Briefing(STUDY, plan, plan, load_dataset(DATA), store, console).tell_plan()
+    said = " ".join(capsys.readouterr().out.split())
+    source = MODELS.named(STUDY.model).entry.source
+    assert f"model mypkg.net:SignNet(width=6), source {source[:8]}" in said
+    assert "loss mypkg.parts:Scaled(factor=2.0), source " in said
+    assert "quotas mypkg.parts:even, source " in said
