@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from raydrop.data.images import as_mode
 from raydrop.data.inputs import Inputs, each, leaves
 from raydrop.errors import DataError, in_one_line
 from raydrop.study import canonical_json
@@ -115,13 +116,24 @@ class OpenedImages:
 
     def open(self, position: int) -> PIL.Image.Image:
         """Return one picture."""
-        picture: PIL.Image.Image = self.source[int(self.positions[position])][0]
-        return picture if picture.mode == self.mode else picture.convert(self.mode)
+        return in_mode(self.source[int(self.positions[position])][0], self.mode)
 
 
 def _single(part: Any) -> Any:
     """Return numbers of double precision in single, which models compute in."""
     return part.float() if str(getattr(part, "dtype", "")) == "torch.float64" else part
+
+
+def in_mode(picture: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    """Return a picture in colour or grey, as files are read."""
+    if picture.mode == mode:
+        return picture
+    try:
+        return as_mode(picture, mode)
+    except ValueError as error:
+        raise DataError(
+            f"Expected pictures of 8 or 16 bits, found {error}; scale them in the data set."
+        ) from error
 
 
 class Digest:

@@ -98,7 +98,7 @@ def open_image(path: str | Path) -> Iterator[PIL.Image.Image]:
 def read_image(path: str | Path, mode: str, orientation: int = 1) -> PIL.Image.Image:
     """Return an image in its own size, in ``"RGB"`` or ``"L"``, put upright by its orientation."""
     with open_image(path) as image:
-        plain = _as_mode(image, mode)
+        plain = as_mode(image, mode)
         return plain.transpose(_TURNS[orientation]) if orientation in _TURNS else plain
 
 
@@ -139,7 +139,8 @@ def unreadable_image(path: str | Path, why: Exception | str) -> UnreadableImageE
     )
 
 
-def _as_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+def as_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    """Return an image in RGB or grey, or raise a ValueError for numbers without a range."""
     bits = _grey_bits(image)
     image.load()
     if bits > 8:

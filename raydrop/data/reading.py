@@ -20,8 +20,10 @@ from raydrop.data.held import (
     StreamedInputs,
     bytes_of,
     collated,
+    in_mode,
     rows,
 )
+from raydrop.data.images import is_grey
 from raydrop.data.inputs import Inputs, InputSpec, each, leaves
 from raydrop.data.loaders.contents import remember, remembered
 from raydrop.data.loaders.files import LARGE_SHAPE
@@ -352,7 +354,7 @@ class _Chunk:
 
 
 def _plain(picture: PIL.Image.Image) -> PIL.Image.Image:
-    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+    return in_mode(picture, "L" if is_grey(picture) else "RGB")
 
 
 def checked_item(item: Any) -> tuple[Any, ...]:

@@ -170,6 +170,18 @@ def test_pictures_are_opened_as_those_in_files(rng: np.random.Generator) -> None
     assert fed(large)[0].inputs.shape == (16, 3, 224, 224)
 
 
+def test_pictures_of_any_mode_are_those_of_files() -> None:
+    deep = (np.arange(60, dtype=np.uint16) * 1000)[:, None, None] * np.ones((6, 6), np.uint16)
+    dataset = from_torch(*[listed(value=lambda i: PIL.Image.fromarray(deep[i]))] * 2)
+    assert dataset.image_shape == (1, 6, 6)
+    decoded = dataset.decoded().train.inputs
+    assert isinstance(decoded, ArrayImages)
+    assert np.array_equal(decoded.pixels[:, 0, 0, 0], deep[dataset.train.ids, 0, 0] >> 8)
+    floats = listed(value=lambda i: PIL.Image.fromarray(np.full((6, 6), i, np.float32)))
+    with pytest.raises(DataError, match="pictures of 8 or 16 bits, found floating-point numbers"):
+        from_torch(floats, floats)
+
+
 def test_labels_of_a_variant_are_fed_while_inputs_stream() -> None:
     dataset = from_torch(*[listed(90)] * 2, in_memory=False)
     noisy = LabelNoise(0.5).apply(dataset)

@@ -217,13 +217,13 @@ def test_every_mode_is_right_or_refused_by_name(tmp_path: Path, kind: str) -> No
 
 @pytest.mark.parametrize(("mode", "plain"), [("La", "LA"), ("RGBa", "RGBA")])
 def test_premultiplied_colours_are_divided_by_their_transparency(mode: str, plain: str) -> None:
-    from raydrop.data.images import _as_mode
+    from raydrop.data.images import as_mode
 
     value = (100, 128) if mode == "La" else (100, 50, 0, 128)
     image = PIL.Image.new(mode, (1, 1), value)
     expected = np.asarray(image.convert(plain)).ravel()[: len(value) - 1]
     assert expected[0] > 190
-    assert np.array_equal(np.asarray(_as_mode(image, "RGB")).ravel()[: len(expected)], expected)
+    assert np.array_equal(np.asarray(as_mode(image, "RGB")).ravel()[: len(expected)], expected)
 
 
 def test_brightness_is_comparable_between_deep_images(tmp_path: Path) -> None:
