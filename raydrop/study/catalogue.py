@@ -18,13 +18,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import importlib.metadata
 import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from raydrop.errors import ConfigError, RaydropError, in_one_line, unknown_name
 from raydrop.study.importing import Call, path_of
@@ -36,6 +35,9 @@ from raydrop.study.sources import (
     source_of,
     text_source,
 )
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Value = float | str
 """Of a parameter: a number, or one of the words that it accepts."""
@@ -469,13 +471,17 @@ def _imported(call: Call) -> Thing:
 
 
 @functools.cache
-def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
+def _entry_points(group: str) -> dict[str, EntryPoint]:
     """Return the entry points of a group by name; where several have one, the first counts."""
-    found = importlib.metadata.entry_points(group=group) if group else ()
+    if not group:
+        return {}
+    import importlib.metadata  # here, because most processes do without
+
+    found = importlib.metadata.entry_points(group=group)
     return {each.name: each for each in reversed([*found])}
 
 
-def _origin(point: importlib.metadata.EntryPoint) -> str:
+def _origin(point: EntryPoint) -> str:
     owner = point.dist
     return f"{owner.name} {owner.version}" if owner else point.module
 

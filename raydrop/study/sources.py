@@ -14,7 +14,6 @@ import dis
 import enum
 import functools
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import logging
@@ -125,6 +124,8 @@ def distribution_of(module: types.ModuleType) -> str:
     file = Path(getattr(module, "__file__", None) or "")
     if not {"site-packages", "dist-packages"} & {*file.parts}:
         return ""
+    import importlib.metadata  # here, because most processes do without
+
     for name in _distributions().get(module.__name__.partition(".")[0], ()):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # no longer on the path
             found = importlib.metadata.distribution(name)
@@ -135,7 +136,9 @@ def distribution_of(module: types.ModuleType) -> str:
 
 @functools.cache
 def _distributions() -> Mapping[str, list[str]]:
-    return importlib.metadata.packages_distributions()
+    from importlib.metadata import packages_distributions
+
+    return packages_distributions()
 
 
 def _is_fixed(thing: Any) -> bool:
@@ -264,11 +267,17 @@ class _Reading:
 
 
 def _text(thing: Any) -> str:
-    """Return the source text of a class or function, or its code where there is none."""
+    """Return the source text of a class or function; of a notebook's class that of its functions.
+
+    What has no text, as where it was typed, has its code instead.
+    """
     try:
         return inspect.getsource(thing)
     except (OSError, TypeError):
-        codes = [_code_text(function.__code__) for function in _functions(thing)]
+        own = [f for f in _functions(thing) if f is not thing]
+        codes = (
+            list(map(_text, own)) if own else [_code_text(f.__code__) for f in _functions(thing)]
+        )
         return "\n".join([f"{thing.__module__}.{getattr(thing, '__qualname__', thing)}", *codes])
 
 

@@ -615,3 +615,28 @@ def test_the_plan_says_what_is_the_users_own(
     assert f"model mypkg.net:SignNet(width=6), source {source[:8]}" in said
     assert "loss mypkg.parts:Scaled(factor=2.0), source " in said
     assert "quotas mypkg.parts:even, source " in said
+
+
+def test_a_class_of_a_notebook_has_the_text_of_its_functions() -> None:
+    text = "class Net(nn.Module):\n    width = 2\n    def forward(self, x):\n        return x + 1\n"
+    changes = ("x + 2", "1 + x", "x + 1  # a remark")
+    texts = [text, text, *(text.replace("x + 1", each) for each in changes)]
+    texts.append(text.replace("width = 2", "width = 3"))
+    sources = [source_of(defined(each)["Net"]) for each in texts]
+    assert sources[0] == sources[1]
+    assert len({*sources}) == 5
+
+
+def test_an_object_of_data_stays_where_it_is() -> None:
+    from raydrop.data import from_arrays
+
+    dataset = from_arrays(np.zeros((30, 5000), np.float32), np.arange(30) % 3)
+    study = dataclasses.replace(STUDY, dataset=dataset, model="linear", param_space={})
+    content = pickle.dumps(study)
+    assert len(content) < 10_000
+    assert load_dataset(study.dataset).train is dataset.train
+    assert pickle.loads(content) == study
+    assert load_dataset(study.dataset).train is dataset.train, "what is here stays"
+    del catalogues.Catalogue.kinds["data set"]._things[study.dataset]
+    with pytest.raises(ConfigError, match=r"^Expected a data set.* from data_"):
+        load_dataset(pickle.loads(content).dataset)
