@@ -4,6 +4,7 @@ Ray reads these settings when it is imported or started, so they are set here, b
 this package imports it; what the environment already says stays.
 """
 
+import logging
 import os
 import sys
 
@@ -18,3 +19,4 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep GPUs vi
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banners appear even at verbose=0
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the store is the record
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C reaches the driver at once
+logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)  # no hints for notebooks to install

@@ -35,9 +35,6 @@ def run(
     """Run a study and return what it left: :meth:`raydrop.Study.run` says all of it."""
     from raydrop.cluster.driver import Options, run_study  # which takes seconds
 
-    # Lines of a notebook are texts: as rich shows them there, each would be a paragraph.
-    width = None if sys.stdout.isatty() else 120
-    console = Console(quiet=not progress, width=width, force_jupyter=False)
     options = Options(
         out=out or Path("results") / study.name,
         address=address,
@@ -47,6 +44,7 @@ def run(
         gpus_per_worker=gpus_per_worker,
         log=log,
     )
+    console = _console(quiet=not progress)
     try:
         run_study(study, options, console)
     except KeyboardInterrupt:
@@ -59,6 +57,18 @@ def run(
             "says why, and the same call tries them again."
         )
     return results
+
+
+def _console(*, quiet: bool) -> Console:
+    """Return where progress is shown: a bar in a terminal, plain lines in a notebook or a file."""
+    notebook = Console().is_jupyter  # whose output says that it is a terminal
+    plain = notebook or not sys.stdout.isatty()
+    return Console(
+        quiet=quiet,
+        width=120 if plain else None,
+        force_terminal=False if notebook else None,
+        force_jupyter=False,  # or each line would be a paragraph
+    )
 
 
 def _own_code() -> str | None:

@@ -202,7 +202,8 @@ class _Job(JobConfig):
 def _job(folders: Iterable[str | None], environment: dict[str, Any] | None = None) -> JobConfig:
     """Have workers look where a script is; the last folder is searched first."""
     program = str(Path(sys.argv[0]).resolve().parent)  # of a module it is not on the path
-    found = [each for each in (program, *folders) if each in sys.path]
+    known = {*sys.path, *(str(Path(each).absolute()) for each in sys.path)}  # "" in a notebook
+    found = [each for each in (program, *folders) if each in known]
     return _Job(_py_driver_sys_path=found, runtime_env=environment or {})
 
 

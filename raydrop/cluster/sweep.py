@@ -150,6 +150,7 @@ def make_tuner(
             name=name,
             **storage,
             verbose=0,
+            progress_reporter=tune.CLIReporter(),  # that for notebooks clears what they show
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=list(callbacks),
         ),
