@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
@@ -26,7 +27,7 @@ from raydrop.scores.base import (
     check_scores,
     combined,
 )
-from raydrop.scores.own import Checkpoints, OwnData, device_of, own_data
+from raydrop.scores.own import Checkpoints, OwnData, device_of, own_data, trained_models
 from raydrop.scores.quantities import QUANTITIES
 from raydrop.scores.sharding import (
     SCORING_BATCH,
@@ -38,7 +39,6 @@ from raydrop.scores.sharding import (
 )
 from raydrop.scores.source import GradientSource, QueryResult, Unit
 from raydrop.selection.scores import Scores, unmeasured
-from raydrop.store.tables import Units
 from raydrop.study import ScoringPrecision, derive_seed
 from raydrop.training.evaluate import predict
 from raydrop.training.trace import Trace
@@ -107,39 +107,27 @@ def own_scores(
     executors: Executors = here,
 ) -> Scores:
     """Return scores; :func:`raydrop.score` says all of it."""
-    made = _method(method)
-    own = own_data(data)
-    checkpoints = Checkpoints(model, own, output, device)
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"Expected a batch_size of at least 1, found {batch_size}; raise it.")
-    limit = batch_size or SCORING_BATCH
-    task = Task(checkpoints.model, checkpoints.name, own, limit, precision)
-    n, many = len(own.samples), len(checkpoints)
-    if n < made.least_samples:
-        raise ConfigError(
-            f"Expected at least {made.least_samples} samples for {method}, found {n}; give more."
-        )
-    rates = _rates(made, learning_rates, many)
+    made, trained = _method(method), trained_models(model)
+    rates = _rates(made, learning_rates, len(trained.states))
     if made.reads == "partitions" and steps is None:
         raise ConfigError(
             f"Expected steps for {method}, the optimiser steps of the training that left the "
             "checkpoints, found none; give their number."
         )
-    run = QueryResult(
-        positions=np.arange(n),
-        trace=None,
-        checkpoints=checkpoints,  # type: ignore[arg-type]  # read one at a time
-        checkpoint_epochs=tuple(range(1, many + 1)),
-        learning_rates=rates,
-        sampled=tuple(range(1, many + 1)),
-        score_epoch=many,
-        steps=steps or 1,
-        validation_recalls=_recalls(made, recalls, own, checkpoints),
-    )
-    # Where a score is a mean over initialisations, each model is one.
-    runs = [run] if made.reads != "initialisations" else [
-        replace(run, score_epoch=epoch) for epoch in run.checkpoint_epochs
-    ]  # fmt: skip
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"Expected a batch_size of at least 1, found {batch_size}; raise it.")
+    own = own_data(data)
+    n = len(own.samples)
+    if n < made.least_samples:
+        raise ConfigError(
+            f"Expected at least {made.least_samples} samples for {method}, found {n}; give more."
+        )
+    checkpoints = Checkpoints(trained, own, output, device)
+    limit = batch_size or SCORING_BATCH
+    task = Task(checkpoints.model, checkpoints.name, own, limit, precision)
+    _try(made, task)
+    known = _recalls(made, recalls, own, checkpoints)
+    runs = _runs(made, checkpoints, n, rates, steps or 1, known)
     seed_of_method = derive_seed(seed, f"scores/{method}")
     if isinstance(made, RandomMethod):
         values: Floats = made.draw(n, np.random.default_rng(seed_of_method))
@@ -149,19 +137,74 @@ def own_scores(
         with executors(task) as executor:
             values = _from_shards(made, runs, task, executor, seed_of_method)
     check_scores(made, values, own.samples.ids)
-    units = {"class": _units(own.class_names, checkpoints.num_classes, run.validation_recalls)}
-    if own.group_names:
-        units["group"] = unmeasured(list(own.group_names))
-    named = None if own.prepared is None else own.prepared.dataset.name
+    return _described(made, values, own, checkpoints, known, seed)
+
+
+def _runs(
+    method: ScoreMethod,
+    checkpoints: Checkpoints,
+    n: int,
+    rates: tuple[float, ...],
+    steps: int,
+    recalls: NDArray[np.float64] | None,
+) -> list[QueryResult]:
+    """Return checkpoints as what query runs leave: of one, or of as many as there are states."""
+    epochs = tuple(range(1, len(checkpoints) + 1))
+    run = QueryResult(
+        positions=np.arange(n),
+        trace=None,
+        checkpoints=checkpoints,  # type: ignore[arg-type]  # read one at a time
+        checkpoint_epochs=epochs,
+        learning_rates=rates,
+        sampled=epochs,
+        score_epoch=epochs[-1],
+        steps=steps,
+        validation_recalls=recalls,
+    )
+    if method.reads != "initialisations":
+        return [run]
+    # The score is a mean over initialisations, of which each state is one.
+    return [replace(run, score_epoch=epoch) for epoch in epochs]
+
+
+def _try(method: ScoreMethod, task: Task) -> None:
+    """Compute what a method reads of two samples of zeros, so that a refusal comes at once."""
+    if not isinstance(method, CheckpointMethod):
+        return
+    device = device_of(task.model)
+    for name in method.quantities:
+        quantity = QUANTITIES[name if QUANTITIES[name].mean_over == "none" else "norm"]
+        labels = torch.zeros(2, dtype=torch.int64, device=device)
+        inputs = task.data.spec.zeros(2, device)
+        quantity.compute(task.model, inputs, labels, precision=task.precision)
+
+
+def _described(
+    method: ScoreMethod,
+    values: Floats,
+    data: OwnData,
+    checkpoints: Checkpoints,
+    recalls: NDArray[np.float64] | None,
+    seed: int,
+) -> Scores:
+    """Return scores with what is known of the samples."""
+    # Models may have more outputs than there are labels.
+    more = map(str, range(len(data.class_names), checkpoints.num_classes))
+    classes = unmeasured([*data.class_names, *more])
+    if recalls is not None:
+        classes = replace(classes, recalls=recalls.tolist())
+    units = {"class": classes}
+    if data.group_names:
+        units["group"] = unmeasured(list(data.group_names))
     return Scores(
         np.asarray(values, dtype=np.float64),
-        method,
-        made.higher_is_kept,
-        labels=own.samples.labels,
-        groups=own.samples.groups,
-        ids=own.samples.ids,
+        method.name,
+        method.higher_is_kept,
+        labels=data.samples.labels,
+        groups=data.samples.groups,
+        ids=data.samples.ids,
         units=units,
-        dataset=named or "",
+        dataset="" if data.prepared is None else data.prepared.dataset.name,
         model=checkpoints.name,
         seed=seed,
     )
@@ -184,9 +227,7 @@ def _looks_once(method: ScoreMethod) -> bool:
     return isinstance(method, TraceMethod) and method.one_epoch
 
 
-def _rates(
-    method: ScoreMethod, rates: Sequence[float] | None, count: int
-) -> tuple[float, ...]:  # fmt: skip
+def _rates(method: ScoreMethod, rates: Sequence[float] | None, count: int) -> tuple[float, ...]:
     """Return the learning rate of each checkpoint."""
     given = None if rates is None else tuple(float(rate) for rate in rates)
     weighs = isinstance(method, CheckpointMethod) and method.looks_at == "sampled" and count > 1
@@ -265,9 +306,3 @@ def _recalls(
     batches = make_batches(data.prepared, validation, device_of(model))
     predictions = predict(model, batches, len(validation))
     return by_class(predictions, validation.labels, count)
-
-
-def _units(names: Sequence[str], count: int, recalls: NDArray[np.float64] | None) -> Units:
-    """Return the classes by their names; models may have more outputs than labels are seen."""
-    known = unmeasured([*names, *map(str, range(len(names), count))])
-    return known if recalls is None else replace(known, recalls=recalls.tolist())

@@ -125,19 +125,20 @@ class Checkpoints:
     """A trained model, or several states of one, which are read when they are asked for."""
 
     def __init__(
-        self, given: Any, data: OwnData, output: Output = None, device: str | None = None
+        self, trained: Trained, data: OwnData, output: Output = None, device: str | None = None
     ) -> None:
-        """Take a module, several, or ``(module, [state dicts or files])``; all stay as they are.
+        """Take models, which stay as they are.
 
         Raises:
-            ConfigError: If it is none of these, in training mode, does not take the data's inputs,
-                has another number of outputs than there are classes, or states do not fit.
+            ConfigError: If a model does not take the data's inputs, has other outputs than there
+                are classes, or torch has no such device; and, when they are read, if states do not
+                fit.
         """
-        model, self._states = _taken(given)
-        first = copy.deepcopy(model)
-        self.name = type(model).__name__
+        self._states = trained.states
+        first = copy.deepcopy(trained.model)
+        self.name = type(first).__name__
         if device is not None:
-            first.to(device)
+            _move(first, device)
         self.model = adapted(first, data.spec, data.num_classes, output, name=self.name)
         """A copy, which takes inputs as they are and gives logits."""
         self._loaded = copy.deepcopy(first) if self._by_name else None
@@ -190,8 +191,30 @@ class Checkpoints:
         return self.model
 
 
-def _taken(given: Any) -> tuple[nn.Module, Sequence[Any]]:
-    """Return a module, and states: modules, state dicts, or files of such."""
+def _move(model: nn.Module, device: str) -> None:
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises where it has none
+        raise ConfigError(
+            f"Expected a device that torch has, found {device!r} ({in_one_line(error)}); choose "
+            "another."
+        ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """An architecture, and its states: modules, state dicts, or files of such."""
+
+    model: nn.Module
+    states: Sequence[Any]
+
+
+def trained_models(given: Any) -> Trained:
+    """Return what is given: a module, several, or ``(module, [state dicts or files])``.
+
+    Raises:
+        ConfigError: If it is none of these, or a module is in training mode.
+    """
     model: nn.Module | None
     if isinstance(given, nn.Module):
         model, states = given, [given]
@@ -218,7 +241,7 @@ def _taken(given: Any) -> tuple[nn.Module, Sequence[Any]]:
                 f"Expected {type(one).__name__} in eval mode, in which a sample's outputs "
                 "are its own, found it in training mode; call .eval() on it first."
             )
-    return model, states
+    return Trained(model, states)
 
 
 def _read(state: Any) -> Mapping[str, Any]:

@@ -32,11 +32,14 @@ EARLY = 0.1
 
 _PENDING = 2**22
 """Logits that wait to be looked at together."""
+_WHOLE = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 _FIELDS = tuple(field.name for field in fields(Trace))
 _ABSENT = {"correct": False}  # all else is NaN
 
 Rows = dict[str, NDArray[Any]]
 """Observations of an epoch by name, (N,) each."""
+Raw = tuple[Tensor, Tensor, Tensor]
+"""Indices (B,), labels (B,) and logits (B, K) that nobody has looked at."""
 
 
 class Recorder:
@@ -67,29 +70,29 @@ class Recorder:
         self.n, self.num_classes = n, num_classes
         self.labels: NDArray[np.int64] = np.full(n, -1)
         """Class of each sample as it was told, (N,); -1 where none was."""
-        self._epochs: list[Rows] = []
+        self._rows: list[Rows] = []
+        self._ended: list[Raw] = []  # epochs after those of the rows
         self._gap_is_said = False
         self._own: tuple[Any, OwnData] | None = None
         self._begin()
 
     def _begin(self) -> None:
         """Forget the epoch that is not at its end."""
-        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._observed: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
-        self._seen = np.zeros(self.n, np.bool_)
-        self._count = 0  # of samples; on a GPU it is not known yet which
+        self._waiting: list[Raw] = []
+        self._observed: list[tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]] = []
+        self._count = self._logits = 0  # of samples, and of the logits that wait
 
     @property
     def epochs(self) -> int:
         """Number of epochs that are at their end."""
-        return len(self._epochs)
+        return len(self._rows) + len(self._ended)
 
     @property
     def trace(self) -> Trace:
         """All of them, (E, N) each; a sample that was not seen in an epoch is NaN there."""
         trace = Trace.empty(self.epochs, self.n)
         for name, values in trace.as_arrays().items():
-            for epoch, rows in enumerate(self._epochs):
+            for epoch, rows in enumerate(self._looked_at()):
                 values[epoch] = rows[name]
         return trace
 
@@ -97,7 +100,7 @@ class Recorder:
     def losses(self) -> NDArray[np.float64]:
         """Cross-entropy of each sample when it was last seen, (N,); NaN where it never was."""
         latest = np.full(self.n, np.nan)
-        for rows in self._epochs:
+        for rows in self._looked_at():
             latest = np.where(np.isnan(rows["probability"]), latest, rows["probability"])
         # The smallest normal number of float32 stands for what became 0.
         losses: NDArray[np.float64] = -np.log(np.maximum(latest, np.finfo(np.float32).tiny))
@@ -106,8 +109,8 @@ class Recorder:
     def update(self, indices: ArrayLike | Tensor, logits: Any, labels: ArrayLike | Tensor) -> None:
         """Note a batch of the epoch that is under way.
 
-        Logits are copied, and looked at many batches at a time, on their device. What is on a GPU
-        is checked at the end of the epoch, so that nothing waits for it here.
+        Logits are copied, and looked at many batches at a time, on their device. The very first
+        batch is checked at once, if it is not on a GPU, and all others at their epoch's end.
 
         Args:
             indices: Of the samples in the training set, (B,).
@@ -118,33 +121,38 @@ class Recorder:
             ConfigError: If the three do not fit together or to what was recorded before. The batch
                 is not noted then.
         """
-        logits = torch.as_tensor(getattr(logits, "logits", logits))
-        batch = torch.as_tensor(indices), torch.as_tensor(labels)
-        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
+        if not isinstance(logits, Tensor):
+            logits = torch.as_tensor(getattr(logits, "logits", logits))
+        if not isinstance(indices, Tensor):
+            indices = torch.as_tensor(indices)
+        if not isinstance(labels, Tensor):
+            labels = torch.as_tensor(labels)
+        shape = logits.shape
+        if len(shape) != 2 or shape[1] != self.num_classes:
             raise ConfigError(
                 f"Expected logits of shape (B, {self.num_classes}), a number for every class, "
-                f"found {tuple(logits.shape)}; give the model's outputs before the softmax."
+                f"found {tuple(shape)}; give the model's outputs before the softmax."
             )
-        for name, values in zip(("indices", "labels"), batch, strict=True):
-            whole = not (values.is_floating_point() or values.dtype == torch.bool)
-            if values.shape != logits.shape[:1] or not whole:
+        for values in (indices, labels):
+            if values.shape != shape[:1] or values.dtype not in _WHOLE:
+                name = "indices" if values is indices else "labels"
                 raise ConfigError(
-                    f"Expected {name} as one whole number for each of {len(logits)} samples, found "
+                    f"Expected {name} as one whole number for each of {shape[0]} samples, found "
                     f"{values.dtype} of shape {tuple(values.shape)}; give those of this batch."
                 )
-        if all(each.device.type == "cpu" for each in batch):
-            self._check(*(each.numpy() for each in batch))
-            self._seen[batch[0].numpy()] = True
-        if self._count + len(logits) > self.n:
+        if not (self._count or self.epochs or indices.is_cuda or labels.is_cuda):
+            self._check(indices.numpy(), labels.numpy())
+        if self._count + shape[0] > self.n:
             raise ConfigError(
                 f"Expected each of {self.n} samples once in an epoch, found more; call end_epoch() "
                 "after each pass over the data."
             )
-        self._count += len(logits)
-        if self._pending and self._pending[0][1].device != logits.device:
+        if self._waiting and self._waiting[0][2].device != logits.device:
             self._look()
-        self._pending.append((batch[0], logits.detach().clone(), batch[1]))
-        if self.num_classes * sum(len(each[1]) for each in self._pending) > _PENDING:
+        self._waiting.append((indices, labels, logits.detach().clone()))
+        self._count += shape[0]
+        self._logits += logits.numel()
+        if self._logits > _PENDING:
             self._look()
 
     def observe(self, model: torch.nn.Module, data: Any) -> None:
@@ -178,29 +186,43 @@ class Recorder:
                 then, and those before it stay.
             TrainingDivergedError: If logits were no finite numbers, likewise.
         """
-        self._look()
-        observed = self._observed
+        if self._observed:
+            self._look()
+        waiting, observed = self._waiting, self._observed
         self._begin()
-        if not observed:
+        if not (waiting or observed):
             raise ConfigError(
                 "Expected an epoch in which samples were seen, found none; call update() with each "
                 "batch, or observe(), before end_epoch()."
             )
-        indices = torch.cat([each[0].cpu() for each in observed]).numpy()
-        labels = torch.cat([each[1].cpu() for each in observed]).numpy()
-        self._check(indices, labels)
-        rows = _absent(self.n)
-        for name in _FIELDS:
-            values = torch.cat([each[2][name].cpu() for each in observed]).numpy()
-            rows[name][indices] = values
-        bad = np.flatnonzero(np.isnan(rows["probability"][indices]))
-        if len(bad):
+        if waiting:
+            raw = _joined(waiting)
+            indices, labels = raw[0].cpu().numpy(), raw[1].cpu().numpy()
+            odd = None if raw[2].isfinite().all() else ~raw[2].isfinite().all(1)
+        else:
+            indices, labels = (
+                torch.cat([part[place].cpu() for part in observed]).numpy() for place in (0, 1)
+            )
+            odd = torch.cat([part[2].cpu() for part in observed])
+        if not self._is_as_before(indices, labels):
+            self._check(indices, labels)
+        if odd is not None and odd.any():
             raise TrainingDivergedError(
-                f"Expected finite logits, found some that are not of {len(bad)} samples, first at "
-                f"index {indices[bad].min()}; lower the learning rate, or clip gradients."
+                f"Expected finite logits, found some that are not of {int(odd.sum())} samples, "
+                f"first at index {indices[odd.cpu().numpy()].min()}; lower the learning rate, or "
+                "clip gradients."
             )
         self.labels[indices] = labels
-        self._epochs.append(rows)
+        if waiting:
+            self._ended.append(raw)
+            if sum(each[2].numel() for each in self._ended) > _PENDING:
+                self._looked_at()
+        else:
+            values = {
+                name: torch.cat([part[3][name].cpu() for part in observed]).numpy()
+                for name in _FIELDS
+            }
+            self._looked_at().append(_placed(values, indices, self.n))
         unseen = self.n - len(indices)
         if unseen and not self._gap_is_said:
             self._gap_is_said = True
@@ -240,7 +262,7 @@ class Recorder:
                 f"Expected a method that reads training dynamics ({', '.join(known)}), found "
                 f"{method}, which reads something else; use raydrop.score for it."
             )
-        if not self._epochs or self._count:
+        if not self.epochs or self._count:
             found = f"{self._count} samples of one that is not" if self._count else "none"
             raise ConfigError(
                 f"Expected epochs that are at their end, found {found}; call end_epoch() first."
@@ -283,7 +305,7 @@ class Recorder:
             )
         known = np.flatnonzero(other.labels >= 0)
         self._check_known(known, other.labels[known])
-        for rows, more in zip(self._epochs, other._epochs, strict=True):
+        for rows, more in zip(self._looked_at(), other._looked_at(), strict=True):
             missing = np.isnan(rows["probability"])
             for name in _FIELDS:
                 rows[name] = np.where(missing, more[name], rows[name])
@@ -307,11 +329,11 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """Return all of it as tensors and numbers, an epoch under way included, to resume from."""
         self._look()
-        epochs, under_way = list(self._epochs), self._count > 0
+        epochs, under_way = list(self._looked_at()), self._count > 0
         labels = self.labels.copy()
         if under_way:
             rows = _absent(self.n)
-            for indices, own, observed in self._observed:
+            for indices, own, _, observed in self._observed:
                 places = indices.cpu().numpy()
                 labels[places] = own.cpu().numpy()
                 for name in _FIELDS:
@@ -346,9 +368,10 @@ class Recorder:
             places = np.flatnonzero(~np.isnan(last["probability"]))
             values = {name: torch.from_numpy(last[name][places]) for name in _FIELDS}
             labels = torch.from_numpy(self.labels[places])
-            self._observed = [(torch.from_numpy(places), labels, values)]
-            self._seen[places], self._count = True, len(places)
-        self._epochs = rows
+            odd = torch.zeros(len(places), dtype=torch.bool)
+            self._observed = [(torch.from_numpy(places), labels, odd, values)]
+            self._count = len(places)
+        self._rows, self._ended = rows, []
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`state_dict` as one archive of arrays, without pickle, or a StoreError."""
@@ -374,17 +397,42 @@ class Recorder:
 
     def _look(self) -> None:
         """Observe the batches that wait, on their device."""
-        if not self._pending:
-            return
-        indices, labels = (torch.cat([each[part] for each in self._pending]) for part in (0, 2))
-        logits = torch.cat([each[1] for each in self._pending]).float()
+        if self._waiting:
+            raw = _joined(self._waiting)
+            odd = ~raw[2].isfinite().all(1)
+            self._observed.append((*raw[:2], odd, self._observe(*raw[1:])))
+            self._waiting, self._logits = [], 0
+
+    def _looked_at(self) -> list[Rows]:
+        """Return the observations of all epochs that are at their end, epoch by epoch."""
+        if self._ended:
+            indices, labels, logits = _joined(self._ended)
+            found = self._observe(labels, logits)
+            values = {name: each.cpu().numpy() for name, each in found.items()}
+            ends = np.cumsum([len(each[1]) for each in self._ended]).tolist()
+            places = indices.cpu().numpy()
+            for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+                own = {name: each[start:stop] for name, each in values.items()}
+                self._rows.append(_placed(own, places[start:stop], self.n))
+            self._ended = []
+        return self._rows
+
+    def _observe(self, labels: Tensor, logits: Tensor) -> dict[str, Tensor]:
         # On a GPU, labels out of range would end the process; they are refused later.
         within = labels.to(logits.device).long().clamp(0, self.num_classes - 1)
-        self._observed.append((indices, labels, observe(logits, within)))
-        self._pending = []
+        return observe(logits.float(), within)
+
+    def _is_as_before(self, indices: NDArray[Any], labels: NDArray[Any]) -> bool:
+        """Tell, at little cost, whether all is well: other samples each, of labels as known."""
+        try:
+            known = self.labels[indices]
+            same = bool((known == labels).all()) and known.min() >= 0
+            return bool(same and np.bincount(indices).max() <= 1)
+        except (IndexError, ValueError):  # beyond the last, or negative
+            return False
 
     def _check(self, indices: NDArray[Any], labels: NDArray[Any]) -> None:
-        """Refuse what does not fit, or was seen in this epoch already."""
+        """Refuse what does not fit, or is there twice."""
         for name, values, size in (
             ("an index", indices, self.n),
             ("a label", labels, self.num_classes),
@@ -395,10 +443,8 @@ class Recorder:
                     f"Expected {name} from 0 to {size - 1}, found {odd}; give positions in the "
                     f"training set of {self.n}, and classes numbered from 0."
                 )
-        again = indices[self._seen[indices]]
-        if not len(again) and len(indices) > 1:
-            ordered = np.sort(indices)
-            again = ordered[1:][ordered[1:] == ordered[:-1]]
+        ordered = np.sort(indices)
+        again = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(again):
             raise ConfigError(
                 f"Expected each sample once in an epoch, found index {again[0]} again; call "
@@ -417,6 +463,21 @@ class Recorder:
                 f"found {labels[at]}; give the samples' indices in the data set, which stay the "
                 "same whatever their order."
             )
+
+
+def _joined(raw: list[Raw]) -> Raw:
+    if len(raw) == 1:
+        return raw[0]
+    indices, labels, logits = zip(*raw, strict=True)
+    return torch.cat(indices), torch.cat(labels), torch.cat(logits)
+
+
+def _placed(values: Rows, indices: NDArray[np.int64], n: int) -> Rows:
+    """Return observations (M,) of some of n samples at their places, (N,)."""
+    rows = _absent(n)
+    for name, row in rows.items():
+        row[indices] = values[name]
+    return rows
 
 
 def _absent(n: int) -> Rows:

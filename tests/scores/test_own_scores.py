@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import raydrop as rd
 from raydrop.data import load_dataset
 from raydrop.data.batches import prepare
-from raydrop.errors import ConfigError, DataError, RaydropError
+from raydrop.errors import ConfigError, DataError, RaydropError, ScoringError
 from raydrop.models import build_model
 from raydrop.plan.runs import query_run, score_run
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
@@ -332,6 +332,12 @@ class Wide(nn.Linear):
         super().__init__(D, 2)
 
 
+def _convolution() -> nn.Module:
+    """No linear layer gives the logits."""
+    last = nn.Unflatten(1, (8, 1)), nn.Conv1d(8, K, 1), nn.Flatten()
+    return nn.Sequential(nn.Linear(D, 8), *last).eval()
+
+
 Call = Callable[[], object]
 
 
@@ -390,6 +396,12 @@ def _score(model: Any = None, data: Any = (X, Y), method: str = "grand", **how: 
             "for each of 2 checkpoints, found 1",
         ),
         (lambda: _score(method="moso"), ConfigError, "Expected steps for moso"),
+        (
+            lambda: _score(_convolution(), method="k_center"),
+            ScoringError,
+            "^Expected a model whose logits come from its last linear layer",
+        ),
+        (lambda: _score(device="cuda:77"), ConfigError, "a device that torch has, found 'cuda:77'"),
         (lambda: _score(method="grand", batch_size=0), ConfigError, "batch_size of at least 1"),
         (
             lambda: _score(data=(X[:1], Y[:1]), method="moso_loo", steps=1),

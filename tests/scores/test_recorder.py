@@ -241,8 +241,6 @@ def test_recording_resumes_in_the_middle_of_an_epoch(tmp_path: Path, way: str) -
             state = torch.load(path, weights_only=True)
         resumed.load_state_dict(state)
     rest = torch.arange(25, N)
-    with pytest.raises(ConfigError, match="found index 3 again"):
-        resumed.update([3], logits[5][[3]], LABELS[[3]])
     for each in (recorder, resumed):
         each.update(rest, logits[5][rest], LABELS[rest])
         each.end_epoch()
@@ -318,6 +316,7 @@ Change = Callable[[rd.Recorder, Tensor], object]
         (lambda r, z: r.update([0, -1], z[:2], [0, 0]), "an index from 0 to 39, found -1"),
         (lambda r, z: r.update([5, 5], z[:2], [0, 0]), "once in an epoch, found index 5 again"),
         (lambda r, z: r.update([0, 1], z[:2], [0, K]), "a label from 0 to 3, found 4"),
+        (lambda r, z: r.update([0, 1], z[:2], [-1, -1]), "a label from 0 to 3, found -1"),
         (lambda r, z: r.update([0, 1], z[:2], [0.5, 0]), "labels as one whole number"),
         (lambda r, z: r.update([True, False], z[:2], [0, 0]), "indices as one whole number"),
         (lambda r, z: r.update([0], z[:2], [0, 0]), "indices as one whole number for each of 2"),
@@ -343,12 +342,13 @@ def test_bad_input_is_one_sentence_and_changes_nothing(change: Change, sentence:
 
 def test_other_mistakes_over_epochs() -> None:
     recorder, logits = _recorded(_logits(2)), _logits(1)[0]
+    recorder.update(range(N), logits, (LABELS + 1) % K)
     with pytest.raises(ConfigError, match=r"Expected label \d of sample 0, as in an earlier"):
-        recorder.update(range(N), logits, (LABELS + 1) % K)
+        recorder.end_epoch()
     recorder.update(range(N), logits, LABELS)
     with pytest.raises(ConfigError, match=r"found 40 samples of one that is not; call end_epoch"):
         recorder.scores("aum")
-    with pytest.raises(ConfigError, match="again; call end_epoch"):
+    with pytest.raises(ConfigError, match="once in an epoch, found more; call end_epoch"):
         recorder.update(range(N), logits, LABELS)
     recorder.end_epoch()
     with pytest.raises(ConfigError, match="score_epoch from 1 to 3, found 4"):
@@ -380,3 +380,42 @@ def test_processes_of_torch_gather_what_all_saw(tmp_path: Path) -> None:
         for name, values in whole.items():
             np.testing.assert_array_equal(found[name], values)
     _recorded(_logits(1)).gather()  # alone, it has nothing to do
+
+
+@pytest.mark.parametrize("pending", [2**22, 60])
+@pytest.mark.parametrize(
+    ("second", "sentence"),
+    [
+        (([0, 20], [0, 0]), "found index 0 again"),
+        (([N, 20], [0, 0]), "an index from 0 to 39, found 40"),
+        (([20, 21], [-1, 0]), "a label from 0 to 3, found -1"),
+        (([20, -1], [0, 0]), "an index from 0 to 39, found -1"),
+        (([20, 21], (LABELS[[20, 21]] + 1) % K), "Expected label . of sample 20"),
+    ],
+)
+def test_later_batches_are_checked_at_the_end_of_the_epoch(
+    second: Any, sentence: str, pending: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was recorded before stays, also where much was looked at meanwhile."""
+    monkeypatch.setattr("raydrop.scores.recorder._PENDING", pending)
+    recorder, logits = _recorded(_logits(2)), _logits(1)[0]
+    before = recorder.trace.as_arrays()
+    first = torch.arange(20)
+    recorder.update(first, logits[first], LABELS[first])
+    indices, labels = second
+    recorder.update(indices, logits[[20, 21]], labels)
+    with pytest.raises(ConfigError, match=sentence):
+        recorder.end_epoch()
+    for name, values in recorder.trace.as_arrays().items():
+        np.testing.assert_array_equal(values, before[name])
+    recorder.update(range(N), logits, LABELS)
+    recorder.end_epoch()
+    assert recorder.epochs == 3
+
+
+def test_labels_of_minus_one_are_refused_in_the_first_epoch_too() -> None:
+    recorder, logits = rd.Recorder(N, K), _logits(1)[0]
+    recorder.update([0], logits[:1], LABELS[:1])
+    recorder.update(range(1, N), logits[1:], [-1] * (N - 1))
+    with pytest.raises(ConfigError, match="a label from 0 to 3, found -1"):
+        recorder.end_epoch()
