@@ -37,7 +37,6 @@ def keep(
 ) -> None:
     """Write the samples that a trial kept: id, path, label, class, group and score."""
     from raydrop.frontier.results import Results
-    from raydrop.store.samples import NoSamplesError
     from raydrop.store.tables import write_kept
     from raydrop.study.importing import refuse_paths
 
@@ -51,12 +50,10 @@ def keep(
         "query_model": query_model,
     }
     point = {name: value for name, value in axes.items() if value is not None}
-    try:
-        kept = results.kept(trial, seed=seed, **point)
-    except NoSamplesError:
+    if results.lacks_samples:
         refuse_paths(results.dataset, trust or (), results.place.called())
         _add_samples(results, data_root)
-        kept = results.kept(trial, seed=seed, **point)
+    kept = results.kept(trial, seed=seed, **point)
     write_kept(out, kept)
     console.print(f"Kept {len(kept)}: {out}")
     if kept.attrs["root"]:

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from raydrop.frontier.overlay import Overlay
 
 
-_TABLES = (".csv", ".parquet")
-"""What files of predictions end in."""
-
-
 @app.command(
     epilog="Example: `raydrop frontier results/digits`; with --watch while its sweep runs; "
     "`raydrop frontier results/a results/b --out results/a-and-b` overlays studies; "
@@ -54,7 +50,7 @@ def frontier(
     as_json: AsJson = False,
 ) -> None:
     """Make tables, figures and report anew from the records, without Ray or torch."""
-    if any(Path(each).suffix.lower() in _TABLES for each in directories):
+    if any(map(_is_table, directories)):
         directories = [_of_predictions(directories, out)]
         out = None
     if watch and as_json:
@@ -85,11 +81,15 @@ def frontier(
     show_frontier(directory, by, pdf=pdf, as_json=as_json)
 
 
+def _is_table(name: str) -> bool:
+    return Path(name).suffix.lower() in (".csv", ".parquet") and not Path(name).is_dir()
+
+
 def _of_predictions(files: list[str], out: str | None) -> str:
     """Leave what files of predictions say in a folder, and return it."""
     from raydrop.frontier.predictions import from_predictions
 
-    odd = [each for each in files if Path(each).suffix.lower() not in _TABLES]
+    odd = [each for each in files if not _is_table(each)]
     if odd or out is None:
         raise ConfigError(
             "Expected files of predictions alone, and --out with a folder for what they say, found "

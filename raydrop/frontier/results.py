@@ -26,7 +26,7 @@ from raydrop.frontier.table import AVERAGE, WORST, as_filed, table_of
 from raydrop.frontier.write import write_frontier
 from raydrop.store import Entry, Place, Store, open_place, required
 from raydrop.store.places import STUDY
-from raydrop.store.samples import NoSamplesError, read_samples
+from raydrop.store.samples import read_samples
 
 KEPT_COLUMNS = ("sample_id", "path", "label", "class_name", "group", "score")
 """Columns of what :meth:`Results.kept` returns, and of the file that ``raydrop keep`` writes."""
@@ -197,7 +197,7 @@ class Results:
         ids = np.sort(entry.array("kept_ids", kinds="iu", shape=(None,)))
         samples = read_samples(store, self.fingerprint)
         if samples is None:
-            raise NoSamplesError(
+            raise StoreError(
                 f"Expected the labels of the training samples in {self.place.called()}, found "
                 "results of before these were kept; run the same study again, which adds them."
             )
@@ -272,6 +272,14 @@ class Results:
     def fingerprint(self) -> str:
         """Hash of the data."""
         return str(self._study["data_fingerprint"])
+
+    @property
+    def lacks_samples(self) -> bool:
+        """Whether it has the ids of what was kept, and nothing on the samples they are of."""
+        store = Store(self.place)
+        found = (store.peek("trial", key) for key in store.keys("trial"))
+        known = any(entry is not None and "kept_ids" in entry.names for entry in found)
+        return known and read_samples(store, self.fingerprint) is None
 
     @property
     def described(self) -> pd.DataFrame:

@@ -21,10 +21,6 @@ _BETWEEN = "\0"
 """What stands between two paths, since no path has it."""
 
 
-class NoSamplesError(StoreError):
-    """Results do not say what their training samples are: they are of before these were kept."""
-
-
 def write_samples(
     store: Store,
     fingerprint: str,
