@@ -606,7 +606,7 @@ def test_workers_of_a_script_import_from_its_folder_alone(theirs: Path) -> None:
     assert imported(theirs.parent) == []
 
 
-HOSTILE = [
+NAMING = [
     *("dataset", "model", "query_model", "train", "point.method", "point.quotas", "point.loss"),
     *("point.model", "point.query_model", "point.network_method", "training.optimizer"),
     *("query_training.optimizer", "network.dense_loss"),
@@ -628,7 +628,7 @@ def hostile_study(field: str, text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", ["os:mkdir({!r})", "from_method:os:mkdir({!r})", " os:mkdir"])
-@pytest.mark.parametrize("field", HOSTILE)
+@pytest.mark.parametrize("field", NAMING)
 def test_a_replay_imports_nothing(
     field: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -648,7 +648,7 @@ def _fails(name: str, *_: object) -> None:
     raise AssertionError(name)
 
 
-@pytest.mark.parametrize("field", HOSTILE)
+@pytest.mark.parametrize("field", NAMING)
 def test_the_hostile_names_would_be_imported_if_they_were_trusted(field: str) -> None:
     """Negative control."""
     values = hostile_study(field, "os:mkdir")

@@ -12,9 +12,7 @@ data sets of it; and objects that a study was given, by their names.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
-import importlib.util
 import inspect
 import re
 from collections.abc import Mapping
@@ -245,7 +243,7 @@ def parse_spec(text: str) -> DatasetSpec:
         drawn = called(source.drawn, call["arguments"] or "")
         return DatasetSpec(source.name, None, tuple(variants), drawn=drawn)
     own = Call.parse(base) if source is None else None
-    if own is not None and own.module and not _is_misspelt(own.module):
+    if own is not None and own.module and not DATASETS.misspelt(own.module):
         return DatasetSpec(own.text, None, tuple(variants))
     name, path, options = _take_apart(base)
     if "+" in name:
@@ -254,13 +252,6 @@ def parse_spec(text: str) -> DatasetSpec:
             f"write for example {VARIANTS['long_tail'].example}."
         )
     return DatasetSpec(name, path, tuple(variants), options)
-
-
-def _is_misspelt(name: str) -> bool:
-    """Return whether what stands before a colon is a data set's name, or nearly one."""
-    close = difflib.get_close_matches(name.lower(), DATASETS, cutoff=0.75)
-    package = name.partition(".")[0]  # to look for what is within would import it
-    return name in DATASETS or bool(close and importlib.util.find_spec(package) is None)
 
 
 def is_listed(text: str) -> bool:

@@ -15,6 +15,7 @@ from raydrop.errors import ConfigError, RaydropError, in_one_line
 from raydrop.plan.runs import named_by
 from raydrop.selection import QUOTAS, budget_for, quota_rule
 from raydrop.study import Study, TrialConfig
+from raydrop.study.sources import check_unchanged
 from raydrop.training.losses import LOSSES, LossContext, batch_loss, loss_rule
 
 
@@ -30,6 +31,8 @@ class OwnName:
     """Hash of its source, or the word that stands for it."""
     note: str = ""
     """What else there is to say of it."""
+    origin: str = ""
+    """Where it comes from: a distribution, or a file."""
 
     def __str__(self) -> str:
         """As in ``mypkg.net:SignNet(width=32), source 3fa2c1d0``."""
@@ -56,7 +59,8 @@ def own_names(study: Study, trials: Iterable[TrialConfig]) -> tuple[OwnName, ...
             entry = named.entry
             if entry.source or entry.unhashable:
                 source = f"version {study.version}" if study.version else entry.source
-                found[OwnName(where, named.name, source, getattr(entry, "note", ""))] = None
+                note = getattr(entry, "note", "")
+                found[OwnName(where, named.name, source, note, entry.origin)] = None
     return tuple(found)
 
 
@@ -90,9 +94,13 @@ def try_own(study: Study, trials: Iterable[TrialConfig], dataset: LabelledDatase
     """Call losses and rules of quotas of the user's own once, before anything is computed.
 
     Raises:
-        ConfigError: If one raises, or gives something else than a loss, or quotas.
+        ConfigError: If one raises, or gives something else than a loss, or quotas; or if a file has
+            been changed since what the study names was imported from it.
     """
     trials = tuple(trials)
+    for own in own_names(study, trials):
+        if not study.version:
+            check_unchanged(own.origin)
     for text in sorted({trial.loss for trial in trials}):
         if LOSSES.foreign(text) is not None:
             _try_loss(study, text, dataset)

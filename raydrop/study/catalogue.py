@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
 import functools
+import importlib.util
 import inspect
 import math
 import re
@@ -26,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from raydrop.errors import ConfigError, RaydropError, in_one_line, unknown_name
-from raydrop.study.importing import Call, path_of
+from raydrop.study.importing import PREFIXES, Call, path_of
 from raydrop.study.sources import (
     UnhashableError,
     content_hash,
@@ -402,7 +404,8 @@ class Catalogue(Mapping[str, Some]):
             return None
         else:
             thing = self._things.get(head) or self._plugin(head)
-            call = Call.parse(text) if thing or ":" in head else None
+            of_module = ":" in head and not self.misspelt(head.partition(":")[0])
+            call = Call.parse(text) if thing or of_module else None
             if call is not None:
                 thing = _imported(call) if call.module else thing
                 thing = thing and dataclasses.replace(thing, call=call)
@@ -438,6 +441,12 @@ class Catalogue(Mapping[str, Some]):
             source = source_of(value, Call(point.attr, point.module))
             self._plugins[name] = Thing(name, value, source, origin=origin)
         return None if point is None else self._plugins[name]
+
+    def misspelt(self, name: str) -> bool:
+        """Whether what stands before a colon is a name of ours, or nearly one and no package."""
+        close = difflib.get_close_matches(name.lower(), {*self, *PREFIXES}, cutoff=0.75)
+        package = name.partition(".")[0]  # to look for what is within would import it
+        return name in self._entries or bool(close and importlib.util.find_spec(package) is None)
 
     def _names(self) -> set[str]:
         return {*self._entries, *self._things, *_entry_points(self._group)}

@@ -98,6 +98,23 @@ def _file_of(module: types.ModuleType, thing: Any) -> tuple[str, str]:
     return known[1:]
 
 
+def check_unchanged(file: str) -> None:
+    """Refuse a file from which a module of this process came, if it has been changed since.
+
+    Raises:
+        ConfigError: Because the code that would run is no longer what the file says.
+    """
+    for name, (spec, digest, _) in _FILES.items():
+        module = sys.modules.get(name)
+        if module is None or module.__spec__ is not spec or module.__file__ != file:
+            continue
+        if hashlib.sha256(Path(file).read_bytes()).hexdigest() != digest:
+            raise ConfigError(
+                f"Expected {file} as it was when {name} was imported from it, found that it has "
+                "been changed since; restart Python, or reload the module."
+            )
+
+
 def _check_loaded(thing: Any, content: bytes, file: str) -> None:
     """Refuse a class or function whose file has been changed since it was imported."""
     waiting, there = list[types.CodeType](), dict[str, list[types.CodeType]]()

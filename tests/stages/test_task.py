@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,13 +131,18 @@ def test_a_changed_line_of_the_training_is_another_identity(
         return {run.key for run in (*plan.queries, *plan.scores, *plan.trials)}
 
     before, worded = keys(study), keys(dataclasses.replace(study, version="1"))
-    path = Path(sys.modules[package.partition(":")[0]].__file__ or "")
+    module = sys.modules[package.partition(":")[0]]
+    path = Path(module.__file__ or "")
     written = path.read_text()
-    path.write_text(written.replace("lr=0.5", "lr=0.4"))
+    path.write_text(written.replace("lr=0.5", "lr=0.4  "))
     try:
+        with pytest.raises(ConfigError, match="it has been changed since; restart Python"):
+            keys(study)
+        importlib.reload(module)
         after, still = keys(study), keys(dataclasses.replace(study, version="1"))
     finally:
         path.write_text(written)
+        importlib.reload(module)
     assert not before & after
     assert worded == still
     assert keys(study) == before
