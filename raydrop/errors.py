@@ -57,11 +57,18 @@ class IncompleteStudyError(RaydropError):
     """A study ended with trials that failed; everything else is finished and reported."""
 
 
+_MANY = 40
+"""Names that are all said where none is near; of more of them, half as many."""
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
     """Build the error for a name that is not among the known ones, with the nearest of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(name).lower(), names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(names)}."
+    bare = str(name).partition("(")[0].lower()  # arguments liken one name to none
+    close = difflib.get_close_matches(bare, names, n=3, cutoff=0.5)
+    # Nobody reads the thousand models of a library.
+    said = names if len(names) <= _MANY else [*names[: _MANY // 2], f"{len(names)} in all"]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(said)}."
     return ConfigError(f"Unknown {kind} {name!r}: {hint}")
 
 

@@ -33,7 +33,7 @@ def test_every_error_survives_pickling_with_its_sentence(error: type[RaydropErro
 
 
 def test_errors_are_also_what_a_stranger_would_catch() -> None:
-    assert len(ERRORS) == 10
+    assert len(ERRORS) == 11
     assert issubclass(ConfigError, ValueError)
     assert issubclass(DataError, ValueError)
     assert issubclass(StoreError, OSError)
@@ -55,6 +55,16 @@ def test_an_unknown_name_brings_its_nearest_or_all(name: object, message: str) -
     error = unknown_name("method", name, iter(["random", "el2n", "grand", "forgetting"]))
     assert isinstance(error, ConfigError)
     assert str(error) == message
+
+
+def test_of_very_many_names_the_nearest_is_found_and_not_all_are_said() -> None:
+    names = [f"vit_{n:04}" for n in range(1000)]
+    assert str(unknown_name("model", "vit_0007(depth=2, heads=3, width=48)", names)).startswith(
+        "Unknown model 'vit_0007(depth=2, heads=3, width=48)': did you mean vit_0007"
+    )
+    said = str(unknown_name("model", "?", names))
+    assert said.startswith("Unknown model '?': choose one of vit_0000, vit_0001, ")
+    assert said.endswith("vit_0019, 1000 in all.")
 
 
 def test_whatever_would_steer_a_terminal_or_a_page_is_shown() -> None:
