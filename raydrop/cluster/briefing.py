@@ -17,6 +17,7 @@ from rich.text import Text
 from raydrop.cluster import forecast as forecasting
 from raydrop.cluster import layout as cluster_layout
 from raydrop.cluster.layout import Layout, Node, layout_text, make_layout, this_machine
+from raydrop.cluster.packages import OwnCode
 from raydrop.cluster.session import ray_session
 from raydrop.data.batches import PreparedData
 from raydrop.data.check import Finding, glance
@@ -51,6 +52,12 @@ class Briefing:
         """What is missing; nothing of it is done while a briefing lasts."""
         return workload(self.study, self.missing, self.dataset, self.store)
 
+    @cached_property
+    def own_code(self) -> OwnCode:
+        """What of the user's own the study needs wherever work is done."""
+        names = own_names(self.study, (run.trial for run in self.plan.trials))
+        return OwnCode(self.study, names, self.dataset.modules)
+
     def say(self, name: str, text: str) -> None:
         """Print a line."""
         self.console.print(f"  {name:<11} {text}")
@@ -77,6 +84,10 @@ class Briefing:
             "data": dataset.name,
             "data_fingerprint": dataset.fingerprint,
             "remarks": list(dataset.remarks),
+            "own": [
+                {"axis": own.axis, "name": own.text, "source": own.source}
+                for own in own_names(self.study, (run.trial for run in plan.trials))
+            ],
             "samples": {name: len(split) for name, split in dataset.splits().items()},
             "classes": list(dataset.class_names),
             "groups": list(dataset.group_names),
@@ -108,7 +119,7 @@ class Briefing:
         )
         if dataset.remarks:
             self.say("data", " ".join(dataset.remarks))
-        for own in own_names(study, (run.trial for run in plan.trials)):
+        for own in self.own_code.names:
             self.say(_LABELS.get(own.axis, own.axis), str(own))
         self._tell_found(glance(dataset, dataset, study.by))
 
@@ -161,7 +172,11 @@ class Briefing:
         )
 
     def forecast(
-        self, address: str | None, num_cpus: int | None, gpus_per_worker: float | None
+        self,
+        address: str | None,
+        num_cpus: int | None,
+        gpus_per_worker: float | None,
+        code: str | None = None,
     ) -> None:
         """Say how the study would lay out now, and how long it is likely to take.
 
@@ -169,7 +184,8 @@ class Briefing:
         refused where it has too little; nodes that a cluster lacks may still come.
         """
         joins = address is not None or ray.is_initialized()
-        with ray_session(address) if joins else nullcontext():
+        modules = self.own_code.modules() if joins else ()
+        with ray_session(address, code=code, modules=modules) if joins else nullcontext():
             found = cluster_layout.alive_nodes() if joins else [this_machine(num_cpus)]
             in_memory = self.dataset.fits_decoded()
             try:

@@ -29,6 +29,7 @@ from raydrop.frontier.report import page
 from raydrop.stages.facts import save_data_card
 from raydrop.store import Store, open_place
 from raydrop.store.samples import read_samples, write_samples
+from raydrop.store.tables import ScoreFacts, Units, write_scores
 from raydrop.study import SCHEMA, NetworkPruning, TrialConfig
 from raydrop.training.losses import LOSSES
 
@@ -255,6 +256,11 @@ def test_a_replay_imports_what_the_user_trusts_alone(
     assert not (tmp_path / "ran").exists()
     assert _main(monkeypatch, *command, "--trust", "other", "--trust", "planted_by_a_test") == 0
     assert (tmp_path / "ran").exists()
+    capsys.readouterr()
+    trusted = ("--trust", "planted_by_a_test", "--json", "--set", "version=mine")
+    assert _main(monkeypatch, *command, *trusted) == 0
+    own = {"axis": "model", "name": "planted_by_a_test:build", "source": "version mine"}
+    assert json.loads(capsys.readouterr().out)["own"] == [own]
 
 
 # --- init ---
@@ -542,6 +548,21 @@ def test_scores_of_ones_own_are_selected_from(
     recalls.write_text("class,recall\ncat,0.9\ndog,0.9\nowl,0.1\n")
     assert _main(monkeypatch, *command, "--quotas", "drop", "--recalls", recalls) == 0
     assert "owl" in out.read_text()
+
+
+def test_scores_of_files_are_selected_with_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, out = tmp_path / "scores.parquet", tmp_path / "kept.csv"
+    paths = [f"train/{name}.png" for name in ("=a", "b", "c", "d")]
+    frame = pd.DataFrame({"sample_id": [3, 1, 2, 0], "label": [0, 0, 1, 1], "path": paths})
+    units = {"class": Units(["0", "1"], [0.5, 0.5], [9, 9])}
+    facts = ScoreFacts("el2n", True, "imagefolder:x", "small_cnn", 0, units)
+    write_scores(scores, frame.assign(score=[0.1, 0.9, 0.8, 0.2]), facts)
+    assert _main(monkeypatch, "select", scores, "--keep-fraction", 0.5, "--out", out) == 0
+    assert out.read_text() == "sample_id,path,label\n1,train/b.png,0\n2,train/c.png,1\n"
+    refused = ("--keep-fraction", 0.5, "--lower-is-kept", "--out", out)
+    assert _main(monkeypatch, "select", scores, *refused) == 1
 
 
 @pytest.mark.parametrize(
