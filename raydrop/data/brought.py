@@ -60,6 +60,8 @@ class Wishes:
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.validation is None:
+            object.__setattr__(self, "validation", SHARE)
         if self.augment is not None and not callable(self.augment):
             raise ConfigError(
                 "Expected a function from a batch of inputs to one for augment, found "
@@ -159,7 +161,7 @@ def from_torch(
     found = read_all(sources, collate, limit, workers, version)
     names = class_names or _names_of(train)
     wishes = Wishes(
-        SHARE if validation is None else validation,
+        validation,
         *(flip, crop_padding, augment, names, group_names, version, name),
     )
     return assembled(*parts_of(found, groups), wishes)
@@ -225,6 +227,8 @@ def from_arrays(
     """
     values = rows(x if not hasattr(x, "to_numpy") else x.to_numpy())
     inputs = held(ArrayInputs(values))
+    if y is None:
+        raise DataError("Expected a label of every sample, found none; give them as y.")
     sizes = {"x": len(inputs), "y": len(y)}
     sizes |= {
         name: len(each) for name, each in (("groups", groups), ("split", split)) if each is not None

@@ -201,7 +201,7 @@ def understood(text: str, data_root: str | None) -> DatasetSpec:
     name = re.split(r"[:?(+]", text, maxsplit=1)[0].strip()
     if name not in DATASETS:
         spec = parse_spec(f"imagefolder:{text}")
-        if "/" in text or (spec.path and data_folder(spec.path, data_root).is_dir()):
+        if "/" in text or (spec.path and data_folder(spec.path, data_root).exists()):
             return spec
     return parse_spec(text)
 

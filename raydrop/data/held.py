@@ -33,7 +33,10 @@ class ArrayInputs:
     in_memory: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        sizes = {len(array) for array in leaves(self.values)}
+        parts = leaves(self.values)
+        if not parts:
+            raise DataError("Expected inputs, found none; give an array or a tensor.")
+        sizes = {len(array) for array in parts}
         if len(sizes) != 1:
             raise DataError(
                 f"Expected as many samples in each part of the inputs, found {sorted(sizes)}; give "

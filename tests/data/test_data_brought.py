@@ -503,6 +503,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "split": (lambda: from_arrays(X, Y, split=["tran"] * 60), "Unknown split 'tran': did you mean"),
     "no test": (lambda: from_arrays(X, Y, split=["train"] * 60), "samples for test, found none"),
     "words": (lambda: from_arrays([["a"]] * 60, Y), "numbers for inputs, found an array of <U1"),
+    "nothing": (lambda: from_arrays((), Y), "inputs, found none; give an array"),
+    "no labels": (lambda: from_arrays(X, None), "a label of every sample, found none"),
+    "no test set": (lambda: from_torch(listed(), None), "map-style data set for test, .* NoneType"),
     "share": (lambda: from_arrays(X, Y, validation=1.5), "share between 0 and 1 for validation"),
     "flip": (lambda: from_arrays(X, Y, flip="sideways"), "value of flip 'sideways'"),
     "channels last": (

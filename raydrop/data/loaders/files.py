@@ -137,10 +137,12 @@ def resolve_folder(path: str | None, data_root: str | None) -> Path:
     """
     folder = data_folder(path or "", data_root)
     if not folder.is_dir():
+        mend = "correct the path, or the data root that relative paths start from"
+        if is_file := folder.exists():
+            mend = "give its folder, or table:FILE?label=COLUMN for a table that names images"
         raise DataError(
             f"Expected a folder of images at {folder.absolute()}, found "
-            f"{'a file' if folder.exists() else 'nothing'} there; correct the path, "
-            "or the data root that relative paths start from."
+            f"{'a file' if is_file else 'nothing'} there; {mend}."
         )
     return folder.absolute()
 

@@ -132,6 +132,13 @@ def from_huggingface(
     Raises:
         ConfigError: If an argument is none of the above.
         DataError: As by :func:`~raydrop.data.from_torch`, and if columns or splits are missing.
+
+    Example:
+        >>> import datasets
+        >>> rows = {"input_ids": [[1, 2], [3, 4]] * 20, "label": ["good", "bad"] * 20}
+        >>> ds = datasets.Dataset.from_dict(rows)
+        >>> from_huggingface(ds, input="input_ids").class_names
+        ('bad', 'good')
     """
     splits, remarks = _splits_of(ds)
     inputs = input if isinstance(input, str) else tuple(input)
