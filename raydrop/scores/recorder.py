@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -80,7 +81,8 @@ class Recorder:
         """Forget the epoch that is not at its end."""
         self._waiting: list[Raw] = []
         self._observed: list[tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]] = []
-        self._count = self._logits = 0  # of samples, and of the logits that wait
+        self._count = self._looked = 0  # of samples, and of those that were looked at
+        self._place: torch.device | None = None
 
     @property
     def epochs(self) -> int:
@@ -127,33 +129,43 @@ class Recorder:
             indices = torch.as_tensor(indices)
         if not isinstance(labels, Tensor):
             labels = torch.as_tensor(labels)
-        shape = logits.shape
-        if len(shape) != 2 or shape[1] != self.num_classes:
-            raise ConfigError(
-                f"Expected logits of shape (B, {self.num_classes}), a number for every class, "
-                f"found {tuple(shape)}; give the model's outputs before the softmax."
-            )
-        for values in (indices, labels):
-            if values.shape != shape[:1] or values.dtype not in _WHOLE:
-                name = "indices" if values is indices else "labels"
-                raise ConfigError(
-                    f"Expected {name} as one whole number for each of {shape[0]} samples, found "
-                    f"{values.dtype} of shape {tuple(values.shape)}; give those of this batch."
-                )
+        shape, place = logits.shape, logits.device
+        if (
+            len(shape) != 2
+            or shape[1] != self.num_classes
+            or not (indices.shape == labels.shape == shape[:1])
+            or indices.dtype not in _WHOLE
+            or labels.dtype not in _WHOLE
+        ):
+            raise self._unfit(indices, logits, labels)
         if not (self._count or self.epochs or indices.is_cuda or labels.is_cuda):
             self._check(indices.numpy(), labels.numpy())
-        if self._count + shape[0] > self.n:
+        count = self._count + shape[0]
+        if count > self.n:
             raise ConfigError(
                 f"Expected each of {self.n} samples once in an epoch, found more; call end_epoch() "
                 "after each pass over the data."
             )
-        if self._waiting and self._waiting[0][2].device != logits.device:
+        if place != self._place or (count - self._looked) * shape[1] > _PENDING:
             self._look()
+            self._place, self._looked = place, self._count
         self._waiting.append((indices, labels, logits.detach().clone()))
-        self._count += shape[0]
-        self._logits += logits.numel()
-        if self._logits > _PENDING:
-            self._look()
+        self._count = count
+
+    def _unfit(self, indices: Tensor, logits: Tensor, labels: Tensor) -> ConfigError:
+        """Say which part of a batch is of another form than it has to be."""
+        shape = tuple(logits.shape)
+        if len(shape) != 2 or shape[1] != self.num_classes:
+            return ConfigError(
+                f"Expected logits of shape (B, {self.num_classes}), a number for every class, "
+                f"found {shape}; give the model's outputs before the softmax."
+            )
+        fits = indices.shape == shape[:1] and indices.dtype in _WHOLE
+        name, values = ("labels", labels) if fits else ("indices", indices)
+        return ConfigError(
+            f"Expected {name} as one whole number for each of {shape[0]} samples, found "
+            f"{values.dtype} of shape {tuple(values.shape)}; give those of this batch."
+        )
 
     def observe(self, model: torch.nn.Module, data: Any) -> None:
         """Note what a model says now of every sample, in eval mode and without augmentation.
@@ -198,13 +210,16 @@ class Recorder:
         if waiting:
             raw = _joined(waiting)
             indices, labels = raw[0].cpu().numpy(), raw[1].cpu().numpy()
-            odd = None if raw[2].isfinite().all() else ~raw[2].isfinite().all(1)
+            odd = None
+            if not math.isfinite(raw[2].sum(dtype=torch.float32).item()):  # cheaper than of each
+                odd = ~raw[2].isfinite().all(1)
         else:
             indices, labels = (
                 torch.cat([part[place].cpu() for part in observed]).numpy() for place in (0, 1)
             )
             odd = torch.cat([part[2].cpu() for part in observed])
-        if not self._is_as_before(indices, labels):
+        known = self._is_as_before(indices, labels)
+        if not known:
             self._check(indices, labels)
         if odd is not None and odd.any():
             raise TrainingDivergedError(
@@ -212,10 +227,11 @@ class Recorder:
                 f"first at index {indices[odd.cpu().numpy()].min()}; lower the learning rate, or "
                 "clip gradients."
             )
-        self.labels[indices] = labels
+        if not known:
+            self.labels[indices] = labels
         if waiting:
             self._ended.append(raw)
-            if sum(each[2].numel() for each in self._ended) > _PENDING:
+            if len(self._ended) * self.n * self.num_classes > _PENDING:
                 self._looked_at()
         else:
             values = {
@@ -401,7 +417,7 @@ class Recorder:
             raw = _joined(self._waiting)
             odd = ~raw[2].isfinite().all(1)
             self._observed.append((*raw[:2], odd, self._observe(*raw[1:])))
-            self._waiting, self._logits = [], 0
+            self._waiting = []
 
     def _looked_at(self) -> list[Rows]:
         """Return the observations of all epochs that are at their end, epoch by epoch."""
