@@ -627,7 +627,13 @@ def hostile_study(field: str, text: str) -> dict[str, Any]:
     return study
 
 
-@pytest.mark.parametrize("form", ["os:mkdir({!r})", "from_method:os:mkdir({!r})", " os:mkdir"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("os:mkdir({!r})", "from_method:os:mkdir({!r})", " os:mkdir", "os:mkdir('a+b?c:net')"),
+        *("os:mkdir({!r})+long_tail(10)", "os:mkdir('", "os:path.join('a')?b"),
+    ],
+)
 @pytest.mark.parametrize("field", NAMING)
 def test_a_replay_imports_nothing(
     field: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

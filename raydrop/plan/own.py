@@ -1,8 +1,7 @@
-"""What of the user's own a study names: to be said, and to be looked for wherever work is done."""
+"""What of the user's own a study names: to be said, and to be tried before anything is computed."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -62,32 +61,6 @@ def own_names(study: Study, trials: Iterable[TrialConfig]) -> tuple[OwnName, ...
                 note = getattr(entry, "note", "")
                 found[OwnName(where, named.name, source, note, entry.origin)] = None
     return tuple(found)
-
-
-def check_imports(study: Study, names: Iterable[OwnName]) -> None:
-    """Import all that a study names here, and see that it is the code that the study was made with.
-
-    A worker runs this before anything else, given what :func:`own_names` found where the study was
-    started.
-
-    Raises:
-        ConfigError: If something cannot be imported here, or is of another source.
-    """
-    for own in names:
-        try:
-            axes = {} if own.axis == "dataset" else {own.axis: own.text}  # that is always there
-            entry = named_by(study, **axes)[own.axis].entry
-        except ConfigError as error:
-            raise ConfigError(
-                f"Expected {own.text} on every machine that works on the study, found on "
-                f"{platform.node()}: {error}"
-            ) from error
-        if not study.version and entry.source != own.source:
-            raise ConfigError(
-                f"Expected {own.text} of source {own.source[:8]} on every machine that works on the"
-                f" study, found {entry.source[:8]} on {platform.node()}; install the same version "
-                "of its package there, or remove the one there, so that the study's own goes along."
-            )
 
 
 def try_own(study: Study, trials: Iterable[TrialConfig], dataset: LabelledDataset) -> None:

@@ -35,6 +35,7 @@ _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _PATH = re.compile(
     rf"\s*(?:(?P<module>{_DOTTED}):)?(?P<name>{_DOTTED})\s*(?P<call>\(.*\))?\s*", re.DOTALL
 )
+_BEGINNING = re.compile(rf"(?P<module>{_DOTTED})\s*:\s*(?P<name>{_DOTTED})")
 _LITERALS = (type(None), bool, int, float, str, bytes)
 _UNIMPORTABLE = {"__main__", "__mp_main__", "raydrop_sweep"}
 """Modules whose names mean something else in another process."""
@@ -170,19 +171,18 @@ def refuse_paths(value: Any, trust: Collection[str], place: str) -> None:
 
 
 def paths_in(value: Any, where: str = "") -> Iterator[tuple[str, Call]]:
-    """Yield all import paths among the texts of nested values, with the key that each is under."""
+    """Yield what of nested values would be imported, without arguments, and the key it is under.
+
+    Whatever follows a name counts for nothing: arguments, the variants of data, what is malformed.
+    """
     if isinstance(value, str):
-        # A data set may have variants behind its path, and a quota rule a method.
-        text = value.removeprefix("from_method:").partition("+")[0].partition("?")[0]
-        head, colon, _ = text.partition(":")
-        if not colon or not re.fullmatch(rf"\s*{_DOTTED}\s*", head):
-            return
-        try:
-            call = Call.parse(text)
-        except ConfigError:
-            call = Call("?", head.strip())  # of a form that nothing would import
-        if call is not None:
-            yield where, call
+        text = value.strip()
+        while text.startswith("from_method:"):
+            text = text.removeprefix("from_method:").strip()
+        match = _BEGINNING.match(text)
+        known = match is None or match["module"] in PREFIXES or text.endswith(PRETRAINED)
+        if match is not None and not known:
+            yield where, Call(match["name"], match["module"])
     elif isinstance(value, Mapping):
         for key, each in value.items():
             yield from paths_in(each, str(key))

@@ -563,8 +563,9 @@ class Study:
             ConfigError: If a field is unknown or absent, a point holds more than plain values, or a
                 name is an import path of a package that is not trusted.
         """
+        if isinstance(values, Mapping):
+            refuse_paths({**values, "name": "", "version": ""}, trust, "a stored study")
         fields = _rebuilt("field of a study", values, cls)
-        refuse_paths({**values, "name": "", "version": ""}, trust, "a stored study")
         _check_points(fields.get("param_space"))
         try:
             return cls(**fields | {"num_samples": 1})

@@ -24,7 +24,7 @@ from raydrop.data.batches import prepare
 from raydrop.errors import ConfigError
 from raydrop.models import MODELS, build_model
 from raydrop.plan import Plan, make_plan, trial_configs
-from raydrop.plan.own import check_imports, own_names
+from raydrop.plan.own import own_names
 from raydrop.plan.runs import trial_run
 from raydrop.scores import METHODS, score_method
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
@@ -495,23 +495,6 @@ def test_all_names_are_listed_with_where_they_are_from(plugin: Path) -> None:
 
 
 # --- elsewhere ---
-
-
-def test_a_worker_says_what_it_cannot_import(package: Path) -> None:
-    names = own_names(STUDY, trial_configs(STUDY, STUDY.spaces()))
-    assert {own.axis for own in names} == {"method", "quotas", "loss", "model"}
-    check_imports(STUDY, names)
-    write(package, net=NET + "# another version\n")
-    forget()
-    with pytest.raises(
-        ConfigError, match=r"mypkg.net:SignNet\(width=6\) of source .*the same vers"
-    ):
-        check_imports(STUDY, names)
-    check_imports(dataclasses.replace(STUDY, version="1"), names)
-    shutil.rmtree(package / "mypkg")
-    forget()
-    with pytest.raises(ConfigError, match=r"on every machine .* no module 'mypkg'"):
-        check_imports(STUDY, names)
 
 
 def test_things_survive_the_way_to_another_process() -> None:
