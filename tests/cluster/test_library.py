@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -13,6 +14,7 @@ from nbclient import NotebookClient
 from torch import Tensor
 
 import raydrop as rd
+from raydrop.data import load_dataset
 from raydrop.errors import DataError
 from raydrop.frontier.figures import catalogue
 from raydrop.frontier.report import page
@@ -22,7 +24,7 @@ from raydrop.training.losses import LOSSES, CrossEntropy
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-TINY = {
+TINY: dict[str, Any] = {
     "dataset": "digits+subset(12, test=6)",
     "model": "linear",
     "seeds": (0,),
@@ -80,7 +82,10 @@ def test_a_study_runs_in_any_thread_and_resumes_beside_a_ray_that_is_there(
     kept = results.kept(loss="cross_entropy")
     assert len(kept) == 60
     assert (kept["label"].astype(str) == kept["class_name"]).all()
-    assert kept["score"].notna().all()
+    scores = next(Store(open_place(out)).entries("scores")).array("scores")
+    expected = dict(zip(load_dataset(TINY["dataset"]).train.ids.tolist(), scores, strict=True))
+    assert kept["score"].tolist() == [expected[each] for each in kept["sample_id"]]
+    assert len({*kept["score"]}) == 60
     assert not (out / "report.html").exists()
     assert results.report.exists()
 
