@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from raydrop.models.adapter import Output
+    from raydrop.scores.base import ScoreMethod
     from raydrop.selection.scores import Scores
     from raydrop.study import ScoringPrecision, Study
 
@@ -81,7 +82,7 @@ def score(
     model: Any,
     data: Any,
     *,
-    method: str,
+    method: str | ScoreMethod,
     learning_rates: Sequence[float] | None = None,
     steps: int | None = None,
     recalls: Mapping[Any, float] | ArrayLike | None = None,
@@ -107,7 +108,9 @@ def score(
         data: A map-style data set of ``(inputs, label)``, arrays or tensors ``(x, y)``, or a data
             set of :mod:`raydrop.data`, whose training samples are scored.
         method: Such as ``grand``, ``grand_last_layer``, ``el2n``, ``entropy``, ``tracin_self``,
-            ``class_alignment``, ``k_center``, ``moderate``, ``ssp``, ``moso``, ``moso_loo``.
+            ``class_alignment``, ``k_center``, ``moderate``, ``ssp``, ``moso``, ``moso_loo``, or
+            one of your own: its import path, an instance or a class of
+            :mod:`raydrop.scores.base`.
         learning_rates: Of each checkpoint, for scores that sum over several.
         steps: Of the optimiser in all of the training, which ``moso`` is scaled by.
         recalls: Of each class on validation, (K,) or by name, which ``class_alignment`` reads; of a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raydrop.errors import ConfigError
 from raydrop.scores.base import ScoreMethod
 from raydrop.scores.methods.aum import Aum
 from raydrop.scores.methods.ccs import Ccs
@@ -50,7 +51,20 @@ METHODS = Catalogue[Entry[ScoreMethod]](
 """Every score by name."""
 
 
-def score_method(name: str) -> ScoreMethod:
-    """Return the method called ``name``; a ConfigError that lists the nearest if there is none."""
-    method: ScoreMethod = METHODS.named(name).make()
-    return method
+def score_method(name: str | ScoreMethod | type[ScoreMethod]) -> ScoreMethod:
+    """Return the method called ``name``; a ConfigError that lists the nearest if there is none.
+
+    A method of the user's own may stand there itself, or its class.
+    """
+    if isinstance(name, str):
+        method: ScoreMethod = METHODS.named(name).make()
+        return method
+    given = name() if isinstance(name, type) else name
+    if not isinstance(given, ScoreMethod):
+        raise ConfigError(
+            f"Expected the name of a method, or a ScoreMethod, found {type(given).__name__}; "
+            "derive it from TraceMethod or another class of raydrop.scores.base."
+        )
+    if not hasattr(given, "name"):
+        object.__setattr__(given, "name", type(given).__name__)
+    return given

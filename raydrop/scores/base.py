@@ -69,7 +69,11 @@ class TraceMethod(ScoreMethod):
 
     @abstractmethod
     def from_trace(self, trace: Trace, score_epoch: int) -> Scores:
-        """Return scores (N,); early-training scores look at ``score_epoch``, from 1."""
+        """Return scores (N,); early-training scores look at ``score_epoch``, from 1.
+
+        Every sample was seen in every epoch; where that is not so, :func:`from_seen` calls this for
+        samples that were seen as often, with the epochs in which they were.
+        """
 
 
 class SamplingMethod(ScoreMethod):

@@ -94,7 +94,7 @@ class _Memory:
 def own_scores(
     model: Any,
     data: Any,
-    method: str,
+    method: str | ScoreMethod,
     *,
     learning_rates: Sequence[float] | None,
     steps: int | None,
@@ -111,7 +111,7 @@ def own_scores(
     rates = _rates(made, learning_rates, len(trained.states))
     if made.reads == "partitions" and steps is None:
         raise ConfigError(
-            f"Expected steps for {method}, the optimiser steps of the training that left the "
+            f"Expected steps for {made.name}, the optimiser steps of the training that left the "
             "checkpoints, found none; give their number."
         )
     if batch_size is not None and batch_size < 1:
@@ -120,7 +120,7 @@ def own_scores(
     n = len(own.samples)
     if n < made.least_samples:
         raise ConfigError(
-            f"Expected at least {made.least_samples} samples for {method}, found {n}; give more."
+            f"Expected at least {made.least_samples} samples for {made.name}, found {n}; give more."
         )
     checkpoints = Checkpoints(trained, own, output, device)
     limit = batch_size or SCORING_BATCH
@@ -128,7 +128,7 @@ def own_scores(
     _try(made, task)
     known = _recalls(made, recalls, own, checkpoints)
     runs = _runs(made, checkpoints, n, rates, steps or 1, known)
-    seed_of_method = derive_seed(seed, f"scores/{method}")
+    seed_of_method = derive_seed(seed, f"scores/{made.name}")
     if isinstance(made, RandomMethod):
         values: Floats = made.draw(n, np.random.default_rng(seed_of_method))
     elif isinstance(made, TraceMethod):
@@ -210,16 +210,16 @@ def _described(
     )
 
 
-def _method(name: str) -> ScoreMethod:
+def _method(given: str | ScoreMethod) -> ScoreMethod:
     """Return a method that trained models are enough for."""
-    made = score_method(name)
+    made = score_method(given)
     if isinstance(made, CheckpointMethod | RandomMethod) or _looks_once(made):
         return made
     known = [each for each in METHODS if isinstance(score_method(each), CheckpointMethod)]
     known += [each for each in METHODS if _looks_once(score_method(each))]
     raise ConfigError(
-        f"Expected a method that reads trained models ({', '.join(known)}), found {name}, which "
-        "reads the course of a training; use raydrop.Recorder for it."
+        f"Expected a method that reads trained models ({', '.join(known)}), found {made.name}, "
+        "which reads the course of a training; use raydrop.Recorder for it."
     )
 
 

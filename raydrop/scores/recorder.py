@@ -18,7 +18,7 @@ from torch import Tensor
 from raydrop.errors import ConfigError, ScoringError, StoreError, TrainingDivergedError, in_one_line
 from raydrop.models.adapter import adapted
 from raydrop.scores import METHODS, score_method
-from raydrop.scores.base import SamplingMethod, TraceMethod, from_seen
+from raydrop.scores.base import SamplingMethod, ScoreMethod, TraceMethod, from_seen
 from raydrop.scores.own import OwnData, own_data
 from raydrop.store.files import expecting, open_regular, read_npy_header, written_whole
 from raydrop.study import derive_seed
@@ -248,7 +248,9 @@ class Recorder:
                 stacklevel=2,
             )
 
-    def scores(self, method: str, *, score_epoch: int | None = None, seed: int = 0) -> Scores:
+    def scores(
+        self, method: str | ScoreMethod, *, score_epoch: int | None = None, seed: int = 0
+    ) -> Scores:
         """Return scores of all samples by a method that reads training dynamics.
 
         A sample's dynamics are those of the epochs in which it was seen, one after the other, as if
@@ -259,7 +261,7 @@ class Recorder:
 
         Args:
             method: Such as ``el2n``, ``forgetting``, ``aum``, ``dynamic_uncertainty``, ``entropy``,
-                ``ccs``.
+                ``ccs``, or a method of one's own.
             score_epoch: At which early-training scores look, from 1; that after a tenth of the
                 recorded ones by default.
             seed: Of methods that draw at random.
@@ -276,7 +278,7 @@ class Recorder:
             known = [name for name in METHODS if isinstance(score_method(name), readers)]
             raise ConfigError(
                 f"Expected a method that reads training dynamics ({', '.join(known)}), found "
-                f"{method}, which reads something else; use raydrop.score for it."
+                f"{made.name}, which reads something else; use raydrop.score for it."
             )
         if not self.epochs or self._count:
             found = f"{self._count} samples of one that is not" if self._count else "none"
@@ -300,9 +302,9 @@ class Recorder:
         if isinstance(made, TraceMethod):
             values = from_seen(made, trace, at)
         else:
-            values = made.draw_from_trace(trace, derive_seed(seed, f"scores/{method}"))
+            values = made.draw_from_trace(trace, derive_seed(seed, f"scores/{made.name}"))
         known_labels = self.labels.copy()
-        return Scores(np.asarray(values), method, made.higher_is_kept, labels=known_labels)
+        return Scores(np.asarray(values), made.name, made.higher_is_kept, labels=known_labels)
 
     def merge(self, other: Recorder) -> None:
         """Add what another process saw in the same epochs; what both saw stays as it is here.

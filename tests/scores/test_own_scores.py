@@ -20,13 +20,16 @@ from raydrop.data.batches import prepare
 from raydrop.errors import ConfigError, DataError, RaydropError, ScoringError
 from raydrop.models import build_model
 from raydrop.plan.runs import query_run, score_run
+from raydrop.scores.base import GradientMethod, TraceMethod
 from raydrop.scores.sharding import GradientWorker, LocalExecutor, ShardedGradients
+from raydrop.scores.source import GradientSource
 from raydrop.stages.queries import load_query, run_query
 from raydrop.stages.scoring import run_score
 from raydrop.store import Store
 from raydrop.store.places import open_place
 from raydrop.study import Study, Training
 from raydrop.training.checkpoints import load_state
+from raydrop.training.trace import Trace
 
 ONE_MODEL = ["grand", "grand_last_layer", "el2n", "entropy", "k_center", "moderate", "ssp"]
 OF_A_RUN = ["tracin_self", "class_alignment", "moso", "moso_loo"]
@@ -433,3 +436,39 @@ def test_scoring_needs_no_ray() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "8 []", result.stderr
+
+
+class Confidence(TraceMethod):
+    """The probability of the true class in one epoch."""
+
+    one_epoch = True
+    higher_is_kept = False
+
+    def from_trace(self, trace: Trace, score_epoch: int) -> Any:
+        return trace.probability[score_epoch - 1]
+
+
+class Squares(GradientMethod):
+    name, looks_at, quantities = "squares", "last", ("norm",)
+
+    def from_gradients(self, source: GradientSource) -> Any:
+        return source.values("norm", source.run.checkpoint_epochs[-1]) ** 2
+
+
+def test_methods_may_be_the_users_own() -> None:
+    model = _linear()
+    scores = rd.score(model, (X, Y), method=Squares())
+    np.testing.assert_allclose(scores.values, np.square(_norms(model)), rtol=1e-4)
+    assert scores.method == "squares"
+    with torch.no_grad():
+        expected = model(X).softmax(1)[torch.arange(N), Y]
+    for given in (Confidence, Confidence()):
+        found = rd.score(model, (X, Y), method=given)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found.values, expected, rtol=1e-5)
+        assert (found.method, found.higher_is_kept) == ("Confidence", False)
+    recorder = rd.Recorder(N, K)
+    recorder.update(range(N), model(X), Y)
+    recorder.end_epoch()
+    np.testing.assert_allclose(recorder.scores(Confidence()).values, expected, rtol=1e-5)
+    with pytest.raises(ConfigError, match="Expected the name of a method, or a ScoreMethod, found"):
+        rd.score(model, (X, Y), method=7)  # type: ignore[arg-type]
