@@ -125,11 +125,13 @@ def _facts(dataset: LabelledDataset) -> list[str]:
     counts = ", ".join(f"{len(split):,} for {name}" for name, split in dataset.splits().items())
     sizes = dataset.sizes("class")
     names, groups = dataset.class_names, dataset.group_names
-    lines = [
-        f"{dataset.name}: {counts}",
-        f"{len(names)} classes: {visible(names[sizes.argmin()])} is the smallest with "
-        f"{sizes.min():,}, {visible(names[sizes.argmax()])} the largest with {sizes.max():,}",
-    ]
+    ends = (
+        f"{visible(names[sizes.argmin()])} is the smallest with {sizes.min():,}, "
+        f"{visible(names[sizes.argmax()])} the largest with {sizes.max():,}"
+    )
+    if sizes.min() == sizes.max():
+        ends = f"{sizes.min():,} samples of each"
+    lines = [f"{dataset.name}: {counts}", f"{len(names)} classes: {ends}"]
     return [*lines, *([f"{len(groups)} groups"] if groups else [])]
 
 

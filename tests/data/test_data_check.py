@@ -287,6 +287,11 @@ def test_a_folder_alone_is_one_of_images(root: Path) -> None:
     assert str(understood("digits", str(root.parent))) == "digits"
     with pytest.raises(DataError, match=r"Expected a folder of images at .*nowhere, found nothing"):
         check_data(str(root / "nowhere"))
+    table = root.parent / "signs.csv"
+    table.write_text("file,label\n")
+    for text, data_root in ((str(table), None), ("signs.csv", str(root.parent))):
+        with pytest.raises(DataError, match=r"found a file there; .* or table:FILE\?label=COLUMN"):
+            check_data(text, data_root)
     with pytest.raises(ConfigError, match="Unknown data set 'digit': did you mean digits"):
         check_data("digit")
 

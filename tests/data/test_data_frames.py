@@ -92,6 +92,14 @@ def test_splits_are_drawn_where_there_are_none(frame: pd.DataFrame, tmp_path: Pa
     assert dataset.class_sizes("validation").tolist() == [2, 2]
     assert sum("no split, so 20%" in remark for remark in dataset.remarks) == 1
     assert sum("so 10% of the training samples" in remark for remark in dataset.remarks) == 1
+    renamed = frame.rename(columns={"part": "split"})
+    unread = from_frame(renamed, root=tmp_path)
+    assert [each for each in unread.remarks if "split is not read" in each] == [
+        "The column split is not read; where it says which samples are for testing, say "
+        "split='split'."
+    ]
+    read = from_frame(renamed, split="split", root=tmp_path)
+    assert not any("is not read" in remark for remark in (*read.remarks, *dataset.remarks))
     halved = from_frame(frame, split="part", root=tmp_path, validation="test")
     assert (len(halved.train), len(halved.validation)) == (32, 8)
 

@@ -99,6 +99,7 @@ def from_frame(
     )
     columns = {"label": label} | {k: v for k, v in (("group", group), ("split", split)) if v}
     where = _Where("the frame", frame.rename(columns=str).set_axis(range(len(frame))))
+    wishes = _noticing(where, columns, wishes)
     if features is not None:
         return _of_features(where, columns, features, test, wishes)
     return _of_images(where, columns | {"image": path}, Path(root).absolute(), True, test, wishes)
@@ -151,6 +152,7 @@ def load_table(
     wishes = Wishes(validation=share_option("validation", validation, "test"), flip=flip)
     where = _Where(visible(folder / last), _read(folder / last), "table:FILE?{}=COLUMN", name)
     columns = {"label": label} | {k: v for k, v in (("group", group), ("split", split)) if v}
+    wishes = _noticing(where, columns, wishes)
     share = share_option("test", test)
     if features:
         wanted: str | list[str] = features if features == ALL else features.split(",")
@@ -203,6 +205,17 @@ def _read(path: Path) -> pd.DataFrame:
     if frame.empty:
         raise DataError(f"Expected a row per sample in {visible(path)}, found none; add them.")
     return frame.set_axis(range(2, len(frame) + 2))
+
+
+def _noticing(where: _Where, columns: Mapping[str, str], wishes: Wishes) -> Wishes:
+    """Say so where a column of splits is not read: test samples would be trained on."""
+    if "split" in columns or "split" not in where.frame:
+        return wishes
+    told = (
+        "The column split is not read; where it says which samples are for testing, say "
+        f"{where.example.format('split').replace('COLUMN', 'split').replace('...', repr('split'))}."
+    )
+    return dataclasses.replace(wishes, remarks=(*wishes.remarks, told))
 
 
 def _texts(values: pd.Series[Any]) -> pd.Series[Any]:
