@@ -168,10 +168,10 @@ def test_samples_that_the_data_do_not_have_are_refused(tmp_path: Path) -> None:
     SMALL.write(tmp_path)
     ids = np.array([0, 1])
     write_samples(Store(open_place(tmp_path)), FINGERPRINT, ids=ids, labels=ids)
-    with pytest.raises(StoreError, match="Expected kept samples of the data in .*, found others"):
+    with pytest.raises(StoreError, match=r"Expected kept samples of the data in .*, found others"):
         Results(tmp_path).kept(method="none", seed=0)
     write_samples(Store(tmp_path / "store"), "other", ids=ids, labels=ids + 3, paths=["a"])
-    with pytest.raises(StoreError, match="Expected 2 paths in .*, found 1"):
+    with pytest.raises(StoreError, match=r"Expected 2 paths in .*, found 1"):
         read_samples(Store(tmp_path / "store"), "other")
 
 
@@ -215,7 +215,7 @@ def test_names_of_this_package_cost_nothing_before_they_are_used() -> None:
         f"heavy = {heavy!r}\n"
         "assert {*raydrop.__all__} <= {*dir(raydrop)}\n"
         "assert not heavy & {*sys.modules}\n"
-        "of_torch = {'DynamicSampler', 'with_indices'}  # a sampler and a data set of torch's\n"
+        "of_torch = {'DynamicSampler', 'Recorder', 'with_indices'}  # for loops of torch's\n"
         "for name in {*raydrop.__all__} - of_torch:\n"
         "    getattr(raydrop, name)\n"
         "print(sorted(heavy & {*sys.modules}))\n"
