@@ -10,6 +10,7 @@ from typing import Any
 
 from raydrop.errors import ConfigError, RaydropError
 from raydrop.study import Study
+from raydrop.study.importing import UntrustedError
 
 
 def load_sweep(
@@ -137,6 +138,8 @@ def _replayed(
         if not isinstance(body.get("study"), dict):
             raise ValueError("it holds no study")
         study = Study.from_dict(body["study"], trust)
+    except UntrustedError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"Expected a study.json that raydrop wrote at {place}, found a problem ({error}); "

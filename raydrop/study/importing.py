@@ -154,16 +154,20 @@ def path_of(thing: Any) -> Call | None:
 # --- what others wrote ---
 
 
+class UntrustedError(ConfigError):
+    """What others wrote names code that would have to be imported."""
+
+
 def refuse_paths(value: Any, trust: Collection[str], place: str) -> None:
     """Refuse every import path in texts that others wrote, unless its package is trusted.
 
     Raises:
-        ConfigError: It names the path and how to allow it.
+        UntrustedError: It names the path and how to allow it.
     """
     for where, call in paths_in(value):
         package = call.module.partition(".")[0]
         if package not in trust and call.module not in trust:
-            raise ConfigError(
+            raise UntrustedError(
                 f"Expected names that raydrop knows in {place}, found {visible(call.text)!r}"
                 f"{f' for {visible(where)}' if where else ''}, whose import would run code; if "
                 f"you trust that, add --trust {package}, in Python trust={[package]}."

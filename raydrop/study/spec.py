@@ -379,18 +379,34 @@ class Study:
         ... )
         >>> study.seeds
         (0, 1, 2)
+
+        What is your own is given as it is, or named by where Python finds it. What can be imported
+        is the same either way:
+
+        >>> from torch import nn
+        >>> losses = ["focal(2)", "torch.nn:CrossEntropyLoss(label_smoothing=0.1)"]
+        >>> study = Study(
+        ...     name="own", dataset="digits", model="small_cnn",
+        ...     param_space={"loss": {"grid_search": [*losses, nn.CrossEntropyLoss]}},
+        ... )
+        >>> study.spaces()[0]["loss"]["grid_search"][2]
+        'torch.nn.modules.loss:CrossEntropyLoss'
     """
 
     name: str
     """What the study is called; the default output folder is ``results/NAME``."""
     dataset: str
-    """Data set and variants, such as ``digits+long_tail(10)``."""
+    """Data set and variants, such as ``digits+long_tail(10)``; or data, which :mod:`raydrop.data`
+    makes of what people have."""
     model: str
-    """Architecture, such as ``small_cnn``, where ``param_space`` names none."""
+    """Architecture, such as ``small_cnn``, where ``param_space`` names none; or one of your own, as
+    ``mypkg.net:SignNet(width=32)``, or as a class, a function that makes one, or an instance, whose
+    weights are drawn anew for each seed."""
     param_space: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     """A plain Tune search space over ``method``, ``quotas``, ``keep_fraction`` (or
     ``prune_fraction``), ``loss``, ``model``, ``query_model``, ``network_method`` and
-    ``network_target``; or several, whose points are joined."""
+    ``network_target``; or several, whose points are joined. Its methods, quotas, losses, models and
+    pruners may be your own too, by import paths or as objects."""
     seeds: tuple[int, ...] = setting(_distinct, (0, 1, 2))
     """One repetition of everything per seed."""
     budget: Budget = setting(Budget, "equal_epochs")

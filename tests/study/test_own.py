@@ -8,6 +8,7 @@ import importlib
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -627,3 +628,15 @@ def test_an_object_of_data_stays_where_it_is() -> None:
     del catalogues.Catalogue.kinds["data set"]._things[study.dataset]
     with pytest.raises(ConfigError, match=r"^Expected a data set.* from data_"):
         load_dataset(pickle.loads(content).dataset)
+
+
+def test_to_name_what_is_ones_own_imports_nothing() -> None:
+    heavy = {"torch", "ray", "timm", "datasets", "lightning", "transformers", "torchvision"}
+    code = (
+        "import sys, raydrop\n"
+        "raydrop.Study('s', 'nowhere.data:load(3)', 'nowhere.net:Net(width=2)', "
+        "{'loss': 'nowhere.loss:Loss', 'model': ['timm:resnet18', 'torchvision:resnet18']})\n"
+        f"print(sorted({heavy!r} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
