@@ -105,8 +105,9 @@ def score(
             ``(model, [state dicts or files])``. Where a score averages over initialisations
             (``grand``, ``el2n``), several are several trainings; else they are checkpoints of one,
             in their order, of which the last is the trained model.
-        data: A map-style data set of ``(inputs, label)``, arrays or tensors ``(x, y)``, or a data
-            set of :mod:`raydrop.data`, whose training samples are scored.
+        data: A map-style data set of ``(inputs, label)``, or of dicts with a ``label``, arrays or
+            tensors ``(x, y)``, or a data set of :mod:`raydrop.data`, whose training samples are
+            scored; the scores know the last model's recalls on its validation set, for quotas.
         method: Such as ``grand``, ``grand_last_layer``, ``el2n``, ``entropy``, ``tracin_self``,
             ``class_alignment``, ``k_center``, ``moderate``, ``ssp``, ``moso``, ``moso_loo``, or
             one of your own: its import path, an instance or a class of

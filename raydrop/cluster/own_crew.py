@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -66,8 +67,10 @@ class Sharding:
                 seconds=0.0 if address is None else WAIT_SECONDS,
                 console=Console(quiet=True),
             )
+            # On a GPU here, it could not be read where there is none.
+            sent = replace(task, model=copy.deepcopy(task.model).cpu())
             # Neither study nor store: these workers are for shards alone.
-            context = WorkContext(None, ray.put(task), layout, None)  # type: ignore[arg-type]
+            context = WorkContext(None, ray.put(sent), layout, None)  # type: ignore[arg-type]
             with start_crew(context, worker=OwnWorker) as crew:
                 yield crew.executor(task.name, task.precision)
 

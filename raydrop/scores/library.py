@@ -14,7 +14,7 @@ from torch import nn
 
 from raydrop.data.batches import make_batches
 from raydrop.errors import ConfigError
-from raydrop.metrics import by_class
+from raydrop.metrics import by_group
 from raydrop.models.adapter import Output
 from raydrop.scores import METHODS, score_method
 from raydrop.scores.base import (
@@ -39,6 +39,7 @@ from raydrop.scores.sharding import (
 )
 from raydrop.scores.source import GradientSource, QueryResult, Unit
 from raydrop.selection.scores import Scores, unmeasured
+from raydrop.store.tables import Units
 from raydrop.study import ScoringPrecision, derive_seed
 from raydrop.training.evaluate import predict
 from raydrop.training.trace import Trace
@@ -126,8 +127,9 @@ def own_scores(
     limit = batch_size or SCORING_BATCH
     task = Task(checkpoints.model, checkpoints.name, own, limit, precision)
     _try(made, task)
-    known = _recalls(made, recalls, own, checkpoints)
-    runs = _runs(made, checkpoints, n, rates, steps or 1, known)
+    units = _units(own, checkpoints)
+    worst = _recalls(made, recalls, units)
+    runs = _runs(made, checkpoints, n, rates, steps or 1, worst)
     seed_of_method = derive_seed(seed, f"scores/{made.name}")
     if isinstance(made, RandomMethod):
         values: Floats = made.draw(n, np.random.default_rng(seed_of_method))
@@ -137,7 +139,19 @@ def own_scores(
         with executors(task) as executor:
             values = _from_shards(made, runs, task, executor, seed_of_method)
     check_scores(made, values, own.samples.ids)
-    return _described(made, values, own, checkpoints, known, seed)
+    samples = own.samples
+    return Scores(
+        np.asarray(values, dtype=np.float64),
+        made.name,
+        made.higher_is_kept,
+        labels=samples.labels,
+        groups=samples.groups,
+        ids=samples.ids,
+        units=units,
+        dataset="" if own.prepared is None else own.prepared.dataset.name,
+        model=checkpoints.name,
+        seed=seed,
+    )
 
 
 def _runs(
@@ -177,37 +191,6 @@ def _try(method: ScoreMethod, task: Task) -> None:
         labels = torch.zeros(2, dtype=torch.int64, device=device)
         inputs = task.data.spec.zeros(2, device)
         quantity.compute(task.model, inputs, labels, precision=task.precision)
-
-
-def _described(
-    method: ScoreMethod,
-    values: Floats,
-    data: OwnData,
-    checkpoints: Checkpoints,
-    recalls: NDArray[np.float64] | None,
-    seed: int,
-) -> Scores:
-    """Return scores with what is known of the samples."""
-    # Models may have more outputs than there are labels.
-    more = map(str, range(len(data.class_names), checkpoints.num_classes))
-    classes = unmeasured([*data.class_names, *more])
-    if recalls is not None:
-        classes = replace(classes, recalls=recalls.tolist())
-    units = {"class": classes}
-    if data.group_names:
-        units["group"] = unmeasured(list(data.group_names))
-    return Scores(
-        np.asarray(values, dtype=np.float64),
-        method.name,
-        method.higher_is_kept,
-        labels=data.samples.labels,
-        groups=data.samples.groups,
-        ids=data.samples.ids,
-        units=units,
-        dataset="" if data.prepared is None else data.prepared.dataset.name,
-        model=checkpoints.name,
-        seed=seed,
-    )
 
 
 def _method(given: str | ScoreMethod) -> ScoreMethod:
@@ -276,33 +259,44 @@ def _from_shards(
 def _recalls(
     method: ScoreMethod,
     recalls: Mapping[Any, float] | ArrayLike | None,
-    data: OwnData,
-    checkpoints: Checkpoints,
+    units: Mapping[str, Units],
 ) -> NDArray[np.float64] | None:
-    """Return the recalls (K,) that a method reads: those that are given, or of the last state."""
+    """Return the recalls (K,) that a method reads: those that are given, or were measured."""
     quantities = method.quantities if isinstance(method, CheckpointMethod) else ()
     if not any(QUANTITIES[each].mean_over == "class" for each in quantities):
         return None
-    count = checkpoints.num_classes
-    if recalls is not None:
-        names = [*data.class_names, *map(str, range(len(data.class_names), count))]
-        if isinstance(recalls, Mapping):
-            by_name = {str(name): value for name, value in recalls.items()}
-            recalls = [by_name.get(name, np.nan) for name in names]
-        found = np.asarray(recalls, dtype=np.float64)
-        if found.shape == (count,) and ((found >= 0) & (found <= 1)).all():
-            return found
-        raise ConfigError(
-            f"Expected a recall in [0, 1] for each of {count} classes, found {found[:9]}; measure "
-            "every class on validation samples."
-        )
-    if data.prepared is None:
+    names = units["class"].names
+    if isinstance(recalls, Mapping):
+        by_name = {str(name): value for name, value in recalls.items()}
+        recalls = [by_name.get(name, np.nan) for name in names]
+    found = np.asarray(units["class"].recalls if recalls is None else recalls, dtype=np.float64)
+    if recalls is None and np.isnan(found).all():
         raise ConfigError(
             "Expected recalls of the classes on validation samples, found none; give them as "
             "recalls=, (K,) or by name, or a data set of raydrop.data, which has a validation set."
         )
-    model = checkpoints.load(len(checkpoints) - 1)
-    validation = data.prepared.dataset.validation
+    if found.shape != (len(names),) or not ((found >= 0) & (found <= 1)).all():
+        raise ConfigError(
+            f"Expected a recall in [0, 1] for each of {len(names)} classes, found {found[:9]}; "
+            "measure every class on validation samples."
+        )
+    return found
+
+
+def _units(data: OwnData, checkpoints: Checkpoints) -> dict[str, Units]:
+    """Return classes and groups; of a data set of raydrop's with the last model's recalls."""
+    if data.prepared is None:
+        # Models may have more outputs than there are labels.
+        more = map(str, range(len(data.class_names), checkpoints.num_classes))
+        units = {"class": unmeasured([*data.class_names, *more])}
+        return units | ({"group": unmeasured([*data.group_names])} if data.group_names else {})
+    dataset = data.prepared.dataset
+    model, validation = checkpoints.load(len(checkpoints) - 1), dataset.validation
     batches = make_batches(data.prepared, validation, device_of(model))
-    predictions = predict(model, batches, len(validation))
-    return by_class(predictions, validation.labels, count)
+    predictions, units = predict(model, batches, len(validation)), {}
+    for by in dataset.units():
+        names, members = list(dataset.names(by)), dataset.members(by, "validation")
+        found = by_group(predictions, validation.labels, members, len(names)).tolist()
+        recalls = [None if np.isnan(recall) else recall for recall in found]
+        units[by] = Units(names, recalls, dataset.sizes(by, "validation").tolist())
+    return units

@@ -25,6 +25,8 @@ from raydrop.models.adapter import Output, adapted
 from raydrop.training.checkpoints import flat_state, load_state
 from raydrop.training.evaluate import logits_in_order
 
+LABELS = ("label", "labels")
+"""What labels may be called in items that are dicts."""
 _ONLY = "data"
 """What errors call samples that are of no split."""
 _UNREADABLE = OSError, ImportError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError
@@ -69,9 +71,10 @@ class OwnData:
 def own_data(data: Any) -> OwnData:
     """Return samples of a data set of raydrop's, of a map-style one, or of arrays ``(x, y)``.
 
-    Items of a map-style data set are ``(inputs, label)`` or ``(inputs, label, group)``. It is read
-    once here, for its labels, and kept in memory where it takes at most 2 GiB. Inputs are fed as
-    they are, but for double precision, which becomes single.
+    Items of a map-style data set are ``(inputs, label)`` or ``(inputs, label, group)``, or dicts of
+    tensors, one of which is called ``label`` or ``labels``. It is read once here, for its labels,
+    and kept in memory where it takes at most 2 GiB. Inputs are fed as they are, but for double
+    precision, which becomes single.
 
     Raises:
         DataError: If it is iterable-style or changes from time to time, or inputs do not make a
@@ -84,7 +87,8 @@ def own_data(data: Any) -> OwnData:
         spec = InputSpec.of(each(lambda a: torch.from_numpy(a[:1].copy()), values.values))
         return _assembled(values, spec, data[1], None)
     checked_source(data, _ONLY)
-    inputs = StreamedInputs(data, np.arange(len(data)))
+    label = next((name for name in LABELS if isinstance(data[0], Mapping) and name in data[0]), "")
+    inputs = StreamedInputs(_Named(data, label) if label else data, np.arange(len(data)))
     looked_at(inputs, _ONLY)
     labels, groups, kept = list[Any](), list[Any](), list[Any]()
     left, found = DECODED_BYTES, None
@@ -103,6 +107,21 @@ def own_data(data: Any) -> OwnData:
     assert found is not None
     whole = ArrayInputs(joined(kept)) if left >= 0 else inputs
     return _assembled(whole, found, labels, None if None in groups else groups)
+
+
+class _Named:
+    """Samples of dicts, whose label is one of the values; all others are inputs."""
+
+    def __init__(self, data: Any, label: str) -> None:
+        self._data, self._label = data, label
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], Any]:
+        item = dict(self._data[index])
+        item.pop("index", None)
+        return item, item.pop(self._label)
 
 
 def _assembled(
@@ -142,6 +161,7 @@ class Checkpoints:
         self.model = adapted(first, data.spec, data.num_classes, output, name=self.name)
         """A copy, which takes inputs as they are and gives logits."""
         self._loaded = copy.deepcopy(first) if self._by_name else None
+        self._size = len(flat_state(first))
         self._check_labels(data)
 
     @property
@@ -177,7 +197,7 @@ class Checkpoints:
                     f"{in_one_line(error)}; give state dicts of that very model."
                 ) from error
             flat = flat_state(self._loaded)
-        size = len(flat_state(self.model))
+        size = self._size
         if len(flat) != size:
             raise ConfigError(
                 f"Expected checkpoints of {size} numbers, as the first one, found {len(flat)} in "

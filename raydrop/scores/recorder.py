@@ -138,7 +138,9 @@ class Recorder:
             or labels.dtype not in _WHOLE
         ):
             raise self._unfit(indices, logits, labels)
-        if not (self._count or self.epochs or indices.is_cuda or labels.is_cuda):
+        if not (self._count or self.epochs) and {indices.device.type, labels.device.type} == {
+            "cpu"
+        }:
             self._check(indices.numpy(), labels.numpy())
         count = self._count + shape[0]
         if count > self.n:
@@ -214,9 +216,8 @@ class Recorder:
             if not math.isfinite(raw[2].sum(dtype=torch.float32).item()):  # cheaper than of each
                 odd = ~raw[2].isfinite().all(1)
         else:
-            indices, labels = (
-                torch.cat([part[place].cpu() for part in observed]).numpy() for place in (0, 1)
-            )
+            indices = torch.cat([part[0].cpu() for part in observed]).numpy()
+            labels = torch.cat([part[1].cpu() for part in observed]).numpy()
             odd = torch.cat([part[2].cpu() for part in observed])
         known = self._is_as_before(indices, labels)
         if not known:

@@ -199,7 +199,8 @@ def _recalls(
     if recalls is None:
         if None in units.recalls:
             return None
-        recalls, sizes = units.recalls, units.sizes
+        # Recalls may be known without the samples that they come from.
+        recalls, sizes = units.recalls, units.sizes if any(units.sizes) else None
     if hasattr(recalls, "to_dict"):  # a series
         recalls = recalls.to_dict()
     if isinstance(recalls, Mapping):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import raydrop as rd
 from raydrop.data import load_dataset
-from raydrop.data.batches import prepare
+from raydrop.data.batches import make_batches, prepare
 from raydrop.errors import ConfigError, DataError, RaydropError, ScoringError
 from raydrop.models import build_model
 from raydrop.plan.runs import query_run, score_run
@@ -192,6 +192,12 @@ def test_inputs_may_be_dicts_and_outputs_too() -> None:
     data = Items(lambda k: ({"input_ids": ids[k], "attention_mask": masks[k]}, int(Y[k])))
     for method in ("grand", "k_center", "el2n", "grand_last_layer", "moderate"):
         assert np.isfinite(rd.score(model, data, method=method).values).all()
+    named = Items(lambda k: {**data[k][0], "labels": data[k][1], "index": k})
+    for same in (named, rd.with_indices(named)):
+        np.testing.assert_array_equal(
+            rd.score(model, same, method="grand").values,
+            rd.score(model, data, method="grand").values,
+        )
     found = rd.score(model, data, method="grand")
 
     def one(k: int) -> Any:
@@ -276,6 +282,15 @@ def test_class_alignment_takes_recalls_or_measures_them() -> None:
     torch.manual_seed(0)
     net = build_model("linear", 10, dataset.input_spec).eval()
     assert np.isfinite(rd.score(net, dataset, method="class_alignment").values).all()
+    scores = rd.score(net, dataset, method="entropy")
+    labels = dataset.validation.labels
+    batches = make_batches(prepare(dataset), dataset.validation, torch.device("cpu"))
+    ((inputs, _),) = batches([torch.arange(len(labels))])
+    right = net(inputs).argmax(1).numpy() == labels
+    expected = [right[labels == k].mean() for k in range(10)]
+    assert scores.units["class"].recalls == pytest.approx(expected)
+    assert scores.units["class"].sizes == np.bincount(labels).tolist()
+    assert len(rd.prune(scores, keep_fraction=0.5, quotas="drop", recall_smoothing=1)) == 30
     with pytest.raises(ConfigError, match="Expected recalls of the classes on validation samples"):
         rd.score(model, (X, Y), method="class_alignment")
     with pytest.raises(ConfigError, match=r"a recall in \[0, 1\] for each of 3 classes"):

@@ -184,6 +184,15 @@ def test_scores_without_recalls_refuse_rules_that_need_them(tmp_path: Path) -> N
         (lambda: _prune(quotas="drop", recalls=[0.5, 0.5]), "for each of 3 classes, found shape"),
         (lambda: _prune(quotas="drop", recalls=[0.5, 1.5, 1]), r"in \[0, 1\], found 1.5"),
         (lambda: _prune(recalls=[1, 1, 1], recall_smoothing=1), "Expected recall_sizes"),
+        (
+            lambda: rd.prune(
+                _scores(units={"class": Units(NAMES.tolist(), [0.9, 0.8, 0.5], [0, 0, 0])}),
+                keep_fraction=0.3,
+                quotas="drop",
+                recall_smoothing=1,
+            ),
+            "Expected recall_sizes",
+        ),
         (lambda: _prune(by="group"), "Expected a group for every sample"),
         (lambda: _prune(by="groups"), "did you mean group"),
         (lambda: _prune(quotas="from_method:grand"), "found those of 'el2n'"),
