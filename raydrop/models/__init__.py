@@ -54,6 +54,12 @@ class Network(Entry[nn.Module]):
 
 
 def _own(thing: Thing) -> Network:
+    # Classes hardly have such names, and importing torchvision takes time.
+    if thing.name.isidentifier() and thing.name.islower() and thing.name in _torchvision_names():
+        raise ConfigError(
+            f"Expected a name for a model that torchvision has none by, found {thing.name!r}; call "
+            "it something else."
+        )
     return Network(
         thing.name,
         functools.partial(own_model, thing),
@@ -223,8 +229,7 @@ def _torchvision_model(name: str, num_classes: int, head: Head | None = None) ->
     # Here, because importing torchvision doubles the start of workers that do not need it.
     import torchvision
 
-    # By module: detection, segmentation, video and quantized models live in modules of their own.
-    known = torchvision.models.list_models(module=torchvision.models)
+    known = _torchvision_names()
     base = name.removesuffix(PRETRAINED)
     if base not in known:
         raise unknown_name("model", name, {*MODELS.everything(), *known})
@@ -261,6 +266,13 @@ def _torchvision_model(name: str, num_classes: int, head: Head | None = None) ->
     parent, _, child = head.name.rpartition(".")
     setattr(model.get_submodule(parent), child, fresh)
     return model
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    # By module: detection, segmentation, video and quantized models live in modules of their own.
+    return torchvision.models.list_models(module=torchvision.models)  # type: ignore[no-any-return]
 
 
 def _take_channels(model: Any, channels: int) -> None:

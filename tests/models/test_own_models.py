@@ -73,6 +73,15 @@ def test_arguments_of_the_user_come_first(package: object) -> None:
     assert build_model("mypkg.net:Mlp", 4, FEATURES)(torch.zeros(2, 5)).shape == (2, 4)
 
 
+def test_a_name_of_torchvision_keeps_its_meaning() -> None:
+    def resnet34(num_classes: int) -> nn.Module:
+        return nn.Linear(5, num_classes)
+
+    name = bring("model", resnet34)
+    with pytest.raises(ConfigError, match="that torchvision has none by, found 'resnet34'"):
+        build_model(name, 4, FEATURES)
+
+
 def test_a_plain_module_is_not_wrapped() -> None:
     model = nn.Linear(5, 4)
     assert adapted(model, FEATURES, 4) is model
