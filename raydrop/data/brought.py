@@ -27,7 +27,7 @@ from raydrop.data.dataset import (
     Shape,
     Split,
 )
-from raydrop.data.held import ArrayInputs, Digest, rows
+from raydrop.data.held import ArrayInputs, Digest, rows, with_channel
 from raydrop.data.inputs import Inputs, InputSpec
 from raydrop.data.loaders.files import NOT_MIRRORED, is_on
 from raydrop.data.reading import Reading, held, read_all, spec_of
@@ -225,7 +225,7 @@ def from_arrays(
         >>> from_arrays(x, y).class_sizes()
         array([7, 7, 7, 7, 7])
     """
-    values = rows(x if not hasattr(x, "to_numpy") else x.to_numpy())
+    values = with_channel(rows(x if not hasattr(x, "to_numpy") else x.to_numpy()))
     inputs = held(ArrayInputs(values))
     if y is None:
         raise DataError("Expected a label of every sample, found none; give them as y.")

@@ -96,7 +96,7 @@ class StreamedInputs:
         """Return some samples' inputs as one batch of tensors."""
         from torch.utils.data import default_collate
 
-        return each(_single, (self.collate or default_collate)(inputs))
+        return with_channel(each(_single, (self.collate or default_collate)(inputs)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +137,12 @@ def in_mode(picture: PIL.Image.Image, mode: str) -> PIL.Image.Image:
         raise DataError(
             f"Expected pictures of 8 or 16 bits, found {error}; scale them in the data set."
         ) from error
+
+
+def with_channel(inputs: Any) -> Any:
+    """Return grey images of bytes (n, H, W) with their channel, and all else as it is."""
+    bytes_ = str(getattr(inputs, "dtype", "")).endswith("uint8")
+    return inputs[:, None] if bytes_ and inputs.ndim == 3 else inputs
 
 
 class Digest:

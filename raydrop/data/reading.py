@@ -22,6 +22,7 @@ from raydrop.data.held import (
     collated,
     in_mode,
     rows,
+    with_channel,
 )
 from raydrop.data.images import is_grey
 from raydrop.data.inputs import Inputs, InputSpec, each, leaves
@@ -129,7 +130,7 @@ def _read(inputs: StreamedInputs, name: str, limit: float, workers: int, version
     """Read all items of a data set, or what is remembered of them."""
     tensors = tensors_of(inputs.source) if inputs.collate is None else None
     if tensors is not None and len(tensors) in (2, 3) and limit >= 0:
-        values, digest = rows(tensors[0]), Digest()
+        values, digest = with_channel(rows(tensors[0])), Digest()
         digest.update(values)
         groups = tensors[2] if len(tensors) > 2 else None
         spec = spec_of(held(ArrayInputs(values)))
@@ -252,10 +253,8 @@ def joined(batches: list[Any]) -> Any:
 def held(inputs: ArrayInputs) -> ArrayInputs | ArrayImages:
     """Return inputs in memory, as images where they are pixels."""
     values = inputs.values
-    if not isinstance(values, np.ndarray) or values.dtype != np.uint8 or values.ndim not in (3, 4):
+    if not isinstance(values, np.ndarray) or values.dtype != np.uint8 or values.ndim != 4:
         return inputs
-    if values.ndim == 3:
-        return ArrayImages(values[:, None])
     channels, last = values.shape[1], values.shape[3]
     if channels not in _IMAGE_CHANNELS:
         found = f"{values.shape}" + (", channels last" if last in _IMAGE_CHANNELS else "")
@@ -282,11 +281,9 @@ def _image_spec(spec: InputSpec) -> InputSpec | Shape:
     import torch
 
     shape = spec.shapes[0]
-    if spec.names or spec.is_tuple or spec.dtypes[0] != torch.uint8 or len(shape) not in (2, 3):
+    if spec.names or spec.is_tuple or spec.dtypes[0] != torch.uint8 or len(shape) != 3:
         return spec
-    if len(shape) == 2:
-        return 1, *shape
-    return shape if shape[0] in _IMAGE_CHANNELS else spec  # type: ignore[return-value]
+    return shape if shape[0] in _IMAGE_CHANNELS else spec
 
 
 def _common_spec(specs: Mapping[str, InputSpec | Shape], *, ragged: bool) -> InputSpec | Shape:

@@ -15,6 +15,7 @@ from raydrop.data.dataset import (
     Indices,
     LabelledDataset,
 )
+from raydrop.data.held import StreamedInputs, as_array, collated
 
 CHANNELS = (1, 3)
 """Grey and RGB; data of other channels are no pictures."""
@@ -42,8 +43,7 @@ def thumbnails(
         if isinstance(images, Images):
             picture = images.open(position)
         else:
-            assert isinstance(images, ArrayImages)
-            pixels = images.pixels[position].transpose(1, 2, 0)
+            pixels = _pixels(images, position).transpose(1, 2, 0)
             picture = PIL.Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
         if max(size) > SMALL_SIDE and isinstance(images, Images):
             picture = PIL.ImageOps.fit(picture, (width, height))
@@ -51,3 +51,11 @@ def thumbnails(
             picture = picture.resize((width, height), PIL.Image.Resampling.BILINEAR)
         small[place] = np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
     return small
+
+
+def _pixels(images: AnyInputs, position: int) -> NDArray[np.uint8]:
+    """Return an image (C, H, W) that is in memory, or that the user's data set gives in bytes."""
+    if isinstance(images, ArrayImages):
+        return images.pixels[position]
+    assert isinstance(images, StreamedInputs)
+    return as_array(collated(images, [images.read(position)])[0])

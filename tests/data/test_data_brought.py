@@ -19,6 +19,7 @@ from raydrop.data import LabelledDataset, from_arrays, from_torch
 from raydrop.data.batches import Batch, make_batches, prepare
 from raydrop.data.dataset import ArrayImages
 from raydrop.data.held import ArrayInputs, OpenedImages, StreamedInputs
+from raydrop.data.thumbnails import thumbnails
 from raydrop.data.variants import LabelNoise, LongTail, Shortcut, Spurious
 from raydrop.data.variants import Subset as Fewer
 from raydrop.errors import ConfigError, DataError, RaydropError
@@ -142,6 +143,25 @@ def test_images_of_bytes_are_normalised_and_augmented_as_raydrops_own() -> None:
     streamed = from_torch(*[listed(value=lambda i: pixels[i])] * 2, in_memory=False)
     assert streamed.fingerprint == dataset.fingerprint
     assert fed(streamed)[0].inputs.shape == (16, 3, 16, 16)
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (1, 9, 7), (3, 9, 7)])
+def test_bytes_are_images_in_memory_and_streamed(shape: tuple[int, ...]) -> None:
+    pixels = torch.randint(256, (60, *shape), dtype=torch.uint8)
+    items = listed(value=lambda i: pixels[i])
+    tensors = TensorDataset(pixels, torch.arange(60) % 3)
+    kept, streamed = from_torch(tensors, tensors), from_torch(items, items, in_memory=False)
+    assert kept.image_shape == streamed.image_shape == (shape[0] if len(shape) == 3 else 1, 9, 7)
+    assert kept.fingerprint == streamed.fingerprint == from_torch(items, items).fingerprint
+    batches = make_batches(prepare(streamed), streamed.train, CPU)
+    (batch,) = batches([torch.arange(5)], 3)
+    assert batch.inputs.shape == (5, *(kept.image_shape or ()))
+    shown = [
+        thumbnails(one.train.inputs, np.arange(4), one.image_shape) for one in (kept, streamed)
+    ]
+    assert isinstance(kept.train.inputs, ArrayImages)
+    for small in shown:
+        assert np.array_equal(small, kept.train.inputs.pixels[:4])
 
 
 def test_floats_may_be_images_but_are_left_as_they_are() -> None:
