@@ -138,12 +138,17 @@ def distribution_of(module: types.ModuleType) -> str:
 
     What is installed in place, for development, has the version of its file alone.
     """
-    file = Path(getattr(module, "__file__", None) or "")
+    return _owner_of(module.__name__.partition(".")[0], getattr(module, "__file__", None) or "")
+
+
+@functools.cache
+def _owner_of(package: str, place: str) -> str:
+    file = Path(place)
     if not {"site-packages", "dist-packages"} & {*file.parts}:
         return ""
     import importlib.metadata  # here, because most processes do without
 
-    for name in _distributions().get(module.__name__.partition(".")[0], ()):
+    for name in _distributions().get(package, ()):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # no longer on the path
             found = importlib.metadata.distribution(name)
             if file.is_relative_to(Path(str(found.locate_file("")))):
