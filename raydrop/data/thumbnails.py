@@ -56,6 +56,6 @@ def thumbnails(
 def _pixels(images: AnyInputs, position: int) -> NDArray[np.uint8]:
     """Return an image (C, H, W) that is in memory, or that the user's data set gives in bytes."""
     if isinstance(images, ArrayImages):
-        return images.pixels[position]
+        return images.pixels[position]  # type: ignore[no-any-return]
     assert isinstance(images, StreamedInputs)
     return as_array(collated(images, [images.read(position)])[0])
