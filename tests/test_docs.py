@@ -12,8 +12,10 @@ import types
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 from ray import tune
 
 from raydrop.cli import load_sweep, main
@@ -101,6 +103,28 @@ def test_the_readmes_model_and_data_are_anybodys(
     exec(code, page)
     assert len(page["kept"]) == 60
     assert {trial.model.rpartition(":")[2] for trial in page["result"]} == {"Net"}
+
+
+CHECKS = """
+assert kept.label.tolist() == y[kept.sample_id].tolist()
+assert set(result.frontier["method"]) == {"none", "random", "el2n"}
+assert result.frontier["worst_class_accuracy"].min() > 0.7
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_notebook_runs_as_it_is(tmp_path: Path) -> None:
+    """It holds no outputs, and what it says in words is so."""
+    notebook = nbformat.read(ROOT / "docs/your_model.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+    notebook.cells.append(nbformat.v4.new_code_cell(CHECKS))
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    shown = "".join(out.get("text", "") for cell in cells for out in cell.outputs)
+    assert "Selection(120 of 400 samples)" in shown
+    assert "trials: 6/6" in shown
+    assert (tmp_path / "results/biopsies/report.html").exists()
 
 
 def test_the_readmes_gradient_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
