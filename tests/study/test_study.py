@@ -137,6 +137,7 @@ def test_every_field_of_training_is_part_of_the_identity(name: str) -> None:
     other: dict[str, Any] = {
         "optimizer": "adamw", "schedule": "step", "precision": "fp32", "gradient_clip": 1.0,
         "nesterov": True, "augment": False, "milestones": (0.6,), "epochs": 31, "batch_size": 33,
+        "compile": True,
     }  # fmt: skip
     changed = study(training=Training(**{name: other.get(name, 0.123)}))
     assert config_hash(changed.base("f")) != config_hash(study().base("f"))

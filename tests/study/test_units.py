@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,13 @@ from raydrop.models import build_model
 from raydrop.plan import Plan, make_plan, trial_configs
 from raydrop.plan.runs import TrialRun
 from raydrop.selection import drop_quotas, smooth_recalls
+from raydrop.stages import trials
 from raydrop.stages.facts import save_data_card, unit_recalls
 from raydrop.stages.queries import run_query
 from raydrop.stages.scoring import run_score
 from raydrop.stages.trials import kept_positions, run_trial
 from raydrop.store import Entry, Store, required
 from raydrop.study import Study, Training
-from raydrop.study.catalogue import Named
 from raydrop.training.checkpoints import load_state
 from raydrop.training.evaluate import predict
 from raydrop.training.losses import CrossEntropy, LossContext
@@ -251,7 +252,7 @@ def test_a_trial_by_group_records_it_and_its_loss_sees_groups(
         def end_epoch(self, recalls: NDArray[np.float64] | None) -> None:
             seen["recalls"].append(recalls)
 
-    monkeypatch.setattr(Named, "make", lambda _, context: Spy(context))
+    monkeypatch.setattr(trials, "loss_rule", lambda _: SimpleNamespace(make=Spy))
     outcome = run_trial(study, run, data, store, "cpu")
     entry = required(store, "trial", run.key)
     kept = np.flatnonzero(np.isin(data.dataset.train.ids, entry.array("kept_ids")))
