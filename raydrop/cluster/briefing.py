@@ -17,7 +17,7 @@ from rich.text import Text
 from raydrop.cluster import forecast as forecasting
 from raydrop.cluster import layout as cluster_layout
 from raydrop.cluster.layout import Layout, Node, layout_text, make_layout, this_machine
-from raydrop.cluster.packages import OwnCode
+from raydrop.cluster.packages import own_modules, own_paths
 from raydrop.cluster.session import ray_session
 from raydrop.data.batches import PreparedData
 from raydrop.data.check import Finding, glance
@@ -53,10 +53,10 @@ class Briefing:
         return workload(self.study, self.missing, self.dataset, self.store)
 
     @cached_property
-    def own_code(self) -> OwnCode:
-        """What of the user's own the study needs wherever work is done."""
-        names = own_names(self.study, (run.trial for run in self.plan.trials))
-        return OwnCode(self.study, names, self.dataset.modules)
+    def own_paths(self) -> dict[str, str]:
+        """Import paths of what every machine needs of the user's own, with their sources."""
+        trials = (run.trial.as_dict() for run in self.plan.trials)
+        return own_paths(self.study.to_dict(trials), self.dataset.modules)
 
     def say(self, name: str, text: str) -> None:
         """Print a line."""
@@ -119,7 +119,7 @@ class Briefing:
         )
         if dataset.remarks:
             self.say("data", " ".join(dataset.remarks))
-        for own in self.own_code.names:
+        for own in own_names(study, (run.trial for run in plan.trials)):
             self.say(_LABELS.get(own.axis, own.axis), str(own))
         self._tell_found(glance(dataset, dataset, study.by))
 
@@ -184,7 +184,7 @@ class Briefing:
         refused where it has too little; nodes that a cluster lacks may still come.
         """
         joins = address is not None or ray.is_initialized()
-        modules = self.own_code.modules() if joins else ()
+        modules = own_modules(self.own_paths) if joins else ()
         with ray_session(address, code=code, modules=modules) if joins else nullcontext():
             found = cluster_layout.alive_nodes() if joins else [this_machine(num_cpus)]
             in_memory = self.dataset.fits_decoded()

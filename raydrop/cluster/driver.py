@@ -22,6 +22,7 @@ from raydrop.cluster import layout as cluster_layout
 from raydrop.cluster.briefing import Briefing
 from raydrop.cluster.crew import attempt, start_crew
 from raydrop.cluster.deaths import WorkerDeaths
+from raydrop.cluster.packages import own_modules
 from raydrop.cluster.scoring import Context, run_queries, run_scores
 from raydrop.cluster.session import find_head, ray_session, sent
 from raydrop.cluster.shared_store import check_machines, shared
@@ -101,7 +102,9 @@ def run_study(study: Study, options: Options, console: Console) -> Outcome:
     briefing.tell_plan()
     if options.dry_run:
         if missing.trials:
-            briefing.forecast(options.address, options.num_cpus, options.gpus_per_worker)
+            briefing.forecast(
+                options.address, options.num_cpus, options.gpus_per_worker, options.code
+            )
         return Outcome(len(plan.trials), 0, briefing.as_dict())
 
     @contextlib.contextmanager
@@ -266,13 +269,15 @@ def _run(briefing: Briefing, options: Options, beginning: Beginning | None = Non
     study, missing, store = briefing.study, briefing.missing, briefing.store
     data, console = prepare(briefing.dataset), briefing.console
     briefing.tell_copies(data)
+    paths = briefing.own_paths
+    modules = own_modules(paths)
     with (
-        ray_session(options.address, options.num_cpus, options.code) as dashboard,
+        ray_session(options.address, options.num_cpus, options.code, modules) as dashboard,
         shared(store) as place,
     ):
         if dashboard:
             briefing.say("dashboard", dashboard)
-        check_machines(place)
+        check_machines(place, paths)
         layout = cluster_layout.wait_for_layout(
             in_memory=data.dataset.train.inputs.in_memory,
             gpus_per_worker=options.gpus_per_worker,

@@ -394,6 +394,11 @@ def likely(
     if probes:
         if measure is None:
             return None
+        if study.train is not None and any(probe.training is not None for probe in probes.values()):
+            return (
+                f"no estimate: how long {study.train} trains is known once one of its runs has "
+                "finished"
+            )
         noise = Noise.like(dataset, in_memory=dataset.fits_decoded())
         try:
             measured = measure(layout, list(dict.fromkeys(probes.values())), noise)

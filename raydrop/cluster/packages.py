@@ -6,24 +6,33 @@ installed here, by Ray's ``runtime_env``; what is installed is expected to be in
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from raydrop.errors import ConfigError
+from raydrop.errors import ConfigError, in_one_line
 from raydrop.study.catalogue import Brought, Thing
 from raydrop.study.importing import Call, paths_in
-from raydrop.study.sources import distribution_of
+from raydrop.study.sources import distribution_of, source_of
 
-_NEVER = {"__main__", "__mp_main__", "raydrop_sweep", "raydrop"}
+_NEVER = {"__main__", "__mp_main__", "raydrop_sweep", "raydrop", "torch", "torchvision"}
 """Modules that go by value with a study, or are everywhere."""
 
 
-def own_paths(study: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the import paths in a study's JSON values, without the arguments of calls."""
-    return tuple(sorted({call.target for _, call in paths_in({**study, "name": ""})}))
+def own_paths(study: Mapping[str, Any], feeding: Iterable[str] = ()) -> dict[str, str]:
+    """Return the import paths in a study's JSON values, without the arguments of calls.
+
+    Each has the source of what it names here; an empty one where the study's version stands for it,
+    and for the modules that feed its data set.
+    """
+    found = {call.target: call for _, call in paths_in({**study, "name": "", "version": ""})}
+    known = bool(study.get("version"))
+    return dict.fromkeys(_foreign(feeding), "") | {
+        path: "" if known else source_of(call.load(), call) for path, call in sorted(found.items())
+    }
 
 
 def own_modules(paths: Iterable[str]) -> tuple[ModuleType, ...]:
@@ -37,7 +46,7 @@ def own_modules(paths: Iterable[str]) -> tuple[ModuleType, ...]:
         value = each.value if isinstance(each, Thing) else each.build
         owner = value if isinstance(value, type) or hasattr(value, "__code__") else type(value)
         names.add(owner.__module__)
-    tops = {name.partition(".")[0] for name in names} - _NEVER - sys.stdlib_module_names
+    tops = {name.partition(".")[0] for name in _foreign(names)}
     loaded = (sys.modules.get(top) for top in sorted(tops))
     return tuple(each for each in loaded if each is not None and not distribution_of(each))
 
@@ -64,16 +73,39 @@ def shipped(modules: Collection[ModuleType]) -> dict[str, Any]:
     return {"py_modules": places} if places else {}
 
 
-def unimportable(paths: Iterable[str]) -> str:
-    """Return why this process cannot import what a path names, or nothing."""
-    for path in paths:
+def unimportable(paths: Mapping[str, str]) -> str:
+    """Return why this process cannot import, or not of the same source, what a path names."""
+    for path, source in paths.items():
         call = Call.parse(path)
         assert call is not None
         try:
-            call.load()
+            found = source_of(call.load(), call) if call.module else _imported(path)
         except ConfigError as error:
             return str(error)
+        if source and found != source:
+            return (
+                f"Expected {path} of source {source[:8]}, found {found[:8]} in this process; "
+                "install the same version of its package here, or remove the one that is here, so "
+                "that the study's own goes along."
+            )
     return ""
+
+
+def _imported(module: str) -> str:
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever the user's module raises
+        raise ConfigError(
+            f"Expected {module} to be imported, found {in_one_line(error)}; install here what is "
+            "missing."
+        ) from error
+    return ""
+
+
+def _foreign(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of modules without those that are everywhere."""
+    known = _NEVER | sys.stdlib_module_names
+    return tuple(sorted(name for name in names if name.partition(".")[0] not in known))
 
 
 def _place(module: ModuleType) -> Path | None:

@@ -68,7 +68,7 @@ def ray_session(
             dashboard = ""
             stack.enter_context(_watched())
         else:
-            dashboard = _join(address, _job([code], shipped(modules)))
+            dashboard = _join(address, _job([code]), shipped(modules))
             stack.callback(ray.shutdown)
         _protect_token()
         yield dashboard
@@ -180,11 +180,15 @@ def _watched() -> Iterator[None]:
             ray._private.worker.print_to_stdstream = _PRINT
 
 
-def _join(address: str, job: JobConfig) -> str:
+def _join(address: str, job: JobConfig, environment: dict[str, Any]) -> str:
     place = find_head(address)
     try:
         context = ray.init(
-            address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=job
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            job_config=job,
+            runtime_env=environment,  # that of a job config is lost in a job that was submitted
         )
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise refusal(place, error) from error
@@ -199,12 +203,12 @@ class _Job(JobConfig):
         return True  # or Ray would add the folder in which the driver was started
 
 
-def _job(folders: Iterable[str | None], environment: dict[str, Any] | None = None) -> JobConfig:
+def _job(folders: Iterable[str | None]) -> JobConfig:
     """Have workers look where a script is; the last folder is searched first."""
     program = str(Path(sys.argv[0]).resolve().parent)  # of a module it is not on the path
     known = {*sys.path, *(str(Path(each).absolute()) for each in sys.path)}  # "" in a notebook
     found = [each for each in (program, *folders) if each in known]
-    return _Job(_py_driver_sys_path=found, runtime_env=environment or {})
+    return _Job(_py_driver_sys_path=found)
 
 
 def sent(data: Any) -> Any:

@@ -16,7 +16,7 @@ import functools
 import platform
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,10 +150,10 @@ class Answer:
         return Answer(self.sees and other.sees, refusal, skew, lacks)
 
 
-def check_machines(place: SharedStore, paths: Sequence[str] = ()) -> None:
+def check_machines(place: SharedStore, paths: Mapping[str, str] = {}) -> None:
     """Refuse a cluster where some machine could not leave results; see :func:`refuse_unfit`.
 
-    Each has to be able to import what the import paths name.
+    Each has to be able to import what the import paths name, of the source that each has here.
     """
     nodes = other_nodes()
     if nodes:
@@ -233,7 +233,7 @@ def other_nodes() -> dict[str, str]:
 
 
 def answers(
-    place: SharedStore, nodes: Mapping[str, str], paths: Sequence[str] = ()
+    place: SharedStore, nodes: Mapping[str, str], paths: Mapping[str, str] = {}
 ) -> dict[str, Answer]:
     """Ask machines, given by their addresses by id, to open a store and to import what paths name.
 
@@ -272,7 +272,7 @@ def _answer(reference: Any, sent: float, received: float) -> Answer:
     return Answer(refusal=f"{reason}; look whether it is well.")
 
 
-def _look(place: SharedStore, paths: Sequence[str] = ()) -> tuple[Answer, float]:
+def _look(place: SharedStore, paths: Mapping[str, str] = {}) -> tuple[Answer, float]:
     """Open a store, write there, import; return what came of it, and this machine's time."""
     told = time.time()
     try:

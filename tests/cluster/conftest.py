@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from ray.cluster_utils import Cluster
-from ray_clusters import SYSTEM_CONFIG, two_nodes
+from ray_clusters import SYSTEM_CONFIG, nodes
 
 IN_OBJECT_STORE = {**SYSTEM_CONFIG, "max_direct_call_object_size": 1000}
 """Sums as small as those of tests lie in the object store, as those of larger models do."""
@@ -17,5 +17,5 @@ IN_OBJECT_STORE = {**SYSTEM_CONFIG, "max_direct_call_object_size": 1000}
 def cluster() -> Iterator[Cluster]:
     # Each process that runs tests beside others has addresses of its own.
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    with two_nodes(32 + 8 * process, IN_OBJECT_STORE) as cluster:
+    with nodes(32 + 8 * process, IN_OBJECT_STORE) as cluster:
         yield cluster

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,17 +29,26 @@ def node_options(last: int) -> dict[str, Any]:
 
 
 @contextmanager
-def two_nodes(first: int, system_config: Mapping[str, Any] = SYSTEM_CONFIG) -> Iterator[Cluster]:
-    """A cluster of a head and a node, at 127.0.0.first and the address after it."""
+def nodes(
+    first: int,
+    system_config: Mapping[str, Any] = SYSTEM_CONFIG,
+    each: Sequence[Mapping[str, Any]] = ({}, {}),
+) -> Iterator[Cluster]:
+    """A cluster of a head and other nodes, at 127.0.0.first and the addresses after it.
+
+    Each of them, from the head on, has options of its own besides.
+    """
     authentication.enable_token_auth_by_default()
     authentication.ensure_token_if_auth_enabled()
+    own = [node_options(last) | more for last, more in enumerate(each, first)]
     options = {"include_dashboard": False, "_system_config": dict(system_config)}
     with pytest.MonkeyPatch.context() as patch:
         # Whoever calls ray.init on this machine meanwhile is not to find this cluster.
         patch.setattr("ray._private.utils.write_ray_address", lambda *_: None)
         patch.setattr("ray._common.utils.reset_ray_address", lambda *_: None)
-        cluster = Cluster(initialize_head=True, head_node_args={**node_options(first), **options})
-        cluster.add_node(**node_options(first + 1))
+        cluster = Cluster(initialize_head=True, head_node_args=own[0] | options)
+        for more in own[1:]:
+            cluster.add_node(**more)
         yield cluster
         cluster.shutdown()
 

@@ -194,7 +194,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     addresses: list[str] = []
 
     @contextmanager
-    def session(address: str) -> Iterator[str]:
+    def session(address: str, **_: Any) -> Iterator[str]:
         addresses.append(address)
         yield ""
 
@@ -222,6 +222,41 @@ def test_nodes_that_a_cluster_lacks_may_still_come(
         "none now, and a run waits up to 300 s for nodes: Expected at least one CPU in the Ray "
     )
     assert "likely" not in said
+    assert paced == []
+
+
+def test_a_dry_run_on_a_cluster_sends_the_users_own_modules(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    joined: list[dict[str, Any]] = []
+
+    @contextmanager
+    def session(address: str, **options: Any) -> Iterator[str]:
+        joined.append(options)
+        yield ""
+
+    monkeypatch.setattr(briefing, "ray_session", session)
+    monkeypatch.setattr(cluster_layout, "alive_nodes", lambda: [{HEAD: 1.0}])
+    text = "def net(n):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(n))\n"
+    (tmp_path / "own_net_of_a_test.py").write_text(f"from torch import nn\n{text}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = dataclasses.replace(STUDY, model="own_net_of_a_test:net")
+    _dry(own, tmp_path, address="head:6379", code="/code")
+    (options,) = joined
+    assert options["code"] == "/code"
+    assert [module.__name__ for module in options["modules"]] == ["own_net_of_a_test"]
+
+
+def own_training(task: Any) -> Any:
+    return task.predict(task.model())
+
+
+def test_how_long_a_training_of_ones_own_takes_is_not_guessed_from_raydrops(
+    paced: list[tuple[Layout, list[Probe]]], tmp_path: Path
+) -> None:
+    own = dataclasses.replace(STUDY, train=own_training)
+    sentence = "no estimate: how long test_briefing:own_training trains is known once one of its"
+    assert sentence in " ".join(_dry(own, tmp_path, num_cpus=1).split())
     assert paced == []
 
 
