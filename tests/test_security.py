@@ -386,10 +386,11 @@ def test_a_local_session_listens_on_loopback_alone(tmp_path: Path) -> None:
 # A study that somebody else wrote.
 
 
+@pytest.mark.parametrize("kind", ["metadata:{}", "table:{}/rows.csv"])
 def test_a_replayed_study_does_not_leave_the_folder_of_its_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    dataset = f"metadata:{tmp_path}?allow_outside=on"
+    dataset = f"{kind.format(tmp_path)}?allow_outside=on"
     assert replayed(tmp_path, monkeypatch, dataset=dataset) == 1
     assert "found allow_outside in" in " ".join(capsys.readouterr().err.split())
 
