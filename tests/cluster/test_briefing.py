@@ -237,7 +237,9 @@ def test_a_dry_run_on_a_cluster_sends_the_users_own_modules(
 
     monkeypatch.setattr(briefing, "ray_session", session)
     monkeypatch.setattr(cluster_layout, "alive_nodes", lambda: [{HEAD: 1.0}])
-    text = "def net(n):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(n))\n"
+    text = (
+        "def net(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))"
+    )
     (tmp_path / "own_net_of_a_test.py").write_text(f"from torch import nn\n{text}")
     monkeypatch.syspath_prepend(str(tmp_path))
     own = dataclasses.replace(STUDY, model="own_net_of_a_test:net")
