@@ -19,6 +19,13 @@ _NOT_SET = {
 }
 
 
+def changed(study: Study, seeds: int | None, epochs: int | None, settings: Iterable[str]) -> Study:
+    """Return the study with so many seeds and epochs, where given, and with other settings."""
+    study = study if seeds is None else with_seeds(study, seeds)
+    of_epochs = [] if epochs is None else [f"training.epochs={epochs}"]
+    return with_settings(study, [*of_epochs, *settings])
+
+
 def with_seeds(study: Study, count: int) -> Study:
     """Return the study with so many seeds: the first of its own, then the next whole numbers."""
     others = (seed for seed in itertools.count() if seed not in study.seeds)

@@ -16,11 +16,25 @@ from raydrop.store.terminal import console, errors
 if TYPE_CHECKING:
     import pandas as pd
 
+    from raydrop.selection.prune import Selection
     from raydrop.selection.scores import Scores
 
 
 TABLE = "id,label,score[,group][,path]"
 """Columns of somebody's own csv of scores."""
+
+
+QuotaScores = Annotated[
+    Path | None,
+    Option(help="Scores of the method that from_method:METHOD names.", callback=on_this_machine),
+]
+Recalls = Annotated[
+    Path | None,
+    Option(
+        help="csv with class,recall (or group,recall) instead of the query model's.",
+        callback=on_this_machine,
+    ),
+]
 
 
 @app.command(
@@ -33,19 +47,8 @@ def select(
     ],
     keep_fraction: Annotated[float, Option(help="Share of the samples to keep, in (0, 1].")],
     quotas: Annotated[str, Option(help="Quota rule; see `raydrop methods`.")] = "none",
-    quota_scores: Annotated[
-        Path | None,
-        Option(
-            help="Scores of the method that from_method:METHOD names.", callback=on_this_machine
-        ),
-    ] = None,
-    recalls: Annotated[
-        Path | None,
-        Option(
-            help="csv with class,recall (or group,recall) instead of the query model's.",
-            callback=on_this_machine,
-        ),
-    ] = None,
+    quota_scores: QuotaScores = None,
+    recalls: Recalls = None,
     by: Annotated[
         str, Option(help="Whether quotas and recalls are those of a class or a group.")
     ] = "class",
@@ -89,8 +92,15 @@ def select(
     if paths is not None:
         samples.insert(1, "path", [paths[at] for at in kept.indices])
     write_kept(out, samples)
+    _show(kept, found, by)
+    console.print(f"Kept {len(kept)} of {len(found)}: {out}")
+
+
+def _show(kept: Selection, found: Scores, by: str) -> None:
+    """Show how many samples of each class or group are kept, and say of which none is."""
     table, empty = Table(by, "of", "kept"), list[str]()
-    for name, size, count in zip(names, found.sizes(by), kept.counts.values(), strict=True):
+    sizes, counts = found.sizes(by), kept.counts.values()
+    for name, size, count in zip(found.names(by), sizes, counts, strict=True):
         table.add_row(name, str(size), str(count))
         empty += [] if count else [name]
     console.print(table)
@@ -99,7 +109,6 @@ def select(
             f"Nothing is kept of {', '.join(empty)}; --quotas with --minimum-per-class or "
             "--recall-smoothing prevents that."
         )
-    console.print(f"Kept {len(kept)} of {len(found)}: {out}")
 
 
 def _loaded(path: Path, lower_is_kept: bool) -> tuple[Scores, Sequence[str] | None]:

@@ -5,18 +5,53 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
 
-from raydrop.cli.changes import with_seeds, with_settings
+from raydrop.cli.changes import changed
 from raydrop.cli.options import Address, AsJson, DataRoot, NumCpus, Out, OutFile, Trust, app
 from raydrop.cli.results import show_frontier
 from raydrop.cli.scripts import load_sweep, script_folder
 from raydrop.errors import ConfigError, IncompleteStudyError
 from raydrop.store.terminal import console, errors
 from raydrop.study import Study
+
+if TYPE_CHECKING:
+    from raydrop.cluster.driver import Outcome
+
+Sweep = Annotated[
+    str,
+    Argument(
+        help="Script that defines `study`; or a study.json, or the folder or s3://..., "
+        "gs://... in which a run left one."
+    ),
+]
+Scale = Annotated[
+    str | None,
+    Option(help="Run another study of the script, by its name there, such as small."),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    Option(metavar="X", min=0, help="Share of a GPU for each worker; 0 uses none."),
+]
+Seeds = Annotated[
+    int | None,
+    Option(metavar="N", min=1, help="So many seeds: the script's first, then further ones."),
+]
+Epochs = Annotated[
+    int | None, Option(metavar="N", min=1, help="Epochs of training, in place of the script's.")
+]
+Settings = Annotated[
+    list[str] | None,
+    Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Another field, such as training.momentum=0.8; repeatable.",
+    ),
+]
+Log = Annotated[str | None, Option(help="Log the front as it grows: tensorboard, mlflow or wandb.")]
 
 
 @app.command(
@@ -25,48 +60,22 @@ from raydrop.study import Study
     "replays what was run there."
 )
 def run(
-    sweep: Annotated[
-        str,
-        Argument(
-            help="Script that defines `study`; or a study.json, or the folder or s3://..., "
-            "gs://... in which a run left one."
-        ),
-    ],
+    sweep: Sweep,
     out: Out = None,
     address: Address = None,
     data_root: DataRoot = None,
     data: Annotated[str | None, Option(help="Use this data set instead.")] = None,
     model: Annotated[str | None, Option(help="Use this model instead.")] = None,
-    scale: Annotated[
-        str | None,
-        Option(help="Run another study of the script, by its name there, such as small."),
-    ] = None,
+    scale: Scale = None,
     num_cpus: NumCpus = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        Option(metavar="X", min=0, help="Share of a GPU for each worker; 0 uses none."),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        Option(metavar="N", min=1, help="So many seeds: the script's first, then further ones."),
-    ] = None,
-    epochs: Annotated[
-        int | None, Option(metavar="N", min=1, help="Epochs of training, in place of the script's.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Another field, such as training.momentum=0.8; repeatable.",
-        ),
-    ] = None,
+    gpus_per_worker: GpusPerWorker = None,
+    seeds: Seeds = None,
+    epochs: Epochs = None,
+    settings: Settings = None,
     trust: Trust = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: AsJson = False,
-    log: Annotated[
-        str | None, Option(help="Log the front as it grows: tensorboard, mlflow or wandb.")
-    ] = None,
+    log: Log = None,
 ) -> None:
     """Run all four stages of a sweep: query runs, scores, trials, frontier."""
     from raydrop.cluster.finished import is_finished, leave_receipt
@@ -78,11 +87,7 @@ def run(
             "ask `raydrop frontier --json`."
         )
     study = replace_dataset(load_sweep(sweep, scale, data, trust or ()), data, model)
-    if seeds is not None:
-        study = with_seeds(study, seeds)
-    if epochs is not None:
-        study = with_settings(study, [f"training.epochs={epochs}"])
-    study = with_settings(study, settings or ())
+    study = changed(study, seeds, epochs, settings or ())
     place = open_place(out or Path("results") / study.name)
     if log is None and not dry_run and is_finished(study, place, data_root):
         console.print(f"Study {study.name}: finished, and nothing has changed since; nothing to do")
@@ -110,12 +115,16 @@ def run(
     if dry_run:
         return
     show_frontier(options.out)
+    _check_complete(outcome)
+    leave_receipt(study, place)
+
+
+def _check_complete(outcome: Outcome) -> None:
     if outcome.failed:
         raise IncompleteStudyError(
             f"Expected {outcome.planned} trials, found {outcome.failed} without a record; the "
             "report says which and why, and the same command tries them again."
         )
-    leave_receipt(study, place)
 
 
 def replace_dataset(study: Study, dataset: str | None, model: str | None) -> Study:
