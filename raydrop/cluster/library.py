@@ -97,8 +97,8 @@ def score(
 ) -> Scores:
     """Return a score for each sample, of models that are trained already.
 
-    The same as the study computes of such checkpoints, to the bit: in this process, or sharded over
-    a Ray cluster.
+    The same as the study computes of such checkpoints, to the bit where passes have as many threads
+    (workers without a GPU have one): in this process, or sharded over a Ray cluster.
 
     Args:
         model: A trained ``nn.Module`` in eval mode, a list of them, or

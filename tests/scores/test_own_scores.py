@@ -487,3 +487,16 @@ def test_methods_may_be_the_users_own() -> None:
     np.testing.assert_allclose(recorder.scores(Confidence()).values, expected, rtol=1e-5)
     with pytest.raises(ConfigError, match="Expected the name of a method, or a ScoreMethod, found"):
         rd.score(model, (X, Y), method=7)  # type: ignore[arg-type]
+
+
+def test_a_file_of_weights_runs_nothing(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path(tmp_path / "sprung").touch, ())
+
+    torch.save({"weight": Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(ConfigError, match=r"Expected a state dict at .*trap.pt, found Unpickling"):
+        _score((_linear(), [tmp_path / "trap.pt"]))
+    assert not (tmp_path / "sprung").exists()
+    torch.load(tmp_path / "trap.pt", weights_only=False)  # the trap works
+    assert (tmp_path / "sprung").exists()
