@@ -6,15 +6,19 @@ installed here, by Ray's ``runtime_env``; what is installed is expected to be in
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import pickletools
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ray import cloudpickle
+
 from raydrop.errors import ConfigError, in_one_line
-from raydrop.study.catalogue import Brought, Thing
+from raydrop.study.catalogue import Brought
 from raydrop.study.importing import Call, paths_in
 from raydrop.study.sources import distribution_of, source_of
 
@@ -36,16 +40,15 @@ def own_paths(study: Mapping[str, Any], feeding: Iterable[str] = ()) -> dict[str
 
 
 def own_modules(paths: Iterable[str]) -> tuple[ModuleType, ...]:
-    """Return top-level packages and modules of import paths and of brought objects.
+    """Return top-level packages and modules that import paths name, or brought objects import.
 
     Those of Python itself, or that a distribution has installed, are left out.
     """
     names = {path.partition(":")[0] for path in paths}
     here = Brought.here()
-    for _, each in here.entries if here else ():
-        value = each.value if isinstance(each, Thing) else each.build
-        owner = value if isinstance(value, type) or hasattr(value, "__code__") else type(value)
-        names.add(owner.__module__)
+    if here is not None:
+        with contextlib.suppress(Exception):  # what cannot be pickled is said where it is sent
+            names |= _imported_by(cloudpickle.dumps(here))
     tops = {name.partition(".")[0] for name in _foreign(names)}
     loaded = (sys.modules.get(top) for top in sorted(tops))
     return tuple(each for each in loaded if each is not None and not distribution_of(each))
@@ -89,6 +92,12 @@ def unimportable(paths: Mapping[str, str]) -> str:
                 "that the study's own goes along."
             )
     return ""
+
+
+def _imported_by(content: bytes) -> set[str]:
+    """Return the modules of this process that a pickle names, as those that it imports are."""
+    texts = (argument for _, argument, _ in pickletools.genops(content))
+    return {text for text in texts if isinstance(text, str) and text in sys.modules}
 
 
 def _imported(module: str) -> str:

@@ -57,13 +57,17 @@ from torch.utils.data import Dataset
 import torch
 
 
+def squashed(images):
+    return images.flatten(1).tanh()
+
+
 class Net(nn.Module):
     def __init__(self, num_classes):
         super().__init__()
         self.head = nn.Linear(64, num_classes)
 
     def forward(self, images):
-        return self.head(images.flatten(1).tanh())
+        return self.head(squashed(images))
 
 
 class Items(Dataset):
@@ -296,7 +300,31 @@ def defined(text: str) -> dict[str, Any]:
     return names
 
 
-CELL = """
+CELL = f"""
+import torch
+from {PACKAGE} import net
+
+
+class Own(torch.nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = torch.nn.Linear(64, num_classes)
+
+    def forward(self, images):
+        return self.head(net.squashed(images))
+
+
+class Items(torch.utils.data.Dataset):
+    def __init__(self, n):
+        self.items = net.Items(n)
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
 def fit(task):
     model = task.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -309,15 +337,15 @@ def fit(task):
 
 
 def test_what_a_notebook_defines_reaches_workers_on_other_nodes(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, package: Path, tmp_path: Path
 ) -> None:
-    """Model, training and a data set that is streamed, by value."""
-    cell = defined(NET + CELL)
+    """Model, training and a data set that is streamed, by value, and what they import."""
+    cell = defined(CELL)
     data = from_torch(cell["Items"](60), cell["Items"](30), in_memory=False, version="1")
     study = Study(
         "notebook",
         data,
-        cell["Net"],
+        cell["Own"],
         {"method": "random", "keep_fraction": 0.5},
         train=cell["fit"],
         **{name: STUDY[name] for name in ("seeds", "training", "include_unpruned")},
