@@ -40,6 +40,12 @@ def coded(
                     f"{wrong[0]}; number the {'classes' if noun == 'label' else 'groups'} from 0, "
                     "or give their names as texts."
                 )
+        absent = set(range(count)).difference(*(array.tolist() for array in arrays.values()))
+        if absent and names is None:
+            raise DataError(
+                f"Expected every number from 0 to {count - 1} among the {noun}s, found no "
+                f"{min(absent)}; number them one after the other, or give texts."
+            )
         return arrays, tuple(map(str, range(count) if names is None else names))
     texts = {split: array.astype(str) for split, array in arrays.items()}
     known = sorted(set().union(*(set(array.tolist()) for array in texts.values())))

@@ -163,7 +163,8 @@ def check_scores(method: ScoreMethod, scores: Scores, ids: NDArray[np.int64]) ->
         raise ScoringError(
             f"Expected a number for every sample, found {scores[bad[0]]} from {method.name!r} for "
             f"{len(bad)} of {len(scores)} samples, first those with the ids "
-            f"{ids[bad[:5]].tolist()}; the query run probably diverged, so lower learning_rate."
+            f"{ids[bad[:5]].tolist()}; correct their inputs where these are no numbers, or lower "
+            "the learning_rate, as the training probably diverged."
         )
 
 

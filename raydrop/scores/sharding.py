@@ -384,7 +384,8 @@ class ShardedGradients:
             named = ", ".join(map(str, sorted(bad)[:5])) + ", ..." * (len(bad) > 5)
             raise ScoringError(
                 f"Expected a finite {task} for every sample, found {len(bad)} that are not, of "
-                f"sample ids {named}; the query run probably diverged, so lower learning_rate."
+                f"sample ids {named}; correct their inputs where these are not, or lower the "
+                "learning_rate, as the training probably diverged."
             )
         if not partial.written.all():
             raise ScoringError(

@@ -217,7 +217,14 @@ class Thing:
         Of an instance it is a copy, so that nothing passes from one use to the next.
         """
         if not self.is_made:
-            return copy.deepcopy(self.value)
+            try:
+                return copy.deepcopy(self.value)
+            except Exception as error:  # whatever it holds
+                raise ConfigError(
+                    f"Expected {self.name} to be copied, so that nothing passes from one use to "
+                    f"the next, found {in_one_line(error)}; give its class, or a function that "
+                    "makes it."
+                ) from error
         call = self.call or Call(self.name)
         try:
             return self.value(*given, *call.arguments, **call.keywords, **named)
@@ -519,6 +526,8 @@ def bring(kind: str, thing: Any) -> str:
         brought = Thing(str(thing.name), thing, stays=True)
     else:
         brought = Thing.of(thing, _name_of(kind, thing))
+        if not brought.is_made:
+            brought.make()  # before it is known here, and would go with every study
     catalogue = Catalogue.kinds.get(kind)
     if catalogue is None:
         _WAITING.setdefault(kind, []).append(brought)
@@ -547,7 +556,7 @@ def _name_of(kind: str, thing: Any) -> str:
         return f"{type(thing).__name__}{content_hash(thing)[:9]}"
     if not str(name).isidentifier():
         raise ConfigError(
-            f"Expected a {kind} with a name, found {name}; define it with def or class."
+            f"Expected {kind} to have a name, found {name}; define it with def or class."
         )
     return str(name)
 
@@ -562,10 +571,11 @@ class Brought:
     entries: tuple[tuple[str, Any], ...]
 
     @classmethod
-    def here(cls) -> Brought | None:
-        """Return what this process has; None for nothing."""
+    def here(cls, *, hashed: bool = False) -> Brought | None:
+        """Return what this process has, or what of it has a source; None for nothing."""
         found = [(k, each) for k, one in Catalogue.kinds.items() for each in one.brought()]
         found += [(kind, each) for kind, some in _WAITING.items() for each in some]
+        found = [(kind, each) for kind, each in found if not (hashed and each.unhashable)]
         return cls(tuple(found)) if found else None
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -100,7 +100,8 @@ class Call:
             ) from error
         for part in self.name.split("."):
             if not hasattr(found, part):
-                raise unknown_name(f"name in {self.module}", self.name, vars(found))
+                public = [each for each in dir(found) if not each.startswith("_")]
+                raise unknown_name(f"name in {self.module}", self.name, public)
             found = getattr(found, part)
         return found
 

@@ -106,7 +106,9 @@ def check_unchanged(file: str) -> None:
     """
     for name, (spec, digest, _) in _FILES.items():
         module = sys.modules.get(name)
-        if module is None or module.__spec__ is not spec or module.__file__ != file:
+        if module is None or module.__spec__ is not spec:
+            continue
+        if getattr(module, "__file__", None) != file:  # built into Python where it has none
             continue
         if hashlib.sha256(Path(file).read_bytes()).hexdigest() != digest:
             raise ConfigError(

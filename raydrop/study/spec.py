@@ -253,9 +253,14 @@ class TrialConfig:
         """
         point = {key: _text_of(key, value, {}) for key, value in point.items()}
         point, model, query_model = plain((point, model, query_model))
-        for key in point:
+        for key, value in point.items():
             if key not in TRIAL_AXES:
                 raise unknown_name("key of param_space", key, TRIAL_AXES)
+            if isinstance(value, list | tuple):
+                raise ConfigError(
+                    f"Expected a value or a grid for {key} in param_space, found a list; write "
+                    f'{{"grid_search": {[*value]}}}.'
+                )
         if {"keep_fraction", "prune_fraction"} <= point.keys():
             raise ConfigError(
                 "Expected keep_fraction or prune_fraction in param_space, found both; remove one."
@@ -361,6 +366,15 @@ def _search_spaces(_name: str, value: Any) -> Any:
     return value
 
 
+def _data_text(name: str, value: Any) -> str:
+    if isinstance(value, list | tuple):
+        raise ConfigError(
+            f"Expected one data set for {name}, found a {type(value).__name__} of {len(value)}; "
+            "make one of them, as by raydrop.data.from_torch(train, test)."
+        )
+    return text(name, value)
+
+
 def _distinct(name: str, value: Any) -> tuple[int, ...]:
     seeds: tuple[int, ...] = each_of(whole(0))(name, value)
     if not seeds or len(set(seeds)) < len(seeds):
@@ -461,12 +475,13 @@ class Study:
         known: dict[str, Any] = {}
         for field in ("dataset", "model", "query_model", "param_space", "train"):
             object.__setattr__(self, field, _text_of(field, getattr(self, field), known))
-        texts = dict.fromkeys(("dataset", "model"), text)
-        conform(self, **texts, version=_word, name=_folder_name, param_space=_search_spaces)
+        texts = {"dataset": _data_text, "model": text, "version": _word, "name": _folder_name}
+        conform(self, **texts, param_space=_search_spaces)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A study takes what scripts have added along, to every process that works on it.
-        return {**self.__dict__, "": Brought.here()}
+        # A study takes what scripts have added along, to every process that works on it; what it
+        # could not name, such as what holds a lock, might not be fit to travel.
+        return {**self.__dict__, "": Brought.here(hashed=not self.version)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: value for name, value in state.items() if name})

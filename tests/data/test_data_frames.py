@@ -96,7 +96,7 @@ def test_splits_are_drawn_where_there_are_none(frame: pd.DataFrame, tmp_path: Pa
     unread = from_frame(renamed, root=tmp_path)
     assert [each for each in unread.remarks if "split is not read" in each] == [
         "The column split is not read; where it says which samples are for testing, say "
-        "split='split'."
+        'split="split".'
     ]
     read = from_frame(renamed, split="split", root=tmp_path)
     assert not any("is not read" in remark for remark in (*read.remarks, *dataset.remarks))

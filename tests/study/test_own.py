@@ -10,6 +10,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from raydrop.study import Study, Training
 from raydrop.study import catalogue as catalogues
 from raydrop.study.catalogue import Brought
 from raydrop.study.importing import PREFIXES, Call, paths_in
-from raydrop.study.sources import UnhashableError, source_of
+from raydrop.study.sources import UnhashableError, check_unchanged, source_of
 from raydrop.training.losses import LOSSES, LossContext, loss_rule
 
 __all__ = ["package", "restored"]
@@ -394,11 +395,46 @@ def test_two_things_of_one_name_are_refused() -> None:
         dataclasses.replace(STUDY, param_space=other)
 
 
+class Locked:
+    """A model's maker that no process can be sent."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __call__(self, num_classes: int) -> nn.Module:
+        return nn.Linear(64, num_classes)
+
+
+def test_what_was_refused_goes_with_no_later_study() -> None:
+    """In a notebook the same process makes one attempt after the other."""
+    with pytest.raises(ConfigError, match=r"Expected Locked to be copied.*, found TypeError: "):
+        dataclasses.replace(STUDY, model=Locked())
+    lock = threading.Lock()
+    held = defined(
+        "def held(num_classes):\n    LOCK\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )["held"]
+    held.__globals__["LOCK"] = lock
+    refused = dataclasses.replace(STUDY, model=held, param_space={"method": "random"})
+    with pytest.raises(ConfigError, match="found LOCK, a lock"):
+        plan_of(refused)
+    assert pickle.loads(pickle.dumps(STUDY)) == STUDY
+    own = Brought.here(hashed=True)
+    assert "held" in [each.name for _, each in Brought.here().entries]
+    assert "held" not in [each.name for _, each in (own.entries if own else ())]
+
+
+def test_a_name_in_a_module_that_has_no_file_spoils_nothing() -> None:
+    with pytest.raises(ConfigError):
+        load_dataset("os:getcwd")
+    check_unchanged(__file__)
+
+
 @pytest.mark.parametrize("thing", [lambda num_classes: None, int])
 def test_what_has_no_name_or_raydrops_own_is_refused(thing: Any) -> None:
     if thing is int:
         thing = defined("def linear(num_classes):\n    return None\n")["linear"]
-    with pytest.raises(ConfigError, match=r"^Expected a (model with a )?name"):
+    with pytest.raises(ConfigError, match=r"^Expected (model to have )?a name"):
         dataclasses.replace(STUDY, model=thing)
 
 

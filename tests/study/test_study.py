@@ -219,6 +219,10 @@ def test_pruning_nothing_is_the_trial_that_keeps_everything() -> None:
         ({"ratio": 0.3}, "'ratio': did you mean keep_fraction or prune_fraction"),
         ({"zz": 1}, "choose one of keep_fraction, loss, method, model, network_method, network_ta"),
         ({"model": ""}, "a text for model, found ''"),
+        (
+            {"method": ["el2n", "grand"]},
+            r'a grid .* write {"grid_search": \[\'el2n\', \'grand\'\]}',
+        ),
         ({"query_model": 3}, "a text for query_model, found 3"),
         ({"keep_fraction": 0.3, "prune_fraction": 0.7}, "found both; remove one"),
         ({"method": "el2n", "keep_fraction": 0.0}, r"keep_fraction in \(0, 1\], found 0.0"),
@@ -280,6 +284,7 @@ def test_training_names_the_field_that_is_wrong(field: str, value: Any, message:
         ("name", "a/b", "name that can be a folder's, found 'a/b'"),
         ("name", "..", "name that can be a folder's, found '..'"),
         ("dataset", None, "a text for dataset, found None"),
+        ("dataset", ("a", "b"), "one data set for dataset, found a tuple of 2; make one of them"),
         ("model", "", "a text for model, found ''"),
         ("param_space", "random", "param_space to be a dict or a list of dicts, found str"),
         ("param_space", 3, "param_space to be a dict or a list of dicts, found int"),

@@ -167,7 +167,7 @@ class _Where:
 
     called: str
     frame: pd.DataFrame
-    example: str = "{}=..."
+    example: str = '{}="COLUMN"'
     """How another column is named."""
     name: str = ""
     """Of the data set, where it has a specification."""
@@ -213,7 +213,7 @@ def _noticing(where: _Where, columns: Mapping[str, str], wishes: Wishes) -> Wish
         return wishes
     told = (
         "The column split is not read; where it says which samples are for testing, say "
-        f"{where.example.format('split').replace('COLUMN', 'split').replace('...', repr('split'))}."
+        f"{where.example.format('split').replace('COLUMN', 'split')}."
     )
     return dataclasses.replace(wishes, remarks=(*wishes.remarks, told))
 
