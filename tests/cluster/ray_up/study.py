@@ -1,13 +1,18 @@
-"""The small study that is submitted to a cluster."""
+"""The small study that is submitted to a cluster, with code that only its driver finds."""
+
+import sys
+from pathlib import Path
 
 from ray import tune
 
 from raydrop import Study, Training
 
+sys.path.append(str(Path(__file__).parent / "own"))
 study = Study(
     name="small",
     dataset="digits+subset(12, test=6)",
-    model="small_cnn",
+    model="own_code:net",
+    train="own_code:fit",
     param_space={
         "method": tune.grid_search(["random", "el2n"]),
         "keep_fraction": tune.grid_search([0.5, 0.8]),
