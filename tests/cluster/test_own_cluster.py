@@ -107,9 +107,14 @@ class Scaled(CrossEntropy):
 
 
 def fit(task):
-    with open(f"{{FOLDER}}/begun", "a") as begun:
-        begun.write(json.dumps([*map(str, task.config.values()), len(task.train)]) + "\\n")
-    while os.path.exists(f"{{FOLDER}}/hold") and len(open(f"{{FOLDER}}/begun").readlines()) > 2:
+    with open(f"{{FOLDER}}/begun", "ab+") as begun:
+        line = json.dumps([*map(str, task.config.values()), len(task.train)])
+        begun.write(line.encode() + b"\\n")
+        begun.flush()
+        end = begun.tell()
+        begun.seek(0)
+        place = begun.read(end).count(b"\\n")  # among those that have begun
+    while place > 2 and os.path.exists(f"{{FOLDER}}/hold"):
         time.sleep(0.05)
     model = task.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
