@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from fake_study import GROUPED, SMALL, TRANSFER, FakeStudy
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from reference import change_seed_by_seed
@@ -122,6 +124,17 @@ def test_a_class_without_test_samples_is_unknown_and_disturbs_no_other() -> None
         (1.5, -0.7): "90",
         (2.5, -0.7): unknown,
     }
+
+
+def test_marks_of_the_scale_stay_apart_beside_a_single_row() -> None:
+    changes = changes_of(trials_of({0: [0.5, 0.9]}, {0: [0.9, 0.8]}))
+    figure = heatmap_figure(changes, ["a", "b"])
+    FigureCanvasAgg(figure).draw()
+    scale, (low, high) = figure.axes[-1], figure.axes[-1].get_ylim()
+    marks = [label for label in scale.get_yticklabels() if low <= label.get_position()[1] <= high]
+    boxes = sorted(label.get_window_extent().extents[[1, 3]].tolist() for label in marks)
+    assert len(boxes) > 1
+    assert all(below[1] <= above[0] for below, above in itertools.pairwise(boxes))
 
 
 def test_of_many_classes_those_that_lose_most_are_shown_the_hardest_first() -> None:

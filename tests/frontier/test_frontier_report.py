@@ -350,6 +350,13 @@ def test_figures_that_do_not_fit_are_named_and_the_page_stays_small(
     assert html.count(">small<") == 2
 
 
+def test_a_narrow_figure_does_not_fill_the_page(records: Records, points: pd.DataFrame) -> None:
+    wide, narrow = (SVG.replace(b"0 0 9 9", b"0 0 %d 90" % n) % b"" for n in (820, 331))
+    html = rendered(records, points, {"curves": wide, "costs": narrow})
+    classes = re.findall(r'class="scroll figure( small)?" tabindex', html)
+    assert classes == ["", "", " small"]  # the first is the interactive one
+
+
 def test_inlined_figures_keep_their_references_and_their_places() -> None:
     svg = (
         b'<?xml?><svg width="9pt" height="9pt" viewBox="0 0 9 9"><!-- a --><g id="a"/>'

@@ -367,7 +367,7 @@ def test_the_report_by_group_speaks_of_groups(grouped: Path) -> None:
         "What is kept of each group",
         "Accuracy by group",
         "cat, water40 train",
-        "the lowest of 8 noisy accuracies, each from 10 to 40 test images",
+        "the lowest of 8 noisy accuracies, each from 10 to 40 test samples",
         "raydrop frontier DIR --by class makes it anew about the other",
         "quotas and weights bygroup",
     ):

@@ -119,7 +119,8 @@ def heatmap_figure(changes: RecallChanges, names: Sequence[str], unit: By = "cla
         ax.set_yticks([])
         if column == 0:
             _label_rows(changes, ax, row_height)
-    _draw_scale(changes, axes_at(figure, inches[0] - 0.95, top, 0.15, min(height, 2.6)))
+    tall = max(0.4, min(height, 2.6))  # or its marks lie over each other
+    _draw_scale(changes, axes_at(figure, inches[0] - 0.95, top, 0.15, tall), tall)
     figure.text(0.1 / inches[0], 0.1 / inches[1], "\n".join(lines), fontsize=8)
     return figure
 
@@ -183,7 +184,7 @@ def _label_rows(changes: RecallChanges, ax: Axes, row_height: float) -> None:
     ax.annotate("keep", (0, 0), (-3, 20), color=GREY, **beside)
 
 
-def _draw_scale(changes: RecallChanges, ax: Axes) -> None:
+def _draw_scale(changes: RecallChanges, ax: Axes, inches: float) -> None:
     """Draw the scale of colours; Matplotlib's own turns into pixels, which an SVG should not."""
     limit = 100 * max(changes.largest, 0.01)
     levels = np.linspace(-limit, limit, 42)
@@ -191,8 +192,8 @@ def _draw_scale(changes: RecallChanges, ax: Axes) -> None:
     ax.pcolormesh([0, 1], levels, middles, cmap=LOSS_TO_GAIN, vmin=-limit, vmax=limit)
     ax.set_xticks([])
     ax.yaxis.tick_right()
-    ax.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+    ax.yaxis.set_major_locator(MaxNLocator(max(2, min(5, int(inches / 0.2))), symmetric=True))
     ax.tick_params(labelsize=8)
     ax.yaxis.set_label_position("right")
-    ax.set_ylabel("change (percentage points)", fontsize=8)
+    ax.set_ylabel("change (percentage points)" if inches > 1.4 else "points", fontsize=8)
     ax.grid(visible=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -57,6 +58,8 @@ SHOWN_ANSWERS = 6
 MOST_ANSWERS = 100
 SHOWN_REASONS = 8
 """Sentences with which trials failed; the others are counted."""
+_NARROW = 400.0
+"""Points of width below which a figure does not fill the page, or its letters would be huge."""
 LARGEST = 5_950_000
 """Bytes of the page. Figures that would make it larger are left to the files beside it."""
 FIT_LAST = ("heatmap", "frontier")
@@ -244,7 +247,9 @@ def _figures(drawn: Mapping[str, bytes], records: Records) -> list[dict[str, Any
         texts = drawing.texts(records.unit)
         if name in drawn and (texts["heading"] or name == "frontier"):
             content = inline_svg(drawn[name], f"f{place}", texts["description"])
-            figures.append({"name": name, **texts, "content": Markup(content)})
+            width = re.search(r'viewBox="\S+ \S+ (\S+) ', content)  # in points
+            small = width is not None and float(width[1]) < _NARROW
+            figures.append({"name": name, **texts, "content": Markup(content), "small": small})
     return figures
 
 
