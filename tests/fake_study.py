@@ -126,12 +126,8 @@ class FakeStudy:
         space, seeds = {"method": "random"}, tuple(self.seeds)
         return Study("fake", "digits", "small_cnn", space, seeds=seeds, by=self.by)
 
-    @functools.cached_property
-    def _base(self) -> dict[str, Any]:
-        return self.study().base(FINGERPRINT)
-
     def identity(self, trial: TrialConfig) -> dict[str, Any]:
-        return {"kind": "trial", **self._base, "trial": trial.as_dict()}
+        return {"kind": "trial", **_base(self, FINGERPRINT), "trial": trial.as_dict()}
 
     def trial_id(self, trial: TrialConfig) -> str:
         return config_hash(self.identity(trial))
@@ -339,3 +335,8 @@ NETWORKS = FakeStudy(
 
 GROUPED = FakeStudy(attributes=("land", "water"), by="group")
 """Eight groups, the rare four hard; quotas are by group."""
+
+
+@functools.cache
+def _base(study: FakeStudy, fingerprint: str) -> dict[str, Any]:
+    return study.study().base(fingerprint)

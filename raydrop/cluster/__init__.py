@@ -4,9 +4,9 @@ Ray reads these settings when it is imported or started, so they are set here, b
 this package imports it; what the environment already says stays.
 """
 
-import logging
 import os
 import sys
+from logging import getLogger as quiet
 
 # Workers run in this very environment; under `uv run` Ray would otherwise build one for each.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -19,4 +19,5 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep GPUs vi
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banners appear even at verbose=0
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the store is the record
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C reaches the driver at once
-logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)  # no hints for notebooks to install
+# No hints for notebooks to install something; not by a name, which would hide the module here.
+quiet("ray.widgets.util").setLevel("WARNING")

@@ -157,8 +157,7 @@ def test_several_models_have_a_panel_each(tmp_path: Path) -> None:
 def test_other_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = _write(FIRST, tmp_path / "a", "first")
     monkeypatch.setattr(fake_study, "FINGERPRINT", "7b" * 32)
-    anew = dataclasses.replace(SECOND)  # without what it remembers of its data
-    second = _write(anew, tmp_path / "b", "second")
+    second = _write(SECOND, tmp_path / "b", "second")
     with pytest.raises(
         StudyMismatchError, match=r"same test set, found digits \(5a5a.*\) in .*a and digits \(7b7b"
     ):
