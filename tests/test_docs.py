@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
 import re
@@ -20,14 +21,16 @@ from ray import tune
 
 from raydrop.cli import load_sweep, main
 from raydrop.cluster.space import expand
+from raydrop.data import load_dataset
 from raydrop.models import build_model
 from raydrop.network.saving import NetworkSpec, save_network
-from raydrop.plan import trial_configs
+from raydrop.plan import make_plan, trial_configs
 from raydrop.scores import score_method
 from raydrop.scores.gradients import parameters_of
 from raydrop.selection import quota_rule
 from raydrop.study import Study
 from raydrop.training.losses import loss_rule
+from raydrop.training.trace import Trace
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -86,6 +89,22 @@ def test_names_to_call_are_used_as_their_page_shows(page: dict[str, Any]) -> Non
     assert list(kept.counts.values()) == sorted(kept.counts.values())
     assert len(kept.subset(page["train"])) == len(kept) == 60
     assert result.frontier["average_accuracy"].between(0, 1).all()
+
+
+def test_a_score_a_rule_and_a_loss_of_ones_own_are_as_the_page_shows(page: dict[str, Any]) -> None:
+    (setup, *_), own = _code("docs/api.md"), _code("docs/bring_your_own.md")
+    (net,) = (code for code in _code("docs/api.md") if "class Net" in code)
+    (parts,) = (code for code in own if "class LastError" in code)
+    for code in (setup, net, parts):
+        exec(code, page)
+    space = {"method": page["LastError"], "quotas": page["even"], "loss": page["smooth"]}
+    study = page["study"]
+    study = dataclasses.replace(study, version="1", param_space=space | {"keep_fraction": 0.5})
+    dataset = load_dataset(study.dataset)
+    plan = make_plan(study, trial_configs(study, expand(study)), dataset)  # which tries them once
+    assert len(plan.trials) == 4
+    scores = page["LastError"]().from_trace(Trace.empty(3, 5), 1)
+    assert scores.shape == (5,)
 
 
 def test_the_readmes_model_and_data_are_anybodys(
