@@ -6,7 +6,7 @@ this package imports it; what the environment already says stays.
 
 import os
 import sys
-from logging import getLogger as quiet
+from logging import getLogger
 
 # Workers run in this very environment; under `uv run` Ray would otherwise build one for each.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -20,4 +20,4 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banners appear even at v
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the store is the record
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C reaches the driver at once
 # No hints for notebooks to install something; not by a name, which would hide the module here.
-quiet("ray.widgets.util").setLevel("WARNING")
+getLogger("ray.widgets.util").setLevel("WARNING")
