@@ -252,6 +252,7 @@ def test_results_can_be_kept_and_renewed(tmp_path: Path, monkeypatch: pytest.Mon
     page = (here / "report.html").read_text()
     assert "mine" in page
     assert not re.search(r"\b0 (train|validation)\b", page)
+    assert not re.search(r"<dt>(query runs|scores)</dt>|\b0\.0 seconds", page)
     pd.testing.assert_frame_equal(
         pd.read_csv(here / "frontier.csv")[["method"]], kept.frontier[["method"]]
     )

@@ -320,7 +320,9 @@ def _query_models(trials: pd.DataFrame) -> str:
 
 
 def _cost(count: int, seconds: float) -> str:
-    """Return a count with its time, in the unit that suits."""
+    """Return a count with its time, in the unit that suits; nothing of what there is none of."""
+    if not seconds:  # predictions from elsewhere took none that is known
+        return str(count or "")
     unit, length = time_unit(seconds)
     return f"{count} in {seconds / length:.1f} {unit}"
 
