@@ -17,6 +17,7 @@ import nbformat
 import pytest
 import torch
 from nbclient import NotebookClient
+from own_package import restored
 from ray import tune
 
 from raydrop.cli import load_sweep, main
@@ -31,6 +32,8 @@ from raydrop.selection import quota_rule
 from raydrop.study import Study
 from raydrop.training.losses import loss_rule
 from raydrop.training.trace import Trace
+
+__all__ = ["restored"]
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
