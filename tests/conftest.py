@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 gc.disable()
 
 
-LONGEST = ("ray_up", "chaos", "cluster", "remote", "crew")
+LONGEST = ("ray_up", "chaos", "cluster", "own_cluster", "remote", "crew")
 """Files of tests that take a minute or more, the first of which mostly waits."""
 SERVERS = {"endpoint", "google"}
 """Fixtures that start a server of an object store."""

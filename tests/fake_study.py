@@ -126,8 +126,14 @@ class FakeStudy:
         space, seeds = {"method": "random"}, tuple(self.seeds)
         return Study("fake", "digits", "small_cnn", space, seeds=seeds, by=self.by)
 
+    @functools.cached_property
+    def _bases(self) -> dict[str, dict[str, Any]]:
+        return {}  # by the data's fingerprint
+
     def identity(self, trial: TrialConfig) -> dict[str, Any]:
-        return {"kind": "trial", **_base(self, FINGERPRINT), "trial": trial.as_dict()}
+        if FINGERPRINT not in self._bases:
+            self._bases[FINGERPRINT] = self.study().base(FINGERPRINT)
+        return {"kind": "trial", **self._bases[FINGERPRINT], "trial": trial.as_dict()}
 
     def trial_id(self, trial: TrialConfig) -> str:
         return config_hash(self.identity(trial))
@@ -336,7 +342,3 @@ NETWORKS = FakeStudy(
 GROUPED = FakeStudy(attributes=("land", "water"), by="group")
 """Eight groups, the rare four hard; quotas are by group."""
 
-
-@functools.cache
-def _base(study: FakeStudy, fingerprint: str) -> dict[str, Any]:
-    return study.study().base(fingerprint)
