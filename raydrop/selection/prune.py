@@ -41,7 +41,8 @@ class Selection:
         return len(self.indices)
 
     def __repr__(self) -> str:
-        return f"Selection({len(self)} of {self.size} samples)"
+        none = ", ".join(visible(name) for name, count in self.counts.items() if not count)
+        return f"Selection({len(self)} of {self.size} samples{none and f', none of {none}'})"
 
     def subset(self, dataset: Any) -> Subset[Any]:
         """Return the kept part of a map-style data set, whose order is that of the scores.
@@ -124,6 +125,8 @@ def prune(
         ... )
         >>> kept.indices.tolist(), kept.counts
         ([2, 3], {'cat': 0, 'dog': 2})
+        >>> kept
+        Selection(2 of 4 samples, none of cat)
     """  # fmt: skip
     found = _as_scores(scores, labels, groups, higher_is_kept)
     by = by or ("class" if groups is None else "group")
