@@ -341,4 +341,3 @@ NETWORKS = FakeStudy(
 
 GROUPED = FakeStudy(attributes=("land", "water"), by="group")
 """Eight groups, the rare four hard; quotas are by group."""
-
