@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,18 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Whatever a test brings into a catalogue is gone after it: files of tests share processes."""
+    from raydrop.study.catalogue import Catalogue
+
+    before = {kind: (dict(c._entries), dict(c._things)) for kind, c in Catalogue.kinds.items()}
+    yield
+    for kind, (entries, things) in before.items():
+        catalogue = Catalogue.kinds[kind]
+        catalogue._entries, catalogue._things, catalogue._plugins = entries, things, {}
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from raydrop.study.catalogue import Catalogue
-
 PACKAGE = "mypkg"
 NET = """
 import torch
@@ -125,16 +123,6 @@ def forget() -> None:
     """Have the next import read the package's files again."""
     for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
         del sys.modules[name]
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Every catalogue as it was before."""
-    before = {kind: (dict(c._entries), dict(c._things)) for kind, c in Catalogue.kinds.items()}
-    yield
-    for kind, (entries, things) in before.items():
-        catalogue = Catalogue.kinds[kind]
-        catalogue._entries, catalogue._things, catalogue._plugins = entries, things, {}
 
 
 @pytest.fixture

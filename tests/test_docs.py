@@ -17,7 +17,6 @@ import nbformat
 import pytest
 import torch
 from nbclient import NotebookClient
-from own_package import restored
 from ray import tune
 
 from raydrop.cli import load_sweep, main
@@ -32,8 +31,6 @@ from raydrop.selection import quota_rule
 from raydrop.study import Study
 from raydrop.training.losses import loss_rule
 from raydrop.training.trace import Trace
-
-__all__ = ["restored"]
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import ray
 import torch
-from own_package import restored
 from rich.console import Console
 from torch.utils.data import Dataset, Subset
 
@@ -21,8 +20,6 @@ from raydrop.data import from_arrays, from_torch
 from raydrop.data.batches import prepare
 from raydrop.errors import DataError
 from raydrop.study import Study, Training
-
-__all__ = ["restored"]
 
 
 class Locked(Dataset[Any]):

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-from own_package import restored
 
 from raydrop.data import from_frame, from_huggingface, load_dataset, parse_spec
 from raydrop.data.dataset import ArrayImages, FileImages
@@ -19,8 +18,6 @@ from raydrop.data.held import ArrayInputs, OpenedImages
 from raydrop.data.loaders import contents
 from raydrop.errors import ConfigError, DataError, RaydropError
 from raydrop.study import Study
-
-__all__ = ["restored"]
 
 datasets = pytest.importorskip("datasets")
 

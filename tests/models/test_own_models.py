@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from own_package import package, restored
+from own_package import package
 from torch import Tensor, nn
 
 from raydrop.data.inputs import InputSpec
@@ -16,7 +16,7 @@ from raydrop.models import Head, as_spec, build_model, head_of, untried_model
 from raydrop.models.adapter import Adapted, adapted, logits_in
 from raydrop.study.catalogue import bring
 
-__all__ = ["package", "restored"]
+__all__ = ["package"]
 
 IMAGES = as_spec((3, 8, 8))
 FEATURES = InputSpec(((5,),), (torch.float32,))

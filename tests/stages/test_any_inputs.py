@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from own_package import restored
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -24,8 +23,6 @@ from raydrop.stages.scoring import run_score
 from raydrop.stages.trials import run_trial
 from raydrop.store import Store, required
 from raydrop.study import Study, Training
-
-__all__ = ["restored"]
 
 CLASSES = 3
 

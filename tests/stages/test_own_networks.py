@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_package import package, restored
+from own_package import package
 from torch import Tensor, nn
 
 from raydrop import Study, Training
@@ -23,7 +23,7 @@ from raydrop.stages.ship import ship
 from raydrop.stages.trials import run_trial
 from raydrop.store import Store
 
-__all__ = ["package", "restored"]
+__all__ = ["package"]
 
 DIGITS = "digits+subset(12, test=6)"
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from own_package import NET, forget, package, restored, write
+from own_package import NET, forget, package, write
 from torch import nn
 
 from raydrop.data import load_dataset
@@ -42,7 +42,7 @@ from raydrop.study.importing import PREFIXES, Call, paths_in
 from raydrop.study.sources import UnhashableError, check_unchanged, source_of
 from raydrop.training.losses import LOSSES, LossContext, loss_rule
 
-__all__ = ["package", "restored"]
+__all__ = ["package"]
 
 DATA = "digits+subset(12, test=6)"
 SPACE = {

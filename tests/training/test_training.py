@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -322,6 +323,25 @@ def test_an_optimiser_by_import_path_steps_as_torchs_own(digits: PreparedData) -
         _train(digits, optimizer="unittest.mock:MagicMock")
     with pytest.raises(ConfigError, match=r"RMSprop\(beta=2\) to take .*'beta'"):
         _train(digits, optimizer="torch.optim:RMSprop(beta=2)")
+
+
+def test_compiled_steps_are_those_of_the_model(
+    digits: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the compiler, which takes half a minute: steps go through what it returns."""
+    calls: list[int] = []
+
+    def compiled(model: torch.nn.Module) -> Any:
+        def forward(images: torch.Tensor) -> Any:
+            calls.append(len(images))
+            return model(images)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    plain, fast = (_train(digits, compile=flag) for flag in (False, True))
+    assert flat_state(plain[0]).tobytes() == flat_state(fast[0]).tobytes()
+    assert len(calls) == fast[1][-1].step
 
 
 def test_label_smoothing_is_torchs() -> None:
