@@ -9,6 +9,22 @@ from pathlib import Path
 import pytest
 
 PACKAGE = "mypkg"
+LOOP = """\
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    loader = DataLoader(rd.with_indices(task.train), batch_size=20, shuffle=True)
+    for epoch in range(task.epochs):
+        for indices, inputs, labels in loader:
+            logits = model(inputs)
+            task.recorder.update(indices, logits, labels)
+            optimizer.zero_grad()
+            task.loss(logits, labels, indices).backward()
+            optimizer.step()
+        task.recorder.end_epoch()
+        task.checkpoint(model, 0.5)
+        task.report(epoch + 1, loss=1.0)
+    return task.predict(model)
+"""
+"""The rest of a training function once it has its ``model``."""
 NET = """
 import torch
 from torch import nn

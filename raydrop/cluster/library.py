@@ -23,28 +23,12 @@ if TYPE_CHECKING:
 
 
 def run(
-    study: Study,
-    out: str | Path | None = None,
-    *,
-    address: str | None = None,
-    num_cpus: int | None = None,
-    gpus_per_worker: float | None = None,
-    data_root: str | None = None,
-    log: str | None = None,
-    progress: bool = True,
+    study: Study, out: str | Path | None = None, *, progress: bool = True, **where: Any
 ) -> Results:
     """Run a study and return what it left: :meth:`raydrop.Study.run` says all of it."""
     from raydrop.cluster.driver import Options, run_study  # which takes seconds
 
-    options = Options(
-        out=out or Path("results") / study.name,
-        address=address,
-        data_root=data_root,
-        code=_own_code(),
-        num_cpus=num_cpus,
-        gpus_per_worker=gpus_per_worker,
-        log=log,
-    )
+    options = Options(out=out or Path("results") / study.name, code=_own_code(), **where)
     console = _console(quiet=not progress)
     try:
         run_study(study, options, console)

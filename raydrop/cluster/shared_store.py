@@ -185,20 +185,16 @@ def refuse_unfit(place: SharedStore, said: Mapping[str, Answer]) -> None:
             f"{len(unseen)} of the {len(said)} others do not, such as {unseen[0]}; name a folder "
             "that all machines share, or s3://BUCKET/PREFIX, with --out."
         )
-    refused = [address for address, answer in sorted(said.items()) if answer.refusal]
-    if refused:
-        raise ConfigError(
-            f"Expected every machine of the cluster to read and write {place.location}, found that "
-            f"{len(refused)} of the {len(said)} others cannot, such as {refused[0]}: "
-            f"{said[refused[0]].refusal}"
-        )
-    lacking = [address for address, answer in sorted(said.items()) if answer.lacks]
-    if lacking:
-        raise ConfigError(
-            f"Expected every machine of the cluster to import what the study names, found that "
-            f"{len(lacking)} of the {len(said)} others cannot, such as {lacking[0]}: "
-            f"{said[lacking[0]].lacks}"
-        )
+    for what, reasons in (
+        (f"read and write {place.location}", {a: each.refusal for a, each in said.items()}),
+        ("import what the study names", {a: each.lacks for a, each in said.items()}),
+    ):
+        unfit = [address for address in sorted(said) if reasons[address]]
+        if unfit:
+            raise ConfigError(
+                f"Expected every machine of the cluster to {what}, found that {len(unfit)} of the "
+                f"{len(said)} others cannot, such as {unfit[0]}: {reasons[unfit[0]]}"
+            )
 
 
 def clock_skew(sent: float, told: float, received: float) -> float:

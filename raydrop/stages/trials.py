@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -237,13 +238,14 @@ class TrialTraining:
         """Have a training function of the user's own train and predict, and leave the record."""
         start, loss, trial = time.perf_counter(), self.loss(), self.run.trial
 
+        # The user's model may be elsewhere than on the trial's device.
+        validation = functools.cache(partial(make_batches, self.data, self.data.dataset.validation))
+
         def after_epoch(model: nn.Module, rate: float) -> None:
             del rate
-            device = next(model.parameters()).device
             recalls = None
             if loss.needs_recalls:
-                validation = make_batches(self.data, self.data.dataset.validation, device)
-                recalls = self.recalls(model, validation)
+                recalls = self.recalls(model, validation(next(model.parameters()).device))
             loss.end_epoch(recalls)
 
         task = make_task(

@@ -356,11 +356,10 @@ def _unseen_defaults(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     values = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
     nodes: list[Any] = []
     if values:
-        try:
+        # Not of a lambda, whose values are all noted.
+        with contextlib.suppress(OSError, SyntaxError, AttributeError):
             arguments = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0].args  # type: ignore[attr-defined]
             nodes = [*arguments.defaults, *filter(None, arguments.kw_defaults)]
-        except (OSError, SyntaxError, AttributeError):
-            pass  # as of a lambda, whose values are all noted
     for place, value in enumerate(values):
         try:
             ast.literal_eval(nodes[place])

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from commands import run_main, write_sweep
 from fake_study import FakeStudy
 from PIL import Image
 
@@ -52,26 +53,6 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_run", begun)
 
 
-def _main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["raydrop", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)
-
-
-def _sweep(folder: Path, body: str = "", **fields: object) -> Path:
-    values = {
-        "name": "t",
-        "dataset": "digits+subset(12, test=6)",
-        "model": "small_cnn",
-        "param_space": {"method": "random", "keep_fraction": 0.5},
-        **fields,
-    }
-    path = folder / "sweep.py"
-    path.write_text(f"from raydrop import Study, Training\n{body}\nstudy = Study(**{values!r})\n")
-    return path
-
-
 def _said(capsys: pytest.CaptureFixture[str]) -> str:
     """What was printed to stderr, on one line."""
     return " ".join(capsys.readouterr().err.split())
@@ -84,17 +65,17 @@ def _said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_shows_an_example(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(monkeypatch, command, "--help") == 0
+    assert run_main(monkeypatch, command, "--help") == 0
     out = capsys.readouterr().out
     assert f"Example: raydrop {command}" in " ".join(out.split())
-    assert _main(monkeypatch, command, "-h") == 0
+    assert run_main(monkeypatch, command, "-h") == 0
     assert capsys.readouterr().out == out
 
 
 def test_methods_lists_every_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(monkeypatch, "methods") == 0
+    assert run_main(monkeypatch, "methods") == 0
     out = capsys.readouterr().out
     names = ("moso", "drop", "from_method:METHOD", "cdb_w", "focal(2)", "cifar100", "resnet18")
     for name in names:
@@ -125,8 +106,8 @@ def test_a_mistake_in_a_study_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    sweep = _sweep(tmp_path, **fields)
-    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "out") == 1
+    sweep = write_sweep(tmp_path, **fields)
+    assert run_main(monkeypatch, "run", sweep, "--out", tmp_path / "out") == 1
     said = _said(capsys)
     assert said.startswith("Error:")
     assert sentence in said
@@ -135,7 +116,7 @@ def test_a_mistake_in_a_study_is_one_sentence(
 
 
 def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = _sweep(tmp_path, dataset="digit")
+    sweep = write_sweep(tmp_path, dataset="digit")
     monkeypatch.setattr(sys, "argv", ["raydrop", "run", str(sweep), "--debug"])
     with pytest.raises(RaydropError):
         cli.main()
@@ -145,9 +126,9 @@ def test_a_script_without_a_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty.py").write_text("x = 1\n")
-    assert _main(monkeypatch, "run", tmp_path / "empty.py") == 1
+    assert run_main(monkeypatch, "run", tmp_path / "empty.py") == 1
     assert "to define 'study', a raydrop.Study, found none" in _said(capsys)
-    assert _main(monkeypatch, "run", tmp_path / "absent.py") == 1
+    assert run_main(monkeypatch, "run", tmp_path / "absent.py") == 1
     assert "found no such file" in _said(capsys)
 
 
@@ -166,7 +147,7 @@ def test_a_script_that_breaks_is_said_with_its_error(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert _main(monkeypatch, "run", _sweep(tmp_path, body=body)) == 1
+    assert run_main(monkeypatch, "run", write_sweep(tmp_path, body=body)) == 1
     said = _said(capsys)
     assert found in said
     assert "Traceback" not in said
@@ -182,7 +163,7 @@ def test_a_script_may_import_what_lies_beside_it(
     name = f"beside_{linked}"
     (tmp_path / "sweeps" / f"{name}.py").write_text("def of_ours():\n    import later\n")
     (tmp_path / "sweeps" / "later.py").touch()
-    path = _sweep(tmp_path / "sweeps", f"import {name}")
+    path = write_sweep(tmp_path / "sweeps", f"import {name}")
     if linked:
         path = tmp_path / "linked.py"
         path.symlink_to("sweeps/sweep.py")
@@ -196,7 +177,7 @@ def test_a_script_may_import_what_lies_beside_it(
 def test_a_replayed_study_adds_nowhere_to_import_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, before = load_sweep(_sweep(tmp_path)), list(sys.path)
+    study, before = load_sweep(write_sweep(tmp_path)), list(sys.path)
     body = {"study": study.to_dict(study.spaces())}
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "study.json").write_text(json.dumps(body))
@@ -209,8 +190,8 @@ def test_a_file_in_place_of_the_output_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    sweep = _sweep(tmp_path)
-    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "file", "--dry-run") == 1
+    sweep = write_sweep(tmp_path)
+    assert run_main(monkeypatch, "run", sweep, "--out", tmp_path / "file", "--dry-run") == 1
     assert "Expected a folder for results" in _said(capsys)
 
 
@@ -223,7 +204,7 @@ def test_select_says_which_classes_it_empties(
     frame, facts = read_scores(scores)
     write_scores(scores, frame.assign(score=frame["score"] + (frame["label"] == 0)), facts)
     out = tmp_path / "kept.csv"
-    assert _main(monkeypatch, "select", scores, "--keep-fraction", 0.2, "--out", out) == 0
+    assert run_main(monkeypatch, "select", scores, "--keep-fraction", 0.2, "--out", out) == 0
     assert "Nothing is kept of dog, owl" in _said(capsys)
 
 
@@ -234,7 +215,7 @@ def test_select_does_not_make_folders(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "mistyped" / "kept.csv"
-    assert _main(monkeypatch, "select", scores, "--keep-fraction", 0.2, "--out", out) == 1
+    assert run_main(monkeypatch, "select", scores, "--keep-fraction", 0.2, "--out", out) == 1
     assert "found none; make it, or correct --out" in _said(capsys)
     assert not out.parent.exists()
 
@@ -247,14 +228,14 @@ def test_recalls_without_a_class_name_it(
 ) -> None:
     (tmp_path / "r.csv").write_text("class,recall\ncat,0.5\nowl,0.5\n")
     arguments = ("--keep-fraction", 0.3, "--quotas", "drop", "--recalls", tmp_path / "r.csv")
-    assert _main(monkeypatch, "select", scores, *arguments) == 1
+    assert run_main(monkeypatch, "select", scores, *arguments) == 1
     assert "found none for dog; add their rows" in _said(capsys)
 
 
 def test_unknown_options_are_refused_with_status_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(monkeypatch, "run", _sweep(tmp_path), "--ouy", "x") == 2
+    assert run_main(monkeypatch, "run", write_sweep(tmp_path), "--ouy", "x") == 2
     assert "--ouy" in _said(capsys)
 
 
@@ -287,8 +268,8 @@ def test_a_folder_that_does_not_fit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = _folder(tmp_path / "images", splits)
-    sweep = _sweep(tmp_path, dataset=f"imagefolder:{folder}")
-    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "out") == 1
+    sweep = write_sweep(tmp_path, dataset=f"imagefolder:{folder}")
+    assert run_main(monkeypatch, "run", sweep, "--out", tmp_path / "out") == 1
     said = _said(capsys)
     assert said.startswith("Error: Expected")
     assert sentence in said
@@ -297,10 +278,10 @@ def test_a_folder_that_does_not_fit(
 def test_dry_run_says_what_it_would_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep = _sweep(
+    sweep = write_sweep(
         tmp_path, param_space={"method": "grand", "quotas": "drop", "keep_fraction": 0.5}
     )
-    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "out", "--dry-run") == 0
+    assert run_main(monkeypatch, "run", sweep, "--out", tmp_path / "out", "--dry-run") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "query runs 3, of which to do 3" in out
     assert "scores 3, of which to do 3" in out
@@ -312,7 +293,7 @@ def test_dry_run_says_what_it_would_take(
 def test_dry_run_says_how_many_query_runs_of_each_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep = _sweep(
+    sweep = write_sweep(
         tmp_path,
         param_space=[
             {"method": method, "keep_fraction": 0.5, "query_model": "resnet56"}
@@ -322,7 +303,7 @@ def test_dry_run_says_how_many_query_runs_of_each_kind(
         initialisations=3,
         seeds=(0, 1),
     )
-    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "out", "--dry-run") == 0
+    assert run_main(monkeypatch, "run", sweep, "--out", tmp_path / "out", "--dry-run") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert (
         "query runs 14, of which to do 14: 2 on all the data, 4 further initialisations, "
@@ -332,7 +313,7 @@ def test_dry_run_says_how_many_query_runs_of_each_kind(
 
 
 def _scaled(folder: Path) -> Path:
-    path = _sweep(folder)
+    path = write_sweep(folder)
     path.write_text(
         f"{path.read_text()}import dataclasses\n"
         "small = dataclasses.replace(study, name='t_small', seeds=(0,))\n"
@@ -346,7 +327,7 @@ def test_a_script_may_define_its_study_at_several_scales(
 ) -> None:
     sweep = _scaled(tmp_path)
     for arguments, name in (((), "t"), (("--scale", "small"), "t_small")):
-        assert _main(monkeypatch, "run", sweep, "--dry-run", *arguments) == 0
+        assert run_main(monkeypatch, "run", sweep, "--dry-run", *arguments) == 0
         assert f"Study {name}:" in capsys.readouterr().out
 
 
@@ -360,12 +341,12 @@ def test_an_unknown_scale_lists_those_that_the_script_defines(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert _main(monkeypatch, "run", _scaled(tmp_path), "--dry-run", "--scale", scale) == 1
+    assert run_main(monkeypatch, "run", _scaled(tmp_path), "--dry-run", "--scale", scale) == 1
     assert said in _said(capsys)
-    assert _main(monkeypatch, "run", _sweep(tmp_path), "--dry-run", "--scale", scale) == 1
+    assert run_main(monkeypatch, "run", write_sweep(tmp_path), "--dry-run", "--scale", scale) == 1
     assert f"the study '{scale}' for --scale, found no other study than" in _said(capsys)
     (tmp_path / "study.json").write_text("{}")
-    assert _main(monkeypatch, "run", tmp_path / "study.json", "--scale", scale) == 1
+    assert run_main(monkeypatch, "run", tmp_path / "study.json", "--scale", scale) == 1
     assert "which holds one study; leave out --scale" in _said(capsys)
 
 
@@ -375,7 +356,7 @@ def test_results_of_another_schema_are_told_as_that(
     out = tmp_path / "out"
     out.mkdir()
     (out / "study.json").write_text(json.dumps({"base": {"schema": 1, "model": "small_cnn"}}))
-    assert _main(monkeypatch, "run", _sweep(tmp_path), "--out", out, "--dry-run") == 1
+    assert run_main(monkeypatch, "run", write_sweep(tmp_path), "--out", out, "--dry-run") == 1
     said = _said(capsys)
     assert f"Expected results of schema {SCHEMA} in" in said
     assert "found those of schema 1" in said
@@ -386,9 +367,9 @@ def test_results_of_another_schema_are_told_as_that(
 def test_no_right_to_write_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep = _sweep(tmp_path)
+    sweep = write_sweep(tmp_path)
     (tmp_path / "file").write_text("")
-    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "file" / "out") == 1
+    assert run_main(monkeypatch, "run", sweep, "--out", tmp_path / "file" / "out") == 1
     assert "choose another folder with --out" in _said(capsys)
 
 
@@ -399,16 +380,16 @@ def test_no_space_is_one_sentence(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    sweep = _sweep(tmp_path)
+    sweep = write_sweep(tmp_path)
     monkeypatch.setattr(os, "fsync", full)
-    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "out") == 1
+    assert run_main(monkeypatch, "run", sweep, "--out", tmp_path / "out") == 1
     assert "No space left on device; free space there" in _said(capsys)
 
 
 def test_frontier_of_a_folder_without_a_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(monkeypatch, "frontier", tmp_path) == 1
+    assert run_main(monkeypatch, "frontier", tmp_path) == 1
     assert "study.json" in _said(capsys)
 
 
@@ -523,7 +504,7 @@ def test_select_uses_the_recalls_of_the_query_model(
 ) -> None:
     out = tmp_path / "kept.csv"
     arguments = ("select", scores, "--keep-fraction", 0.3, "--quotas", "drop", "--out", out)
-    assert _main(monkeypatch, *arguments) == 0
+    assert run_main(monkeypatch, *arguments) == 0
     kept = pd.read_csv(out)
     assert list(kept.columns) == ["sample_id", "label", "class_name"]
     assert kept["label"].value_counts().sort_index().tolist() == [11, 23, 56]
@@ -538,7 +519,7 @@ def test_select_by_group(
 ) -> None:
     out = tmp_path / "kept.csv"
     command = ("select", scores_of_groups, "--keep-fraction", 0.4, "--out", out, "--by", "group")
-    assert _main(monkeypatch, *command, "--quotas", "drop") == 0
+    assert run_main(monkeypatch, *command, "--quotas", "drop") == 0
     # Of 210 and 90, with 1 - r of 0.1 and 0.5: 0.4 * 300 = 120 = 210 a + 90 (5 a).
     kept = pd.read_csv(out)
     names = ["class_name", "group", "group_name"]
@@ -546,9 +527,9 @@ def test_select_by_group(
     assert kept["group"].value_counts().to_dict() == {0: 38, 1: 82}
     (tmp_path / "r.csv").write_text("group,recall\ncommon,0.5\nrare,0.5\n")
     recalls = ("--quotas", "drop", "--recalls", tmp_path / "r.csv")
-    assert _main(monkeypatch, *command, *recalls) == 0
+    assert run_main(monkeypatch, *command, *recalls) == 0
     assert pd.read_csv(out)["group"].value_counts().to_dict() == {0: 84, 1: 36}
-    assert _main(monkeypatch, *command, "--quotas", "from_method:el2n") == 0
+    assert run_main(monkeypatch, *command, "--quotas", "from_method:el2n") == 0
     frame, _ = read_scores(scores_of_groups)
     assert set(pd.read_csv(out)["sample_id"]) == set(frame.nlargest(120, "score")["sample_id"])
 
@@ -557,9 +538,9 @@ def test_select_by_group_needs_groups(
     scores: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ("select", scores, "--keep-fraction", 0.3, "--by")
-    assert _main(monkeypatch, *command, "group") == 1
+    assert run_main(monkeypatch, *command, "group") == 1
     assert "found those of 'd', which has none; leave --by out" in _said(capsys)
-    assert _main(monkeypatch, *command, "groups") == 1
+    assert run_main(monkeypatch, *command, "groups") == 1
     assert "did you mean group?" in _said(capsys)
 
 
@@ -569,7 +550,7 @@ def test_select_takes_other_recalls(
     (tmp_path / "r.csv").write_text("class,recall\ncat,0.5\ndog,0.5\nowl,0.5\n")
     out = tmp_path / "kept.csv"
     assert (
-        _main(
+        run_main(
             monkeypatch, "select", scores, "--keep-fraction", 0.3, "--quotas", "drop",
             "--recalls", tmp_path / "r.csv", "--out", out,
         )
@@ -594,14 +575,14 @@ def test_select_takes_the_class_ratios_of_another_methods_scores(
     other, out = _other_scores(scores, "grand"), tmp_path / "kept.csv"
     command = ("select", scores, "--keep-fraction", 0.5, "--out", out, "--minimum-per-class", 0)
     quotas = ("--quotas", "from_method:grand", "--quota-scores", other)
-    assert _main(monkeypatch, *command, *quotas) == 0
+    assert run_main(monkeypatch, *command, *quotas) == 0
     kept = pd.read_csv(out)
     assert kept["label"].value_counts().to_dict() == {2: 100, 1: 50}
     frame, _ = read_scores(scores)
     best = frame[frame["label"] == 1].nlargest(50, "score")["sample_id"]
     assert set(kept[kept["label"] == 1]["sample_id"]) == set(best)
     # Its own ratios are its own choice.
-    assert _main(monkeypatch, *command, "--quotas", "from_method:el2n") == 0
+    assert run_main(monkeypatch, *command, "--quotas", "from_method:el2n") == 0
     best = frame.nlargest(150, "score")["sample_id"]
     assert set(pd.read_csv(out)["sample_id"]) == set(best)
 
@@ -610,13 +591,13 @@ def test_select_refuses_quota_scores_that_do_not_fit(
     scores: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ("select", scores, "--keep-fraction", 0.5, "--quotas", "from_method:grand")
-    assert _main(monkeypatch, *command) == 1
+    assert run_main(monkeypatch, *command) == 1
     assert "Expected scores of 'grand'" in (said := _said(capsys))
     assert "found those of 'el2n'; give the file of that method with --quota-scores" in said
     other = _other_scores(scores, "grand")
     frame, facts = read_scores(other)
     write_scores(other, frame.assign(sample_id=frame["sample_id"] + 1), facts)
-    assert _main(monkeypatch, *command, "--quota-scores", other) == 1
+    assert run_main(monkeypatch, *command, "--quota-scores", other) == 1
     assert "Expected scores of the same samples" in _said(capsys)
 
 
@@ -636,7 +617,7 @@ def test_select_mistakes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert _main(monkeypatch, "select", scores, *arguments) == 1
+    assert run_main(monkeypatch, "select", scores, *arguments) == 1
     assert sentence in _said(capsys)
 
 
@@ -644,7 +625,7 @@ def test_select_of_a_file_that_is_no_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "x.parquet").write_text("no")
-    assert _main(monkeypatch, "select", tmp_path / "x.parquet", "--keep-fraction", 0.3) == 1
+    assert run_main(monkeypatch, "select", tmp_path / "x.parquet", "--keep-fraction", 0.3) == 1
     assert "found another kind of file" in _said(capsys)
 
 
@@ -676,7 +657,7 @@ def test_score_then_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "--partitions", 2, "--checkpoints", 2,
         "--num-cpus", 1, "--out", out, "--cache", tmp_path / "cache",
     ]  # fmt: skip
-    assert _main(monkeypatch, *words) == 0
+    assert run_main(monkeypatch, *words) == 0
     frame, facts = read_scores(out)
     train = load_dataset(data).train
     assert frame["sample_id"].tolist() == train.ids.tolist()
@@ -689,7 +670,7 @@ def test_score_then_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "select", out, "--keep-fraction", 0.5, "--quotas", "drop", "--recall-smoothing", 1,
         "--out", kept,
     ]  # fmt: skip
-    assert _main(monkeypatch, *words) == 0
+    assert run_main(monkeypatch, *words) == 0
     assert len(pd.read_csv(kept)) == round(len(frame) / 2)
 
 
@@ -698,7 +679,7 @@ def test_score_then_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = _sweep(
+    sweep = write_sweep(
         tmp_path, "study_training = Training(epochs=15)", dataset="digits", seeds=(0, 1, 2)
     )
     sweep.write_text(sweep.read_text().replace("Study(**{", "Study(training=study_training, **{"))
@@ -718,7 +699,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(
     done = _finished(out)
     assert 0 < len(done) < 6
     monkeypatch.setattr(catalogue, "FIGURES", {})  # what is drawn is tested elsewhere
-    assert _main(monkeypatch, *words) == 0
+    assert run_main(monkeypatch, *words) == 0
     after = _finished(out)
     assert len(after) == 6
     assert done.items() <= after.items()
@@ -732,7 +713,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(
 def test_help_of_export_shows_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(monkeypatch, "export", "--help") == 0
+    assert run_main(monkeypatch, "export", "--help") == 0
     assert "Example: raydrop export" in " ".join(capsys.readouterr().out.split())
 
 
@@ -757,7 +738,7 @@ def test_options_of_frontier_that_do_not_go_together(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _main(monkeypatch, "frontier", *arguments) == 1
+    assert run_main(monkeypatch, "frontier", *arguments) == 1
     said = _said(capsys)
     assert said.startswith("Error:")
     assert sentence in said
@@ -769,7 +750,7 @@ def test_watch_of_a_finished_study_writes_its_report(
 ) -> None:
     monkeypatch.setattr(catalogue, "FIGURES", {})  # what is drawn is tested elsewhere
     study = FakeStudy(methods=("random",), keeps=(0.2,))
-    assert _main(monkeypatch, "frontier", study.write(tmp_path), "--watch") == 0
+    assert run_main(monkeypatch, "frontier", study.write(tmp_path), "--watch") == 0
     out = capsys.readouterr().out
     assert out.startswith("fake: 6 of 6 trials; front")
     assert "Report:" in out
@@ -802,24 +783,24 @@ def test_an_overlay_and_an_export(
     study = FakeStudy(methods=("random",), keeps=(0.2,))
     a, b = (study.write(tmp_path / name) for name in "ab")
     before = set(tmp_path.rglob("*"))
-    assert _main(monkeypatch, "frontier", a, b, "--out", tmp_path / "both") == 0
+    assert run_main(monkeypatch, "frontier", a, b, "--out", tmp_path / "both") == 0
     out = capsys.readouterr().out
     assert "fake (a): random + drop" in out
     assert "Overlay:" in out
-    assert _main(monkeypatch, "export", a, "--format", "latex") == 0
+    assert run_main(monkeypatch, "export", a, "--format", "latex") == 0
     assert "table.tex" in capsys.readouterr().out
     new = set(tmp_path.rglob("*")) - before
     assert {path.name for path in new} == {
         "both", "overlay.csv", "overlay.png", "overlay.svg", "table.tex",
     }  # fmt: skip
-    assert _main(monkeypatch, "export", a, "--format", "xlsx") == 1
+    assert run_main(monkeypatch, "export", a, "--format", "xlsx") == 1
     assert "Unknown value of --format 'xlsx'" in _said(capsys)
 
 
 def test_a_logger_that_does_not_exist_is_told_before_anything_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep = _sweep(tmp_path)
-    assert _main(monkeypatch, "run", sweep, "--out", tmp_path / "out", "--log", "ml-flow") == 1
+    sweep = write_sweep(tmp_path)
+    assert run_main(monkeypatch, "run", sweep, "--out", tmp_path / "out", "--log", "ml-flow") == 1
     assert "Unknown value of --log 'ml-flow': did you mean mlflow?" in _said(capsys)
     assert not (tmp_path / "out").exists()

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from commands import run_main, write_sweep
 from fake_study import FINGERPRINT, SMALL, FakeStudy
 from numpy.typing import NDArray
 from PIL import Image
 
 import raydrop
-from raydrop import Study, Training, cli
+from raydrop import Study, Training
 from raydrop.cli.changes import with_seeds, with_settings
 from raydrop.cluster import driver
 from raydrop.cluster.briefing import Briefing
@@ -44,35 +45,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Briefing, "forecast", lambda *_: None)
 
 
-def _main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["raydrop", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)
-
-
 def _refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
 ) -> str:
     """What a command that is refused says, on one line."""
-    assert _main(monkeypatch, *arguments) == 1
+    assert run_main(monkeypatch, *arguments) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("Error: Expected")
     assert "Traceback" not in said
     return said
-
-
-def _script(folder: Path, **fields: object) -> Path:
-    values = {
-        "name": "t",
-        "dataset": "digits+subset(12, test=6)",
-        "model": "small_cnn",
-        "param_space": {"method": "random", "keep_fraction": 0.5},
-        **fields,
-    }
-    path = folder / "sweep.py"
-    path.write_text(f"from raydrop import Study\nstudy = Study(**{values!r})\n")
-    return path
 
 
 # --- the command itself ---
@@ -81,14 +62,14 @@ def _script(folder: Path, **fields: object) -> Path:
 def test_the_version_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(monkeypatch, "--version") == 0
+    assert run_main(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"raydrop {version('raydrop')}\n"
 
 
 def test_help_is_short_and_lists_every_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(monkeypatch, "-h") == 0
+    assert run_main(monkeypatch, "-h") == 0
     out = capsys.readouterr().out
     for word in ("init", "trials", "keep", "--version", "--install-completion", "-h"):
         assert word in out
@@ -113,7 +94,7 @@ def test_completion_can_be_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "True")
-    assert _main(monkeypatch, "--show-completion", "bash") == 0
+    assert run_main(monkeypatch, "--show-completion", "bash") == 0
     assert "_RAYDROP_COMPLETE=complete_bash" in capsys.readouterr().out
 
 
@@ -199,9 +180,9 @@ def test_a_run_takes_settings(
     monkeypatch.setattr(
         driver, "run_study", lambda study, *_: seen.append(study) or driver.Outcome(0, 0)
     )
-    command = ("run", _script(tmp_path), "--out", tmp_path / "out", "--dry-run")
+    command = ("run", write_sweep(tmp_path), "--out", tmp_path / "out", "--dry-run")
     settings = ("--set", "training.batch_size=9", "--set", "minimum_per_class=2")
-    assert _main(monkeypatch, *command, "--seeds", 5, "--epochs", 20, *settings) == 0
+    assert run_main(monkeypatch, *command, "--seeds", 5, "--epochs", 20, *settings) == 0
     assert seen[0].seeds == (0, 1, 2, 3, 4)
     assert seen[0].training == Training(epochs=20, batch_size=9)
     assert seen[0].minimum_per_class == 2
@@ -213,8 +194,8 @@ def test_a_plan_is_told_as_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    command = ("run", _script(tmp_path), "--out", out, "--json")
-    assert _main(monkeypatch, *command, "--dry-run", "--seeds", 2) == 0
+    command = ("run", write_sweep(tmp_path), "--out", out, "--json")
+    assert run_main(monkeypatch, *command, "--dry-run", "--seeds", 2) == 0
     said = capsys.readouterr()
     plan = json.loads(said.out)
     assert plan["samples"] == {"train": 120, "validation": 60, "test": 60}
@@ -254,11 +235,11 @@ def test_a_replay_imports_what_the_user_trusts_alone(
     assert "--trust planted_by_a_test" in said
     assert "planted_by_a_test:build" in _refused(monkeypatch, capsys, *command, "--trust", "other")
     assert not (tmp_path / "ran").exists()
-    assert _main(monkeypatch, *command, "--trust", "other", "--trust", "planted_by_a_test") == 0
+    assert run_main(monkeypatch, *command, "--trust", "other", "--trust", "planted_by_a_test") == 0
     assert (tmp_path / "ran").exists()
     capsys.readouterr()
     trusted = ("--trust", "planted_by_a_test", "--json", "--set", "version=mine")
-    assert _main(monkeypatch, *command, *trusted) == 0
+    assert run_main(monkeypatch, *command, *trusted) == 0
     own = {"axis": "model", "name": "planted_by_a_test:build", "source": "version mine"}
     assert json.loads(capsys.readouterr().out)["own"] == [own]
 
@@ -290,7 +271,7 @@ def test_init_writes_a_script_that_runs_as_it_is(
     out, data = tmp_path / "mine.py", ()
     if side is not None:
         data = ("--data", _photos(tmp_path / "my photos", side))
-    assert _main(monkeypatch, "init", "--out", out, *data) == 0
+    assert run_main(monkeypatch, "init", "--out", out, *data) == 0
     said = capsys.readouterr().out
     assert f"raydrop run {out} --dry-run" in " ".join(said.split())
     assert "for train" in said
@@ -301,7 +282,7 @@ def test_init_writes_a_script_that_runs_as_it_is(
     study = runpy.run_path(str(out), run_name="raydrop_sweep")["study"]
     assert study.model == model
     assert study.name == ("digits" if side is None else "my_photos")
-    assert _main(monkeypatch, "run", out, "--dry-run", "--out", tmp_path / "results") == 0
+    assert run_main(monkeypatch, "run", out, "--dry-run", "--out", tmp_path / "results") == 0
     assert "trials         27, of which to do    27" in capsys.readouterr().out
     before = out.read_text()
     said = _refused(monkeypatch, capsys, "init", "--out", out)
@@ -314,7 +295,7 @@ def test_init_of_data_with_groups_is_about_groups(
 ) -> None:
     out = tmp_path / "sweep.py"
     data = "digits+spurious(0.9)"
-    assert _main(monkeypatch, "init", "--data", data, "--out", out) == 0
+    assert run_main(monkeypatch, "init", "--data", data, "--out", out) == 0
     study = runpy.run_path(str(out), run_name="raydrop_sweep")["study"]
     assert (study.by, study.dataset) == ("group", data)
 
@@ -335,7 +316,7 @@ def test_init_of_what_is_not_there_writes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _main(monkeypatch, "init", *arguments) == 1
+    assert run_main(monkeypatch, "init", *arguments) == 1
     assert sentence in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())
 
@@ -362,7 +343,7 @@ def test_what_was_kept_is_written_with_names_of_files(
 ) -> None:
     folder, out = _kept_results(tmp_path / "results"), tmp_path / "mine.csv"
     by_id = ("keep", folder, SMALL.trial_id(SMALL.trials()[0])[:7], "--out", out)
-    assert _main(monkeypatch, *by_id) == 0
+    assert run_main(monkeypatch, *by_id) == 0
     said = capsys.readouterr().out
     assert f"Kept 5: {out}" in said
     assert "Paths are below photos" in said
@@ -371,7 +352,7 @@ def test_what_was_kept_is_written_with_names_of_files(
     assert first == "0,train/=cmd|0.png,0,cat,,"
     content = out.read_bytes()
     point = ("--method", "random", "--quotas", "none", "--keep-fraction", 0.2, "--seed", 0)
-    assert _main(monkeypatch, "keep", folder, *point, "--out", out) == 0
+    assert run_main(monkeypatch, "keep", folder, *point, "--out", out) == 0
     assert out.read_bytes() == content
     said = _refused(monkeypatch, capsys, "keep", folder, *point[:-2], "--out", out)
     assert "found 2; say also which seed" in said
@@ -409,7 +390,7 @@ def test_results_of_before_samples_were_kept_get_them_from_the_data(
     study = OfDigits(class_names=tuple("0123456789"), keeps=(0.5,))
     monkeypatch.setattr("fake_study.FINGERPRINT", DIGITS.fingerprint)
     folder = study.write(tmp_path / "digits")
-    assert _main(monkeypatch, "keep", folder, *keep[2:]) == 0
+    assert run_main(monkeypatch, "keep", folder, *keep[2:]) == 0
     kept = pd.read_csv(out)
     assert kept["label"].tolist() == DIGITS.train.labels[[3, 7]].tolist()
     found = read_samples(Store(open_place(folder)), DIGITS.fingerprint)
@@ -423,7 +404,7 @@ def test_trials_are_listed(
     first, second = SMALL.trials()[:2]
     SMALL.write(tmp_path, skip=[first, second])
     SMALL.write_failure(tmp_path, first, "it \x1b[2J diverged")
-    assert _main(monkeypatch, "trials", tmp_path) == 0
+    assert run_main(monkeypatch, "trials", tmp_path) == 0
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if "│" in line]
     assert len(lines) == len(SMALL.trials())
@@ -444,7 +425,7 @@ def test_trials_are_listed(
 def test_methods_say_where_they_come_from(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(monkeypatch, "methods", "--json") == 0
+    assert run_main(monkeypatch, "methods", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert {*found} == {"scores", "quotas", "losses", "network pruners", "data sets", "models"}
     losses = {each["name"]: each for each in found["losses"]}
@@ -453,7 +434,7 @@ def test_methods_say_where_they_come_from(
     assert "arXiv" in losses["focal"]["citation"]
     assert {*losses} >= {*LOSSES}
     assert {each["name"] for each in found["models"]} >= {"small_cnn", "linear"}
-    assert _main(monkeypatch, "methods") == 0
+    assert run_main(monkeypatch, "methods") == 0
     assert "│ raydrop" in capsys.readouterr().out
 
 
@@ -461,7 +442,7 @@ def test_a_frontier_is_told_as_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     SMALL.write(tmp_path / "a", skip=SMALL.trials()[:1])
-    assert _main(monkeypatch, "frontier", tmp_path / "a", "--json") == 0
+    assert run_main(monkeypatch, "frontier", tmp_path / "a", "--json") == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
     table = raydrop.Results(tmp_path / "a").frontier
@@ -474,7 +455,7 @@ def test_a_frontier_is_told_as_json(
     assert "1 trials are missing" in said.err
     SMALL.write(tmp_path / "b")
     both = (tmp_path / "a", tmp_path / "b", "--out", tmp_path / "both")
-    assert _main(monkeypatch, "frontier", *both, "--json") == 0
+    assert run_main(monkeypatch, "frontier", *both, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["points"]) == 2 * len(table)
     assert found["overlay"][0] == str(tmp_path / "both" / "overlay.csv")
@@ -496,7 +477,7 @@ def test_predictions_of_elsewhere_make_a_frontier(
     mine, theirs, out = tmp_path / "mine.csv", tmp_path / "theirs.parquet", tmp_path / "elsewhere"
     mine.write_text(PREDICTIONS)
     pd.read_csv(mine).assign(prediction="cat").to_parquet(theirs)
-    assert _main(monkeypatch, "frontier", mine, theirs, "--out", out) == 0
+    assert run_main(monkeypatch, "frontier", mine, theirs, "--out", out) == 0
     said = capsys.readouterr().out
     assert "mine + none" in said
     assert "0.75/0.50●" in said
@@ -504,7 +485,7 @@ def test_predictions_of_elsewhere_make_a_frontier(
     assert f"Report: {out / 'report.html'}" in said
     table = pd.read_csv(out / "frontier.csv")
     assert table["worst_class"].tolist() == ["cat", "dog"]
-    assert _main(monkeypatch, "trials", out) == 0
+    assert run_main(monkeypatch, "trials", out) == 0
     assert "mine + none, cross_entropy, keep 0.5" in capsys.readouterr().out
     refused = _refused(monkeypatch, capsys, "frontier", mine)
     assert "and --out with a folder for what they say, found no --out" in refused
@@ -532,7 +513,7 @@ def test_scores_of_ones_own_are_selected_from(
     scores, out = tmp_path / "mine.csv", tmp_path / "kept.csv"
     scores.write_text(SCORES)
     command = ("select", scores, "--keep-fraction", 0.5, "--out", out)
-    assert _main(monkeypatch, *command) == 0
+    assert run_main(monkeypatch, *command) == 0
     lines = out.read_text().splitlines()
     assert lines[0] == "sample_id,path,label,class_name,group,group_name"
     assert lines[1:] == [
@@ -541,13 +522,13 @@ def test_scores_of_ones_own_are_selected_from(
         "d,x/d.png,1,dog,1,night",
     ]
     assert "Nothing is kept of owl" in capsys.readouterr().err
-    assert _main(monkeypatch, *command, "--lower-is-kept", "--quotas", "balanced") == 0
+    assert run_main(monkeypatch, *command, "--lower-is-kept", "--quotas", "balanced") == 0
     assert [line[:2] for line in out.read_text().splitlines()[1:]] == ["a,", "c,", "f,"]
-    assert _main(monkeypatch, *command, "--by", "group", "--quotas", "balanced") == 0
+    assert run_main(monkeypatch, *command, "--by", "group", "--quotas", "balanced") == 0
     assert pd.read_csv(out)["group_name"].value_counts().to_dict() == {"day": 2, "night": 1}
     recalls = tmp_path / "recalls.csv"
     recalls.write_text("class,recall\ncat,0.9\ndog,0.9\nowl,0.1\n")
-    assert _main(monkeypatch, *command, "--quotas", "drop", "--recalls", recalls) == 0
+    assert run_main(monkeypatch, *command, "--quotas", "drop", "--recalls", recalls) == 0
     assert "owl" in out.read_text()
 
 
@@ -560,10 +541,10 @@ def test_scores_of_files_are_selected_with_their_names(
     units = {"class": Units(["0", "1"], [0.5, 0.5], [9, 9])}
     facts = ScoreFacts("el2n", True, "imagefolder:x", "small_cnn", 0, units)
     write_scores(scores, frame.assign(score=[0.1, 0.9, 0.8, 0.2]), facts)
-    assert _main(monkeypatch, "select", scores, "--keep-fraction", 0.5, "--out", out) == 0
+    assert run_main(monkeypatch, "select", scores, "--keep-fraction", 0.5, "--out", out) == 0
     assert out.read_text() == "sample_id,path,label\n1,train/b.png,0\n2,train/c.png,1\n"
     refused = ("--keep-fraction", 0.5, "--lower-is-kept", "--out", out)
-    assert _main(monkeypatch, "select", scores, *refused) == 1
+    assert run_main(monkeypatch, "select", scores, *refused) == 1
 
 
 @pytest.mark.parametrize(

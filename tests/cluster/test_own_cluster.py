@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from own_package import LOOP
 from ray.cluster_utils import Cluster
 from ray_clusters import nodes
 from rich.console import Console
@@ -117,19 +118,7 @@ def fit(task):
     while place > 2 and os.path.exists(f"{{FOLDER}}/hold"):
         time.sleep(0.05)
     model = task.model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    loader = DataLoader(rd.with_indices(task.train), batch_size=20, shuffle=True)
-    for epoch in range(task.epochs):
-        for indices, inputs, labels in loader:
-            logits = model(inputs)
-            task.recorder.update(indices, logits, labels)
-            optimizer.zero_grad()
-            task.loss(logits, labels, indices).backward()
-            optimizer.step()
-        task.recorder.end_epoch()
-        task.checkpoint(model, 0.5)
-    return task.predict(model)
-"""
+{loop}"""
 NEEDY = f"""
 import os
 
@@ -181,7 +170,7 @@ def package(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("own")
     place = folder / PACKAGE
     place.mkdir()
-    parts = PARTS.format(folder=str(folder))
+    parts = PARTS.format(folder=str(folder), loop=LOOP)
     for name, text in {"__init__": "", "net": NET, "parts": parts, "needy": NEEDY}.items():
         (place / f"{name}.py").write_text(text)
     sys.path.append(str(folder))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from own_package import LOOP
 from torch.utils.data import DataLoader
 
 from raydrop.cluster.space import expand
@@ -29,6 +30,7 @@ from raydrop.store import Store, required
 from raydrop.study import Study, Training
 from raydrop.training.evaluate import predict
 from raydrop.training.losses.base import UnitWeighted
+from raydrop.training.losses.difficulty import CdbW
 
 STUDY = Study(
     name="own",
@@ -39,26 +41,13 @@ STUDY = Study(
     training=Training(epochs=3, batch_size=20, learning_rate=0.05, schedule="constant"),
     checkpoints=2,
 )
-WRITTEN = """
+WRITTEN = f"""
 import torch, raydrop as rd
 from torch.utils.data import DataLoader
 
 def fit(task):
     model = task.model().to(task.device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    loader = DataLoader(rd.with_indices(task.train), batch_size=20, shuffle=True)
-    for epoch in range(task.epochs):
-        for indices, inputs, labels in loader:
-            logits = model(inputs)
-            task.recorder.update(indices, logits, labels)
-            optimizer.zero_grad()
-            task.loss(logits, labels, indices).backward()
-            optimizer.step()
-        task.recorder.end_epoch()
-        task.checkpoint(model, 0.5)
-        task.report(epoch + 1, loss=1.0)
-    return task.predict(model)
-"""
+{LOOP}"""
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +240,24 @@ def test_scores_say_what_a_training_function_left_out(
     )
     with pytest.raises((ScoringError, TrainingError), match=sentence):
         run(study, data, tmp_path)
+
+
+def test_a_loss_that_follows_recalls_gets_them_after_each_checkpoint(
+    data: PreparedData, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    end_epoch = CdbW.end_epoch
+
+    def noted(loss: CdbW, recalls: Any) -> None:
+        told.append(recalls)
+        end_epoch(loss, recalls)
+
+    monkeypatch.setattr(CdbW, "end_epoch", noted)
+    space = {"method": "random", "keep_fraction": 0.5, "loss": "cdb_w"}
+    study = dataclasses.replace(STUDY, train=package, param_space=space, include_unpruned=False)
+    run(study, data, tmp_path)
+    assert [recalls.shape for recalls in told] == [(10,)] * 3
+    assert told[-1].mean() > told[0].mean()
 
 
 def test_networks_are_pruned_with_raydrops_own_training_alone(data: PreparedData) -> None:
